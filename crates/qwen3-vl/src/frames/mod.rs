@@ -1,0 +1,43 @@
+//! Frames: sizes, budgets, resizing and patches. No tensors, no clock, no I/O.
+
+use std::sync::Arc;
+
+/// Width and height of a picture, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// A decoded picture at the size the model will see, with its time.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// RGB, 8 bits a channel, row by row without padding: `height * width * 3` bytes.
+    pub rgb: Arc<[u8]>,
+    /// Size of `rgb`.
+    pub size: Size,
+    /// Time since the start of the frame's window, in seconds.
+    pub seconds: f64,
+}
+
+/// What one vision grid is made of.
+#[derive(Clone, Debug)]
+pub enum VisionInput {
+    /// A temporal patch of a video: two frames of one size, in order of time.
+    /// An odd last frame is given twice.
+    Pair([Frame; 2]),
+    /// One still image, without time.
+    Image(Frame),
+}
+
+impl VisionInput {
+    /// Size of the frames in pixels.
+    pub fn size(&self) -> Size {
+        match self {
+            Self::Pair([first, _]) => first.size,
+            Self::Image(frame) => frame.size,
+        }
+    }
+}

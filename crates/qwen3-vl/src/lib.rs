@@ -1,0 +1,15 @@
+//! Qwen3-VL for video: what Hugging Face transformers computes, in Rust, on candle.
+//!
+//! The modules follow a frame on its way to text:
+//!
+//! 1. [`frames`]: how many pixels a frame may have, resizing, patches (pure, no tensors).
+//! 2. [`window`]: which frames are kept and which frames make a window (pure, no clock).
+//! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
+//! 4. [`model`]: vision tower, text model, KV cache.
+//! 5. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
+//! 6. [`backend`]: the seam towards callers: windows in, tokens out.
+
+pub mod backend;
+pub mod frames;
+pub mod load;
+pub mod window;
