@@ -15,6 +15,7 @@ pub mod cpu;
 pub mod detokenize;
 pub mod frames;
 pub mod load;
+pub mod model;
 pub mod prompt;
 pub mod tokenizer;
 pub mod window;
