@@ -55,6 +55,16 @@ impl KvPool {
         self.lock().used
     }
 
+    /// Where the blocks are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of keys and values: the type of arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
         2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * self.dtype.size_in_bytes()
