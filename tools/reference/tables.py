@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 os.environ["FORCE_QWENVL_VIDEO_READER"] = "torchvision"  # replaced below: no file is read
 from qwen_vl_utils import vision_process as qwen  # noqa: E402
@@ -134,8 +136,6 @@ def qwen_vl_utils_rows(rng, count):
 
 def qwen_vl_utils(frames, height, width, least, most, total):
     """Through `fetch_video`, up to the actual resize."""
-    if height == 0 or width == 0:
-        raise ZeroDivisionError
     clip = torch.empty(frames, 3, height, width, device="meta")
     qwen.VIDEO_READER_BACKENDS["torchvision"] = lambda _: (clip, {}, 2.0)
     ele = dict(video="none", min_pixels=least, max_pixels=most, total_pixels=total)
@@ -277,18 +277,18 @@ RESIZES = [
     # source height, width, target height, width, stride of the stored sample
     (70, 100, 64, 96, 1),
     (24, 40, 64, 96, 1),
-    (64, 64, 96, 64, 1),
-    (64, 64, 64, 96, 1),
+    (64, 64, 96, 64, 3),
+    (64, 64, 64, 96, 3),
     (97, 61, 32, 32, 1),
     (33, 200, 64, 32, 1),
     (5, 7, 32, 64, 1),
-    (1, 1, 32, 32, 1),
-    (300, 200, 96, 64, 1),
-    (480, 640, 224, 320, 5),
-    (720, 1280, 704, 1280, 23),
-    (1080, 1920, 448, 800, 13),
-    (360, 640, 736, 1312, 23),
-    (2160, 3840, 352, 640, 11),
+    (1, 1, 32, 32, 3),
+    (300, 200, 96, 64, 3),
+    (480, 640, 224, 320, 7),
+    (720, 1280, 704, 1280, 29),
+    (1080, 1920, 448, 800, 17),
+    (360, 640, 736, 1312, 29),
+    (2160, 3840, 352, 640, 17),
 ]
 
 
@@ -302,20 +302,32 @@ def noise(height, width, seed):
     return (z >> np.uint64(56)).astype(np.uint8).reshape(height, width, 3)
 
 
+def torchvision_bicubic(picture, height, width):
+    """What transformers resizes with."""
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    resized = resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def pillow_bicubic(picture, height, width):
+    """Rows first, then columns: always so before Pillow 13, which now and then turns it round."""
+    rows = Image.fromarray(picture).resize((width, picture.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(rows.resize((width, height), Image.Resampling.BICUBIC))
+
+
 def resizes(out):
-    """Pillow's bicubic of frame 3 of the synthetic clip and of noise. A name says what a tensor is:
-    pattern, source size, target size, stride of the rows and columns that are stored."""
+    """Bicubic of frame 3 of the synthetic clip and of noise. A name says what a tensor is: who
+    computed it, pattern, source size, target size, stride of the rows and columns that are stored."""
     tensors = {}
     for height, width, to_height, to_width, stride in RESIZES:
-        for pattern, picture in (
-            ("clip", video(4, height, width)[3] if height * width < 10**6 else None),
-            ("noise", noise(height, width, 1)),
-        ):
-            if picture is None:  # numpy would need gigabytes
-                continue
-            resized = Image.fromarray(picture).resize((to_width, to_height), Image.Resampling.BICUBIC)
-            name = f"{pattern}_{width}x{height}_{to_width}x{to_height}_{stride}"
-            tensors[name] = np.ascontiguousarray(np.asarray(resized)[::stride, ::stride])
+        patterns = {"noise": noise(height, width, 1)}
+        if height * width < 10**6:  # above, numpy would need gigabytes
+            patterns["clip"] = video(4, height, width)[3]
+        for pattern, picture in patterns.items():
+            for who, rule in (("torchvision", torchvision_bicubic), ("pillow", pillow_bicubic)):
+                resized = rule(picture, to_height, to_width)
+                name = f"{who}_{pattern}_{width}x{height}_{to_width}x{to_height}_{stride}"
+                tensors[name] = np.ascontiguousarray(resized[::stride, ::stride])
     save_file(tensors, out / "resize.safetensors")
     print(f"resize: {len(tensors)} pictures, {sum(t.size for t in tensors.values())} bytes")
 

@@ -12,4 +12,6 @@
 pub mod backend;
 pub mod frames;
 pub mod load;
+#[doc(hidden)]
+pub mod testing;
 pub mod window;
