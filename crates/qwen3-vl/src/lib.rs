@@ -20,5 +20,7 @@ pub mod load;
 pub mod model;
 pub mod prompt;
 pub mod sampling;
+#[doc(hidden)]
+pub mod testing;
 pub mod tokenizer;
 pub mod window;

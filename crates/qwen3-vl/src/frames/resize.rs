@@ -28,8 +28,10 @@ pub enum ResizeError {
 
 /// Resizes packed RGB pixels.
 ///
-/// The kernel is Pillow's (and torchvision's) `BICUBIC`: Catmull-Rom, a = -0.5, widened by the
-/// scale when shrinking, each pass rounded to 8 bits. Every channel is within 1 level of Pillow's.
+/// The kernel is Pillow's `BICUBIC`: Catmull-Rom, a = -0.5, widened by the scale when shrinking,
+/// rows before columns, each pass rounded to 8 bits. Every value equals that of torchvision, which
+/// transformers resizes with. Its weights have 16 bits and Pillow's 22: values are within 1 level of
+/// Pillow's, but for less than one in 10000, which is 2 off.
 ///
 /// `src` holds `from.height * from.width * 3` bytes; so does the result, for `to`.
 ///
@@ -50,16 +52,27 @@ pub fn resize_rgb(src: &[u8], from: Size, to: Size) -> Result<Vec<u8>, ResizeErr
     if from == to {
         return Ok(src.to_vec());
     }
-    let empty = ResizeError::Empty { from, to };
-    let source = ImageRef::new(from.width, from.height, src, PixelType::U8x3).map_err(|_| empty)?;
+    // A pass clamps to 0..=255, so the order shows; left to itself the crate does columns first.
+    let between = Size {
+        width: to.width,
+        height: from.height,
+    };
+    let rows = pass(src, from, between).ok_or(ResizeError::Empty { from, to })?;
+    pass(&rows, between, to).ok_or(ResizeError::Empty { from, to })
+}
+
+/// One pass along one axis. It cannot fail: the caller has checked bytes and sizes.
+fn pass(src: &[u8], from: Size, to: Size) -> Option<Vec<u8>> {
+    if from == to {
+        return Some(src.to_vec());
+    }
+    let source = ImageRef::new(from.width, from.height, src, PixelType::U8x3).ok()?;
     let mut target = Image::new(to.width, to.height, PixelType::U8x3);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .use_alpha(false);
-    Resizer::new()
-        .resize(&source, &mut target, &options)
-        .map_err(|_| empty)?;
-    Ok(target.into_vec())
+    Resizer::new().resize(&source, &mut target, &options).ok()?;
+    Some(target.into_vec())
 }
 
 fn bytes_of(size: Size) -> Option<usize> {

@@ -106,7 +106,8 @@ pub fn qwen_vl_utils_frame_indices(
     if n < 2 {
         return Err(SamplingError::TooShort { total, frames: n });
     }
-    // torch.linspace in f32: the first half counts from the start, the second back from the end.
+    // torch.linspace in f32: the first half counts from the start, the second back from the end,
+    // with one rounding (its compiler fuses the two operations).
     let last = (total - 1) as f32;
     let step = last / (n - 1) as f32;
     Ok((0..n)
@@ -114,7 +115,7 @@ pub fn qwen_vl_utils_frame_indices(
             let at = if i < n / 2 {
                 step * i as f32
             } else {
-                last - step * (n - 1 - i) as f32
+                (-step).mul_add((n - 1 - i) as f32, last)
             };
             at.round_ties_even() as u32
         })
