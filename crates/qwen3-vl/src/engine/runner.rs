@@ -159,7 +159,12 @@ impl Runner {
         )?)
     }
 
-    fn encode(&mut self, input: &VisionInput) -> Result<EncodedInput, StepError> {
+    /// Encodes one vision input.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn encode(&mut self, input: &VisionInput) -> Result<EncodedInput, StepError> {
         let config = &self.parts.model.config.vision_config;
         let (patch, merge) = (config.patch_size as u32, config.spatial_merge_size as u32);
         self.check(input, patch * merge)?;
