@@ -156,24 +156,17 @@ impl QwenVL {
     /// The checked settings; after a change to ones that make no sense, still the last good ones.
     fn plan(&self) -> Option<Arc<Plan>> {
         let settings = lock(&self.settings).clone();
-        let rules = {
-            let stream = lock(&self.stream);
-            match &stream.current {
-                Some(current) if Arc::ptr_eq(&current.seen, &settings) => {
-                    return Some(current.plan.clone());
-                }
-                _ => settings.rules(),
-            }
-        };
-        let warning = match &rules {
-            Ok(_) => None,
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(warning) = warning {
+        if let Some(current) = &lock(&self.stream).current
+            && Arc::ptr_eq(&current.seen, &settings)
+        {
+            return Some(current.plan.clone());
+        }
+        let rules = settings.rules();
+        if let Err(error) = &rules {
             gst::element_imp_warning!(
                 self,
                 gst::LibraryError::Settings,
-                ("{warning}"),
+                ("{error}"),
                 ["The settings before stay in force"]
             );
         }

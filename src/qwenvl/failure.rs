@@ -7,10 +7,14 @@ use gst::prelude::*;
 use super::session::Session;
 
 /// Posts the error if it is the session's first, and makes everybody give up.
+///
+/// In this order: once the streaming thread gives up, upstream posts an error that says nothing,
+/// and many applications read but the first.
 pub(super) fn report(element: &super::QwenVL, session: &Session, error: gst::ErrorMessage) {
-    let text = error.to_string();
-    if session.fail(&text) {
+    if session.claim_failure() {
+        let text = error.to_string();
         element.post_error_message(error);
+        session.fail(&text);
     }
 }
 

@@ -82,6 +82,7 @@ impl Task {
             Ok(Ok(backend)) => {
                 let model = backend.model();
                 let text = format!("Loaded {} on {}", model.name, model.device);
+                self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text);
                 if let (ModelSource::Embedded { .. }, Some(element)) =
                     (&options.source, self.element.upgrade())
@@ -93,7 +94,6 @@ impl Task {
                         ["Set the property model to a folder or a hub id"]
                     );
                 }
-                self.session.ready(backend);
                 return;
             }
             Ok(Err(LoadError::NotFound(text))) => {

@@ -8,9 +8,9 @@
 //! and around them `imp` (pads, states), `properties`, `settings`, `events`, `queries`, `loader`,
 //! `failure`, `stats` and, for tests, `hooks`.
 //!
-//! **Locks.** `settings`, `stream`, `running` and the session's own are never held together, with
-//! one exception: `stream` before `settings`. None is held while a buffer, event or query goes to a
-//! pad, a message to the bus or a frame to the engine.
+//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids` and the session's own are never held
+//! together, and none is held while a buffer, event or query goes to a pad, a message to the bus or
+//! a frame to the engine.
 //!
 //! SECTION:element-qwenvl
 //!

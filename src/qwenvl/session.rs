@@ -81,6 +81,9 @@ struct State {
     epoch: u64,
     flushing: bool,
     stopping: bool,
+    /// Somebody posts an error.
+    claimed: bool,
+    /// The error has been posted.
     failed: bool,
     ready: bool,
     /// Whether the worker has something in its hands.
@@ -251,18 +254,19 @@ impl Session {
 
     // Any thread.
 
-    /// The element failed, because of `why`. Whether this is the first failure, which is the one
-    /// to be posted.
-    pub(super) fn fail(&self, why: &str) -> bool {
+    /// Whether this failure is the first one, which is the one to post before [`Self::fail`].
+    pub(super) fn claim_failure(&self) -> bool {
+        let mut state = self.lock();
+        !std::mem::replace(&mut state.claimed, true) && !state.stopping
+    }
+
+    /// The element failed, because of `why`: everybody gives up.
+    pub(super) fn fail(&self, why: &str) {
         self.change(|state| {
-            let first = !state.failed && !state.stopping;
             state.failed = true;
             state.work.clear();
-            if first {
-                state.control.push_front(Control::Abort(why.into()));
-            }
-            first
-        })
+            state.control.push_front(Control::Abort(why.into()));
+        });
     }
 
     /// The counters.

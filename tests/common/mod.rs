@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "every test uses a part of it")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+pub mod bench;
+pub mod manual;
+
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::sync::{Arc, Once};
@@ -49,18 +52,6 @@ pub fn loader(
         load: Arc::new(load),
         ..Hooks::default()
     }
-}
-
-/// A `qwenvl` with an immediate echo.
-pub fn element() -> gst::Element {
-    element_with(hooks(echo(Duration::ZERO)))
-}
-
-pub fn element_with(hooks: Hooks) -> gst::Element {
-    init();
-    let element = gst::ElementFactory::make("qwenvl").build().unwrap();
-    testing::set_hooks(&element, hooks);
-    element
 }
 
 /// Fails the test if `work` takes longer than the watchdog.
@@ -157,13 +148,11 @@ impl Messages {
         }
     }
 
-    /// What lies on the bus now.
-    pub fn drain(bus: &gst::Bus, element: &gst::Element) -> Self {
-        let mut messages = Self::default();
+    /// Adds what lies on the bus now.
+    pub fn take_from(&mut self, bus: &gst::Bus, element: &gst::Element) {
         while let Some(message) = bus.pop() {
-            messages.add(&message, element);
+            self.add(&message, element);
         }
-        messages
     }
 
     fn add(&mut self, message: &gst::Message, element: &gst::Element) {

@@ -223,11 +223,8 @@ impl Worker {
             return;
         };
         window.request.partial = partial;
-        let Target::Input { .. } = window.target else {
+        let (Target::Input { .. }, Some(backend)) = (&window.target, self.backend.clone()) else {
             return self.post_dropped(&window.request, Reason::Loading, None);
-        };
-        let Some(backend) = self.backend.clone() else {
-            return;
         };
         // The oldest one is being answered; max-pending others may wait.
         let room = 1 + window.plan.settings.max_pending as usize;
