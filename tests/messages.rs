@@ -21,7 +21,7 @@ fn u64s(structure: &gst::StructureRef, name: &str) -> Vec<u64> {
 }
 
 /// Buffers from 10 s of PTS on run from 0, and their stream time is 5 s less than their PTS.
-fn shifted_segment() -> gst::event::Segment {
+fn shifted_segment() -> gst::Event {
     let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
     segment.set_start(gst::ClockTime::from_seconds(10));
     segment.set_time(gst::ClockTime::from_seconds(5));

@@ -18,7 +18,7 @@ fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
     (bench, backend)
 }
 
-fn segment() -> gst::event::Segment {
+fn segment() -> gst::Event {
     gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new())
 }
 
@@ -225,7 +225,7 @@ fn events_and_queries_of_others_go_through() {
     let got = wait_for_event(&mut bench, gst::EventType::CustomDownstream);
     assert!(got.structure().unwrap().has_name("other"));
     let upstream = gst::event::CustomUpstream::new(custom);
-    assert!(bench.harness.push_upstream_event(upstream.into()));
+    assert!(bench.harness.push_upstream_event(upstream));
     // No latency of its own.
     assert_eq!(bench.harness.query_latency(), Some(gst::ClockTime::ZERO));
     bench.stop();

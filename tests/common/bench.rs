@@ -98,8 +98,8 @@ impl Bench {
         }
     }
 
-    pub fn event(&mut self, event: impl Into<gst::Event>) -> bool {
-        self.harness.push_event(event.into())
+    pub fn event(&mut self, event: gst::Event) -> bool {
+        self.harness.push_event(event)
     }
 
     /// Pushes EOS from a thread of its own; what is given back waits for it.
