@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
+use gst::glib;
 use gst::prelude::*;
 use qwen3_vl::backend::{self, Backend, Failure};
 use qwen3_vl::window::{Event, Windows};
@@ -48,7 +49,7 @@ pub(super) struct Worker {
 }
 
 /// Why the worker gives up.
-struct Fatal(gst::ErrorMessage);
+struct Fatal(glib::Error);
 
 impl Worker {
     pub(super) fn new(
@@ -89,7 +90,7 @@ impl Worker {
                     };
                     // Comes back as `Abort`, unless another failure was first.
                     if let Some(error) = error {
-                        failure::report(&self.element, &session, error);
+                        failure::report(&self.element, &session, &error);
                     }
                     None
                 }
@@ -201,7 +202,12 @@ impl Worker {
                 model.factor,
                 model.temporal_patch,
             )
-            .map_err(|error| Fatal(gst::error_msg!(gst::StreamError::Format, ("{error}"))))?;
+            .map_err(|error| {
+                Fatal(glib::Error::new(
+                    gst::StreamError::Format,
+                    &error.to_string(),
+                ))
+            })?;
         let session = self.session.clone();
         let input = backend.open(settings.window_head(), Ending::sink(session, id));
         window.target = Target::Input { input, size };
@@ -251,10 +257,8 @@ impl Worker {
             return Ok(());
         }
         if let backend::Event::Failed(Failure::Backend(text)) = event {
-            return Err(Fatal(gst::error_msg!(
-                gst::LibraryError::Failed,
-                ("The engine failed: {text}")
-            )));
+            let text = format!("The engine failed: {text}");
+            return Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)));
         }
         let index = self
             .asked
