@@ -229,7 +229,8 @@ impl Worker {
             return;
         };
         window.request.partial = partial;
-        let (Target::Input { .. }, Some(backend)) = (&window.target, self.backend.clone()) else {
+        let target = std::mem::replace(&mut window.target, Target::Nowhere);
+        let (Target::Input { mut input, .. }, Some(backend)) = (target, &self.backend) else {
             return self.post_dropped(&window.request, Reason::Loading, None);
         };
         // The oldest one is being answered; max-pending others may wait.
@@ -243,11 +244,15 @@ impl Worker {
                 self.post_dropped(&oldest.request, Reason::Overload, None);
             }
         }
-        let (asked, question) = window.ask(backend.model());
+        let (asked, question, odd) = window.ask(backend.model());
         // In the list before the backend is called: should it panic, the window still ends.
         self.asked.push_back(asked);
-        if let (Some((input, question)), Some(asked)) = (question, self.asked.back_mut()) {
-            asked.handle = Some(input.close(question));
+        if let Some(odd) = odd {
+            input.push(odd);
+        }
+        let handle = input.close(question);
+        if let Some(asked) = self.asked.back_mut() {
+            asked.handle = Some(handle);
         }
     }
 
