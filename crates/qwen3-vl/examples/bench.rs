@@ -63,8 +63,8 @@ fn options(mut args: lexopt::Parser, folder: PathBuf) -> anyhow::Result<Options>
     };
     while let Some(arg) = args.next()? {
         match arg {
-            Long("device") => options.device = device(&args.value()?.string()?)?,
-            Long("dtype") => options.dtype = dtype(&args.value()?.string()?)?,
+            Long("device") => options.device = args.value()?.parse()?,
+            Long("dtype") => options.dtype = args.value()?.parse()?,
             Long("pairs") => options.pairs = args.value()?.parse()?,
             Long("tokens") => options.tokens = args.value()?.parse()?,
             Long("size") => {
@@ -79,25 +79,6 @@ fn options(mut args: lexopt::Parser, folder: PathBuf) -> anyhow::Result<Options>
         }
     }
     Ok(options)
-}
-
-fn device(name: &str) -> anyhow::Result<DeviceChoice> {
-    Ok(match name.split_once(':') {
-        None if name == "cpu" => DeviceChoice::Cpu,
-        None if name == "cuda" => DeviceChoice::Cuda(0),
-        Some(("cuda", n)) => DeviceChoice::Cuda(n.parse()?),
-        _ => bail!("unknown device {name}"),
-    })
-}
-
-fn dtype(name: &str) -> anyhow::Result<DtypeChoice> {
-    Ok(match name {
-        "auto" => DtypeChoice::Auto,
-        "bf16" => DtypeChoice::Bf16,
-        "f16" => DtypeChoice::F16,
-        "f32" => DtypeChoice::F32,
-        _ => bail!("unknown dtype {name}"),
-    })
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
