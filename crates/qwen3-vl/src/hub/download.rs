@@ -155,7 +155,7 @@ impl Download {
         };
         known
             && fs::create_dir_all(folder).is_ok()
-            && symlink(&Path::new("../../blobs").join(name), path).is_ok()
+            && symlink(Path::new("../../blobs").join(name), path).is_ok()
     }
 
     fn explain(&self, what: &str, error: &ApiError) -> LoadError {
@@ -168,7 +168,7 @@ impl Download {
 use std::os::unix::fs::symlink;
 
 #[cfg(not(unix))]
-fn symlink(_: &Path, _: &Path) -> std::io::Result<()> {
+fn symlink(_: PathBuf, _: &Path) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
