@@ -92,7 +92,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::R
         );
         state.clone()
     };
-    while now.silent {
+    while state.lock().unwrap().silent {
         thread::sleep(Duration::from_millis(20));
     }
     let mut reply = Reply { stream, state };
