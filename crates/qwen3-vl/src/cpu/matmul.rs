@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use super::vector::{self, Weight};
 
-/// Rows of x up to which reading the weights is the cost; above, arithmetic is.
-const FEW_ROWS: usize = 8;
+/// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
+/// weights for a matrix product.
+const FEW_ROWS: usize = 32;
 /// Weight rows that are widened, transposed and multiplied at a time: 1 MiB of f32 at k = 2048, so
 /// that they stay in a core's second-level cache. A multiple of what gemm's widest kernel takes,
 /// with which it needs no packing of its own: that reads with a stride of k values, which is most

@@ -82,7 +82,9 @@ impl Runner {
         }
     }
 
-    /// Encodes the sequence's next vision input and prefills it.
+    /// Encodes the sequence's next vision input. Its tokens are prefilled at once, unless more
+    /// inputs or the prompt's tail are there already: then they go together, because a pass over
+    /// the weights costs the same for few tokens as for many.
     ///
     /// # Errors
     ///
@@ -94,9 +96,13 @@ impl Runner {
         let start = Instant::now();
         let encoded = self.encode(&input)?;
         sequence.vision += start.elapsed();
-        let chunk =
-            sequence.input_chunk(encoded, &self.parts.tokenizer, &self.parts.model.config)?;
-        self.prefill(sequence, &chunk)?;
+        let parts = &self.parts;
+        let chunk = sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?;
+        sequence.pending.append(chunk);
+        let more = !sequence.waiting.is_empty() || sequence.state().closed.is_some();
+        if !more || sequence.pending.len() >= PREFILL_CHUNK {
+            self.prefill(sequence)?;
+        }
         Ok(())
     }
 
@@ -107,10 +113,11 @@ impl Runner {
     /// See [`StepError`].
     pub fn tail(&mut self, sequence: &mut Sequence) -> Result<Option<Chunk>, StepError> {
         let chunk = sequence.tail_chunk(&self.parts.tokenizer, Instant::now())?;
-        let Some(hidden) = self.prefill(sequence, &chunk)? else {
-            return Ok(None);
-        };
-        self.sample(sequence, &hidden)
+        sequence.pending.append(chunk);
+        match self.prefill(sequence)? {
+            Some(hidden) => self.sample(sequence, &hidden),
+            None => Ok(None),
+        }
     }
 
     /// Runs the last sampled token and samples the next.
@@ -127,14 +134,15 @@ impl Runner {
         self.sample(sequence, &hidden)
     }
 
-    fn prefill(&self, sequence: &mut Sequence, chunk: &Chunk) -> Result<Option<Tensor>, StepError> {
+    /// Runs what is pending. Returns the last hidden states.
+    fn prefill(&self, sequence: &mut Sequence) -> Result<Option<Tensor>, StepError> {
         let limit = self.parts.model.config.text_config.max_position_embeddings;
         if sequence.tokens() >= limit {
             return Err(StepError::Context { limit });
         }
         let start = Instant::now();
         let mut hidden = None;
-        for part in chunk.split(PREFILL_CHUNK)? {
+        for part in std::mem::take(&mut sequence.pending).split(PREFILL_CHUNK)? {
             hidden = Some(self.parts.model.text.forward(&part, &mut sequence.kv)?);
         }
         sequence.prefill += start.elapsed();

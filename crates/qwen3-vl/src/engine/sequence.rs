@@ -20,6 +20,8 @@ pub struct Sequence {
     sink: Sink,
     /// Vision inputs that have not been encoded.
     pub waiting: VecDeque<VisionInput>,
+    /// Tokens that are not in the cache yet.
+    pub pending: Chunk,
     /// Keys and values so far.
     pub kv: KvCache,
     prompt: PromptBuilder,
@@ -68,6 +70,7 @@ impl Sequence {
             id,
             sink,
             waiting: VecDeque::new(),
+            pending: Chunk::default(),
             kv,
             prompt: PromptBuilder::new(head.layout, head.system_prompt.as_deref()),
             cursor: PositionCursor::default(),

@@ -43,6 +43,16 @@ impl Chunk {
         self.ids.is_empty()
     }
 
+    /// Adds the tokens that follow.
+    pub fn append(&mut self, next: Self) {
+        let shift = self.len();
+        let vision = next.vision.into_iter();
+        self.vision
+            .extend(vision.map(|(first, tokens)| (first + shift, tokens)));
+        self.ids.extend(next.ids);
+        self.positions.extend(next.positions);
+    }
+
     /// Cuts the chunk into pieces of at most `size` tokens, vision tokens and their DeepStack rows
     /// with it.
     ///
