@@ -1,1 +1,38 @@
-//! Stub.
+//! GStreamer plugin with one element, `qwenvl`: it describes the video that passes through it with
+//! Qwen3-VL, in the process.
+//!
+//! The way of a frame: [`qwenvl`] takes it from the sink pad, keeps it or not, and pushes it on; a
+//! worker makes windows of the kept ones and asks the engine (crate `qwen3_vl`); the answers become
+//! bus messages ([`message`]) and buffer metas ([`meta`]).
+
+mod demo;
+pub mod message;
+pub mod meta;
+pub mod qwenvl;
+#[doc(hidden)]
+pub mod testing;
+
+pub use plugin::plugin_register_static;
+
+#[allow(missing_docs, reason = "the macro's functions have none")]
+mod plugin {
+    use gst::glib;
+
+    fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+        crate::meta::register();
+        crate::qwenvl::register(plugin)
+    }
+
+    // "MIT/X11" is the spelling that GStreamer knows; the plugin is "MIT OR Apache-2.0".
+    gst::plugin_define!(
+        qwenvl,
+        env!("CARGO_PKG_DESCRIPTION"),
+        plugin_init,
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+        "MIT/X11",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_REPOSITORY"),
+        env!("BUILD_REL_DATE")
+    );
+}

@@ -5,11 +5,22 @@
 //! 1. [`frames`]: how many pixels a frame may have, resizing, patches (pure, no tensors).
 //! 2. [`window`]: which frames are kept and which frames make a window (pure, no clock).
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
-//! 4. [`model`]: vision tower, text model, KV cache.
+//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU.
 //! 5. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 6. [`backend`]: the seam towards callers: windows in, tokens out.
+//! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one.
 
 pub mod backend;
+pub mod config;
+pub mod cpu;
+pub mod detokenize;
+pub mod engine;
 pub mod frames;
+pub mod hub;
 pub mod load;
+pub mod model;
+pub mod prompt;
+pub mod sampling;
+#[doc(hidden)]
+pub mod testing;
+pub mod tokenizer;
 pub mod window;

@@ -2,9 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::backend::Backend;
+use candle_core::{DType, Device};
+
+use crate::backend::local::LocalBackend;
+use crate::backend::{Backend, Generation, ModelInfo};
+use crate::config::{Config, GenerationConfig, PreprocessorConfig};
+use crate::engine::runner::{Runner, RunnerParts};
+use crate::model::{Model, Target, Weights};
+use crate::tokenizer::Tokenizer;
 
 /// Where the checkpoint's files are.
 #[derive(Clone, Debug)]
@@ -100,9 +107,230 @@ pub fn load(
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<Arc<dyn Backend>, LoadError> {
-    let _ = (progress, cancel);
-    Err(LoadError::Invalid(format!(
-        "not built yet: {:?}",
-        options.source
-    )))
+    let (name, runner) = load_runner(options, progress, cancel)?;
+    let info = model_info(name, options, &runner)?;
+    let backend = LocalBackend::start(info, runner)
+        .map_err(|e| LoadError::Device(format!("no thread for the engine: {e}")))?;
+    Ok(Arc::new(backend))
+}
+
+/// Loads a model without starting an engine, for checks and benchmarks. Returns its name too.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub fn load_runner(
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<(String, Runner), LoadError> {
+    let (name, files) = locate(&options.source, progress, cancel)?;
+    let target = target(options)?;
+    let cancelled = || match cancel.load(Ordering::Relaxed) {
+        true => Err(LoadError::Cancelled),
+        false => Ok(()),
+    };
+    cancelled()?;
+    progress(Progress {
+        what: "reading the checkpoint".into(),
+        percent: 0,
+    });
+    let config = Config::from_json(&files.read("config.json")?).map_err(invalid)?;
+    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
+    let generation = files.generation()?;
+    let video = files.preprocessor("video_preprocessor_config.json")?;
+    let image = files.preprocessor("preprocessor_config.json")?;
+    cancelled()?;
+    progress(Progress {
+        what: "loading weights".into(),
+        percent: 10,
+    });
+    let weights = files.weights(target)?;
+    let model = Model::load(config, &weights).map_err(invalid)?;
+    cancelled()?;
+    progress(Progress {
+        what: "ready".into(),
+        percent: 100,
+    });
+    let mut stop = generation.eos_token_id.to_vec();
+    if stop.is_empty() {
+        stop = tokenizer.default_stop_tokens();
+    }
+    let parts = RunnerParts {
+        model,
+        tokenizer,
+        stop,
+        generation,
+        video,
+        image,
+    };
+    Ok((name, Runner::new(parts)))
+}
+
+fn invalid(error: impl std::fmt::Display) -> LoadError {
+    LoadError::Invalid(error.to_string())
+}
+
+/// A checkpoint's files, wherever they are.
+enum Files {
+    Folder(PathBuf),
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+fn locate(
+    source: &ModelSource,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<(String, Files), LoadError> {
+    match source {
+        ModelSource::Embedded { name, files } => Ok((name.clone(), Files::Embedded(files))),
+        ModelSource::Folder(folder) if folder.is_dir() => {
+            Ok((folder.display().to_string(), Files::Folder(folder.clone())))
+        }
+        ModelSource::Folder(folder) => Err(LoadError::NotFound(format!(
+            "there is no folder {}: give demo, a checkpoint's folder or a hub id such as \
+             Qwen/Qwen3-VL-4B-Instruct",
+            folder.display()
+        ))),
+        ModelSource::Hub { id, revision } => {
+            let folder = crate::hub::fetch(id, revision.as_deref(), progress, cancel)?;
+            Ok((id.clone(), Files::Folder(folder)))
+        }
+    }
+}
+
+impl Files {
+    fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
+        self.find(name)?.ok_or_else(|| {
+            LoadError::Invalid(match self {
+                Self::Folder(folder) => format!(
+                    "{} has no {name}: it is not a checkpoint as Hugging Face lays it out",
+                    folder.display()
+                ),
+                Self::Embedded(_) => format!("the embedded model has no {name}"),
+            })
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        match self {
+            Self::Embedded(files) => Ok(files
+                .iter()
+                .find(|(file, _)| *file == name)
+                .map(|(_, bytes)| bytes.to_vec())),
+            Self::Folder(folder) => match std::fs::read(folder.join(name)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(e) => Err(LoadError::Invalid(format!(
+                    "{}: {e}",
+                    folder.join(name).display()
+                ))),
+            },
+        }
+    }
+
+    fn generation(&self) -> Result<GenerationConfig, LoadError> {
+        match self.find("generation_config.json")? {
+            Some(json) => GenerationConfig::from_json(&json).map_err(invalid),
+            None => Ok(GenerationConfig::default()),
+        }
+    }
+
+    fn preprocessor(&self, name: &'static str) -> Result<PreprocessorConfig, LoadError> {
+        PreprocessorConfig::from_json(name, &self.read(name)?).map_err(invalid)
+    }
+
+    fn weights(&self, target: Target) -> Result<Weights, LoadError> {
+        match self {
+            Self::Folder(folder) => Weights::open(folder, target).map_err(invalid),
+            Self::Embedded(files) => {
+                let name = "model.safetensors";
+                let (_, bytes) = files
+                    .iter()
+                    .find(|(file, _)| *file == name)
+                    .ok_or_else(|| {
+                        LoadError::Invalid(format!("the embedded model has no {name}"))
+                    })?;
+                Weights::embedded(bytes, target).map_err(invalid)
+            }
+        }
+    }
+}
+
+fn target(options: &LoadOptions) -> Result<Target, LoadError> {
+    let device = match options.device {
+        DeviceChoice::Cpu => Device::Cpu,
+        // Without a driver this is an error, which auto takes as "no GPU".
+        DeviceChoice::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or(Device::Cpu),
+        DeviceChoice::Auto => Device::Cpu,
+        DeviceChoice::Cuda(n) => Device::new_cuda(n).map_err(|e| {
+            LoadError::Device(format!(
+                "device cuda:{n} cannot be used ({e}): use device=cpu, or a build with the cuda \
+                 feature on a machine with an NVIDIA driver"
+            ))
+        })?,
+    };
+    let store = match options.dtype {
+        DtypeChoice::Auto => None,
+        DtypeChoice::Bf16 => Some(DType::BF16),
+        DtypeChoice::F16 => Some(DType::F16),
+        DtypeChoice::F32 => Some(DType::F32),
+    };
+    Ok(match device {
+        Device::Cpu => Target {
+            device,
+            compute: DType::F32,
+            store,
+        },
+        _ => {
+            let compute = store.unwrap_or(DType::BF16);
+            Target {
+                device,
+                compute,
+                store: Some(compute),
+            }
+        }
+    })
+}
+
+fn model_info(
+    name: String,
+    options: &LoadOptions,
+    runner: &Runner,
+) -> Result<ModelInfo, LoadError> {
+    let vision = &runner.parts.model.config.vision_config;
+    let range = |c: &PreprocessorConfig| (c.size.shortest_edge, c.size.longest_edge);
+    let device = match (runner.parts.model.kv.device(), options.device) {
+        (Device::Cpu, _) => "cpu".into(),
+        (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
+        _ => "cuda:0".into(),
+    };
+    Ok(ModelInfo {
+        name,
+        backend: "local",
+        device,
+        factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
+        temporal_patch: vision.temporal_patch_size as u32,
+        video_pixels: range(&runner.parts.video),
+        image_pixels: range(&runner.parts.image),
+        generation: generation_defaults(&runner.parts.generation),
+    })
+}
+
+/// The checkpoint's way of decoding; what it does not say is as on the model card of the Instruct
+/// models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
+fn generation_defaults(config: &GenerationConfig) -> Generation {
+    if config.do_sample == Some(false) {
+        return Generation {
+            repetition_penalty: config.repetition_penalty.unwrap_or(1.0),
+            ..Generation::default()
+        };
+    }
+    Generation {
+        temperature: config.temperature.unwrap_or(0.7),
+        top_p: config.top_p.unwrap_or(0.8),
+        top_k: config.top_k.unwrap_or(20),
+        presence_penalty: config.presence_penalty.unwrap_or(1.5),
+        repetition_penalty: config.repetition_penalty.unwrap_or(1.0),
+    }
 }

@@ -11,6 +11,7 @@
 //! Every opened window ends in exactly one terminal [`Event`].
 
 pub mod fake;
+pub mod local;
 
 use std::time::Duration;
 

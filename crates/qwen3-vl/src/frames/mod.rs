@@ -1,6 +1,17 @@
 //! Frames: sizes, budgets, resizing and patches. No tensors, no clock, no I/O.
 
+pub mod budget;
+pub mod patchify;
+pub mod resize;
+pub mod sampling;
+pub mod timestamp;
+
 use std::sync::Arc;
+
+pub use budget::{Budget, BudgetError};
+pub use patchify::patchify;
+pub use resize::{ResizeError, resize_rgb};
+pub use timestamp::{patch_seconds, timestamp_text};
 
 /// Width and height of a picture, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

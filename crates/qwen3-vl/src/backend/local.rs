@@ -1,0 +1,117 @@
+//! The backend that runs the model in this process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use super::{
+    Backend, Event, EventSink, Failure, ModelInfo, Question, RequestHandle, WindowHead, WindowInput,
+};
+use crate::engine::runner::Runner;
+use crate::engine::sink::Sink;
+use crate::engine::{Command, Engine};
+use crate::frames::VisionInput;
+
+/// A model in this process, with a thread of its own.
+pub struct LocalBackend {
+    model: ModelInfo,
+    engine: Engine,
+    next: AtomicU64,
+}
+
+impl LocalBackend {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no thread.
+    pub fn start(model: ModelInfo, runner: Runner) -> std::io::Result<Self> {
+        Ok(Self {
+            model,
+            engine: Engine::start(runner)?,
+            next: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Backend for LocalBackend {
+    fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let commands = self.engine.commands();
+        send(
+            commands.as_ref(),
+            Command::Open {
+                id,
+                head,
+                sink: Sink::new(sink),
+            },
+        );
+        Box::new(LocalWindow { id, commands })
+    }
+}
+
+/// A command that finds no engine: only `Open` holds somebody who waits.
+fn send(commands: Option<&Sender<Command>>, command: Command) {
+    let lost = match commands {
+        Some(commands) => commands.send(command).err().map(|e| e.0),
+        None => Some(command),
+    };
+    if let Some(Command::Open { mut sink, .. }) = lost {
+        sink.send(Event::Failed(Failure::Backend(
+            "the engine has stopped".into(),
+        )));
+    }
+}
+
+struct LocalWindow {
+    id: u64,
+    commands: Option<Sender<Command>>,
+}
+
+impl WindowInput for LocalWindow {
+    fn push(&mut self, input: VisionInput) {
+        let command = Command::Push {
+            id: self.id,
+            input,
+            at: Instant::now(),
+        };
+        send(self.commands.as_ref(), command);
+    }
+
+    fn close(mut self: Box<Self>, question: Question) -> Box<dyn RequestHandle> {
+        // Without a channel, dropping self cancels nothing.
+        let commands = self.commands.take();
+        let command = Command::Close {
+            id: self.id,
+            question,
+            at: Instant::now(),
+        };
+        send(commands.as_ref(), command);
+        Box::new(LocalHandle {
+            id: self.id,
+            commands,
+        })
+    }
+}
+
+impl Drop for LocalWindow {
+    fn drop(&mut self) {
+        send(self.commands.as_ref(), Command::Cancel { id: self.id });
+    }
+}
+
+struct LocalHandle {
+    id: u64,
+    commands: Option<Sender<Command>>,
+}
+
+impl RequestHandle for LocalHandle {
+    fn cancel(&self) {
+        send(self.commands.as_ref(), Command::Cancel { id: self.id });
+    }
+}

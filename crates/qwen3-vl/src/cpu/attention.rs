@@ -1,0 +1,334 @@
+//! Attention over keys and values that lie in blocks, without copying or repeating them.
+
+use rayon::prelude::*;
+
+use super::vector;
+
+/// Query rows of one head that are worked on together.
+const TILE: usize = 64;
+/// Rows from which a matrix product beats dot products.
+const GEMM_ROWS: usize = 4;
+
+/// Sizes of one attention call.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Query rows.
+    pub queries: usize,
+    /// Keys in all blocks together.
+    pub keys: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; query head h reads key head `h * kv_heads / heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether query i sees only the first `keys - queries + i + 1` keys.
+    pub causal: bool,
+}
+
+/// Keys and values of consecutive tokens, each `[tokens, kv_heads, head_dim]`; the last block may
+/// be longer than what is used of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// Keys.
+    pub keys: &'a [f32],
+    /// Values.
+    pub values: &'a [f32],
+}
+
+/// A base pointer that tasks may share because they write disjoint elements.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+// SAFETY: every task of `attend` writes only the rows and columns of its own tile and head.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// # Safety
+    ///
+    /// `index` is inside the output and no other task writes it.
+    unsafe fn at(self, index: usize) -> *mut f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.add(index) }
+    }
+}
+
+/// `softmax(q kᵀ / sqrt(head_dim)) v` for `q` and `out` `[queries, heads, head_dim]`.
+///
+/// `block` is the number of tokens that every block but the last holds.
+///
+/// # Panics
+///
+/// If the slices are smaller than `shape` says.
+pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: &mut [f32]) {
+    let Shape {
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        head_dim,
+        ..
+    } = shape;
+    let (row, kv_row) = (heads * head_dim, kv_heads * head_dim);
+    assert!(
+        q.len() == queries * row && out.len() == q.len(),
+        "attend: query sizes"
+    );
+    assert!(
+        keys >= queries || !shape.causal,
+        "attend: fewer keys than causal queries"
+    );
+    for (index, part) in blocks.iter().enumerate() {
+        let used = keys.saturating_sub(index * block).min(block) * kv_row;
+        assert!(
+            part.keys.len() >= used && part.values.len() >= used,
+            "attend: block sizes"
+        );
+    }
+    assert!(blocks.len() * block >= keys, "attend: too few blocks");
+    let output = Output(out.as_mut_ptr());
+    let tiles = queries.div_ceil(TILE);
+    // The last tiles see the most keys: begin with them, so that no core is left with a long one.
+    (0..heads * tiles)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each_init(Vec::new, |scores, task| {
+            let (tile, head) = (tiles - 1 - task / heads, task % heads);
+            let first = tile * TILE;
+            let rows = TILE.min(queries - first);
+            // SAFETY: the task's rows and head are its own.
+            let out = unsafe { output.at(first * row + head * head_dim) };
+            attend_tile(
+                &Tile {
+                    q: &q[first * row + head * head_dim..],
+                    rows,
+                    row,
+                    kv_row,
+                    kv_offset: head * kv_heads / heads * head_dim,
+                    head_dim,
+                    visible: if shape.causal {
+                        keys - queries + first + rows
+                    } else {
+                        keys
+                    },
+                    causal: shape.causal,
+                },
+                blocks,
+                block,
+                scores,
+                out,
+            );
+        });
+}
+
+struct Tile<'a> {
+    q: &'a [f32],
+    rows: usize,
+    row: usize,
+    kv_row: usize,
+    kv_offset: usize,
+    head_dim: usize,
+    /// Keys that the last row sees.
+    visible: usize,
+    causal: bool,
+}
+
+fn attend_tile(
+    tile: &Tile<'_>,
+    blocks: &[Block<'_>],
+    block: usize,
+    scores: &mut Vec<f32>,
+    out: *mut f32,
+) {
+    let (rows, visible) = (tile.rows, tile.visible);
+    scores.resize(rows * visible, 0.0);
+    let scale = 1.0 / (tile.head_dim as f32).sqrt();
+    let parts = || {
+        blocks.iter().enumerate().filter_map(|(index, part)| {
+            let start = index * block;
+            let len = visible.saturating_sub(start).min(block);
+            (len > 0).then_some((start, len, part))
+        })
+    };
+    for (start, len, part) in parts() {
+        let keys = &part.keys[tile.kv_offset..];
+        score(tile, keys, len, scale, start, scores);
+    }
+    for (i, row) in scores.chunks_exact_mut(visible).enumerate() {
+        let seen = if tile.causal {
+            visible - (rows - 1 - i)
+        } else {
+            visible
+        };
+        row[seen..].fill(0.0);
+        vector::softmax(&mut row[..seen]);
+    }
+    for (start, len, part) in parts() {
+        let values = &part.values[tile.kv_offset..];
+        weigh(tile, values, len, start, scores, out);
+    }
+}
+
+/// `scores[:, start..start + len] = scale * q kᵀ`.
+fn score(tile: &Tile<'_>, keys: &[f32], len: usize, scale: f32, start: usize, scores: &mut [f32]) {
+    let width = tile.head_dim;
+    if tile.rows < GEMM_ROWS {
+        for i in 0..tile.rows {
+            let q = &tile.q[i * tile.row..][..width];
+            for j in 0..len {
+                scores[i * tile.visible + start + j] =
+                    scale * vector::dot_f32(q, &keys[j * tile.kv_row..][..width]);
+            }
+        }
+        return;
+    }
+    // SAFETY: q covers [rows, width] with stride `row`, keys [len, width] with stride `kv_row`,
+    // scores [rows, visible] of which columns start..start + len are written.
+    unsafe {
+        gemm::gemm(
+            tile.rows,
+            len,
+            width,
+            scores.as_mut_ptr().add(start),
+            1,
+            tile.visible as isize,
+            false,
+            tile.q.as_ptr(),
+            1,
+            tile.row as isize,
+            keys.as_ptr(),
+            tile.kv_row as isize,
+            1,
+            0.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// `out += scores[:, start..start + len] v`, or `=` for the first part.
+fn weigh(tile: &Tile<'_>, values: &[f32], len: usize, start: usize, scores: &[f32], out: *mut f32) {
+    let width = tile.head_dim;
+    if tile.rows < GEMM_ROWS {
+        for i in 0..tile.rows {
+            // SAFETY: row i of the tile's own head, `width` values.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * tile.row), width) };
+            if start == 0 {
+                out.fill(0.0);
+            }
+            for j in 0..len {
+                let p = scores[i * tile.visible + start + j];
+                vector::axpy(p, &values[j * tile.kv_row..][..width], out);
+            }
+        }
+        return;
+    }
+    // SAFETY: out covers [rows, width] with stride `row`; scores and values as in `score`.
+    unsafe {
+        gemm::gemm(
+            tile.rows,
+            width,
+            len,
+            out,
+            1,
+            tile.row as isize,
+            start > 0,
+            scores.as_ptr().add(start),
+            1,
+            tile.visible as isize,
+            values.as_ptr(),
+            1,
+            tile.kv_row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize, step: usize) -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i * step % 127) as f32 - 63.0) / 40.0)
+            .collect()
+    }
+
+    /// The definition, in f64.
+    fn naive(q: &[f32], k: &[f32], v: &[f32], s: Shape) -> Vec<f64> {
+        let mut out = vec![0.0; q.len()];
+        for i in 0..s.queries {
+            for h in 0..s.heads {
+                let kv = h / (s.heads / s.kv_heads);
+                let seen = if s.causal {
+                    s.keys - s.queries + i + 1
+                } else {
+                    s.keys
+                };
+                let at = |j: usize, d: usize| (j * s.kv_heads + kv) * s.head_dim + d;
+                let q = &q[(i * s.heads + h) * s.head_dim..][..s.head_dim];
+                let p: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        let dot: f64 = (0..s.head_dim)
+                            .map(|d| f64::from(q[d]) * f64::from(k[at(j, d)]))
+                            .sum();
+                        (dot / (s.head_dim as f64).sqrt()).exp()
+                    })
+                    .collect();
+                let sum: f64 = p.iter().sum();
+                for d in 0..s.head_dim {
+                    out[(i * s.heads + h) * s.head_dim + d] =
+                        (0..seen).map(|j| p[j] / sum * f64::from(v[at(j, d)])).sum();
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn equals_the_definition() {
+        for (queries, keys, causal) in [
+            (1, 1, true),
+            (1, 37, true),
+            (3, 20, true),
+            (70, 70, true),
+            (65, 97, true),
+            (9, 9, false),
+        ] {
+            let s = Shape {
+                queries,
+                keys,
+                heads: 4,
+                kv_heads: 2,
+                head_dim: 8,
+                causal,
+            };
+            let (block, kv_row) = (16, s.kv_heads * s.head_dim);
+            let padded = keys.div_ceil(block) * block * kv_row;
+            let (q, k, v) = (
+                numbers(queries * 32, 31),
+                numbers(padded, 53),
+                numbers(padded, 71),
+            );
+            let blocks: Vec<Block<'_>> = k
+                .chunks(block * kv_row)
+                .zip(v.chunks(block * kv_row))
+                .map(|(keys, values)| Block { keys, values })
+                .collect();
+            let mut out = vec![f32::NAN; q.len()];
+            attend(&q, &blocks, block, s, &mut out);
+            for (got, want) in out.iter().zip(naive(&q, &k, &v, s)) {
+                assert!((f64::from(*got) - want).abs() < 1e-5, "{s:?}: {got} {want}");
+            }
+        }
+    }
+}

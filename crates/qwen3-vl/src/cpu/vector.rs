@@ -1,0 +1,348 @@
+//! Loops that the compiler turns into vector code, compiled for several instruction sets and chosen
+//! at run time.
+
+use half::{bf16, f16};
+use multiversion::multiversion;
+
+/// Lanes of an accumulator: two AVX-512 registers, enough to hide the latency of an FMA.
+const LANES: usize = 32;
+
+/// A weight as stored, widened exactly to f32 for every operation.
+pub trait Weight: Copy + Send + Sync + 'static {
+    /// The exact value in f32.
+    fn widen(self) -> f32;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Weight for f16 {
+    /// By integer and float arithmetic, so that the loop around it can be vectorised without the
+    /// F16C instructions: shift the exponent and mantissa into place and rescale.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+        let finite = magnitude.to_bits();
+        // Infinity and NaN have the largest f16 exponent.
+        let special = if bits & 0x7c00 == 0x7c00 {
+            0x7f80_0000
+        } else {
+            0
+        };
+        f32::from_bits(finite | special | ((bits & 0x8000) << 16))
+    }
+}
+
+#[inline(always)]
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn dot_generic<W: Weight>(x: &[f32], w: &[W]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
+    let rest: f32 = xs
+        .remainder()
+        .iter()
+        .zip(ws.remainder())
+        .map(|(x, w)| x * w.widen())
+        .sum();
+    for (x, w) in xs.zip(ws) {
+        for i in 0..LANES {
+            lanes[i] = x[i].mul_add(w[i].widen(), lanes[i]);
+        }
+    }
+    sum_lanes(lanes) + rest
+}
+
+/// One row of weights against `M` inputs at once, so that a weight is read from memory only once.
+#[inline(always)]
+fn dots_generic<W: Weight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
+    let mut lanes = [[0f32; LANES]; M];
+    let whole = w.len() / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        let row = &w[at..at + LANES];
+        let mut wide = [0f32; LANES];
+        for i in 0..LANES {
+            wide[i] = row[i].widen();
+        }
+        for m in 0..M {
+            let x = &x[m][at..at + LANES];
+            for i in 0..LANES {
+                lanes[m][i] = x[i].mul_add(wide[i], lanes[m][i]);
+            }
+        }
+    }
+    let mut out = [0f32; M];
+    for m in 0..M {
+        let rest: f32 = (whole..w.len()).map(|i| x[m][i] * w[i].widen()).sum();
+        out[m] = sum_lanes(lanes[m]) + rest;
+    }
+    out
+}
+
+macro_rules! versions {
+    ($(#[$doc:meta])* $name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
+        $(#[$doc])*
+        #[multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512vl+avx512dq+avx2+fma+f16c",
+            "x86_64+avx2+fma+f16c",
+        ))]
+        pub fn $name($($arg: $ty),*) $(-> $ret)? {
+            $body($($arg),*)
+        }
+    };
+}
+
+versions!(
+    /// Dot product of f32 vectors of one length.
+    dot_f32, dot_generic, (x: &[f32], w: &[f32]) -> f32
+);
+versions!(
+    /// Dot product with bf16 weights, exact in f32.
+    dot_bf16, dot_generic, (x: &[f32], w: &[bf16]) -> f32
+);
+versions!(
+    /// Dot product with f16 weights, exact in f32.
+    dot_f16, dot_generic, (x: &[f32], w: &[f16]) -> f32
+);
+versions!(
+    /// Four dot products with one row of weights.
+    dots4_f32, dots_generic, (x: [&[f32]; 4], w: &[f32]) -> [f32; 4]
+);
+versions!(
+    /// Four dot products with one row of weights.
+    dots4_bf16, dots_generic, (x: [&[f32]; 4], w: &[bf16]) -> [f32; 4]
+);
+versions!(
+    /// Four dot products with one row of weights.
+    dots4_f16, dots_generic, (x: [&[f32]; 4], w: &[f16]) -> [f32; 4]
+);
+versions!(
+    /// `out = w`, widened.
+    widen_bf16, widen_generic, (w: &[bf16], out: &mut [f32])
+);
+versions!(
+    /// `out = w`, widened.
+    widen_f16, widen_generic, (w: &[f16], out: &mut [f32])
+);
+versions!(
+    /// `y += a * x`.
+    axpy, axpy_generic, (a: f32, x: &[f32], y: &mut [f32])
+);
+versions!(
+    /// Softmax in place; entries of minus infinity become 0.
+    softmax, softmax_generic, (row: &mut [f32])
+);
+versions!(
+    /// `gate = silu(gate) * up`.
+    silu_mul, silu_mul_generic, (gate: &mut [f32], up: &[f32])
+);
+versions!(
+    /// GELU by its tanh approximation, in place (torch: `gelu(approximate="tanh")`).
+    gelu_tanh, gelu_tanh_generic, (row: &mut [f32])
+);
+versions!(
+    /// `row += bias`.
+    add, add_generic, (row: &mut [f32], bias: &[f32])
+);
+
+#[inline(always)]
+fn widen_generic<W: Weight>(w: &[W], out: &mut [f32]) {
+    for (out, w) in out.iter_mut().zip(w) {
+        *out = w.widen();
+    }
+}
+
+#[inline(always)]
+fn axpy_generic(a: f32, x: &[f32], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = a.mul_add(*x, *y);
+    }
+}
+
+#[inline(always)]
+fn add_generic(row: &mut [f32], bias: &[f32]) {
+    for (x, b) in row.iter_mut().zip(bias) {
+        *x += b;
+    }
+}
+
+#[inline(always)]
+fn softmax_generic(row: &mut [f32]) {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let mut chunks = row.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] {
+                chunk[i]
+            } else {
+                lanes[i]
+            };
+        }
+    }
+    let max = lanes
+        .iter()
+        .chain(chunks.remainder())
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    let mut lanes = [0f32; LANES];
+    let mut chunks = row.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for i in 0..LANES {
+            chunk[i] = exp(chunk[i] - max);
+            lanes[i] += chunk[i];
+        }
+    }
+    let mut sum = 0f32;
+    for x in chunks.into_remainder() {
+        *x = exp(*x - max);
+        sum += *x;
+    }
+    let scale = 1.0 / (sum_lanes(lanes) + sum);
+    for x in row {
+        *x *= scale;
+    }
+}
+
+#[inline(always)]
+fn silu_mul_generic(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+#[inline(always)]
+fn gelu_tanh_generic(row: &mut [f32]) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    for x in row {
+        let inner = SQRT_2_OVER_PI * (*x + 0.044715 * *x * *x * *x);
+        // 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2z))
+        *x /= 1.0 + exp(-2.0 * inner);
+    }
+}
+
+/// e^x to about 1 ulp, branch-free (Cephes' expf: reduction by ln 2 in two parts, polynomial of
+/// degree 5). 0 below -87.3, clamped at e^88.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.0);
+    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let r = n.mul_add(-LN2_HIGH, clamped);
+    let r = n.mul_add(-LN2_LOW, r);
+    let mut p = 1.987_569_1e-4_f32;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 0.5);
+    let y = p.mul_add(r * r, r) + 1.0;
+    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let value = y * power;
+    if x < -87.3 { 0.0 } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (b, h) = (bf16::from_bits(bits), f16::from_bits(bits));
+            assert!(
+                b.widen() == b.to_f32() || b.is_nan() && b.widen().is_nan(),
+                "bf16 {bits:x}"
+            );
+            assert!(
+                h.widen() == h.to_f32() || h.is_nan() && h.widen().is_nan(),
+                "f16 {bits:x}"
+            );
+        }
+    }
+
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for i in -8700..=8800 {
+            let x = i as f32 * 0.01;
+            let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!(
+                (got - want).abs() <= want * 2.4e-7,
+                "exp({x}) = {got}, want {want}"
+            );
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn dot_products_agree_with_f64() {
+        for len in [1, 31, 32, 33, 100, 1000] {
+            let x: Vec<f32> = (0..len)
+                .map(|i| ((i * 37 % 101) as f32 - 50.0) / 17.0)
+                .collect();
+            let w: Vec<bf16> = (0..len)
+                .map(|i| bf16::from_f32(((i * 53 % 89) as f32 - 44.0) / 9.0))
+                .collect();
+            let want: f64 = x
+                .iter()
+                .zip(&w)
+                .map(|(x, w)| f64::from(*x) * f64::from(w.widen()))
+                .sum();
+            let close = |got: f32| assert!((f64::from(got) - want).abs() < 1e-3, "{got} {want}");
+            close(dot_bf16(&x, &w));
+            dots4_bf16([&x; 4], &w).into_iter().for_each(close);
+            let (w16, w32): (Vec<f16>, Vec<f32>) = w
+                .iter()
+                .map(|w| (f16::from_f32(w.widen()), w.widen()))
+                .unzip();
+            close(dot_f16(&x, &w16));
+            close(dot_f32(&x, &w32));
+        }
+    }
+
+    #[test]
+    fn activations_agree_with_f64() {
+        let values: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.05).collect();
+        let mut gelu = values.clone();
+        gelu_tanh(&mut gelu);
+        let mut silu = values.clone();
+        silu_mul(&mut silu, &vec![2.0; values.len()]);
+        for (i, x) in values.iter().map(|x| f64::from(*x)).enumerate() {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            let want = 0.5 * x * (1.0 + inner.tanh());
+            assert!((f64::from(gelu[i]) - want).abs() < 2e-6, "gelu({x})");
+            let want = 2.0 * x / (1.0 + (-x).exp());
+            assert!((f64::from(silu[i]) - want).abs() < 5e-6, "silu({x})");
+        }
+        let mut row = vec![f32::NEG_INFINITY; 70];
+        row[3] = 1.0;
+        row[69] = 1.0;
+        softmax(&mut row);
+        assert_eq!((row[0], row[3], row[69]), (0.0, 0.5, 0.5));
+    }
+}

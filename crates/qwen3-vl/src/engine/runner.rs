@@ -1,0 +1,252 @@
+//! Does what the scheduler says: the only place where sequences meet the model.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::sequence::{EncodedInput, Sequence};
+use crate::config::{GenerationConfig, PreprocessorConfig};
+use crate::frames::{VisionInput, patch_seconds, patchify};
+use crate::model::{Chunk, Geometry, Grid, Model, VisionTokens};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// Tokens that go through the language model at once, at most: bounds the memory of a step.
+const PREFILL_CHUNK: usize = 512;
+
+/// Grid sizes whose positions are kept; a camera has one.
+const GEOMETRIES: usize = 16;
+
+/// Why a step failed. The sequence is lost, the engine is not.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The device.
+    #[error("the device failed: {0}")]
+    Device(#[from] candle_core::Error),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Frames that do not fit the model.
+    #[error(
+        "a frame of {width}x{height} with {bytes} bytes does not fit: sides must be multiples of {factor}"
+    )]
+    Frame {
+        /// Width.
+        width: u32,
+        /// Height.
+        height: u32,
+        /// Bytes of its pixels.
+        bytes: usize,
+        /// What sides must be multiples of.
+        factor: u32,
+    },
+    /// The context is full.
+    #[error(
+        "the window needs more than the model's {limit} tokens of context: use fewer frames, fewer pixels or a shorter window"
+    )]
+    Context {
+        /// Tokens that fit.
+        limit: usize,
+    },
+}
+
+/// A model with what it needs to read and write.
+pub struct RunnerParts {
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Ids that end an answer.
+    pub stop: Vec<u32>,
+    /// How its authors decode.
+    pub generation: GenerationConfig,
+    /// Normalisation and pixel budget of videos.
+    pub video: PreprocessorConfig,
+    /// Normalisation and pixel budget of images.
+    pub image: PreprocessorConfig,
+}
+
+/// Runs a model, one step at a time.
+pub struct Runner {
+    /// What it runs.
+    pub parts: RunnerParts,
+    geometries: HashMap<Grid, Geometry>,
+}
+
+impl Runner {
+    /// A runner that has seen no grid yet.
+    pub fn new(parts: RunnerParts) -> Self {
+        Self {
+            parts,
+            geometries: HashMap::new(),
+        }
+    }
+
+    /// Encodes the sequence's next vision input and prefills it.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn input(&mut self, sequence: &mut Sequence) -> Result<(), StepError> {
+        let Some(input) = sequence.waiting.pop_front() else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let encoded = self.encode(&input)?;
+        sequence.vision += start.elapsed();
+        let chunk =
+            sequence.input_chunk(encoded, &self.parts.tokenizer, &self.parts.model.config)?;
+        self.prefill(sequence, &chunk)?;
+        Ok(())
+    }
+
+    /// Prefills the prompt's tail and samples the first token. Returns the chunk to decode next.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn tail(&mut self, sequence: &mut Sequence) -> Result<Option<Chunk>, StepError> {
+        let chunk = sequence.tail_chunk(&self.parts.tokenizer, Instant::now())?;
+        let Some(hidden) = self.prefill(sequence, &chunk)? else {
+            return Ok(None);
+        };
+        self.sample(sequence, &hidden)
+    }
+
+    /// Runs the last sampled token and samples the next.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn decode(
+        &mut self,
+        sequence: &mut Sequence,
+        chunk: &Chunk,
+    ) -> Result<Option<Chunk>, StepError> {
+        let hidden = self.parts.model.text.forward(chunk, &mut sequence.kv)?;
+        self.sample(sequence, &hidden)
+    }
+
+    fn prefill(&self, sequence: &mut Sequence, chunk: &Chunk) -> Result<Option<Tensor>, StepError> {
+        let limit = self.parts.model.config.text_config.max_position_embeddings;
+        if sequence.tokens() >= limit {
+            return Err(StepError::Context { limit });
+        }
+        let start = Instant::now();
+        let mut hidden = None;
+        for part in chunk.split(PREFILL_CHUNK)? {
+            hidden = Some(self.parts.model.text.forward(&part, &mut sequence.kv)?);
+        }
+        sequence.prefill += start.elapsed();
+        Ok(hidden)
+    }
+
+    fn sample(&self, sequence: &mut Sequence, hidden: &Tensor) -> Result<Option<Chunk>, StepError> {
+        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
+        let mut logits = self
+            .parts
+            .model
+            .text
+            .logits(&last)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        let context = self.parts.model.config.text_config.max_position_embeddings;
+        Ok(sequence.sample(
+            &mut logits,
+            context,
+            &self.parts.stop,
+            &self.parts.tokenizer,
+        )?)
+    }
+
+    /// Encodes one vision input.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn encode(&mut self, input: &VisionInput) -> Result<EncodedInput, StepError> {
+        let config = &self.parts.model.config.vision_config;
+        let (patch, merge) = (config.patch_size as u32, config.spatial_merge_size as u32);
+        self.check(input, patch * merge)?;
+        let size = input.size();
+        let patches = (size.height / patch, size.width / patch);
+        let seconds = match input {
+            VisionInput::Pair([a, b]) => Some(patch_seconds(a.seconds, b.seconds)),
+            VisionInput::Image(_) => None,
+        };
+        let norm = if seconds.is_some() {
+            &self.parts.video
+        } else {
+            &self.parts.image
+        };
+        let (patch_len, temporal) = (config.patch_len(), config.temporal_patch_size);
+        let values = patchify(
+            input,
+            config.patch_size,
+            config.spatial_merge_size,
+            temporal,
+            norm.image_mean,
+            norm.image_std,
+        );
+        let tokens = self.vision(values, patch_len, patches)?;
+        let merged = (patches.0 / merge, patches.1 / merge);
+        Ok(EncodedInput {
+            tokens,
+            merged,
+            patches,
+            seconds,
+        })
+    }
+
+    fn check(&self, input: &VisionInput, factor: u32) -> Result<(), StepError> {
+        let frames: &[_] = match input {
+            VisionInput::Pair(pair) => pair,
+            VisionInput::Image(frame) => std::slice::from_ref(frame),
+        };
+        let fits = |size: crate::frames::Size, bytes: usize| {
+            let sides = [size.width, size.height];
+            size == input.size()
+                && sides
+                    .iter()
+                    .all(|side| *side > 0 && side.is_multiple_of(factor))
+                && bytes as u64 == u64::from(size.width) * u64::from(size.height) * 3
+        };
+        match frames
+            .iter()
+            .find(|frame| !fits(frame.size, frame.rgb.len()))
+        {
+            None => Ok(()),
+            Some(frame) => Err(StepError::Frame {
+                width: frame.size.width,
+                height: frame.size.height,
+                bytes: frame.rgb.len(),
+                factor,
+            }),
+        }
+    }
+
+    fn vision(
+        &mut self,
+        values: Vec<f32>,
+        patch_len: usize,
+        (rows, columns): (u32, u32),
+    ) -> Result<VisionTokens, StepError> {
+        let grid = Grid {
+            rows: rows as usize,
+            columns: columns as usize,
+        };
+        if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
+            self.geometries.clear();
+        }
+        let geometry = match self.geometries.entry(grid) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(self.parts.model.vision.geometry(grid)?)
+            }
+        };
+        let device = self.parts.model.kv.device();
+        let patches = Tensor::from_vec(values, (grid.rows * grid.columns, patch_len), device)?;
+        let patches = patches.to_dtype(self.parts.model.kv.dtype())?;
+        Ok(self.parts.model.vision.forward(&patches, geometry)?)
+    }
+}

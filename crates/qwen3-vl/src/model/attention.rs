@@ -1,0 +1,132 @@
+//! Attention as an operation on tensors: the CPU's own kernel, or candle's operations elsewhere.
+
+use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor, bail};
+
+use super::kv_cache::LayerBlock;
+use crate::cpu;
+
+/// `softmax(q kᵀ / sqrt(head_dim)) v` over the first `keys` tokens of the blocks.
+///
+/// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. Every block but
+/// the last holds as many tokens as the first. If `causal`, the queries are the last of the keys
+/// and see no later ones.
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub fn attend(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
+    match q.device() {
+        Device::Cpu => attend_cpu(q, blocks, keys, causal),
+        _ => attend_tensors(q, blocks, keys, causal),
+    }
+}
+
+fn attend_cpu(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
+    let (queries, heads, head_dim) = q.dims3()?;
+    let Some((first, _)) = blocks.first() else {
+        bail!("attention without keys")
+    };
+    let (block, kv_heads, _) = first.dims3()?;
+    let shape = cpu::attention::Shape {
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        head_dim,
+        causal,
+    };
+    let guards: Vec<_> = blocks
+        .iter()
+        .map(|(k, v)| (k.storage_and_layout(), v.storage_and_layout()))
+        .collect();
+    let parts = guards
+        .iter()
+        .map(|(k, v)| {
+            Ok(cpu::attention::Block {
+                keys: values(&k.0, k.1)?,
+                values: values(&v.0, v.1)?,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut out = vec![0.0; queries * heads * head_dim];
+    let q = q.storage_and_layout();
+    cpu::attention::attend(values(&q.0, q.1)?, &parts, block, shape, &mut out);
+    Tensor::from_vec(out, (queries, heads * head_dim), &Device::Cpu)
+}
+
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("attention on the CPU needs contiguous f32 values"),
+    }
+}
+
+/// The same with candle's operations, for devices without a kernel of ours.
+fn attend_tensors(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
+    let (queries, heads, head_dim) = q.dims3()?;
+    let cat = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.narrow(0, 0, keys)?.transpose(0, 1);
+    let k = cat(blocks.iter().map(|(k, _)| k).collect())?.contiguous()?;
+    let v = cat(blocks.iter().map(|(_, v)| v).collect())?.contiguous()?;
+    let kv_heads = k.dim(0)?;
+    let group = heads / kv_heads;
+    // [queries, heads, d] -> [kv_heads, group * queries, d]: no head is repeated.
+    let q = q
+        .transpose(0, 1)?
+        .contiguous()?
+        .reshape((kv_heads, group * queries, head_dim))?;
+    let scores = (q.matmul(&k.t()?)? * (head_dim as f64).powf(-0.5))?.to_dtype(DType::F32)?;
+    let scores = if causal && queries > 1 {
+        let past = keys - queries;
+        let mask: Vec<f32> = (0..queries)
+            .flat_map(|i| {
+                (0..keys).map(move |j| if j > past + i { f32::NEG_INFINITY } else { 0.0 })
+            })
+            .collect();
+        let mask = Tensor::from_vec(mask, (1, 1, queries, keys), q.device())?;
+        scores
+            .reshape((kv_heads, group, queries, keys))?
+            .broadcast_add(&mask)?
+            .reshape((kv_heads, group * queries, keys))?
+    } else {
+        scores
+    };
+    let p = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(q.dtype())?;
+    p.matmul(&v)?
+        .reshape((heads, queries, head_dim))?
+        .transpose(0, 1)?
+        .contiguous()?
+        .reshape((queries, heads * head_dim))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_and_operations_agree() {
+        let device = Device::Cpu;
+        for (queries, keys, causal) in [(1, 9, true), (5, 21, true), (40, 40, true), (8, 8, false)]
+        {
+            let q = Tensor::randn(0f32, 1., (queries, 4, 8), &device).unwrap();
+            let blocks: Vec<LayerBlock> = (0..6)
+                .map(|_| {
+                    let random = || Tensor::randn(0f32, 1., (8, 2, 8), &device).unwrap();
+                    (random(), random())
+                })
+                .collect();
+            let blocks: Vec<&LayerBlock> = blocks.iter().collect();
+            let kernel = attend_cpu(&q, &blocks, keys, causal).unwrap();
+            let tensors = attend_tensors(&q, &blocks, keys, causal).unwrap();
+            let diff = (kernel - tensors)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap();
+            assert!(
+                diff.to_scalar::<f32>().unwrap() < 1e-5,
+                "{queries} {keys} {causal}"
+            );
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Keys and values of the tokens seen so far, in blocks that a sequence owns.
+//!
+//! A block holds [`BLOCK_TOKENS`] consecutive tokens of all layers. Sequences append, fork (sharing
+//! the blocks until one of them writes) and free; the model only sees one layer's list of blocks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// Tokens of one block.
+pub const BLOCK_TOKENS: usize = 128;
+
+/// Keys and values of one layer in one block, each `[BLOCK_TOKENS, kv_heads, head_dim]`.
+pub type LayerBlock = (Tensor, Tensor);
+
+type Block = Vec<LayerBlock>;
+
+/// Makes blocks of one model's shape and keeps the freed ones.
+#[derive(Debug)]
+pub struct KvPool {
+    layers: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    dtype: DType,
+    device: Device,
+    state: Mutex<PoolState>,
+}
+
+#[derive(Debug, Default)]
+struct PoolState {
+    free: Vec<Block>,
+    used: usize,
+}
+
+impl KvPool {
+    /// An empty pool; blocks are made when they are first needed.
+    pub fn new(
+        (layers, kv_heads, head_dim): (usize, usize, usize),
+        dtype: DType,
+        device: Device,
+    ) -> Arc<Self> {
+        let state = Mutex::default();
+        Arc::new(Self {
+            layers,
+            kv_heads,
+            head_dim,
+            dtype,
+            device,
+            state,
+        })
+    }
+
+    /// Blocks that sequences hold now.
+    pub fn used(&self) -> usize {
+        self.lock().used
+    }
+
+    /// Where the blocks are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of keys and values: the type of arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(&self) -> usize {
+        2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * self.dtype.size_in_bytes()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PoolState> {
+        // The counters are right after every statement, so a panic elsewhere does not matter.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allocate(&self) -> Result<Block> {
+        let mut state = self.lock();
+        state.used += 1;
+        if let Some(block) = state.free.pop() {
+            return Ok(block);
+        }
+        drop(state);
+        let shape = (BLOCK_TOKENS, self.kv_heads, self.head_dim);
+        let zeros = || Tensor::zeros(shape, self.dtype, &self.device);
+        let block: Result<Block> = (0..self.layers).map(|_| Ok((zeros()?, zeros()?))).collect();
+        block.inspect_err(|_| self.lock().used -= 1)
+    }
+
+    fn free(&self, block: Block) {
+        let mut state = self.lock();
+        state.used -= 1;
+        state.free.push(block);
+    }
+}
+
+/// The cache of one sequence.
+#[derive(Debug)]
+pub struct KvCache {
+    pool: Arc<KvPool>,
+    blocks: Vec<Arc<Block>>,
+    len: usize,
+}
+
+impl KvCache {
+    /// An empty cache.
+    pub fn new(pool: &Arc<KvPool>) -> Self {
+        Self {
+            pool: pool.clone(),
+            blocks: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token is in the cache.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A second cache with the same tokens. Full blocks stay shared; a block that is written to
+    /// later is copied first.
+    pub fn fork(&self) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            blocks: self.blocks.clone(),
+            len: self.len,
+        }
+    }
+
+    /// Gives all blocks back.
+    pub fn free(&mut self) {
+        self.len = 0;
+        for block in self.blocks.drain(..) {
+            if let Some(block) = Arc::into_inner(block) {
+                self.pool.free(block);
+            }
+        }
+    }
+
+    /// Makes room for `tokens` more tokens, none of it shared. To be called once before the layers
+    /// write theirs.
+    ///
+    /// # Errors
+    ///
+    /// If the device has no memory left; the cache is as before then.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        let first = self.len / BLOCK_TOKENS;
+        if let Some(shared) = self.blocks.get_mut(first)
+            && Arc::get_mut(shared).is_none()
+        {
+            let own = self.pool.allocate()?;
+            for ((from_k, from_v), (to_k, to_v)) in shared.iter().zip(&own) {
+                to_k.slice_set(from_k, 0, 0)?;
+                to_v.slice_set(from_v, 0, 0)?;
+            }
+            let old = std::mem::replace(shared, Arc::new(own));
+            if let Some(block) = Arc::into_inner(old) {
+                self.pool.free(block);
+            }
+        }
+        while self.blocks.len() * BLOCK_TOKENS < self.len + tokens {
+            self.blocks.push(Arc::new(self.pool.allocate()?));
+        }
+        Ok(())
+    }
+
+    /// Writes one layer's keys and values `[tokens, kv_heads, head_dim]` behind the tokens in the
+    /// cache, into reserved room. They count once [`KvCache::advance`] is called.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room or the shapes do not fit.
+    pub fn write(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let tokens = keys.dim(0)?;
+        let mut done = 0;
+        while done < tokens {
+            let at = self.len + done;
+            let Some(block) = self.blocks.get(at / BLOCK_TOKENS) else {
+                bail!("KV cache: {tokens} tokens do not fit behind {}", self.len)
+            };
+            let start = at % BLOCK_TOKENS;
+            let part = (BLOCK_TOKENS - start).min(tokens - done);
+            let (block_keys, block_values) = &block[layer];
+            block_keys.slice_set(&keys.narrow(0, done, part)?, 0, start)?;
+            block_values.slice_set(&values.narrow(0, done, part)?, 0, start)?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Counts `tokens` that every layer has written.
+    pub fn advance(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+
+    /// One layer's blocks, in order.
+    pub fn layer(&self, layer: usize) -> Vec<&LayerBlock> {
+        self.blocks.iter().map(|block| &block[layer]).collect()
+    }
+}
+
+impl Drop for KvCache {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(range: std::ops::Range<usize>) -> Tensor {
+        let values: Vec<f32> = range
+            .clone()
+            .flat_map(|i| [i as f32, -(i as f32)])
+            .collect();
+        Tensor::from_vec(values, (range.len(), 1, 2), &Device::Cpu).unwrap()
+    }
+
+    fn append(cache: &mut KvCache, range: std::ops::Range<usize>) {
+        cache.reserve(range.len()).unwrap();
+        for layer in 0..2 {
+            cache
+                .write(layer, &rows(range.clone()), &rows(range.clone()))
+                .unwrap();
+        }
+        cache.advance(range.len());
+    }
+
+    fn keys(cache: &KvCache) -> Vec<f32> {
+        let parts: Vec<f32> = cache
+            .layer(1)
+            .iter()
+            .flat_map(|(k, _)| k.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .collect();
+        parts.into_iter().step_by(2).take(cache.len()).collect()
+    }
+
+    fn expect(ranges: &[std::ops::Range<usize>]) -> Vec<f32> {
+        ranges.iter().cloned().flatten().map(|i| i as f32).collect()
+    }
+
+    #[test]
+    fn appends_across_blocks_and_forks_by_copy_on_write() {
+        let pool = KvPool::new((2, 1, 2), DType::F32, Device::Cpu);
+        let mut a = KvCache::new(&pool);
+        append(&mut a, 0..100);
+        append(&mut a, 100..300);
+        assert_eq!((a.len(), pool.used()), (300, 3));
+        let mut b = a.fork();
+        assert_eq!(pool.used(), 3);
+        append(&mut b, 1000..1010);
+        append(&mut a, 2000..2005);
+        assert_eq!(pool.used(), 4);
+        assert_eq!(keys(&a), expect(&[0..300, 2000..2005]));
+        assert_eq!(keys(&b), expect(&[0..300, 1000..1010]));
+        drop(a);
+        assert_eq!(keys(&b), expect(&[0..300, 1000..1010]));
+        drop(b);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn freed_blocks_are_used_again() {
+        let pool = KvPool::new((2, 1, 2), DType::F32, Device::Cpu);
+        for _ in 0..3 {
+            let mut cache = KvCache::new(&pool);
+            append(&mut cache, 0..129);
+            assert_eq!(keys(&cache), expect(&[0..129]));
+        }
+        assert_eq!((pool.used(), pool.lock().free.len()), (0, 2));
+    }
+}

@@ -1,0 +1,259 @@
+//! Linear layers, norms and activations as candle operations.
+//!
+//! On the CPU they go through the kernels of [`crate::cpu`]; elsewhere through candle's own.
+
+use candle_core::{
+    CpuStorage, CustomOp2, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor,
+    bail,
+};
+
+use super::weights::{Weights, WeightsError};
+use crate::cpu::activation;
+use crate::cpu::matmul::{MatWeight, matmul_t};
+
+/// `y = x Wᵀ + b`. Quantised weights will be another kind of weight here.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Loads `{name}.weight` `[out, in]`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        (out, input): (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
+        Ok(Self { weight, bias: None })
+    }
+
+    /// Loads `{name}.weight` and `{name}.bias`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load_with_bias(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let bias = weights.vector(&format!("{name}.bias"), &[shape.0])?;
+        Ok(Self {
+            bias: Some(bias),
+            ..Self::load(weights, name, shape)?
+        })
+    }
+
+    /// A layer of given weight `[out, in]` and bias `[out]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// `x` `[rows, in]` to `[rows, out]`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match x.device() {
+            Device::Cpu => x.apply_op2_no_bwd(&self.weight, &MatmulT)?,
+            _ => x.matmul(&self.weight.t()?)?,
+        };
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
+    /// The weight, `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+}
+
+/// The contiguous data of a CPU tensor.
+fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("a CPU kernel needs contiguous input"),
+    }
+}
+
+/// `x Wᵀ` for `x` `[m, k]` in f32 and `W` `[n, k]` in f32, bf16 or f16.
+struct MatmulT;
+
+impl CustomOp2 for MatmulT {
+    fn name(&self) -> &'static str {
+        "matmul-t"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((m, k), (n, k_w)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
+        if k != k_w {
+            bail!("matmul-t: [{m}, {k}] with [{n}, {k_w}]");
+        }
+        let x = slice(x.as_slice::<f32>()?, x_layout)?;
+        fn run<W: MatWeight>(
+            x: &[f32],
+            w: &[W],
+            layout: &Layout,
+            sizes: (usize, usize, usize),
+        ) -> Result<Vec<f32>> {
+            let mut out = vec![0.0; sizes.0 * sizes.1];
+            matmul_t(x, slice(w, layout)?, &mut out, sizes);
+            Ok(out)
+        }
+        let out = match w {
+            CpuStorage::BF16(w) => run(x, w, w_layout, (m, n, k)),
+            CpuStorage::F16(w) => run(x, w, w_layout, (m, n, k)),
+            CpuStorage::F32(w) => run(x, w, w_layout, (m, n, k)),
+            _ => bail!("matmul-t: weights are f32, bf16 or f16"),
+        }?;
+        Ok((CpuStorage::F32(out), (m, n).into()))
+    }
+}
+
+/// Tanh-approximated GELU; `x` is used up.
+///
+/// # Errors
+///
+/// If the device fails.
+pub fn gelu_tanh(x: Tensor) -> Result<Tensor> {
+    struct Gelu;
+    impl InplaceOp1 for Gelu {
+        fn name(&self) -> &'static str {
+            "gelu-tanh"
+        }
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            activation::gelu_tanh(slice_mut(storage, layout)?);
+            Ok(())
+        }
+    }
+    match x.device() {
+        Device::Cpu => x.inplace_op1(&Gelu).map(|()| x),
+        _ => x.gelu(),
+    }
+}
+
+/// `silu(gate) * up`; `gate` is used up.
+///
+/// # Errors
+///
+/// If the shapes differ or the device fails.
+pub fn silu_mul(gate: Tensor, up: &Tensor) -> Result<Tensor> {
+    struct SiluMul;
+    impl InplaceOp2 for SiluMul {
+        fn name(&self) -> &'static str {
+            "silu-mul"
+        }
+        fn cpu_fwd(
+            &self,
+            gate: &mut CpuStorage,
+            gate_layout: &Layout,
+            up: &CpuStorage,
+            up_layout: &Layout,
+        ) -> Result<()> {
+            let up = slice(up.as_slice::<f32>()?, up_layout)?;
+            activation::silu_mul(slice_mut(gate, gate_layout)?, up);
+            Ok(())
+        }
+    }
+    match gate.device() {
+        Device::Cpu => gate.inplace_op2(up, &SiluMul).map(|()| gate),
+        _ => gate.silu()? * up,
+    }
+}
+
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("a CPU kernel needs contiguous f32 values"),
+    }
+}
+
+/// RMSNorm over the last axis (transformers: `Qwen3VLTextRMSNorm`).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Loads `{name}.weight` `[width]`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        width: usize,
+        eps: f64,
+    ) -> std::result::Result<Self, WeightsError> {
+        Ok(Self {
+            weight: weights.vector(&format!("{name}.weight"), &[width])?,
+            eps: eps as f32,
+        })
+    }
+
+    /// Type of arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
+    /// Normalises `x` `[…, width]`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::rms_norm(x, &self.weight, self.eps)
+    }
+}
+
+/// LayerNorm over the last axis (torch: `LayerNorm`).
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    /// Loads `{name}.weight` and `{name}.bias` `[width]`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        width: usize,
+    ) -> std::result::Result<Self, WeightsError> {
+        Ok(Self {
+            weight: weights.vector(&format!("{name}.weight"), &[width])?,
+            bias: weights.vector(&format!("{name}.bias"), &[width])?,
+        })
+    }
+
+    /// Normalises `x` `[…, width]`; epsilon is 1e-6 everywhere in the vision tower.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::layer_norm(x, &self.weight, &self.bias, 1e-6)
+    }
+}

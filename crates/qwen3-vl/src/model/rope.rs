@@ -1,0 +1,126 @@
+//! Rotary position embeddings: tables of cosines and sines, made in f32 on the host.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::config::Rope;
+use crate::prompt::Position;
+
+/// Cosines and sines, each `[tokens, head_dim / 2]`; the second half of a head repeats them.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    fn new(angles: &[f32], tokens: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let table = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = angles.iter().copied().map(f).collect();
+            Tensor::from_vec(values, (tokens, angles.len() / tokens.max(1)), device)?
+                .to_dtype(dtype)
+        };
+        Ok(Self {
+            cos: table(f32::cos)?,
+            sin: table(f32::sin)?,
+        })
+    }
+
+    /// Rotates `x` `[tokens, heads, head_dim]`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
+    }
+}
+
+fn inverse_frequencies(theta: f32, width: usize) -> Vec<f32> {
+    (0..width)
+        .step_by(2)
+        .map(|i| 1.0 / theta.powf(i as f32 / width as f32))
+        .collect()
+}
+
+/// Interleaved M-RoPE of the language model (transformers: `Qwen3VLTextRotaryEmbedding`).
+#[derive(Clone, Debug)]
+pub struct TextRope {
+    /// Per frequency: its value and the axis (0 time, 1 height, 2 width) whose position it turns.
+    frequencies: Vec<(f32, usize)>,
+}
+
+impl TextRope {
+    /// Frequencies of a head of `head_dim` values. Frequency j turns with the height if j % 3 is 1
+    /// and with the width if it is 2, as long as that axis has frequencies left; else with time.
+    pub fn new(rope: &Rope, head_dim: usize) -> Self {
+        let axis = |j: usize| {
+            let axis = j % 3;
+            if axis > 0 && j < rope.section[axis] * 3 {
+                axis
+            } else {
+                0
+            }
+        };
+        let frequencies = inverse_frequencies(rope.theta as f32, head_dim);
+        Self {
+            frequencies: frequencies
+                .into_iter()
+                .enumerate()
+                .map(|(j, f)| (f, axis(j)))
+                .collect(),
+        }
+    }
+
+    /// The table for tokens at these positions.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn table(
+        &self,
+        positions: &[Position],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<RopeTable> {
+        let angles: Vec<f32> = positions
+            .iter()
+            .flat_map(|p| self.frequencies.iter().map(|&(f, axis)| p[axis] as f32 * f))
+            .collect();
+        RopeTable::new(&angles, positions.len(), dtype, device)
+    }
+}
+
+/// Rows and columns of the patches of one grid, in the order of the patches: merge blocks of
+/// `merge` x `merge` patches row by row, and the patches of a block likewise
+/// (transformers: `get_vision_position_ids`).
+pub fn grid_positions(rows: usize, columns: usize, merge: usize) -> Vec<(usize, usize)> {
+    let mut out = Vec::with_capacity(rows * columns);
+    for block_row in (0..rows).step_by(merge) {
+        for block_column in (0..columns).step_by(merge) {
+            for row in block_row..block_row + merge {
+                out.extend((block_column..block_column + merge).map(|column| (row, column)));
+            }
+        }
+    }
+    out
+}
+
+/// The vision tower's table: a quarter of a head turns with the row, a quarter with the column
+/// (transformers: `Qwen3VLVisionRotaryEmbedding`, theta 10000).
+///
+/// # Errors
+///
+/// If the device fails.
+pub fn vision_table(
+    positions: &[(usize, usize)],
+    head_dim: usize,
+    device: &Device,
+) -> Result<RopeTable> {
+    let frequencies = inverse_frequencies(10_000.0, head_dim / 2);
+    let angles: Vec<f32> = positions
+        .iter()
+        .flat_map(|&(row, column)| [row, column])
+        .flat_map(|at| frequencies.iter().map(move |f| at as f32 * f))
+        .collect();
+    RopeTable::new(&angles, positions.len(), DType::F32, device)
+}

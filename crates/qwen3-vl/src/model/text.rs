@@ -1,0 +1,303 @@
+//! The language model (transformers: `Qwen3VLTextModel` and the output head).
+
+use candle_core::{Result, Tensor};
+
+use super::attention::attend;
+use super::kv_cache::KvCache;
+use super::linear::{Linear, RmsNorm, silu_mul};
+use super::rope::{RopeTable, TextRope};
+use super::vision::VisionTokens;
+use super::weights::{Weights, WeightsError};
+use crate::config::{Config, Rope, TextConfig};
+use crate::prompt::Position;
+
+/// The language model.
+#[derive(Debug)]
+pub struct TextModel {
+    embeddings: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    head: Linear,
+    rope: TextRope,
+}
+
+/// Consecutive tokens of one sequence on their way into its cache.
+#[derive(Clone, Debug, Default)]
+pub struct Chunk {
+    /// Ids; what stands at the place of a vision token does not matter.
+    pub ids: Vec<u32>,
+    /// Position of each token.
+    pub positions: Vec<Position>,
+    /// Runs of vision tokens: index of the first, and the tokens; in order.
+    pub vision: Vec<(usize, VisionTokens)>,
+}
+
+impl Chunk {
+    /// Tokens in the chunk.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the chunk holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Cuts the chunk into pieces of at most `size` tokens, vision tokens and their DeepStack rows
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn split(&self, size: usize) -> Result<Vec<Self>> {
+        let size = size.max(1);
+        let starts = (0..self.len()).step_by(size);
+        starts
+            .map(|start| self.slice(start, (start + size).min(self.len())))
+            .collect()
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Result<Self> {
+        let mut vision = Vec::new();
+        for (first, tokens) in &self.vision {
+            let count = tokens.embeddings.dim(0)?;
+            let (from, to) = (start.max(*first), end.min(first + count));
+            if from < to {
+                let rows = |t: &Tensor| t.narrow(0, from - first, to - from);
+                vision.push((
+                    from - start,
+                    VisionTokens {
+                        embeddings: rows(&tokens.embeddings)?,
+                        deepstack: tokens.deepstack.iter().map(rows).collect::<Result<_>>()?,
+                    },
+                ));
+            }
+        }
+        Ok(Self {
+            ids: self.ids[start..end].to_vec(),
+            positions: self.positions[start..end].to_vec(),
+            vision,
+        })
+    }
+}
+
+impl TextModel {
+    /// Loads `model.language_model.*` and, if the head is not tied, `lm_head`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        config: &Config,
+        rope: &Rope,
+    ) -> std::result::Result<Self, WeightsError> {
+        let name = "model.language_model";
+        let text = &config.text_config;
+        let table = [text.vocab_size, text.hidden_size];
+        let embeddings = weights.matrix(&format!("{name}.embed_tokens.weight"), &table)?;
+        let head = if config.tie_word_embeddings {
+            Linear::new(embeddings.clone(), None)
+        } else {
+            Linear::load(weights, "lm_head", (table[0], table[1]))?
+        };
+        let layers = (0..text.num_hidden_layers)
+            .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), text))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self {
+            embeddings,
+            layers,
+            norm: RmsNorm::load(
+                weights,
+                &format!("{name}.norm"),
+                text.hidden_size,
+                text.rms_norm_eps,
+            )?,
+            head,
+            rope: TextRope::new(rope, text.head_dim()),
+        })
+    }
+
+    /// Runs a chunk through the layers and appends it to the cache. Returns the last hidden states
+    /// `[tokens, hidden]`, normalised: what [`TextModel::logits`] takes.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails; the cache holds what it held before then.
+    pub fn forward(&self, chunk: &Chunk, kv: &mut KvCache) -> Result<Tensor> {
+        let tokens = chunk.len();
+        let mut x = self.embed(chunk)?;
+        let rope = self.rope.table(&chunk.positions, x.dtype(), x.device())?;
+        kv.reserve(tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, index, &rope, kv)?;
+            if let Some(taps) = deepstack_rows(chunk, index, &x)? {
+                x = (x + taps)?;
+            }
+        }
+        kv.advance(tokens);
+        self.norm.forward(&x)
+    }
+
+    /// Scores of the whole vocabulary, f32, for hidden states `[rows, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.head.forward(hidden)?.to_dtype(candle_core::DType::F32)
+    }
+
+    fn embed(&self, chunk: &Chunk) -> Result<Tensor> {
+        let ids = Tensor::new(chunk.ids.as_slice(), self.embeddings.device())?;
+        let text = self
+            .embeddings
+            .index_select(&ids, 0)?
+            .to_dtype(self.norm.dtype())?;
+        overlay(
+            &text,
+            chunk
+                .vision
+                .iter()
+                .map(|(first, v)| (*first, &v.embeddings)),
+        )
+    }
+}
+
+/// What DeepStack adds behind `layer`: zeros but for the vision tokens; none if there is nothing.
+fn deepstack_rows(chunk: &Chunk, layer: usize, like: &Tensor) -> Result<Option<Tensor>> {
+    let taps: Vec<_> = chunk
+        .vision
+        .iter()
+        .filter_map(|(first, v)| Some((*first, v.deepstack.get(layer)?)))
+        .collect();
+    if taps.is_empty() {
+        return Ok(None);
+    }
+    overlay(&like.zeros_like()?, taps.into_iter()).map(Some)
+}
+
+/// `base` `[tokens, hidden]` with runs of rows replaced.
+fn overlay<'a>(base: &Tensor, runs: impl Iterator<Item = (usize, &'a Tensor)>) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    let mut next = 0;
+    for (first, rows) in runs {
+        if first > next {
+            parts.push(base.narrow(0, next, first - next)?);
+        }
+        parts.push(rows.clone());
+        next = first + rows.dim(0)?;
+    }
+    if parts.is_empty() {
+        return Ok(base.clone());
+    }
+    let tokens = base.dim(0)?;
+    if tokens > next {
+        parts.push(base.narrow(0, next, tokens - next)?);
+    }
+    Tensor::cat(&parts, 0)
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: RmsNorm,
+    post_norm: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    q_norm: RmsNorm,
+    k_norm: RmsNorm,
+    mlp: Mlp,
+    head_dim: usize,
+}
+
+impl Layer {
+    fn load(
+        weights: &Weights,
+        name: &str,
+        c: &TextConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let head_dim = c.head_dim();
+        let (q, kv) = (
+            c.num_attention_heads * head_dim,
+            c.num_key_value_heads * head_dim,
+        );
+        let linear = |part: &str, shape| {
+            Linear::load(weights, &format!("{name}.self_attn.{part}_proj"), shape)
+        };
+        let norm = |part: &str, width| {
+            RmsNorm::load(weights, &format!("{name}.{part}"), width, c.rms_norm_eps)
+        };
+        Ok(Self {
+            input_norm: norm("input_layernorm", c.hidden_size)?,
+            post_norm: norm("post_attention_layernorm", c.hidden_size)?,
+            q: linear("q", (q, c.hidden_size))?,
+            k: linear("k", (kv, c.hidden_size))?,
+            v: linear("v", (kv, c.hidden_size))?,
+            o: linear("o", (c.hidden_size, q))?,
+            q_norm: norm("self_attn.q_norm", head_dim)?,
+            k_norm: norm("self_attn.k_norm", head_dim)?,
+            mlp: Mlp::load(weights, &format!("{name}.mlp"), c)?,
+            head_dim,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        index: usize,
+        rope: &RopeTable,
+        kv: &mut KvCache,
+    ) -> Result<Tensor> {
+        let x = (x + self.attention(&self.input_norm.forward(x)?, index, rope, kv)?)?;
+        let inner = self.mlp.forward(&self.post_norm.forward(&x)?)?;
+        x + inner
+    }
+
+    fn attention(
+        &self,
+        x: &Tensor,
+        index: usize,
+        rope: &RopeTable,
+        kv: &mut KvCache,
+    ) -> Result<Tensor> {
+        let tokens = x.dim(0)?;
+        let heads = |t: Tensor| t.reshape((tokens, (), self.head_dim));
+        let q = rope.rotate(&self.q_norm.forward(&heads(self.q.forward(x)?)?)?)?;
+        let k = rope.rotate(&self.k_norm.forward(&heads(self.k.forward(x)?)?)?)?;
+        kv.write(index, &k, &heads(self.v.forward(x)?)?)?;
+        self.o
+            .forward(&attend(&q, &kv.layer(index), kv.len() + tokens, true)?)
+    }
+}
+
+/// The gated MLP of a dense model; a mixture of experts will be another kind.
+#[derive(Debug)]
+struct Mlp {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl Mlp {
+    fn load(
+        weights: &Weights,
+        name: &str,
+        c: &TextConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let linear =
+            |part: &str, shape| Linear::load(weights, &format!("{name}.{part}_proj"), shape);
+        let (d, inner) = (c.hidden_size, c.intermediate_size);
+        Ok(Self {
+            gate: linear("gate", (inner, d))?,
+            up: linear("up", (inner, d))?,
+            down: linear("down", (d, inner))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.down
+            .forward(&silu_mul(self.gate.forward(x)?, &self.up.forward(x)?)?)
+    }
+}

@@ -1,0 +1,283 @@
+//! The vision tower (transformers: `Qwen3VLVisionModel`): patches of one grid to vision tokens.
+//!
+//! Attention sees one temporal patch only, so every pair of frames is encoded by itself, when it
+//! arrives, and its tokens hold for every window that it belongs to.
+
+use candle_core::{Result, Tensor};
+
+use super::attention::attend;
+use super::linear::{LayerNorm, Linear, gelu_tanh};
+use super::rope::{RopeTable, grid_positions, vision_table};
+use super::weights::{Weights, WeightsError};
+use crate::config::VisionConfig;
+
+/// The vision tower.
+#[derive(Debug)]
+pub struct VisionTower {
+    patch_embed: Linear,
+    /// Learned positions `[side * side, hidden]`, f32.
+    pos_embed: Tensor,
+    blocks: Vec<Block>,
+    merger: Merger,
+    /// Block index and merger of every DeepStack tap, in the order of the language model's layers.
+    deepstack: Vec<(usize, Merger)>,
+    config: VisionConfig,
+}
+
+/// Rows and columns of a grid, in patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// Rows of patches.
+    pub rows: usize,
+    /// Columns of patches.
+    pub columns: usize,
+}
+
+/// What depends on a grid's size only, to be made once per size.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    pos_embed: Tensor,
+    rope: RopeTable,
+}
+
+/// The tokens of one grid.
+#[derive(Clone, Debug)]
+pub struct VisionTokens {
+    /// `[tokens, text hidden]`, in place of the placeholders' embeddings.
+    pub embeddings: Tensor,
+    /// For each of the language model's first layers, what is added behind it; same shape.
+    pub deepstack: Vec<Tensor>,
+}
+
+impl VisionTower {
+    /// Loads `model.visual.*`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        config: &VisionConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let name = "model.visual";
+        let c = config;
+        let patch = [
+            c.in_channels,
+            c.temporal_patch_size,
+            c.patch_size,
+            c.patch_size,
+        ];
+        let weight = weights.matrix(
+            &format!("{name}.patch_embed.proj.weight"),
+            &[c.hidden_size, patch[0], patch[1], patch[2], patch[3]],
+        )?;
+        let bias = weights.vector(&format!("{name}.patch_embed.proj.bias"), &[c.hidden_size])?;
+        let blocks = (0..c.depth)
+            .map(|i| Block::load(weights, &format!("{name}.blocks.{i}"), c))
+            .collect::<std::result::Result<_, _>>()?;
+        let deepstack = c
+            .deepstack_visual_indexes
+            .iter()
+            .enumerate()
+            .map(|(i, &tap)| {
+                let name = format!("{name}.deepstack_merger_list.{i}");
+                Ok((tap, Merger::load(weights, &name, c, NormPlace::AfterMerge)?))
+            })
+            .collect::<std::result::Result<_, WeightsError>>()?;
+        Ok(Self {
+            patch_embed: Linear::new(weight, Some(bias)),
+            pos_embed: weights.full(
+                &format!("{name}.pos_embed.weight"),
+                &[c.num_position_embeddings, c.hidden_size],
+            )?,
+            blocks,
+            merger: Merger::load(
+                weights,
+                &format!("{name}.merger"),
+                c,
+                NormPlace::BeforeMerge,
+            )?,
+            deepstack,
+            config: config.clone(),
+        })
+    }
+
+    /// Positions for grids of this size.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn geometry(&self, grid: Grid) -> Result<Geometry> {
+        let config = &self.config;
+        let positions = grid_positions(grid.rows, grid.columns, config.spatial_merge_size);
+        let head_dim = config.hidden_size / config.num_heads;
+        let rope = vision_table(&positions, head_dim, self.pos_embed.device())?;
+        Ok(Geometry {
+            pos_embed: self.interpolate(grid, &positions)?,
+            rope,
+        })
+    }
+
+    /// The learned table, bilinearly resampled with aligned corners
+    /// (transformers: `get_vision_interpolation_indices_and_weights`).
+    fn interpolate(&self, grid: Grid, positions: &[(usize, usize)]) -> Result<Tensor> {
+        let side = self.config.position_side();
+        let taps = |at: usize, size: usize| {
+            let source = at as f32 * (side - 1) as f32 / (size.max(2) - 1) as f32;
+            let low = source.floor();
+            let weight = source - low;
+            let index = |i: f32| (i as usize).min(side - 1);
+            [(index(low), 1.0 - weight), (index(low + 1.0), weight)]
+        };
+        let mut sum: Option<Tensor> = None;
+        for tap in 0..4 {
+            let (indices, weights): (Vec<u32>, Vec<f32>) = positions
+                .iter()
+                .map(|&(row, column)| {
+                    let (y, wy) = taps(row, grid.rows)[tap / 2];
+                    let (x, wx) = taps(column, grid.columns)[tap % 2];
+                    ((y * side + x) as u32, wy * wx)
+                })
+                .unzip();
+            let (device, n) = (self.pos_embed.device(), positions.len());
+            let indices = Tensor::from_vec(indices, n, device)?;
+            let weights = Tensor::from_vec(weights, (n, 1), device)?;
+            let part = self
+                .pos_embed
+                .index_select(&indices, 0)?
+                .broadcast_mul(&weights)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()))
+    }
+
+    /// Encodes one grid. `patches` is `[rows * columns, 1536]`, normalised, in merge-block order.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit or the device fails.
+    pub fn forward(&self, patches: &Tensor, geometry: &Geometry) -> Result<VisionTokens> {
+        let x = self.patch_embed.forward(patches)?;
+        let mut x = (&x + geometry.pos_embed.to_dtype(x.dtype())?)?;
+        let mut deepstack = Vec::with_capacity(self.deepstack.len());
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, &geometry.rope)?;
+            for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
+                deepstack.push(merger.forward(&x)?);
+            }
+        }
+        Ok(VisionTokens {
+            embeddings: self.merger.forward(&x)?,
+            deepstack,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: LayerNorm,
+    norm2: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+}
+
+impl Block {
+    fn load(
+        weights: &Weights,
+        name: &str,
+        c: &VisionConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let linear =
+            |part: &str, shape| Linear::load_with_bias(weights, &format!("{name}.{part}"), shape);
+        let (d, inner) = (c.hidden_size, c.intermediate_size);
+        Ok(Self {
+            norm1: LayerNorm::load(weights, &format!("{name}.norm1"), d)?,
+            norm2: LayerNorm::load(weights, &format!("{name}.norm2"), d)?,
+            qkv: linear("attn.qkv", (3 * d, d))?,
+            proj: linear("attn.proj", (d, d))?,
+            fc1: linear("mlp.linear_fc1", (inner, d))?,
+            fc2: linear("mlp.linear_fc2", (d, inner))?,
+            heads: c.num_heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+        let x = (x + self.attention(&self.norm1.forward(x)?, rope)?)?;
+        let inner = gelu_tanh(self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        x + self.fc2.forward(&inner)?
+    }
+
+    fn attention(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+        let (patches, width) = x.dims2()?;
+        let qkv = self.qkv.forward(x)?;
+        let part = |i: usize| {
+            qkv.narrow(1, i * width, width)?
+                .contiguous()?
+                .reshape((patches, self.heads, ()))
+        };
+        // Rotation is in f32 whatever the type of arithmetic, as in the reference.
+        let rotate = |t: Tensor| {
+            rope.rotate(&t.to_dtype(candle_core::DType::F32)?)?
+                .to_dtype(x.dtype())
+        };
+        let (q, k, v) = (rotate(part(0)?)?, rotate(part(1)?)?, part(2)?);
+        self.proj.forward(&attend(&q, &[&(k, v)], patches, false)?)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NormPlace {
+    BeforeMerge,
+    AfterMerge,
+}
+
+/// Makes one token of each merge block (transformers: `Qwen3VLVisionPatchMerger`).
+#[derive(Debug)]
+struct Merger {
+    norm: LayerNorm,
+    place: NormPlace,
+    fc1: Linear,
+    fc2: Linear,
+    merged: usize,
+}
+
+impl Merger {
+    fn load(
+        weights: &Weights,
+        name: &str,
+        c: &VisionConfig,
+        place: NormPlace,
+    ) -> std::result::Result<Self, WeightsError> {
+        let merged = c.hidden_size * c.spatial_merge_size.pow(2);
+        let width = if place == NormPlace::AfterMerge {
+            merged
+        } else {
+            c.hidden_size
+        };
+        let linear =
+            |part: &str, shape| Linear::load_with_bias(weights, &format!("{name}.{part}"), shape);
+        Ok(Self {
+            norm: LayerNorm::load(weights, &format!("{name}.norm"), width)?,
+            place,
+            fc1: linear("linear_fc1", (merged, merged))?,
+            fc2: linear("linear_fc2", (c.out_hidden_size, merged))?,
+            merged,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let merge = |x: &Tensor| x.reshape(((), self.merged));
+        let x = match self.place {
+            NormPlace::BeforeMerge => merge(&self.norm.forward(x)?)?,
+            NormPlace::AfterMerge => self.norm.forward(&merge(x)?)?,
+        };
+        // The mergers' GELU is the exact one, unlike the blocks'.
+        self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
+    }
+}

@@ -1,0 +1,476 @@
+//! Random checkpoints of the official architecture (`tools/reference/make_checkpoints.py`).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+use std::{fs, io};
+
+use safetensors::{Dtype, View};
+use serde_json::{Map, Value, json};
+
+use super::weights::{cheap_bf16, hash_fill};
+
+/// A small checkpoint with weights by formula, f32, official vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Checkpoint {
+    /// Dense, the head tied to the embedding.
+    DenseTied,
+    /// Dense, with a head of its own.
+    DenseUntied,
+    /// Mixture of experts: 8, of which 2 work.
+    Moe,
+}
+
+impl Checkpoint {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::DenseTied, Self::DenseUntied, Self::Moe];
+
+    /// Name as in the golden files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DenseTied => "dense-tied",
+            Self::DenseUntied => "dense-untied",
+            Self::Moe => "moe",
+        }
+    }
+
+    fn seed(self) -> u64 {
+        match self {
+            Self::DenseTied => 1,
+            Self::DenseUntied => 2,
+            Self::Moe => 3,
+        }
+    }
+
+    fn dimensions(self) -> Dimensions {
+        Dimensions {
+            tied: self == Self::DenseTied,
+            experts: (self == Self::Moe).then_some(Experts {
+                count: 8,
+                active: 2,
+                intermediate: 48,
+            }),
+            ..SMALL
+        }
+    }
+}
+
+/// Writes a small checkpoint into the folder `dir`, which is created: `config.json`,
+/// `config.v5.json` (the same as transformers 5 spells it), the generation and preprocessor configs
+/// and `model.safetensors`. No tokenizer: see [`super::write_tokenizer`].
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
+    let dimensions = which.dimensions();
+    write_configs(dir, &dimensions, "float32")?;
+    let seed = which.seed();
+    write_weights(dir, &dimensions, Dtype::F32, move |name, shape| {
+        hash_fill(name, shape, seed)
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .collect()
+    })
+}
+
+/// Writes a checkpoint with the real dimensions of the 2B model and cheap random bf16 weights
+/// (4 GB, one tensor in memory at a time), for speed and memory. No tokenizer.
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn write_2b(dir: &Path) -> io::Result<()> {
+    write_configs(dir, &TWO_B, "bfloat16")?;
+    write_weights(dir, &TWO_B, Dtype::BF16, cheap_bf16)
+}
+
+struct Dimensions {
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    intermediate: usize,
+    sections: [usize; 3],
+    context: usize,
+    tied: bool,
+    experts: Option<Experts>,
+    vision: Vision,
+}
+
+struct Experts {
+    count: usize,
+    active: usize,
+    intermediate: usize,
+}
+
+struct Vision {
+    hidden: usize,
+    depth: usize,
+    heads: usize,
+    intermediate: usize,
+    taps: [usize; 3],
+}
+
+const VOCABULARY: usize = 151_936;
+const POSITIONS: usize = 2304;
+
+const SMALL: Dimensions = Dimensions {
+    hidden: 64,
+    layers: 4,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 32,
+    intermediate: 128,
+    sections: [6, 5, 5],
+    context: 4096,
+    tied: true,
+    experts: None,
+    vision: Vision {
+        hidden: 64,
+        depth: 6,
+        heads: 4,
+        intermediate: 128,
+        taps: [1, 2, 4],
+    },
+};
+
+const TWO_B: Dimensions = Dimensions {
+    hidden: 2048,
+    layers: 28,
+    heads: 16,
+    kv_heads: 8,
+    head_dim: 128,
+    intermediate: 6144,
+    sections: [24, 20, 20],
+    context: 262_144,
+    tied: true,
+    experts: None,
+    vision: Vision {
+        hidden: 1024,
+        depth: 24,
+        heads: 16,
+        intermediate: 4096,
+        taps: [5, 11, 17],
+    },
+};
+
+impl Dimensions {
+    /// Names and shapes of all tensors.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = Vec::new();
+        let mut add = |name: String, shape: &[usize]| all.push((name, shape.to_vec()));
+        let hidden = self.hidden;
+        if !self.tied {
+            add("lm_head.weight".into(), &[VOCABULARY, hidden]);
+        }
+        let text = "model.language_model";
+        add(format!("{text}.embed_tokens.weight"), &[VOCABULARY, hidden]);
+        add(format!("{text}.norm.weight"), &[hidden]);
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        for i in 0..self.layers {
+            let layer = format!("{text}.layers.{i}");
+            add(format!("{layer}.input_layernorm.weight"), &[hidden]);
+            add(
+                format!("{layer}.post_attention_layernorm.weight"),
+                &[hidden],
+            );
+            for (name, shape) in [
+                ("q_proj", &[q, hidden][..]),
+                ("k_proj", &[kv, hidden]),
+                ("v_proj", &[kv, hidden]),
+                ("o_proj", &[hidden, q]),
+                ("q_norm", &[self.head_dim]),
+                ("k_norm", &[self.head_dim]),
+            ] {
+                add(format!("{layer}.self_attn.{name}.weight"), shape);
+            }
+            if let Some(experts) = &self.experts {
+                let (count, inner) = (experts.count, experts.intermediate);
+                add(format!("{layer}.mlp.gate.weight"), &[count, hidden]);
+                let experts = format!("{layer}.mlp.experts");
+                add(
+                    format!("{experts}.gate_up_proj"),
+                    &[count, hidden, 2 * inner],
+                );
+                add(format!("{experts}.down_proj"), &[count, inner, hidden]);
+            } else {
+                for name in ["gate_proj", "up_proj"] {
+                    add(
+                        format!("{layer}.mlp.{name}.weight"),
+                        &[self.intermediate, hidden],
+                    );
+                }
+                add(
+                    format!("{layer}.mlp.down_proj.weight"),
+                    &[hidden, self.intermediate],
+                );
+            }
+        }
+        self.vision.tensors(hidden, &mut add);
+        all
+    }
+}
+
+impl Vision {
+    fn tensors(&self, out_hidden: usize, add: &mut impl FnMut(String, &[usize])) {
+        let tower = "model.visual";
+        let (hidden, inner) = (self.hidden, self.intermediate);
+        let mut with_bias = |name: String, weight: &[usize]| {
+            add(format!("{name}.weight"), weight);
+            add(format!("{name}.bias"), &weight[..1]);
+        };
+        with_bias(format!("{tower}.patch_embed.proj"), &[hidden, 3, 2, 16, 16]);
+        for i in 0..self.depth {
+            let block = format!("{tower}.blocks.{i}");
+            with_bias(format!("{block}.norm1"), &[hidden]);
+            with_bias(format!("{block}.norm2"), &[hidden]);
+            with_bias(format!("{block}.attn.qkv"), &[3 * hidden, hidden]);
+            with_bias(format!("{block}.attn.proj"), &[hidden, hidden]);
+            with_bias(format!("{block}.mlp.linear_fc1"), &[inner, hidden]);
+            with_bias(format!("{block}.mlp.linear_fc2"), &[hidden, inner]);
+        }
+        let merged = 4 * hidden;
+        let mut merger = |name: String, norm: usize| {
+            with_bias(format!("{name}.norm"), &[norm]);
+            with_bias(format!("{name}.linear_fc1"), &[merged, merged]);
+            with_bias(format!("{name}.linear_fc2"), &[out_hidden, merged]);
+        };
+        // The merger normalises before it joins four patches, the DeepStack mergers after.
+        merger(format!("{tower}.merger"), hidden);
+        for i in 0..self.taps.len() {
+            merger(format!("{tower}.deepstack_merger_list.{i}"), merged);
+        }
+        add(format!("{tower}.pos_embed.weight"), &[POSITIONS, hidden]);
+    }
+}
+
+/// A tensor that is made when it is written.
+struct Lazy<'a, F> {
+    name: &'a str,
+    shape: &'a [usize],
+    dtype: Dtype,
+    fill: &'a F,
+}
+
+impl<F: Fn(&str, &[usize]) -> Vec<u8>> View for Lazy<'_, F> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        (self.fill)(self.name, self.shape).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+fn write_weights(
+    dir: &Path,
+    dimensions: &Dimensions,
+    dtype: Dtype,
+    fill: impl Fn(&str, &[usize]) -> Vec<u8>,
+) -> io::Result<()> {
+    let tensors = dimensions.tensors();
+    let views = tensors.iter().map(|(name, shape)| {
+        let view = Lazy {
+            name,
+            shape,
+            dtype,
+            fill: &fill,
+        };
+        (name, view)
+    });
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), &dir.join("model.safetensors"))
+        .map_err(io::Error::other)
+}
+
+fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let write =
+        |name: &str, value: &Value| fs::write(dir.join(name), serde_json::to_vec_pretty(value)?);
+    write("config.json", &config_v4(dimensions, dtype))?;
+    write("config.v5.json", &config_v5(dimensions, dtype))?;
+    write(
+        "generation_config.json",
+        &json!({
+            "bos_token_id": 151643,
+            "pad_token_id": 151643,
+            "do_sample": true,
+            "eos_token_id": [151645, 151643],
+            "top_k": 20,
+            "top_p": 0.8,
+            "repetition_penalty": 1.0,
+            "temperature": 0.7,
+            "transformers_version": "4.56.0",
+        }),
+    )?;
+    let common = json!({
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "Qwen3VLProcessor",
+    });
+    let image = json!({
+        "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+    });
+    let video = json!({
+        "size": {"longest_edge": 25165824, "shortest_edge": 4096},
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    });
+    write("preprocessor_config.json", &merged(&[&common, &image]))?;
+    write(
+        "video_preprocessor_config.json",
+        &merged(&[&common, &video]),
+    )
+}
+
+/// As official checkpoints have it (transformers 4.57).
+fn config_v4(d: &Dimensions, dtype: &str) -> Value {
+    let rope = json!({
+        "rope_scaling": {
+            "mrope_interleaved": true, "mrope_section": d.sections, "rope_type": "default",
+        },
+        "rope_theta": 5_000_000,
+    });
+    let experts = d
+        .experts
+        .as_ref()
+        .map_or(json!({}), |experts| json!({"num_experts": experts.count}));
+    json!({
+        "architectures": [architecture(d)],
+        "model_type": model_type(d),
+        "text_config": merged(&[&text_config(d, dtype), &rope, &experts]),
+        "vision_config": merged(&[&vision_config(d), &json!({"model_type": model_type(d)})]),
+        "tie_word_embeddings": d.tied,
+        "transformers_version": "4.57.0.dev0",
+        "image_token_id": 151655,
+        "video_token_id": 151656,
+        "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653,
+    })
+}
+
+/// As transformers 5 writes it.
+fn config_v5(d: &Dimensions, dtype: &str) -> Value {
+    let rope = json!({
+        "pad_token_id": null,
+        "rope_parameters": {
+            "mrope_interleaved": true,
+            "mrope_section": d.sections,
+            "rope_theta": 5_000_000,
+            "rope_type": "default",
+        },
+    });
+    let experts = d.experts.as_ref().map_or(
+        json!({}),
+        |experts| json!({"num_local_experts": experts.count, "sliding_window": null}),
+    );
+    let vision = json!({
+        "model_type": format!("{}_vision", model_type(d)),
+        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "axial"},
+    });
+    json!({
+        "architectures": [architecture(d)],
+        "dtype": dtype,
+        "model_type": model_type(d),
+        "text_config": merged(&[&text_config(d, dtype), &rope, &experts]),
+        "vision_config": merged(&[&vision_config(d), &vision]),
+        "tie_word_embeddings": d.tied,
+        "transformers_version": "5.17.0",
+        "image_token_id": 151655,
+        "video_token_id": 151656,
+        "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653,
+    })
+}
+
+fn text_config(d: &Dimensions, dtype: &str) -> Value {
+    let common = json!({
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "dtype": dtype,
+        "eos_token_id": 151645,
+        "head_dim": d.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": d.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": d.intermediate,
+        "max_position_embeddings": d.context,
+        "model_type": format!("{}_text", model_type(d)),
+        "num_attention_heads": d.heads,
+        "num_hidden_layers": d.layers,
+        "num_key_value_heads": d.kv_heads,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": d.tied,
+        "use_cache": true,
+        "vocab_size": VOCABULARY,
+    });
+    let experts = d.experts.as_ref().map_or(json!({}), |experts| {
+        json!({
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": experts.intermediate,
+            "norm_topk_prob": true,
+            "num_experts_per_tok": experts.active,
+            "router_aux_loss_coef": 0.001,
+        })
+    });
+    merged(&[&common, &experts])
+}
+
+fn vision_config(d: &Dimensions) -> Value {
+    json!({
+        "deepstack_visual_indexes": d.vision.taps,
+        "depth": d.vision.depth,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": d.vision.hidden,
+        "in_channels": 3,
+        "initializer_range": 0.02,
+        "intermediate_size": d.vision.intermediate,
+        "num_heads": d.vision.heads,
+        "num_position_embeddings": POSITIONS,
+        "out_hidden_size": d.hidden,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    })
+}
+
+fn model_type(d: &Dimensions) -> &'static str {
+    if d.experts.is_some() {
+        "qwen3_vl_moe"
+    } else {
+        "qwen3_vl"
+    }
+}
+
+fn architecture(d: &Dimensions) -> &'static str {
+    if d.experts.is_some() {
+        "Qwen3VLMoeForConditionalGeneration"
+    } else {
+        "Qwen3VLForConditionalGeneration"
+    }
+}
+
+/// The union of JSON objects.
+fn merged(parts: &[&Value]) -> Value {
+    let entries = parts.iter().filter_map(|part| part.as_object()).flatten();
+    Value::Object(
+        entries
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<Map<_, _>>(),
+    )
+}

@@ -1,0 +1,80 @@
+//! What tests, benchmarks and the parity program share: inputs and weights by formula, and the
+//! reference values in `tests/data`. Not part of the library's interface.
+//!
+//! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames nor
+//! the weights need to be stored.
+
+pub mod checkpoint;
+pub mod clip;
+pub mod golden;
+pub mod parity;
+pub mod weights;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use checkpoint::{Checkpoint, write_2b, write_checkpoint};
+pub use clip::{clip, noise};
+pub use golden::Golden;
+
+/// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it where the program runs elsewhere than
+/// it was built.
+pub fn data_dir() -> PathBuf {
+    std::env::var_os("QWEN3_VL_TEST_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"),
+        PathBuf::from,
+    )
+}
+
+/// Folder with Qwen's own `tokenizer.json` and `tokenizer_config.json`, which are too large to
+/// store: `QWEN_TOKENIZER`, or where `scripts/test` puts them.
+///
+/// # Errors
+///
+/// If they are not there; the text says how to get them.
+pub fn tokenizer_dir() -> io::Result<PathBuf> {
+    let dir = std::env::var_os("QWEN_TOKENIZER").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tokenizer/package/models"),
+        PathBuf::from,
+    );
+    if dir.join("tokenizer.json").is_file() {
+        Ok(dir)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "no tokenizer.json in {}: run scripts/test once, which fetches it, or set \
+                 QWEN_TOKENIZER to a folder that has Qwen's",
+                dir.display()
+            ),
+        ))
+    }
+}
+
+/// Puts Qwen's tokenizer into the checkpoint folder `dir`.
+///
+/// # Errors
+///
+/// See [`tokenizer_dir`]; those of copying.
+pub fn write_tokenizer(dir: &Path) -> io::Result<()> {
+    let from = tokenizer_dir()?;
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(from.join(name), dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// splitmix64's finaliser.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// splitmix64's increment.
+const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The `i`-th output of splitmix64 from state `key`, `i` from 0.
+fn splitmix64(key: u64, i: u64) -> u64 {
+    mix(key.wrapping_add(GOLDEN_GAMMA.wrapping_mul(i + 1)))
+}

@@ -1,0 +1,337 @@
+//! Every stage of the model against the reference's values: what the tests and the parity program
+//! run.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Tensor};
+
+use super::{Checkpoint, Golden, write_checkpoint, write_tokenizer};
+use crate::backend::{Generation, PromptLayout, Question, WindowHead};
+use crate::engine::runner::Runner;
+use crate::engine::sequence::Sequence;
+use crate::engine::sink::Sink;
+use crate::frames::VisionInput;
+use crate::load::{LoadOptions, load_runner};
+use crate::model::{Chunk, KvCache};
+
+/// Anything that keeps a check from being made.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Case and stage.
+    pub name: String,
+    /// Largest absolute difference, or the number of tokens that differ.
+    pub difference: f64,
+    /// Most that is allowed.
+    pub limit: f64,
+}
+
+impl Check {
+    /// Whether it holds. A difference that is not a number does not.
+    pub fn holds(&self) -> bool {
+        self.difference <= self.limit
+    }
+}
+
+/// What is compared for one case of `tests/data/goldens`.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Name of the case.
+    pub name: &'static str,
+    /// Layout of its prompt.
+    pub layout: PromptLayout,
+}
+
+/// All cases of a checkpoint.
+pub fn cases(checkpoint: Checkpoint) -> Vec<Case> {
+    let names: &[&str] = match checkpoint {
+        Checkpoint::DenseTied => &[
+            "even",
+            "even__hf5nested",
+            "odd",
+            "resize",
+            "up",
+            "few",
+            "nofps",
+            "stream",
+            "two",
+            "wide",
+            "images",
+            "text",
+        ],
+        _ => &["even", "odd", "stream", "text"],
+    };
+    let layout = |name: &str| match name.ends_with("nested") {
+        true => PromptLayout::Nested,
+        false => PromptLayout::Canonical,
+    };
+    names
+        .iter()
+        .map(|name| Case {
+            checkpoint,
+            name,
+            layout: layout(name),
+        })
+        .collect()
+}
+
+/// Writes a checkpoint into `folder` and loads it; its answers have no stop token, as in the
+/// reference's.
+///
+/// # Errors
+///
+/// Those of writing and loading.
+pub fn load(
+    checkpoint: Checkpoint,
+    folder: &Path,
+    options: impl FnOnce(&Path) -> LoadOptions,
+) -> Result<Runner, Error> {
+    write_checkpoint(folder, checkpoint)?;
+    write_tokenizer(folder)?;
+    let (_, mut runner) = load_runner(&options(folder), &mut |_| {}, &AtomicBool::new(false))?;
+    runner.parts.stop.clear();
+    Ok(runner)
+}
+
+/// Compares every stage of a case. `tolerance` is for the numbers; ids, positions and greedy tokens
+/// must be the same.
+///
+/// # Errors
+///
+/// If a stage cannot be computed at all.
+pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Check>, Error> {
+    let golden = Golden::load(case.checkpoint.name(), case.name)?;
+    let name = format!("{} {}", case.checkpoint.name(), case.name);
+    let mut checks = Checks {
+        name,
+        golden: &golden,
+        tolerance,
+        all: Vec::new(),
+    };
+    let inputs: Vec<VisionInput> = match case.name {
+        "text" => Vec::new(),
+        _ => golden.inputs()?.into_iter().flatten().collect(),
+    };
+    let chunks = prompt(runner, &golden, case, &inputs, &mut checks)?;
+    // One-shot and in small chunks: the same tokens, and the same logits within the tolerance.
+    for size in [usize::MAX, 7] {
+        let (logits, tokens) = generate(runner, &chunks, size)?;
+        checks.logits(&logits, size)?;
+        checks.tokens(&tokens, size)?;
+    }
+    Ok(checks.all)
+}
+
+struct Checks<'a> {
+    name: String,
+    golden: &'a Golden,
+    tolerance: f64,
+    all: Vec<Check>,
+}
+
+impl Checks<'_> {
+    fn add(&mut self, stage: &str, difference: f64, limit: f64) {
+        self.all.push(Check {
+            name: format!("{}: {stage}", self.name),
+            difference,
+            limit,
+        });
+    }
+
+    fn floats(&mut self, stage: &str, got: &[f32], want: &[f32]) {
+        let difference = match got.len() == want.len() {
+            true => got
+                .iter()
+                .zip(want)
+                .map(|(a, b)| f64::from((a - b).abs()))
+                .fold(0.0, f64::max),
+            false => f64::INFINITY,
+        };
+        let nan = got.iter().any(|v| v.is_nan());
+        self.add(
+            stage,
+            if nan { f64::NAN } else { difference },
+            self.tolerance,
+        );
+    }
+
+    fn same(&mut self, stage: &str, got: &[i64], want: &[i64]) {
+        let differing = got.iter().zip(want).filter(|(a, b)| a != b).count();
+        self.add(
+            stage,
+            (differing + got.len().abs_diff(want.len())) as f64,
+            0.0,
+        );
+    }
+
+    fn logits(&mut self, logits: &[f32], size: usize) -> Result<(), Error> {
+        if !self
+            .golden
+            .names()?
+            .iter()
+            .any(|name| name == "last_logits")
+        {
+            return Ok(());
+        }
+        let want = self.golden.f32("last_logits")?;
+        let stride = if want.len() == logits.len() { 1 } else { 16 };
+        let got: Vec<f32> = logits.iter().step_by(stride).copied().collect();
+        self.floats(&format!("logits{}", suffix(size)), &got, &want);
+        Ok(())
+    }
+
+    fn tokens(&mut self, tokens: &[u32], size: usize) -> Result<(), Error> {
+        let want: Vec<i64> = self
+            .golden
+            .i32("greedy")?
+            .into_iter()
+            .map(i64::from)
+            .collect();
+        let got: Vec<i64> = tokens.iter().map(|t| i64::from(*t)).collect();
+        self.same(&format!("24 greedy tokens{}", suffix(size)), &got, &want);
+        Ok(())
+    }
+}
+
+fn suffix(size: usize) -> String {
+    if size == usize::MAX {
+        String::new()
+    } else {
+        format!(" in chunks of {size}")
+    }
+}
+
+/// Encodes the inputs and lays out the prompt; compares vision tokens, ids and positions.
+fn prompt(
+    runner: &mut Runner,
+    golden: &Golden,
+    case: Case,
+    inputs: &[VisionInput],
+    checks: &mut Checks<'_>,
+) -> Result<Vec<Chunk>, Error> {
+    let head = WindowHead {
+        layout: case.layout,
+        system_prompt: None,
+    };
+    let kv = KvCache::new(&runner.parts.model.kv);
+    let mut sequence = Sequence::new(0, &head, Sink::new(Box::new(|_| {})), kv);
+    let mut chunks = Vec::new();
+    let mut embeddings = Vec::new();
+    let taps = runner
+        .parts
+        .model
+        .config
+        .vision_config
+        .deepstack_visual_indexes
+        .len();
+    let mut deepstack = vec![Vec::new(); taps];
+    for input in inputs {
+        let encoded = runner.encode(input)?;
+        embeddings.extend(floats(&encoded.tokens.embeddings)?);
+        for (all, tap) in deepstack.iter_mut().zip(&encoded.tokens.deepstack) {
+            all.extend(floats(tap)?);
+        }
+        let parts = &runner.parts;
+        chunks.push(sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?);
+    }
+    let names = golden.names()?;
+    if names.iter().any(|name| name == "vision_embeds") {
+        checks.floats(
+            "vision embeddings",
+            &embeddings,
+            &golden.f32("vision_embeds")?,
+        );
+        for (i, tap) in deepstack.iter().enumerate() {
+            let stage = format!("deepstack_{i}");
+            checks.floats(&stage, tap, &golden.f32(&stage)?);
+        }
+    }
+    let prompt = golden.summary["question"]
+        .as_str()
+        .unwrap_or("Hello, 世界!")
+        .to_owned();
+    let now = std::time::Instant::now();
+    let question = Question {
+        prompt,
+        max_tokens: 24,
+        generation: Generation::default(),
+        seed: 0,
+        emit_tokens: false,
+    };
+    sequence.close(question, 0, now);
+    chunks.push(sequence.tail_chunk(&runner.parts.tokenizer, now)?);
+    let ids: Vec<i64> = chunks
+        .iter()
+        .flat_map(|c| &c.ids)
+        .map(|id| i64::from(*id))
+        .collect();
+    let want: Vec<i64> = golden
+        .i32("input_ids")?
+        .into_iter()
+        .map(i64::from)
+        .collect();
+    checks.same("input ids", &ids, &want);
+    if names.iter().any(|name| name == "position_ids") {
+        // Stored axis by axis.
+        let got: Vec<i64> = (0..3)
+            .flat_map(|axis| {
+                chunks
+                    .iter()
+                    .flat_map(move |c| c.positions.iter().map(move |p| p[axis]))
+            })
+            .map(i64::from)
+            .collect();
+        let want: Vec<i64> = golden
+            .i32("position_ids")?
+            .into_iter()
+            .map(i64::from)
+            .collect();
+        checks.same("position ids", &got, &want);
+    }
+    Ok(chunks)
+}
+
+/// Logits behind the prompt and 24 greedy tokens.
+fn generate(runner: &Runner, chunks: &[Chunk], size: usize) -> Result<(Vec<f32>, Vec<u32>), Error> {
+    let text = &runner.parts.model.text;
+    let mut kv = KvCache::new(&runner.parts.model.kv);
+    let mut hidden = None;
+    for chunk in chunks {
+        for part in chunk.split(size)? {
+            hidden = Some(text.forward(&part, &mut kv)?);
+        }
+    }
+    let mut hidden = hidden.ok_or("an empty prompt")?;
+    let last = chunks
+        .iter()
+        .rev()
+        .find_map(|c| c.positions.last())
+        .ok_or("no positions")?[0];
+    let (mut first, mut tokens) = (None, Vec::new());
+    for i in 0..24 {
+        let row = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
+        let logits = floats(&text.logits(&row)?)?;
+        let mut scores = logits.clone();
+        let token =
+            crate::sampling::Sampler::new(Generation::default(), 0).next(&mut scores, &[], &[]);
+        first.get_or_insert(logits);
+        tokens.push(token);
+        let positions = vec![[last + 1 + i; 3]];
+        let chunk = Chunk {
+            ids: vec![token],
+            positions,
+            vision: Vec::new(),
+        };
+        hidden = text.forward(&chunk, &mut kv)?;
+    }
+    Ok((first.unwrap_or_default(), tokens))
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}

@@ -1,0 +1,34 @@
+//! The claim of the crate: what transformers 5.17 computes in f32 on the CPU, stage by stage.
+
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::testing::{Checkpoint, parity};
+
+fn all_stages(checkpoint: Checkpoint) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut runner = parity::load(checkpoint, folder.path(), |folder| LoadOptions {
+        source: ModelSource::Folder(folder.into()),
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+    })
+    .unwrap();
+    let mut failed = Vec::new();
+    for case in parity::cases(checkpoint) {
+        for check in parity::check(&mut runner, case, 1e-4).unwrap() {
+            println!("{:50} {:.2e}", check.name, check.difference);
+            if !check.holds() {
+                failed.push(check);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn dense_tied() {
+    all_stages(Checkpoint::DenseTied);
+}
+
+#[test]
+fn dense_untied() {
+    all_stages(Checkpoint::DenseUntied);
+}

@@ -1,0 +1,196 @@
+//! The pure rules against the tables that the reference packages made: all rows, exactly.
+
+#![allow(clippy::unwrap_used)]
+
+use qwen3_vl::frames::budget::{
+    Budget, BudgetError, hf_capped_max_pixels, hf_image_smart_resize, hf_video_smart_resize,
+    qwen_vl_utils_max_pixels, qwen_vl_utils_smart_resize,
+};
+use qwen3_vl::frames::sampling::{
+    Rate, SamplingError, hf_frame_indices, qwen_vl_utils_frame_indices,
+};
+use qwen3_vl::frames::{Size, patch_seconds, timestamp_text};
+use qwen3_vl::testing::data_dir;
+use serde::Deserialize;
+use serde_json::Value;
+
+const FACTOR: u32 = 32;
+const TEMPORAL: u32 = 2;
+
+#[derive(Deserialize)]
+struct Table {
+    rows: Vec<Vec<Value>>,
+}
+
+impl Table {
+    fn read(name: &str) -> Vec<Vec<Value>> {
+        let path = data_dir().join(format!("tables/{name}.json"));
+        let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let table: Self = serde_json::from_slice(&text).unwrap();
+        table.rows
+    }
+}
+
+fn u32_of(value: &Value) -> u32 {
+    u32::try_from(value.as_u64().unwrap()).unwrap()
+}
+
+fn u64_of(value: &Value) -> u64 {
+    value.as_u64().unwrap()
+}
+
+fn f64_of(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+fn size_of(row: &[Value]) -> Size {
+    Size {
+        height: u32_of(&row[0]),
+        width: u32_of(&row[1]),
+    }
+}
+
+/// What the reference says: a size, or the kind of its error. It also gives sizes without area,
+/// which nothing can be resized to; ours must be an error then.
+fn expected(result: &[Value]) -> Result<Size, &str> {
+    match result[0].as_str() {
+        Some(kind) => Err(kind),
+        None => match size_of(result) {
+            Size { height: 0, .. } | Size { width: 0, .. } => Err("no size"),
+            size => Ok(size),
+        },
+    }
+}
+
+fn kind(error: BudgetError) -> &'static str {
+    match error {
+        BudgetError::Empty(_) => "empty",
+        BudgetError::AspectRatio { .. } => "ratio",
+        BudgetError::TooFewFrames { .. } => "frames",
+        BudgetError::ZeroBudget => "zero budget",
+        BudgetError::MinAboveMax { .. } => "min>max",
+        BudgetError::NoSize(_) => "no size",
+    }
+}
+
+#[test]
+fn hf_video_sizes() {
+    let rows = Table::read("hf_video");
+    assert_eq!(rows.len(), 4000);
+    for row in rows {
+        let (frames, source) = (u32_of(&row[0]), size_of(&row[1..]));
+        let (min, max, cap) = (u64_of(&row[3]), u64_of(&row[4]), u64_of(&row[5]) == 1);
+        let limit = if cap {
+            hf_capped_max_pixels(frames, FACTOR, min, max)
+        } else {
+            max
+        };
+        let ours = hf_video_smart_resize(frames, source, TEMPORAL, FACTOR, min, limit);
+        assert_eq!(ours.map_err(kind), expected(&row[6..]), "{row:?}");
+
+        let budget = Budget::HfVideo {
+            min_pixels: min,
+            max_pixels: max,
+            cap_per_frame: cap,
+        };
+        let through_budget = budget.size(frames, source, FACTOR, TEMPORAL);
+        if min <= max {
+            assert_eq!(through_budget, ours, "{row:?}");
+        } else {
+            assert_eq!(through_budget, Err(BudgetError::MinAboveMax { min, max }));
+        }
+    }
+}
+
+#[test]
+fn hf_image_sizes() {
+    let rows = Table::read("hf_image");
+    assert_eq!(rows.len(), 4000);
+    for row in rows {
+        let source = size_of(&row);
+        let (min_pixels, max_pixels) = (u64_of(&row[2]), u64_of(&row[3]));
+        let ours = hf_image_smart_resize(source, FACTOR, min_pixels, max_pixels);
+        assert_eq!(ours.map_err(kind), expected(&row[4..]), "{row:?}");
+        if min_pixels <= max_pixels {
+            let budget = Budget::HfImage {
+                min_pixels,
+                max_pixels,
+            };
+            assert_eq!(budget.size(1, source, FACTOR, TEMPORAL), ours, "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn qwen_vl_utils_sizes() {
+    let rows = Table::read("qwen_vl_utils");
+    assert_eq!(rows.len(), 4000);
+    for row in rows {
+        let (frames, source) = (u32_of(&row[0]), size_of(&row[1..]));
+        let [min_pixels, max_pixels, total_pixels] = [3, 4, 5].map(|i| u64_of(&row[i]));
+        let limit = qwen_vl_utils_max_pixels(
+            frames,
+            FACTOR,
+            TEMPORAL,
+            min_pixels,
+            max_pixels,
+            total_pixels,
+        );
+        let ours = qwen_vl_utils_smart_resize(source, FACTOR, min_pixels, limit);
+        assert_eq!(ours.map_err(kind), expected(&row[6..]), "{row:?}");
+        let budget = Budget::QwenVlUtils {
+            min_pixels,
+            max_pixels,
+            total_pixels,
+        };
+        // An odd last frame is repeated before the budget is shared out.
+        for frames in [frames, frames - 1] {
+            let size = budget.size(frames, source, FACTOR, TEMPORAL);
+            assert_eq!(size.map_err(kind), ours.map_err(kind), "{row:?}");
+        }
+    }
+}
+
+fn check_indices(name: &str, rule: impl Fn(u32, f64, &Rate) -> Result<Vec<u32>, SamplingError>) {
+    let rows = Table::read(name);
+    assert_eq!(rows.len(), 1000);
+    for row in rows {
+        let rate = Rate {
+            fps: f64_of(&row[2]),
+            min_frames: u32_of(&row[3]),
+            max_frames: u32_of(&row[4]),
+        };
+        let ours = rule(u32_of(&row[0]), f64_of(&row[1]), &rate);
+        match row[5].as_array() {
+            Some(indices) => {
+                let theirs: Vec<u32> = indices.iter().map(u32_of).collect();
+                assert_eq!(ours, Ok(theirs), "{row:?}");
+            }
+            None => assert!(
+                matches!(ours, Err(SamplingError::TooShort { .. })),
+                "{row:?}: {ours:?}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn hf_sampling() {
+    check_indices("hf_indices", hf_frame_indices);
+}
+
+#[test]
+fn qwen_vl_utils_sampling() {
+    check_indices("qwen_vl_utils_indices", qwen_vl_utils_frame_indices);
+}
+
+#[test]
+fn timestamps() {
+    let rows = Table::read("timestamps");
+    assert_eq!(rows.len(), 3000);
+    for row in rows {
+        let [first, second, fps] = [0, 1, 2].map(|i| f64_of(&row[i]));
+        let text = timestamp_text(patch_seconds(first / fps, second / fps));
+        assert_eq!(text, row[3].as_str().unwrap(), "{row:?}");
+    }
+}

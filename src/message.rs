@@ -1,0 +1,167 @@
+//! The element messages, and the structure that messages and metas share.
+//!
+//! | structure | when |
+//! |---|---|
+//! | `qwenvl/token` | a piece of an answer, with `emit-tokens` |
+//! | `qwenvl/description` | a window's answer; ends the request |
+//! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
+//!
+//! Every (window-id, request-id) ends in exactly one of the last two.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use qwen3_vl::backend::{Answer, ModelInfo};
+
+/// Version of the fields. It changes when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+/// Name of the structure with a piece of an answer.
+pub const TOKEN: &str = "qwenvl/token";
+/// Name of the structure with an answer.
+pub const DESCRIPTION: &str = "qwenvl/description";
+/// Name of the structure that says that there is no answer.
+pub const DROPPED: &str = "qwenvl/dropped";
+
+/// Why a window got no description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The engine could not keep up and the `overload` policy chose this window.
+    Overload,
+    /// Live frames came before the model was ready.
+    Loading,
+    /// The stream was flushed, by a seek for instance.
+    Flush,
+    /// The request, the engine or the element failed; the field `message` says how.
+    Error,
+    /// The element was stopped.
+    Cancelled,
+    /// The window holds too few frames.
+    TooShort,
+    /// A frame could not be mapped or converted.
+    Unmappable,
+    /// The answer did not come within `eos-timeout` after the end of the stream.
+    EosTimeout,
+}
+
+impl Reason {
+    /// Name as it stands in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overload => "overload",
+            Self::Loading => "loading",
+            Self::Flush => "flush",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+            Self::TooShort => "too-short",
+            Self::Unmappable => "unmappable",
+            Self::EosTimeout => "eos-timeout",
+        }
+    }
+}
+
+/// The segment that a window's frames came in.
+pub(crate) type Segment = Arc<gst::FormattedSegment<gst::ClockTime>>;
+
+/// What messages say about a window, whatever became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) stream_id: String,
+    pub(crate) window_id: u64,
+    pub(crate) request_id: u64,
+    pub(crate) prompt: String,
+    pub(crate) segment: Segment,
+    /// Running time of the first frame.
+    pub(crate) start: gst::ClockTime,
+    /// Running time where the window ends.
+    pub(crate) end: gst::ClockTime,
+    /// Whether the window was cut short.
+    pub(crate) partial: bool,
+    /// PTS of every frame.
+    pub(crate) frames: Vec<gst::ClockTime>,
+    /// When the camera took the first frame, in nanoseconds since 1970 (UTC).
+    pub(crate) utc: Option<u64>,
+}
+
+impl Request {
+    /// The fields that all structures share.
+    fn structure(&self, name: &str) -> gst::structure::Builder {
+        gst::Structure::builder(name)
+            .field("schema-version", SCHEMA_VERSION)
+            .field("stream-id", &self.stream_id)
+            .field("window-id", self.window_id)
+            .field("request-id", self.request_id)
+            .field("kind", "window")
+    }
+
+    fn times(&self, builder: gst::structure::Builder) -> gst::structure::Builder {
+        let pts = |time| self.segment.position_from_running_time(time);
+        let stream = |time| pts(time).and_then(|pts| self.segment.to_stream_time(pts));
+        builder
+            .field_if_some("start-pts", pts(self.start).map(gst::ClockTime::nseconds))
+            .field_if_some("end-pts", pts(self.end).map(gst::ClockTime::nseconds))
+            .field("start-running-time", self.start.nseconds())
+            .field("end-running-time", self.end.nseconds())
+            .field_if_some(
+                "start-stream-time",
+                stream(self.start).map(gst::ClockTime::nseconds),
+            )
+            .field_if_some(
+                "end-stream-time",
+                stream(self.end).map(gst::ClockTime::nseconds),
+            )
+            .field_if_some("utc", self.utc)
+            .field("partial", self.partial)
+            .field("frames", self.frames.len() as u32)
+            .field(
+                "frame-pts",
+                gst::Array::new(self.frames.iter().map(|pts| pts.nseconds())),
+            )
+    }
+
+    /// `qwenvl/token`: piece number `index` of the answer.
+    pub(crate) fn token(&self, index: u32, text: &str) -> gst::Structure {
+        self.structure(TOKEN)
+            .field("index", index)
+            .field("text", text)
+            .build()
+    }
+
+    /// `qwenvl/description`. `late` is the time between the arrival of the last frame and its
+    /// hand-over to the backend, which the backend's own timings do not hold.
+    pub(crate) fn description(
+        &self,
+        answer: &Answer,
+        model: &ModelInfo,
+        late: Duration,
+    ) -> gst::Structure {
+        let t = &answer.timings;
+        self.times(self.structure(DESCRIPTION))
+            .field("prompt", &self.prompt)
+            .field("text", &answer.text)
+            .field("finish-reason", answer.finish_reason.as_str())
+            .field("grid", gst::Array::new(answer.grid))
+            .field("prompt-tokens", answer.prompt_tokens)
+            .field("completion-tokens", answer.completion_tokens)
+            .field("model", &model.name)
+            .field("backend", model.backend)
+            .field("device", &model.device)
+            .field("queue-time", nanos(t.queue))
+            .field("vision-time", nanos(t.vision))
+            .field("prefill-time", nanos(t.prefill))
+            .field("first-token-time", nanos(late + t.first_token))
+            .field("last-token-time", nanos(late + t.last_token))
+            .build()
+    }
+
+    /// `qwenvl/dropped`.
+    pub(crate) fn dropped(&self, reason: Reason, message: Option<&str>) -> gst::Structure {
+        self.times(self.structure(DROPPED))
+            .field("reason", reason.as_str())
+            .field_if_some("message", message)
+            .build()
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

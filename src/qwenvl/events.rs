@@ -1,0 +1,139 @@
+//! Events on the sink pad.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gst::subclass::prelude::*;
+
+use super::imp::{CAT, QwenVL, lock};
+use super::queries;
+use super::session::{Drained, Interrupted, Session};
+use super::settings::Mode;
+
+impl QwenVL {
+    pub(super) fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        gst::log!(CAT, imp = self, "{event:?}");
+        let goes_on = match event.view() {
+            gst::EventView::StreamStart(_) => {
+                self.forget_live();
+                self.break_stream();
+                true
+            }
+            gst::EventView::Caps(caps) => self.set_caps(caps.caps()),
+            gst::EventView::Segment(segment) => {
+                self.break_stream();
+                let segment = segment.segment().downcast_ref::<gst::ClockTime>();
+                if segment.is_none() {
+                    gst::warning!(CAT, imp = self, "Without a TIME segment nothing is sampled");
+                }
+                lock(&self.stream).segment = segment.cloned().map(Arc::new);
+                true
+            }
+            gst::EventView::FlushStart(_) => {
+                if let Some(session) = self.session() {
+                    session.flush_start();
+                }
+                true
+            }
+            gst::EventView::FlushStop(_) => {
+                {
+                    let mut stream = lock(&self.stream);
+                    stream.restart();
+                    stream.segment = None;
+                }
+                if let Some(session) = self.session() {
+                    session.flush_stop();
+                }
+                true
+            }
+            gst::EventView::Eos(_) => self.end_of_stream(),
+            _ => true,
+        };
+        goes_on && gst::Pad::event_default(pad, Some(&*self.obj()), event)
+    }
+
+    /// Closes the windows: what follows is another stream. Never waits.
+    fn break_stream(&self) {
+        let at = lock(&self.stream).restart();
+        if let Some(session) = self.session() {
+            session.push_break(at);
+        }
+    }
+
+    fn set_caps(&self, caps: &gst::CapsRef) -> bool {
+        if let Some(text) = queries::refusal(caps) {
+            gst::element_imp_error!(self, gst::StreamError::Format, ("{text}"), ["{caps}"]);
+            return false;
+        }
+        let info = match gst_video::VideoInfo::from_caps(caps) {
+            Ok(info) => info,
+            Err(error) => {
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::Format,
+                    ("These caps describe no video: {error}"),
+                    ["{caps}"]
+                );
+                return false;
+            }
+        };
+        let settings = lock(&self.settings).clone();
+        let fps = info.fps();
+        if settings.mode == Mode::Video
+            && fps.numer() > 0
+            && holds(settings.window_duration, fps) < 2
+        {
+            gst::element_imp_error!(
+                self,
+                gst::LibraryError::Settings,
+                (
+                    "window-duration is {}, which holds less than two frames of a video at {fps} \
+                     frames a second",
+                    gst::ClockTime::from_nseconds(settings.window_duration)
+                )
+            );
+            return false;
+        }
+        if lock(&self.stream).info.as_deref() != Some(&info) {
+            self.break_stream();
+            lock(&self.stream).info = Some(Arc::new(info));
+        }
+        true
+    }
+
+    /// Closes the last window and waits for the last answers. Whether EOS goes on.
+    fn end_of_stream(&self) -> bool {
+        self.break_stream();
+        let Some(session) = self.session() else {
+            return true;
+        };
+        let timeout = lock(&self.settings).eos_timeout;
+        match drain(&session, timeout) {
+            Ok(()) | Err(Interrupted::Failed) => true,
+            Err(Interrupted::Flushing) => {
+                gst::debug!(
+                    CAT,
+                    imp = self,
+                    "Flushed while waiting for the last answers"
+                );
+                false
+            }
+        }
+    }
+}
+
+fn drain(session: &Session, timeout: u64) -> Result<(), Interrupted> {
+    if session.drain(Some(Duration::from_nanos(timeout)))? == Drained::TimedOut {
+        session.expire();
+        session.drain(None)?;
+    }
+    Ok(())
+}
+
+/// Whole frame intervals in a duration.
+pub(super) fn holds(duration: u64, fps: gst::Fraction) -> u64 {
+    let part = |v: i32| u64::try_from(v).unwrap_or(0);
+    let per = part(fps.denom()).saturating_mul(gst::ClockTime::SECOND.nseconds());
+    let frames = u128::from(duration) * u128::from(part(fps.numer())) / u128::from(per.max(1));
+    u64::try_from(frames).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,276 @@
+//! The GObject: pads, states, and what a run of the element consists of.
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::chain::Stream;
+use super::hooks::Hooks;
+use super::loader::Loader;
+use super::session::Session;
+use super::settings::Settings;
+use super::worker::{Ids, Worker};
+
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new(
+        "qwenvl",
+        gst::DebugColorFlags::empty(),
+        Some("Qwen3-VL video describer"),
+    )
+});
+
+pub struct QwenVL {
+    pub(super) sinkpad: gst::Pad,
+    pub(super) srcpad: gst::Pad,
+    /// Shared with the streaming thread, which sees a change by the pointer.
+    pub(super) settings: Mutex<Arc<Settings>>,
+    pub(super) stream: Mutex<Stream>,
+    /// Upstream buffers that the worker holds.
+    pub(super) held: Arc<AtomicUsize>,
+    running: Mutex<Option<Running>>,
+    hooks: Mutex<Hooks>,
+    /// Numbers of the next window and request, over all runs.
+    ids: Mutex<Ids>,
+}
+
+/// What lives from READY→PAUSED to PAUSED→READY.
+struct Running {
+    session: Arc<Session>,
+    hooks: Hooks,
+    worker: thread::JoinHandle<Ids>,
+    _loader: Loader,
+}
+
+/// No code of ours panics with one of these locks held and its content half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl QwenVL {
+    pub(super) fn set_hooks(&self, hooks: Hooks) {
+        *lock(&self.hooks) = hooks;
+    }
+
+    /// The session, while there is one.
+    pub(super) fn session(&self) -> Option<Arc<Session>> {
+        lock(&self.running).as_ref().map(|r| r.session.clone())
+    }
+
+    pub(super) fn session_and_hooks(&self) -> Option<(Arc<Session>, Hooks)> {
+        let running = lock(&self.running);
+        running
+            .as_ref()
+            .map(|r| (r.session.clone(), r.hooks.clone()))
+    }
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = lock(&self.settings).clone();
+        let bad = |error| gst::error_msg!(gst::LibraryError::Settings, ("{error}"));
+        settings.rules().map_err(bad)?;
+        let options = settings.load_options().map_err(bad)?;
+        let hooks = lock(&self.hooks).clone();
+        let session = Arc::new(Session::default());
+        *lock(&self.stream) = Stream::default();
+
+        let no_thread = |error| {
+            gst::error_msg!(
+                gst::ResourceError::Failed,
+                ("Could not start a thread: {error}")
+            )
+        };
+        let worker = Worker::new(
+            self.obj().clone(),
+            session.clone(),
+            hooks.clone(),
+            *lock(&self.ids),
+        );
+        let worker = thread::Builder::new()
+            .name("qwenvl-worker".into())
+            .spawn(move || worker.run())
+            .map_err(no_thread)?;
+        let loader = Loader::start(&self.obj(), session.clone(), options, hooks.load.clone());
+        let loader = match loader {
+            Ok(loader) => loader,
+            Err(error) => {
+                session.stop();
+                let _ = worker.join();
+                return Err(no_thread(error));
+            }
+        };
+        *lock(&self.running) = Some(Running {
+            session,
+            hooks,
+            worker,
+            _loader: loader,
+        });
+        Ok(())
+    }
+
+    /// Wakes whoever waits, so that the pads can be deactivated.
+    fn interrupt(&self) {
+        if let Some(session) = self.session() {
+            session.stop();
+        }
+    }
+
+    fn stop(&self) {
+        self.interrupt();
+        let Some(running) = lock(&self.running).take() else {
+            return;
+        };
+        match running.worker.join() {
+            Ok(ids) => *lock(&self.ids) = ids,
+            Err(_) => gst::error!(CAT, imp = self, "The worker panicked"),
+        }
+        *lock(&self.stream) = Stream::default();
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for QwenVL {
+    const NAME: &'static str = "GstQwenVL";
+    type Type = super::QwenVL;
+    type ParentType = gst::Element;
+
+    fn with_class(class: &Self::Class) -> Self {
+        let flags = gst::PadFlags::PROXY_CAPS
+            | gst::PadFlags::PROXY_ALLOCATION
+            | gst::PadFlags::PROXY_SCHEDULING;
+        let template = |name| {
+            class
+                .pad_template(name)
+                .unwrap_or_else(|| unreachable!("{name}"))
+        };
+        let sinkpad = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|pad, parent, buffer| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::FlowError::Error),
+                    |imp| imp.chain(pad, buffer),
+                )
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_query(pad, query))
+            })
+            .flags(flags)
+            .build();
+        let srcpad = gst::Pad::builder_from_template(&template("src"))
+            .flags(flags)
+            .build();
+        Self {
+            sinkpad,
+            srcpad,
+            settings: Mutex::default(),
+            stream: Mutex::default(),
+            held: Arc::default(),
+            running: Mutex::default(),
+            hooks: Mutex::default(),
+            ids: Mutex::default(),
+        }
+    }
+}
+
+impl ObjectImpl for QwenVL {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(super::properties::all);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let mut settings = lock(&self.settings);
+        super::properties::set(Arc::make_mut(&mut settings), pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "stats" => {
+                let stats = self.session().map(|session| session.stats());
+                stats.unwrap_or_default().structure().to_value()
+            }
+            "stream-id" => {
+                let stream_id = lock(&self.settings).stream_id.clone();
+                stream_id
+                    .unwrap_or_else(|| self.obj().name().into())
+                    .to_value()
+            }
+            name => super::properties::get(&lock(&self.settings), name)
+                .unwrap_or_else(|| pspec.default_value().clone()),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let element = self.obj();
+        for pad in [&self.sinkpad, &self.srcpad] {
+            if let Err(error) = element.add_pad(pad) {
+                gst::error!(CAT, imp = self, "{error}");
+            }
+        }
+    }
+}
+
+impl GstObjectImpl for QwenVL {}
+
+impl ElementImpl for QwenVL {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Qwen3-VL video describer",
+                "Filter/Analyzer/Video",
+                "Describes the video that passes through it with Qwen3-VL, in the process",
+                env!("CARGO_PKG_REPOSITORY"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let template = |name, direction| {
+                gst::PadTemplate::new(
+                    name,
+                    direction,
+                    gst::PadPresence::Always,
+                    &super::queries::template_caps(),
+                )
+            };
+            [
+                template("sink", gst::PadDirection::Sink),
+                template("src", gst::PadDirection::Src),
+            ]
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect()
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        gst::debug!(CAT, imp = self, "{transition:?}");
+        match transition {
+            gst::StateChange::ReadyToPaused => self.start().map_err(|error| {
+                self.post_error_message(error);
+                gst::StateChangeError
+            })?,
+            gst::StateChange::PausedToReady => self.interrupt(),
+            _ => (),
+        }
+        let result = self.parent_change_state(transition);
+        match transition {
+            gst::StateChange::PausedToReady => self.stop(),
+            gst::StateChange::ReadyToPaused if result.is_err() => self.stop(),
+            _ => (),
+        }
+        result
+    }
+}

@@ -1,0 +1,133 @@
+//! Loads the model in a thread of its own, with PROGRESS messages.
+//!
+//! It begins at READY→PAUSED and not before, because `model` may still change in READY. The thread
+//! is never joined: a download may take a while to notice that it was cancelled, and a state change
+//! must not wait for it. Its result goes to the session that asked for it, which by then may be
+//! over.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use gst::glib;
+use gst::prelude::*;
+use qwen3_vl::load::{LoadError, LoadOptions, ModelSource, Progress};
+
+use super::failure::{self, panic_text};
+use super::hooks::LoadFn;
+use super::imp::CAT;
+use super::session::Session;
+
+const CODE: &str = "load-model";
+
+/// A load under way; dropping it cancels.
+pub(super) struct Loader {
+    cancel: Arc<AtomicBool>,
+}
+
+impl Loader {
+    /// Starts to load.
+    pub(super) fn start(
+        element: &super::QwenVL,
+        session: Arc<Session>,
+        options: LoadOptions,
+        load: LoadFn,
+    ) -> std::io::Result<Self> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let task = Task {
+            element: element.downgrade(),
+            session,
+            cancel: cancel.clone(),
+        };
+        thread::Builder::new()
+            .name("qwenvl-load".into())
+            .spawn(move || task.run(&options, &load))?;
+        Ok(Self { cancel })
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Task {
+    element: glib::WeakRef<super::QwenVL>,
+    session: Arc<Session>,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Task {
+    fn run(&self, options: &LoadOptions, load: &LoadFn) {
+        self.post(gst::ProgressType::Start, "Loading the model");
+        let mut last = None;
+        let mut progress = |progress: Progress| {
+            if last.as_ref() != Some(&progress) {
+                let text = format!("{}: {} %", progress.what, progress.percent);
+                self.post(gst::ProgressType::Continue, &text);
+                last = Some(progress);
+            }
+        };
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            load(options, &mut progress, &self.cancel)
+        }));
+        let cancelled = self.cancel.load(Ordering::Relaxed);
+        let error = match result {
+            Ok(Ok(_)) | Ok(Err(LoadError::Cancelled)) if cancelled => {
+                self.post(gst::ProgressType::Canceled, "Loading was cancelled");
+                return;
+            }
+            Ok(Ok(backend)) => {
+                let model = backend.model();
+                let text = format!("Loaded {} on {}", model.name, model.device);
+                self.session.ready(backend);
+                self.post(gst::ProgressType::Complete, &text);
+                if let (ModelSource::Embedded { .. }, Some(element)) =
+                    (&options.source, self.element.upgrade())
+                {
+                    gst::element_warning!(
+                        element,
+                        gst::ResourceError::Settings,
+                        ("The demo model knows synthetic traffic scenes only"),
+                        ["Set the property model to a folder or a hub id"]
+                    );
+                }
+                return;
+            }
+            Ok(Err(LoadError::NotFound(text))) => {
+                gst::error_msg!(gst::ResourceError::NotFound, ("{text}"))
+            }
+            Ok(Err(LoadError::Invalid(text))) => {
+                gst::error_msg!(gst::ResourceError::Read, ("{text}"))
+            }
+            Ok(Err(LoadError::Device(text))) => {
+                gst::error_msg!(gst::ResourceError::Failed, ("{text}"))
+            }
+            Ok(Err(error @ LoadError::Cancelled)) => {
+                gst::error_msg!(gst::ResourceError::Failed, ("{error}"))
+            }
+            Err(panic) => gst::error_msg!(
+                gst::LibraryError::Failed,
+                ("Panicked while loading the model: {}", panic_text(&*panic))
+            ),
+        };
+        self.post(gst::ProgressType::Error, "The model could not be loaded");
+        if let Some(element) = self.element.upgrade() {
+            failure::report(&element, &self.session, error);
+        }
+    }
+
+    fn post(&self, kind: gst::ProgressType, text: &str) {
+        let Some(element) = self.element.upgrade() else {
+            return;
+        };
+        gst::debug!(CAT, obj = element, "{CODE}: {text}");
+        let message = gst::message::Progress::builder(kind, CODE, text)
+            .src(&element)
+            .build();
+        // Without a bus there is nobody to tell.
+        let _ = element.post_message(message);
+    }
+}

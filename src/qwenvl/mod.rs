@@ -1,0 +1,70 @@
+//! The element. Its files in the order in which a frame meets them:
+//!
+//! - `chain`: the streaming thread: sample, hand over, push on
+//! - `sample`: what is handed over
+//! - `session`: the queues and waits between the threads
+//! - `worker`: converts and resizes, makes windows, asks the engine, posts the answers
+//!
+//! and around them `imp` (pads, states), `properties`, `settings`, `events`, `queries`, `loader`,
+//! `failure`, `stats` and, for tests, `hooks`.
+//!
+//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids` and the session's own are never held
+//! together, and none is held while a buffer, event or query goes to a pad, a message to the bus or
+//! a frame to the engine.
+//!
+//! SECTION:element-qwenvl
+//!
+//! Describes the video that passes through it with Qwen3-VL, in the process. Buffers pass
+//! untouched and at once; the element samples some of them by their timestamps, makes windows of a
+//! few seconds of them and posts what the model says about each as an element message
+//! `qwenvl/description`. The description also travels as `QwenVLDescriptionMeta` on the first buffer
+//! after it is known.
+//!
+//! ```bash
+//! gst-launch-1.0 -m videotestsrc num-buffers=300 ! \
+//!     video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! qwenvl ! fakesink
+//! ```
+//!
+//! The default model is a small one that is part of the plugin and knows synthetic traffic only;
+//! `model=Qwen/Qwen3-VL-2B-Instruct` downloads and runs a real one.
+
+mod chain;
+mod events;
+mod failure;
+pub mod hooks;
+mod imp;
+mod loader;
+mod properties;
+mod queries;
+mod sample;
+mod session;
+mod settings;
+mod stats;
+mod worker;
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+pub use settings::{Dtype, Layout, Mode, Overload};
+
+glib::wrapper! {
+    /// The element `qwenvl`.
+    pub struct QwenVL(ObjectSubclass<imp::QwenVL>) @extends gst::Element, gst::Object;
+}
+
+impl QwenVL {
+    /// Replaces the hooks from the next time that the element leaves READY.
+    pub(crate) fn set_hooks(&self, hooks: hooks::Hooks) {
+        self.imp().set_hooks(hooks);
+    }
+}
+
+pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "qwenvl",
+        gst::Rank::NONE,
+        QwenVL::static_type(),
+    )
+}

@@ -1,0 +1,271 @@
+//! The properties: what they are called, what they mean, and the settings they stand for.
+
+use gst::glib;
+use gst::glib::value::FromValue;
+use gst::prelude::*;
+
+use super::settings::{Dtype, Layout, Mode, Overload, Settings};
+
+/// Specifications of all properties.
+pub(super) fn all() -> Vec<glib::ParamSpec> {
+    let d = Settings::default();
+    let string = |name| glib::ParamSpecString::builder(name);
+    let uint64 = |name| glib::ParamSpecUInt64::builder(name).mutable_playing();
+    let uint = |name| glib::ParamSpecUInt::builder(name).mutable_playing();
+    let number = |name| {
+        glib::ParamSpecDouble::builder(name)
+            .minimum(-1.0)
+            .default_value(-1.0)
+            .mutable_playing()
+    };
+    vec![
+        string("model")
+            .nick("Model")
+            .blurb("demo (part of the plugin; knows synthetic traffic only), a folder, or a hub id \
+                such as Qwen/Qwen3-VL-4B-Instruct")
+            .default_value(Some(d.model.as_str()))
+            .mutable_ready()
+            .build(),
+        string("revision")
+            .nick("Revision")
+            .blurb("Branch, tag or commit of a model on the hub (NULL = main)")
+            .mutable_ready()
+            .build(),
+        string("device")
+            .nick("Device")
+            .blurb("Device that computes: auto, cpu, cuda or cuda:N")
+            .default_value(Some(d.device.as_str()))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("dtype", d.dtype)
+            .nick("Data type")
+            .blurb("Type of the weights")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("prompt-layout", d.prompt_layout)
+            .nick("Prompt layout")
+            .blurb("Where the vision tokens stand in the prompt")
+            .mutable_ready()
+            .build(),
+        string("prompt")
+            .nick("Prompt")
+            .blurb("What to ask about each window; taken up by the next window")
+            .default_value(Some(d.prompt.as_str()))
+            .mutable_playing()
+            .build(),
+        string("system-prompt")
+            .nick("System prompt")
+            .blurb("System prompt (NULL = none); taken up by the next window")
+            .mutable_playing()
+            .build(),
+        uint64("window-duration")
+            .nick("Window duration")
+            .blurb("Length of a window in ns")
+            .minimum(1)
+            .default_value(d.window_duration)
+            .build(),
+        uint64("window-stride")
+            .nick("Window stride")
+            .blurb("Distance of the starts of windows in ns; below window-duration they overlap \
+                (0 = window-duration)")
+            .default_value(d.window_stride)
+            .build(),
+        gst::ParamSpecFraction::builder("fps")
+            .nick("Frames per second")
+            .blurb("Sampling rate by timestamps; changed where a window would hold fewer than \
+                min-frames or more than max-frames")
+            .minimum(gst::Fraction::new(0, 1))
+            .maximum(gst::Fraction::new(i32::MAX, 1))
+            .default_value(d.fps)
+            .mutable_playing()
+            .build(),
+        uint("min-frames")
+            .nick("Minimum frames")
+            .blurb("Fewest frames sampled in a window")
+            .minimum(1)
+            .default_value(d.min_frames)
+            .build(),
+        uint("max-frames")
+            .nick("Maximum frames")
+            .blurb("Most frames sampled in a window")
+            .minimum(1)
+            .default_value(d.max_frames)
+            .build(),
+        uint64("min-pixels")
+            .nick("Minimum pixels")
+            .blurb("Fewest pixels of a frame (0 = from the checkpoint; lowered to max-pixels if \
+                only that is set). One of the three pixel properties brings the rule of qwen-vl-utils")
+            .default_value(d.min_pixels)
+            .build(),
+        uint64("max-pixels")
+            .nick("Maximum pixels")
+            .blurb("Most pixels of a frame (0 = from the checkpoint; raised to min-pixels if only \
+                that is set)")
+            .default_value(d.max_pixels)
+            .build(),
+        uint64("total-pixels")
+            .nick("Total pixels")
+            .blurb("Most pixels of all frames of a window together (0 = from the checkpoint)")
+            .default_value(d.total_pixels)
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("mode", d.mode)
+            .nick("Mode")
+            .blurb("How the frames are given to the model")
+            .mutable_playing()
+            .build(),
+        uint("max-tokens")
+            .nick("Maximum tokens")
+            .blurb("Most tokens of an answer")
+            .minimum(1)
+            .default_value(d.max_tokens)
+            .build(),
+        number("temperature")
+            .nick("Temperature")
+            .blurb("Randomness of the answers; 0 = always the likeliest token (-1 = from the \
+                checkpoint)")
+            .build(),
+        number("top-p")
+            .nick("Top p")
+            .blurb("Choose among the likeliest tokens that have this probability together (-1 = \
+                from the checkpoint)")
+            .maximum(1.0)
+            .build(),
+        glib::ParamSpecInt::builder("top-k")
+            .nick("Top k")
+            .blurb("Choose among this many likeliest tokens; 0 = all (-1 = from the checkpoint)")
+            .minimum(-1)
+            .default_value(d.top_k)
+            .mutable_playing()
+            .build(),
+        number("presence-penalty")
+            .nick("Presence penalty")
+            .blurb("Subtracted from the logit of a token that the answer has already (-1 = from \
+                the checkpoint)")
+            .build(),
+        number("repetition-penalty")
+            .nick("Repetition penalty")
+            .blurb("Divides the logit of a token that has occurred; 1 = off (-1 = from the \
+                checkpoint)")
+            .build(),
+        uint64("seed")
+            .nick("Seed")
+            .blurb("Seed of the random choice of tokens")
+            .default_value(d.seed)
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("overload", d.overload)
+            .nick("Overload")
+            .blurb("What to do when more than max-pending windows wait")
+            .mutable_playing()
+            .build(),
+        uint("max-pending")
+            .nick("Maximum pending")
+            .blurb("Most closed windows that may wait behind the one that is being answered")
+            .default_value(d.max_pending)
+            .build(),
+        glib::ParamSpecUInt64::builder("eos-timeout")
+            .nick("EOS timeout")
+            .blurb("Longest time in ns that the end of the stream waits for the last answers")
+            .default_value(d.eos_timeout)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecBoolean::builder("emit-tokens")
+            .nick("Emit tokens")
+            .blurb("Post a message qwenvl/token for every piece of an answer")
+            .default_value(d.emit_tokens)
+            .mutable_playing()
+            .build(),
+        string("stream-id")
+            .nick("Stream id")
+            .blurb("Name of the stream on every message (NULL = the element's name)")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+            .nick("Statistics")
+            .blurb("Counters since the element left READY")
+            .read_only()
+            .build(),
+    ]
+}
+
+/// Applies a value, whose type and range GObject has checked.
+pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
+    let s = settings;
+    match name {
+        "model" => text(&mut s.model, value),
+        "revision" => put(&mut s.revision, value),
+        "device" => text(&mut s.device, value),
+        "dtype" => put::<Dtype>(&mut s.dtype, value),
+        "prompt-layout" => put::<Layout>(&mut s.prompt_layout, value),
+        "prompt" => text(&mut s.prompt, value),
+        "system-prompt" => put(&mut s.system_prompt, value),
+        "window-duration" => put(&mut s.window_duration, value),
+        "window-stride" => put(&mut s.window_stride, value),
+        "fps" => put(&mut s.fps, value),
+        "min-frames" => put(&mut s.min_frames, value),
+        "max-frames" => put(&mut s.max_frames, value),
+        "min-pixels" => put(&mut s.min_pixels, value),
+        "max-pixels" => put(&mut s.max_pixels, value),
+        "total-pixels" => put(&mut s.total_pixels, value),
+        "mode" => put::<Mode>(&mut s.mode, value),
+        "max-tokens" => put(&mut s.max_tokens, value),
+        "temperature" => put(&mut s.temperature, value),
+        "top-p" => put(&mut s.top_p, value),
+        "top-k" => put(&mut s.top_k, value),
+        "presence-penalty" => put(&mut s.presence_penalty, value),
+        "repetition-penalty" => put(&mut s.repetition_penalty, value),
+        "seed" => put(&mut s.seed, value),
+        "overload" => put::<Overload>(&mut s.overload, value),
+        "max-pending" => put(&mut s.max_pending, value),
+        "eos-timeout" => put(&mut s.eos_timeout, value),
+        "emit-tokens" => put(&mut s.emit_tokens, value),
+        "stream-id" => put(&mut s.stream_id, value),
+        _ => (),
+    }
+}
+
+/// The value of a property that is a setting.
+pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
+    Some(match name {
+        "model" => s.model.to_value(),
+        "revision" => s.revision.to_value(),
+        "device" => s.device.to_value(),
+        "dtype" => s.dtype.to_value(),
+        "prompt-layout" => s.prompt_layout.to_value(),
+        "prompt" => s.prompt.to_value(),
+        "system-prompt" => s.system_prompt.to_value(),
+        "window-duration" => s.window_duration.to_value(),
+        "window-stride" => s.window_stride.to_value(),
+        "fps" => s.fps.to_value(),
+        "min-frames" => s.min_frames.to_value(),
+        "max-frames" => s.max_frames.to_value(),
+        "min-pixels" => s.min_pixels.to_value(),
+        "max-pixels" => s.max_pixels.to_value(),
+        "total-pixels" => s.total_pixels.to_value(),
+        "mode" => s.mode.to_value(),
+        "max-tokens" => s.max_tokens.to_value(),
+        "temperature" => s.temperature.to_value(),
+        "top-p" => s.top_p.to_value(),
+        "top-k" => s.top_k.to_value(),
+        "presence-penalty" => s.presence_penalty.to_value(),
+        "repetition-penalty" => s.repetition_penalty.to_value(),
+        "seed" => s.seed.to_value(),
+        "overload" => s.overload.to_value(),
+        "max-pending" => s.max_pending.to_value(),
+        "eos-timeout" => s.eos_timeout.to_value(),
+        "emit-tokens" => s.emit_tokens.to_value(),
+        _ => return None,
+    })
+}
+
+fn put<T: for<'a> FromValue<'a>>(slot: &mut T, value: &glib::Value) {
+    if let Ok(value) = value.get() {
+        *slot = value;
+    }
+}
+
+/// A string that is empty rather than NULL.
+fn text(slot: &mut String, value: &glib::Value) {
+    if let Ok(value) = value.get::<Option<String>>() {
+        *slot = value.unwrap_or_default();
+    }
+}

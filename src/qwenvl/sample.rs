@@ -1,0 +1,94 @@
+//! A frame that was kept, on its way from the streaming thread to the worker.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use qwen3_vl::window::{Nanos, WindowRules};
+
+use super::settings::{Overload, Settings};
+use crate::message::Segment;
+
+/// Upstream buffers that may be held at once; beyond that frames are copied, so that the pool of a
+/// camera or a decoder never runs dry.
+pub(super) const MAX_HELD: usize = 2;
+
+/// A sampled frame with all that its window needs to know of the stream.
+pub(super) struct Sample {
+    pub(super) frame: Held,
+    pub(super) info: Arc<gst_video::VideoInfo>,
+    pub(super) segment: Segment,
+    pub(super) pts: gst::ClockTime,
+    pub(super) running_time: gst::ClockTime,
+    /// Running time before which no other frame comes.
+    pub(super) next: Nanos,
+    pub(super) plan: Arc<Plan>,
+    /// The policy of this stream; never `Auto`.
+    pub(super) overload: Overload,
+    /// When it came in.
+    pub(super) arrived: Instant,
+}
+
+/// Checked settings, as they were when a frame was sampled.
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) rules: WindowRules,
+}
+
+/// A buffer that may be one of upstream's, which are counted.
+pub(super) struct Held {
+    buffer: gst::Buffer,
+    count: Option<Arc<AtomicUsize>>,
+}
+
+impl Held {
+    /// Takes a reference if that leaves upstream enough buffers, else a copy.
+    /// Also says whether it is a copy.
+    pub(super) fn new(
+        buffer: &gst::Buffer,
+        count: &Arc<AtomicUsize>,
+    ) -> Result<(Self, bool), gst::glib::BoolError> {
+        // Only the streaming thread adds, so nothing comes between the two steps.
+        if count.load(Ordering::Acquire) < MAX_HELD {
+            count.fetch_add(1, Ordering::AcqRel);
+            let held = Self {
+                buffer: buffer.clone(),
+                count: Some(count.clone()),
+            };
+            return Ok((held, false));
+        }
+        let copy = Self {
+            buffer: buffer.copy_deep()?,
+            count: None,
+        };
+        Ok((copy, true))
+    }
+
+    pub(super) fn buffer(&self) -> &gst::BufferRef {
+        &self.buffer
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(count) = &self.count {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// When the camera took the frame, in nanoseconds since 1970 (UTC), if a reference timestamp says.
+pub(super) fn utc(buffer: &gst::BufferRef) -> Option<u64> {
+    /// Seconds from 1900, where NTP begins, to 1970.
+    const NTP_TO_UNIX: u64 = 2_208_988_800;
+    buffer
+        .iter_meta::<gst::ReferenceTimestampMeta>()
+        .find_map(|meta| {
+            let time = meta.timestamp().nseconds();
+            match meta.reference().structure(0)?.name().as_str() {
+                "timestamp/x-unix" => Some(time),
+                "timestamp/x-ntp" => time.checked_sub(NTP_TO_UNIX * 1_000_000_000),
+                _ => None,
+            }
+        })
+}

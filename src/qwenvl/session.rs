@@ -1,0 +1,344 @@
+//! What the threads share while the element runs: one session from READY→PAUSED to PAUSED→READY.
+//!
+//! Two queues lead to the worker. `work` is in stream order and bounded; `control` overtakes it:
+//! answers, flushes, the loaded model. Every wait in the element is a wait for this one condition
+//! variable, so whatever can end a wait wakes all of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use qwen3_vl::backend::{self, Backend};
+
+use super::sample::Sample;
+use super::stats::Stats;
+
+/// Sampled frames that may wait for the worker. At two a second they are seconds of video.
+const MAX_WORK: usize = 8;
+
+/// What the worker does in the order of the stream.
+pub(super) enum Work {
+    /// A sampled frame.
+    Frame(Box<Sample>),
+    /// The stream ends or breaks here, at this running time: windows close.
+    Break(Option<gst::ClockTime>),
+}
+
+/// What the worker does at once.
+pub(super) enum Control {
+    /// The model is loaded.
+    Ready(Arc<dyn Backend>),
+    /// Something happened to a window at the backend.
+    Event(u64, backend::Event),
+    /// The stream was flushed; this is the new epoch.
+    Flush(u64),
+    /// The time for the last answers is over.
+    Expire,
+    /// The element failed: this is why.
+    Abort(String),
+    /// The element stops.
+    Stop,
+}
+
+/// What the worker takes from its queues.
+pub(super) enum Next {
+    Control(Control),
+    Work(Work),
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupted {
+    /// By a flush or a state change.
+    Flushing,
+    /// By an error, which has been posted.
+    Failed,
+}
+
+impl From<Interrupted> for gst::FlowError {
+    fn from(interrupted: Interrupted) -> Self {
+        match interrupted {
+            Interrupted::Flushing => Self::Flushing,
+            Interrupted::Failed => Self::Error,
+        }
+    }
+}
+
+/// How a wait for the last answers ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// All are answered or dropped.
+    Yes,
+    /// The time is over.
+    TimedOut,
+}
+
+#[derive(Default)]
+struct State {
+    work: VecDeque<Work>,
+    control: VecDeque<Control>,
+    /// Raised by every flush. What belongs to an older one must not come out.
+    epoch: u64,
+    flushing: bool,
+    stopping: bool,
+    /// Somebody posts an error.
+    claimed: bool,
+    /// The error has been posted.
+    failed: bool,
+    ready: bool,
+    /// Whether the worker has something in its hands.
+    busy: bool,
+    /// Windows that the worker has opened and not yet ended.
+    outstanding: usize,
+    /// Descriptions for the next buffer.
+    attach: Vec<gst::Structure>,
+    stats: Stats,
+}
+
+impl State {
+    fn interrupted(&self) -> Option<Interrupted> {
+        if self.failed {
+            Some(Interrupted::Failed)
+        } else if self.flushing || self.stopping {
+            Some(Interrupted::Flushing)
+        } else {
+            None
+        }
+    }
+
+    fn idle(&self) -> bool {
+        self.work.is_empty() && self.control.is_empty() && !self.busy && self.outstanding == 0
+    }
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Session {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Session {
+    /// A panic elsewhere must not spread: everything behind this lock is valid at any time.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    fn wait<'a>(&self, guard: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(guard)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The streaming thread.
+
+    /// The descriptions that the next buffer shall carry.
+    pub(super) fn take_descriptions(&self) -> Result<Vec<gst::Structure>, Interrupted> {
+        let mut state = self.lock();
+        state.stats.frames += 1;
+        match state.interrupted() {
+            Some(why) => Err(why),
+            None => Ok(std::mem::take(&mut state.attach)),
+        }
+    }
+
+    /// Waits until the model is loaded.
+    pub(super) fn wait_ready(&self) -> Result<(), Interrupted> {
+        let mut state = self.lock();
+        loop {
+            if let Some(why) = state.interrupted() {
+                return Err(why);
+            }
+            if state.ready {
+                return Ok(());
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Hands a frame to the worker. If there is no room, waits for it or skips the frame.
+    pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
+        let mut state = self.lock();
+        loop {
+            if let Some(why) = state.interrupted() {
+                return Err(why);
+            }
+            if state.work.len() < MAX_WORK {
+                break;
+            }
+            if !wait {
+                state.stats.skipped += 1;
+                return Ok(());
+            }
+            state = self.wait(state);
+        }
+        state.stats.sampled += 1;
+        state.work.push_back(Work::Frame(sample));
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Says that the stream breaks or ends at this running time. Never waits.
+    pub(super) fn push_break(&self, at: Option<gst::ClockTime>) {
+        self.change(|state| {
+            if state.interrupted().is_none() {
+                state.work.push_back(Work::Break(at));
+            }
+        });
+    }
+
+    /// Waits until every window has ended, for at most `timeout`, if there is one.
+    pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<Drained, Interrupted> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut state = self.lock();
+        loop {
+            if let Some(why) = state.interrupted() {
+                return Err(why);
+            }
+            if state.idle() {
+                return Ok(Drained::Yes);
+            }
+            state = match deadline {
+                None => self.wait(state),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(Drained::TimedOut);
+                    }
+                    self.changed
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+
+    /// The time for the last answers is over.
+    pub(super) fn expire(&self) {
+        self.change(|state| state.control.push_back(Control::Expire));
+    }
+
+    /// Ends all waits and forgets what belongs to the stream before the flush.
+    pub(super) fn flush_start(&self) {
+        self.change(|state| {
+            state.flushing = true;
+            state.epoch += 1;
+            state.work.clear();
+            state.attach.clear();
+            let epoch = state.epoch;
+            state.control.push_front(Control::Flush(epoch));
+        });
+    }
+
+    /// Frames are welcome again.
+    pub(super) fn flush_stop(&self) {
+        self.change(|state| state.flushing = false);
+    }
+
+    /// Ends all waits for good and tells the worker to finish.
+    pub(super) fn stop(&self) {
+        self.change(|state| {
+            state.stopping = true;
+            state.work.clear();
+            state.control.push_front(Control::Stop);
+        });
+    }
+
+    // Any thread.
+
+    /// Whether this failure is the first one, which is the one to post before [`Self::fail`].
+    pub(super) fn claim_failure(&self) -> bool {
+        let mut state = self.lock();
+        !std::mem::replace(&mut state.claimed, true) && !state.stopping
+    }
+
+    /// The element failed, because of `why`: everybody gives up.
+    pub(super) fn fail(&self, why: &str) {
+        self.change(|state| {
+            state.failed = true;
+            state.work.clear();
+            state.control.push_front(Control::Abort(why.into()));
+        });
+    }
+
+    /// The counters.
+    pub(super) fn stats(&self) -> Stats {
+        self.lock().stats.clone()
+    }
+
+    /// Changes the counters.
+    pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut self.lock().stats);
+    }
+
+    // Loader and backend.
+
+    /// The model is loaded.
+    pub(super) fn ready(&self, backend: Arc<dyn Backend>) {
+        self.change(|state| {
+            state.ready = true;
+            state.control.push_back(Control::Ready(backend));
+        });
+    }
+
+    /// Something happened to a window.
+    pub(super) fn event(&self, window: u64, event: backend::Event) {
+        self.change(|state| state.control.push_back(Control::Event(window, event)));
+    }
+
+    // The worker.
+
+    /// What to do next: control first, then work that `admits` lets in.
+    pub(super) fn next(&self, outstanding: usize, admits: impl Fn(&Work) -> bool) -> Next {
+        let mut state = self.lock();
+        state.outstanding = outstanding;
+        state.stats.outstanding = outstanding as u64;
+        state.busy = false;
+        self.changed.notify_all();
+        loop {
+            if let Some(control) = state.control.pop_front() {
+                state.busy = true;
+                return Next::Control(control);
+            }
+            if state.work.front().is_some_and(&admits)
+                && let Some(work) = state.work.pop_front()
+            {
+                state.busy = true;
+                drop(state);
+                self.changed.notify_all();
+                return Next::Work(work);
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// The worker is gone.
+    pub(super) fn finished(&self) {
+        self.change(|state| {
+            state.busy = false;
+            state.outstanding = 0;
+            state.control.clear();
+        });
+    }
+
+    /// The epoch that the stream is in now.
+    pub(super) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Puts a description on the next buffer, unless it belongs to an older epoch.
+    pub(super) fn attach(&self, epoch: u64, description: gst::Structure) {
+        let mut state = self.lock();
+        if state.epoch == epoch {
+            state.attach.push(description);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What the properties hold, and what follows from them.
+
+use gst::glib;
+use qwen3_vl::backend::{Generation, ModelInfo, PromptLayout, WindowHead};
+use qwen3_vl::frames::Budget;
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::window::{RulesError, WindowRules, WindowSettings};
+
+use crate::demo;
+
+/// Type of the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLDtype")]
+pub enum Dtype {
+    /// What suits the device.
+    #[default]
+    #[enum_value(name = "CPU: as stored, CUDA: bf16", nick = "auto")]
+    Auto,
+    /// bfloat16.
+    #[enum_value(name = "bfloat16", nick = "bf16")]
+    Bf16,
+    /// Half precision.
+    #[enum_value(name = "IEEE half precision", nick = "f16")]
+    F16,
+    /// Single precision.
+    #[enum_value(name = "IEEE single precision", nick = "f32")]
+    F32,
+}
+
+/// Where the vision tokens stand in the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLPromptLayout")]
+pub enum Layout {
+    /// Nothing around the pairs of frames.
+    #[default]
+    #[enum_value(
+        name = "No outer vision_start/vision_end pair (transformers 4.57, vLLM)",
+        nick = "canonical"
+    )]
+    Canonical,
+    /// One more pair around them.
+    #[enum_value(
+        name = "An outer vision_start/vision_end pair (transformers >= 5.10)",
+        nick = "nested"
+    )]
+    Nested,
+}
+
+/// How the frames are given to the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLMode")]
+pub enum Mode {
+    /// As a video.
+    #[default]
+    #[enum_value(name = "A video: pairs of frames with their times", nick = "video")]
+    Video,
+    /// As pictures without time.
+    #[enum_value(name = "A bag of images without times", nick = "images")]
+    Images,
+}
+
+/// What to do when the engine cannot keep up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLOverload")]
+pub enum Overload {
+    /// By the liveness of upstream.
+    #[default]
+    #[enum_value(
+        name = "Block when upstream is not live, else drop-oldest",
+        nick = "auto"
+    )]
+    Auto,
+    /// Hold the stream.
+    #[enum_value(name = "Hold the stream until the engine catches up", nick = "block")]
+    Block,
+    /// Drop what waited longest.
+    #[enum_value(name = "Drop the window that has waited longest", nick = "drop-oldest")]
+    DropOldest,
+    /// Drop what comes.
+    #[enum_value(name = "Drop the window that has just closed", nick = "drop-newest")]
+    DropNewest,
+}
+
+impl Overload {
+    /// What `Auto` means for this stream.
+    pub(super) fn resolve(self, live: bool) -> Self {
+        match self {
+            Self::Auto if live => Self::DropOldest,
+            Self::Auto => Self::Block,
+            other => other,
+        }
+    }
+}
+
+/// The properties.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) model: String,
+    pub(super) revision: Option<String>,
+    pub(super) device: String,
+    pub(super) dtype: Dtype,
+    pub(super) prompt_layout: Layout,
+    pub(super) prompt: String,
+    pub(super) system_prompt: Option<String>,
+    /// Nanoseconds.
+    pub(super) window_duration: u64,
+    /// Nanoseconds; 0 = `window_duration`.
+    pub(super) window_stride: u64,
+    pub(super) fps: gst::Fraction,
+    pub(super) min_frames: u32,
+    pub(super) max_frames: u32,
+    /// 0 = from the checkpoint; so are the next two.
+    pub(super) min_pixels: u64,
+    pub(super) max_pixels: u64,
+    pub(super) total_pixels: u64,
+    pub(super) mode: Mode,
+    pub(super) max_tokens: u32,
+    /// Negative = from the checkpoint; so are the next four.
+    pub(super) temperature: f64,
+    pub(super) top_p: f64,
+    pub(super) top_k: i32,
+    pub(super) presence_penalty: f64,
+    pub(super) repetition_penalty: f64,
+    pub(super) seed: u64,
+    pub(super) overload: Overload,
+    pub(super) max_pending: u32,
+    /// Nanoseconds.
+    pub(super) eos_timeout: u64,
+    pub(super) emit_tokens: bool,
+    /// `None` = the element's name.
+    pub(super) stream_id: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: demo::NAME.into(),
+            revision: None,
+            device: "auto".into(),
+            dtype: Dtype::default(),
+            prompt_layout: Layout::default(),
+            prompt: "Describe this video.".into(),
+            system_prompt: None,
+            window_duration: 4 * gst::ClockTime::SECOND.nseconds(),
+            window_stride: 0,
+            fps: gst::Fraction::new(2, 1),
+            min_frames: 4,
+            max_frames: 768,
+            min_pixels: 0,
+            max_pixels: 0,
+            total_pixels: 0,
+            mode: Mode::default(),
+            max_tokens: 256,
+            temperature: -1.0,
+            top_p: -1.0,
+            top_k: -1,
+            presence_penalty: -1.0,
+            repetition_penalty: -1.0,
+            seed: 0,
+            overload: Overload::default(),
+            max_pending: 2,
+            eos_timeout: 60 * gst::ClockTime::SECOND.nseconds(),
+            emit_tokens: false,
+            stream_id: None,
+        }
+    }
+}
+
+/// Why the properties make no sense together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SettingsError {
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    #[error("max-pixels {max} is below min-pixels {min}")]
+    Pixels { min: u64, max: u64 },
+    #[error("model is empty: give a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or demo")]
+    NoModel,
+    #[error("unknown device {0:?}: use auto, cpu, cuda or cuda:N")]
+    Device(String),
+}
+
+impl Settings {
+    /// Checks everything that can be checked before the model is there.
+    pub(super) fn rules(&self) -> Result<WindowRules, SettingsError> {
+        let (min, max) = (self.min_pixels, self.max_pixels);
+        if min != 0 && max != 0 && max < min {
+            return Err(SettingsError::Pixels { min, max });
+        }
+        let part = |v: i32| u32::try_from(v).unwrap_or(0);
+        Ok(WindowRules::new(&WindowSettings {
+            duration: self.window_duration,
+            stride: self.window_stride,
+            fps: (part(self.fps.numer()), part(self.fps.denom())),
+            min_frames: self.min_frames,
+            max_frames: self.max_frames,
+            least_frames: match self.mode {
+                Mode::Video => 2,
+                Mode::Images => 1,
+            },
+        })?)
+    }
+
+    /// What to load.
+    pub(super) fn load_options(&self) -> Result<LoadOptions, SettingsError> {
+        let source = match self.model.as_str() {
+            "" => return Err(SettingsError::NoModel),
+            demo::NAME => demo::source(),
+            name => model_source(name, self.revision.clone()),
+        };
+        Ok(LoadOptions {
+            source,
+            device: device(&self.device)
+                .ok_or_else(|| SettingsError::Device(self.device.clone()))?,
+            dtype: match self.dtype {
+                Dtype::Auto => DtypeChoice::Auto,
+                Dtype::Bf16 => DtypeChoice::Bf16,
+                Dtype::F16 => DtypeChoice::F16,
+                Dtype::F32 => DtypeChoice::F32,
+            },
+        })
+    }
+
+    pub(super) fn window_head(&self) -> WindowHead {
+        WindowHead {
+            layout: match self.prompt_layout {
+                Layout::Canonical => PromptLayout::Canonical,
+                Layout::Nested => PromptLayout::Nested,
+            },
+            system_prompt: self.system_prompt.clone().filter(|text| !text.is_empty()),
+        }
+    }
+
+    /// The checkpoint's way to choose tokens, where the properties do not say otherwise.
+    pub(super) fn generation(&self, model: &ModelInfo) -> Generation {
+        let or = |value: f64, default: f64| if value < 0.0 { default } else { value };
+        let base = model.generation;
+        Generation {
+            temperature: or(self.temperature, base.temperature),
+            top_p: or(self.top_p, base.top_p),
+            top_k: u32::try_from(self.top_k).unwrap_or(base.top_k),
+            presence_penalty: or(self.presence_penalty, base.presence_penalty),
+            repetition_penalty: or(self.repetition_penalty, base.repetition_penalty),
+        }
+    }
+
+    /// The pixel budget.
+    ///
+    /// A limit that is not set gives way to the other one: `max-pixels` alone below the default
+    /// least lowers that too.
+    pub(super) fn budget(&self, model: &ModelInfo) -> Budget {
+        let set = |value: u64| (value != 0).then_some(value);
+        let limits = |(min, max): (u64, u64)| match (set(self.min_pixels), set(self.max_pixels)) {
+            (Some(min), Some(max)) => (min, max),
+            (Some(min), None) => (min, max.max(min)),
+            (None, Some(max)) => (min.min(max), max),
+            (None, None) => (min, max),
+        };
+        if self.mode == Mode::Images {
+            let (min_pixels, max_pixels) = limits(model.image_pixels);
+            return Budget::HfImage {
+                min_pixels,
+                max_pixels,
+            };
+        }
+        match Budget::qwen_vl_utils(model.factor) {
+            Budget::QwenVlUtils {
+                min_pixels,
+                max_pixels,
+                total_pixels,
+            } if self.sets_pixels() => {
+                let (min_pixels, max_pixels) = limits((min_pixels, max_pixels));
+                Budget::QwenVlUtils {
+                    min_pixels,
+                    max_pixels,
+                    total_pixels: set(self.total_pixels).unwrap_or(total_pixels),
+                }
+            }
+            _ => Budget::HfVideo {
+                min_pixels: model.video_pixels.0,
+                max_pixels: model.video_pixels.1,
+                cap_per_frame: true,
+            },
+        }
+    }
+
+    fn sets_pixels(&self) -> bool {
+        [self.min_pixels, self.max_pixels, self.total_pixels] != [0; 3]
+    }
+}
+
+fn device(name: &str) -> Option<DeviceChoice> {
+    match name {
+        "auto" | "" => Some(DeviceChoice::Auto),
+        "cpu" => Some(DeviceChoice::Cpu),
+        "cuda" => Some(DeviceChoice::Cuda(0)),
+        _ => name
+            .strip_prefix("cuda:")?
+            .parse()
+            .ok()
+            .map(DeviceChoice::Cuda),
+    }
+}
+
+/// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder that
+/// the loader will not find.
+fn model_source(name: &str, revision: Option<String>) -> ModelSource {
+    let path = std::path::PathBuf::from(name);
+    let hub = match name.split_once('/') {
+        Some((owner, name)) => {
+            !owner.is_empty()
+                && !owner.starts_with(['.', '~'])
+                && !name.is_empty()
+                && !name.contains('/')
+        }
+        None => false,
+    };
+    if hub && !path.exists() {
+        let id = name.into();
+        ModelSource::Hub { id, revision }
+    } else {
+        ModelSource::Folder(path)
+    }
+}

@@ -1,0 +1,38 @@
+//! Counters of one session, as the property `stats` shows them.
+
+/// Counters since the element left READY.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stats {
+    /// Buffers that arrived.
+    pub(super) frames: u64,
+    /// Frames handed to the worker.
+    pub(super) sampled: u64,
+    /// Frames that were due, but the worker had no room for them.
+    pub(super) skipped: u64,
+    /// Frames copied, to hold no more of upstream's buffers.
+    pub(super) copied: u64,
+    /// Windows described.
+    pub(super) described: u64,
+    /// Windows dropped.
+    pub(super) dropped: u64,
+    /// Answers that came for windows that had been dropped.
+    pub(super) late: u64,
+    /// Windows that are open or wait for their answer.
+    pub(super) outstanding: u64,
+}
+
+impl Stats {
+    /// As a structure.
+    pub(super) fn structure(&self) -> gst::Structure {
+        gst::Structure::builder("qwenvl/stats")
+            .field("frames", self.frames)
+            .field("sampled", self.sampled)
+            .field("skipped", self.skipped)
+            .field("copied", self.copied)
+            .field("described", self.described)
+            .field("dropped", self.dropped)
+            .field("late", self.late)
+            .field("outstanding", self.outstanding)
+            .build()
+    }
+}

@@ -1,0 +1,355 @@
+//! The worker thread: it alone knows the windows and ends each of them in one message.
+//!
+//! ```text
+//! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer ─► bus, meta
+//! ```
+
+mod picture;
+mod window;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+
+use gst::prelude::*;
+use qwen3_vl::backend::{self, Backend, Failure};
+use qwen3_vl::window::{Event, Windows};
+
+use self::picture::{Converter, Picture};
+use self::window::{Asked, Ending, OpenWindow, Target};
+use super::failure;
+use super::hooks::{Hooks, Stage};
+use super::imp::CAT;
+use super::sample::{Plan, Sample, utc};
+use super::session::{Control, Next, Session, Work};
+use super::settings::Overload;
+use crate::message::{Reason, Request};
+
+/// The numbers that the next window and request will have.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ids {
+    pub(super) window: u64,
+    pub(super) request: u64,
+}
+
+/// See the module's text.
+pub(super) struct Worker {
+    element: super::QwenVL,
+    session: Arc<Session>,
+    hooks: Hooks,
+    ids: Ids,
+    epoch: u64,
+    backend: Option<Arc<dyn Backend>>,
+    converter: Converter,
+    windows: Option<Windows>,
+    open: BTreeMap<u64, OpenWindow>,
+    /// Closed windows without an answer, oldest first.
+    asked: VecDeque<Asked>,
+}
+
+/// Why the worker gives up.
+struct Fatal(gst::ErrorMessage);
+
+impl Worker {
+    pub(super) fn new(
+        element: super::QwenVL,
+        session: Arc<Session>,
+        hooks: Hooks,
+        ids: Ids,
+    ) -> Self {
+        Self {
+            element,
+            session,
+            hooks,
+            ids,
+            epoch: 0,
+            backend: None,
+            converter: Converter::default(),
+            windows: None,
+            open: BTreeMap::new(),
+            asked: VecDeque::new(),
+        }
+    }
+
+    /// Works until the session stops or fails.
+    pub(super) fn run(mut self) -> Ids {
+        let session = self.session.clone();
+        loop {
+            let outstanding = self.open.len() + self.asked.len();
+            let next = session.next(outstanding, |work| self.admits(work));
+            let end = match next {
+                Next::Control(Control::Stop) => Some((Reason::Cancelled, None)),
+                Next::Control(Control::Abort(why)) => Some((Reason::Error, Some(why))),
+                next => {
+                    let done = panic::catch_unwind(AssertUnwindSafe(|| self.handle(next)));
+                    let error = match done {
+                        Ok(Ok(())) => None,
+                        Ok(Err(Fatal(error))) => Some(error),
+                        Err(panic) => Some(failure::panicked("the worker", &*panic)),
+                    };
+                    // Comes back as `Abort`, unless another failure was first.
+                    if let Some(error) = error {
+                        failure::report(&self.element, &session, error);
+                    }
+                    None
+                }
+            };
+            if let Some((reason, why)) = end {
+                self.drop_all(reason, why.as_deref());
+                session.finished();
+                return self.ids;
+            }
+        }
+    }
+
+    /// Whether to take up this work now: a stream that may be held waits for model and engine.
+    fn admits(&self, work: &Work) -> bool {
+        match work {
+            Work::Frame(sample) if sample.overload == Overload::Block => {
+                let max_pending = sample.plan.settings.max_pending as usize;
+                self.backend.is_some() && self.asked.len() <= max_pending
+            }
+            Work::Frame(_) | Work::Break(_) => true,
+        }
+    }
+
+    fn handle(&mut self, next: Next) -> Result<(), Fatal> {
+        match next {
+            Next::Work(Work::Frame(sample)) => return self.frame(*sample),
+            Next::Work(Work::Break(at)) => return self.end_windows(at),
+            Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
+            Next::Control(Control::Event(window, event)) => return self.event(window, event),
+            Next::Control(Control::Flush(epoch)) => {
+                self.epoch = epoch;
+                self.drop_all(Reason::Flush, None);
+            }
+            Next::Control(Control::Expire) => self.drop_all(Reason::EosTimeout, None),
+            // Both end `run`.
+            Next::Control(Control::Abort(_) | Control::Stop) => (),
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, sample: Sample) -> Result<(), Fatal> {
+        (self.hooks.at)(Stage::Worker);
+        let rules = sample.plan.rules;
+        let first = self.ids.window;
+        let windows = self
+            .windows
+            .get_or_insert_with(|| Windows::new(rules, first));
+        windows.set_rules(rules);
+        let events = windows.push(sample.running_time.nseconds(), sample.next);
+        self.ids.window = windows.next_id();
+        let mut picture = Picture::new(&sample);
+        for event in events {
+            match event {
+                Event::Opened { window, end } => self.opened(window, end, &sample)?,
+                Event::Frame { window } => self.covered(window, &sample, &mut picture),
+                Event::Closed { window, partial } => self.closed(window, partial),
+                Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
+            }
+        }
+        Ok(())
+    }
+
+    /// The stream breaks at this running time: what is open is complete.
+    fn end_windows(&mut self, at: Option<gst::ClockTime>) -> Result<(), Fatal> {
+        for window in self.open.values_mut() {
+            window.cut(at);
+        }
+        let events = self.windows.as_mut().map(Windows::finish);
+        for event in events.unwrap_or_default() {
+            match event {
+                Event::Closed { window, partial } => self.closed(window, partial),
+                Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
+                Event::Opened { .. } | Event::Frame { .. } => (),
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, id: u64, end: u64, sample: &Sample) -> Result<(), Fatal> {
+        let Plan { settings, rules } = &*sample.plan;
+        let request = Request {
+            stream_id: settings
+                .stream_id
+                .clone()
+                .unwrap_or_else(|| self.element.name().into()),
+            window_id: id,
+            request_id: self.ids.request,
+            prompt: settings.prompt.clone(),
+            segment: sample.segment.clone(),
+            start: sample.running_time,
+            end: gst::ClockTime::from_nseconds(end),
+            partial: false,
+            frames: Vec::new(),
+            utc: utc(sample.frame.buffer()),
+        };
+        self.ids.request += 1;
+        let window = OpenWindow::new(request, sample);
+        let window = self.open.entry(id).insert_entry(window).into_mut();
+        let Some(backend) = &self.backend else {
+            return Ok(());
+        };
+        let model = backend.model();
+        let size = settings
+            .budget(model)
+            .size(
+                planned_frames(rules.planned_frames(), rules.duration(), &sample.info)
+                    .max(rules.least_frames()),
+                picture::size(&sample.info),
+                model.factor,
+                model.temporal_patch,
+            )
+            .map_err(|error| Fatal(gst::error_msg!(gst::StreamError::Format, ("{error}"))))?;
+        let session = self.session.clone();
+        let input = backend.open(settings.window_head(), Ending::sink(session, id));
+        window.target = Target::Input { input, size };
+        Ok(())
+    }
+
+    fn covered(&mut self, id: u64, sample: &Sample, picture: &mut Picture<'_>) {
+        let Some(window) = self.open.get_mut(&id) else {
+            return;
+        };
+        if let Err(error) = window.push(sample, picture, &mut self.converter) {
+            gst::warning!(CAT, obj = self.element, "window {id}: {error}");
+            self.drop_open(id, Reason::Unmappable, Some(&error.to_string()));
+        }
+    }
+
+    fn closed(&mut self, id: u64, partial: bool) {
+        let Some(mut window) = self.open.remove(&id) else {
+            return;
+        };
+        window.request.partial = partial;
+        let (Target::Input { .. }, Some(backend)) = (&window.target, self.backend.clone()) else {
+            return self.post_dropped(&window.request, Reason::Loading, None);
+        };
+        // The oldest one is being answered; max-pending others may wait.
+        let room = 1 + window.plan.settings.max_pending as usize;
+        while window.overload != Overload::Block && self.asked.len() >= room {
+            if window.overload == Overload::DropNewest || room == 1 {
+                return self.post_dropped(&window.request, Reason::Overload, None);
+            }
+            if let Some(oldest) = self.asked.remove(1) {
+                oldest.cancel();
+                self.post_dropped(&oldest.request, Reason::Overload, None);
+            }
+        }
+        let (asked, question) = window.ask(backend.model());
+        // In the list before the backend is called: should it panic, the window still ends.
+        self.asked.push_back(asked);
+        if let (Some((input, question)), Some(asked)) = (question, self.asked.back_mut()) {
+            asked.handle = Some(input.close(question));
+        }
+    }
+
+    fn event(&mut self, id: u64, event: backend::Event) -> Result<(), Fatal> {
+        if self.session.epoch() != self.epoch {
+            // Flushed meanwhile; the command that drops the window is on its way.
+            return Ok(());
+        }
+        if let backend::Event::Failed(Failure::Backend(text)) = event {
+            return Err(Fatal(gst::error_msg!(
+                gst::LibraryError::Failed,
+                ("The engine failed: {text}")
+            )));
+        }
+        let index = self
+            .asked
+            .iter()
+            .position(|asked| asked.request.window_id == id);
+        if let backend::Event::Token(text) = event {
+            if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
+                let structure = asked.request.token(asked.tokens, &text);
+                asked.tokens += 1;
+                self.post(structure);
+            }
+            return Ok(());
+        }
+        let Some(asked) = index.and_then(|index| self.asked.remove(index)) else {
+            self.ended_early(id, event);
+            return Ok(());
+        };
+        match (event, &self.backend) {
+            (backend::Event::Answer(answer), Some(backend)) => {
+                let structure = asked
+                    .request
+                    .description(&answer, backend.model(), asked.late);
+                self.session.count(|stats| stats.described += 1);
+                self.session.attach(self.epoch, structure.clone());
+                self.post(structure);
+            }
+            (backend::Event::Failed(error), _) => {
+                gst::warning!(CAT, obj = self.element, "window {id}: {error}");
+                self.post_dropped(&asked.request, Reason::Error, Some(&error.to_string()));
+            }
+            _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
+        }
+        Ok(())
+    }
+
+    /// A terminal event for a window that does not wait for one: it is open, or dropped already.
+    fn ended_early(&mut self, id: u64, event: backend::Event) {
+        if !self.open.contains_key(&id) {
+            self.session.count(|stats| stats.late += 1);
+            return;
+        }
+        match event {
+            backend::Event::Failed(error) => {
+                self.drop_open(id, Reason::Error, Some(&error.to_string()));
+            }
+            _ => self.drop_open(id, Reason::Cancelled, None),
+        }
+    }
+
+    /// Ends all windows without an answer.
+    fn drop_all(&mut self, reason: Reason, message: Option<&str>) {
+        if let Some(windows) = &mut self.windows {
+            windows.clear();
+        }
+        for asked in std::mem::take(&mut self.asked) {
+            // The backend may be what has just panicked.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
+            self.post_dropped(&asked.request, reason, message);
+        }
+        for OpenWindow {
+            request, target, ..
+        } in std::mem::take(&mut self.open).into_values()
+        {
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(target)));
+            self.post_dropped(&request, reason, message);
+        }
+    }
+
+    fn drop_open(&mut self, id: u64, reason: Reason, message: Option<&str>) {
+        if let Some(window) = self.open.remove(&id) {
+            self.post_dropped(&window.request, reason, message);
+        }
+    }
+
+    fn post_dropped(&self, request: &Request, reason: Reason, message: Option<&str>) {
+        self.session.count(|stats| stats.dropped += 1);
+        self.post(request.dropped(reason, message));
+    }
+
+    fn post(&self, structure: gst::Structure) {
+        gst::debug!(CAT, obj = self.element, "{structure}");
+        let message = gst::message::Element::builder(structure)
+            .src(&self.element)
+            .build();
+        // Without a bus there is nobody to tell.
+        let _ = self.element.post_message(message);
+    }
+}
+
+/// Frames that a window will hold: no more than the stream has, if it says how many.
+fn planned_frames(planned: u32, duration: u64, info: &gst_video::VideoInfo) -> u32 {
+    let fps = info.fps();
+    if fps.numer() <= 0 {
+        return planned;
+    }
+    let there = super::events::holds(duration, fps);
+    planned.min(u32::try_from(there).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,186 @@
+//! One window at the backend: open, then asked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qwen3_vl::backend::{
+    self, EventSink, Failure, ModelInfo, Question, RequestHandle, WindowInput,
+};
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::window::Pairs;
+
+use super::picture::{Converter, Picture, PictureError};
+use crate::message::Request;
+use crate::qwenvl::sample::{Plan, Sample};
+use crate::qwenvl::session::Session;
+use crate::qwenvl::settings::{Mode, Overload};
+
+/// Where a window's frames go.
+pub(super) enum Target {
+    /// To the backend, at this size.
+    Input {
+        input: Box<dyn WindowInput>,
+        size: Size,
+    },
+    /// Nowhere: there was no model yet when the window opened.
+    Nowhere,
+}
+
+/// A window that still takes frames.
+pub(super) struct OpenWindow {
+    pub(super) request: Request,
+    pub(super) target: Target,
+    pub(super) plan: Arc<Plan>,
+    pub(super) overload: Overload,
+    start: gst::ClockTime,
+    /// Running time of the last frame.
+    last: gst::ClockTime,
+    pairs: Pairs<Frame>,
+    arrived: Instant,
+    pushed: Option<Instant>,
+}
+
+impl OpenWindow {
+    pub(super) fn new(request: Request, sample: &Sample) -> Self {
+        Self {
+            request,
+            target: Target::Nowhere,
+            plan: sample.plan.clone(),
+            overload: sample.overload,
+            start: sample.pts,
+            last: sample.running_time,
+            pairs: Pairs::default(),
+            arrived: sample.arrived,
+            pushed: None,
+        }
+    }
+
+    /// Takes a frame.
+    pub(super) fn push(
+        &mut self,
+        sample: &Sample,
+        picture: &mut Picture<'_>,
+        converter: &mut Converter,
+    ) -> Result<(), PictureError> {
+        self.request.frames.push(sample.pts);
+        self.last = sample.running_time;
+        self.arrived = sample.arrived;
+        let Target::Input { input, size } = &mut self.target else {
+            return Ok(());
+        };
+        // The time that the camera saw go by, whatever the rate at which the stream is played.
+        let seconds = self.start.absdiff(sample.pts);
+        let frame = Frame {
+            rgb: picture.at(*size, converter)?,
+            size: *size,
+            seconds: seconds.nseconds() as f64 / 1e9,
+        };
+        let ready = match self.plan.settings.mode {
+            Mode::Video => self.pairs.push(frame).map(VisionInput::Pair),
+            Mode::Images => Some(VisionInput::Image(frame)),
+        };
+        if let Some(ready) = ready {
+            input.push(ready);
+            self.pushed = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// The stream ends or breaks at this running time.
+    pub(super) fn cut(&mut self, at: Option<gst::ClockTime>) {
+        let at = at.unwrap_or(self.last).max(self.last);
+        self.request.end = self.request.end.min(at);
+    }
+
+    /// No more frames come: what is asked, and of which input.
+    pub(super) fn ask(
+        self,
+        model: &ModelInfo,
+    ) -> (Asked, Option<(Box<dyn WindowInput>, Question)>) {
+        let Self {
+            request,
+            target,
+            plan,
+            pairs,
+            arrived,
+            mut pushed,
+            ..
+        } = self;
+        let settings = &plan.settings;
+        let question = Question {
+            prompt: settings.prompt.clone(),
+            max_tokens: settings.max_tokens,
+            generation: settings.generation(model),
+            seed: settings.seed,
+            emit_tokens: settings.emit_tokens,
+        };
+        let ask = match target {
+            Target::Input { mut input, .. } => {
+                if let Some(pair) = pairs.finish() {
+                    input.push(VisionInput::Pair(pair));
+                    pushed = Some(Instant::now());
+                }
+                Some((input, question))
+            }
+            Target::Nowhere => None,
+        };
+        let asked = Asked {
+            request,
+            handle: None,
+            tokens: 0,
+            late: pushed.map_or(Duration::ZERO, |at| at.saturating_duration_since(arrived)),
+        };
+        (asked, ask)
+    }
+}
+
+/// A closed window that waits for its answer.
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) handle: Option<Box<dyn RequestHandle>>,
+    /// Pieces of the answer so far.
+    pub(super) tokens: u32,
+    /// From the arrival of the last frame to its hand-over.
+    pub(super) late: Duration,
+}
+
+impl Asked {
+    /// Asks the backend to stop.
+    pub(super) fn cancel(&self) {
+        if let Some(handle) = &self.handle {
+            handle.cancel();
+        }
+    }
+}
+
+/// Sees to it that a window's events end, even if the backend loses it.
+pub(super) struct Ending {
+    session: Arc<Session>,
+    window: u64,
+    ended: bool,
+}
+
+impl Ending {
+    /// Sends a window's events to the session.
+    pub(super) fn sink(session: Arc<Session>, window: u64) -> EventSink {
+        let mut this = Self {
+            session,
+            window,
+            ended: false,
+        };
+        Box::new(move |event| {
+            this.ended |= event.is_terminal();
+            this.session.event(this.window, event);
+        })
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !self.ended {
+            let lost = Failure::Backend("it lost a request".into());
+            self.session
+                .event(self.window, backend::Event::Failed(lost));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Hooks for tests: another loader instead of the engine's, and a place for faults.
+
+use gst::prelude::*;
+
+pub use crate::qwenvl::hooks::{Hooks, LoadFn, Stage};
+
+/// Replaces the hooks of a `qwenvl` element; takes effect when it leaves READY.
+///
+/// # Panics
+///
+/// If the element is another one.
+pub fn set_hooks(element: &gst::Element, hooks: Hooks) {
+    let Some(element) = element.downcast_ref::<crate::qwenvl::QwenVL>() else {
+        panic!("{element:?} is no qwenvl");
+    };
+    element.set_hooks(hooks);
+}

@@ -1,0 +1,134 @@
+//! A `qwenvl` alone on the bench: the test is upstream and downstream.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gst::prelude::*;
+use gst_check::Harness;
+use gstqwenvl::testing::{self, Hooks, Stage};
+
+use super::{Messages, in_time, wait_until};
+
+pub const CAPS: &str = "video/x-raw,format=RGB,width=96,height=64,framerate=10/1";
+
+pub struct Bench {
+    pub harness: Harness,
+    pub element: gst::Element,
+    pub bus: gst::Bus,
+    /// Everything from the bus so far.
+    pub messages: Messages,
+    worked: Arc<AtomicUsize>,
+}
+
+impl Bench {
+    /// Not yet started.
+    pub fn idle(hooks: Hooks) -> (gst::Element, gst::Bus, Arc<AtomicUsize>) {
+        super::init();
+        let element = gst::ElementFactory::make("qwenvl")
+            .name("q")
+            .build()
+            .unwrap();
+        let worked = Arc::new(AtomicUsize::new(0));
+        let (count, at) = (worked.clone(), hooks.at);
+        let hooks = Hooks {
+            load: hooks.load,
+            at: Arc::new(move |stage| {
+                if stage == Stage::Worker {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+                at(stage);
+            }),
+        };
+        testing::set_hooks(&element, hooks);
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
+        (element, bus, worked)
+    }
+
+    /// Started, with caps and a segment.
+    pub fn new(hooks: Hooks, live: bool, properties: &[(&str, &str)]) -> Self {
+        let (element, bus, worked) = Self::idle(hooks);
+        for (name, value) in properties {
+            element.set_property_from_str(name, value);
+        }
+        let mut harness = Harness::with_element(&element, Some("sink"), Some("src"));
+        harness.set_live(live);
+        harness.set_src_caps_str(CAPS);
+        Self {
+            harness,
+            element,
+            bus,
+            messages: Messages::default(),
+            worked,
+        }
+    }
+
+    /// Waits until the model is loaded.
+    pub fn ready(mut self) -> Self {
+        wait_until("loading", || {
+            self.collect();
+            self.messages
+                .progress
+                .iter()
+                .any(|(kind, _)| *kind == gst::ProgressType::Complete)
+        });
+        self
+    }
+
+    pub fn buffer(ms: u64) -> gst::Buffer {
+        let mut buffer = gst::Buffer::with_size(96 * 64 * 3).unwrap();
+        let header = buffer.get_mut().unwrap();
+        header.set_pts(gst::ClockTime::from_mseconds(ms));
+        header.set_duration(gst::ClockTime::from_mseconds(100));
+        buffer
+    }
+
+    /// Pushes a frame.
+    pub fn push(&mut self, ms: u64) -> Result<gst::FlowSuccess, gst::FlowError> {
+        self.harness.push(Self::buffer(ms))
+    }
+
+    /// Pushes frames half a second apart, each of which is sampled, and waits for the worker.
+    pub fn frames(&mut self, ms: std::ops::Range<u64>) {
+        for ms in ms.step_by(500) {
+            let before = self.worked.load(Ordering::SeqCst);
+            self.push(ms).unwrap();
+            let worked = self.worked.clone();
+            wait_until("the worker", || worked.load(Ordering::SeqCst) > before);
+        }
+    }
+
+    pub fn event(&mut self, event: gst::Event) -> bool {
+        self.harness.push_event(event)
+    }
+
+    /// Pushes EOS from a thread of its own; what is given back waits for it.
+    pub fn eos_in_thread(&self) -> impl FnOnce() -> bool + use<> {
+        let pad = self.element.static_pad("sink").unwrap();
+        let thread = std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
+        move || in_time("EOS", move || thread.join().unwrap())
+    }
+
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats: gst::Structure = self.element.property("stats");
+        stats.get(name).unwrap()
+    }
+
+    pub fn collect(&mut self) {
+        self.messages.take_from(&self.bus, &self.element);
+    }
+
+    /// Waits until that many windows have ended.
+    pub fn ended(&mut self, count: usize) {
+        wait_until("the end of a window", || {
+            self.collect();
+            self.messages.ids().len() >= count
+        });
+    }
+
+    pub fn stop(&mut self) {
+        let element = self.element.clone();
+        in_time("stopping", move || element.set_state(gst::State::Null)).unwrap();
+        self.collect();
+    }
+}

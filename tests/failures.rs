@@ -1,0 +1,319 @@
+//! Bad input and broken parts: a clear error, once, and no hanging pipeline.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::manual::{Call, Manual};
+use common::{Messages, Run, echo, hooks, in_time, loader, wait_until};
+use gst::prelude::*;
+use gstqwenvl::testing::{Hooks, Stage};
+use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl::backend::{Event, Failure};
+use qwen3_vl::load::{LoadError, Progress};
+
+const VIDEO: &str = "videotestsrc num-buffers=200 ! video/x-raw,width=64,height=64,framerate=10/1";
+
+/// Runs a video through `qwenvl name=q PROPERTIES`.
+fn run(video: &str, properties: &str, hooks: Hooks) -> Messages {
+    Run::new(
+        &format!("{video} ! qwenvl name=q {properties} ! fakesink"),
+        hooks,
+    )
+    .finish()
+}
+
+/// The one error, which must say this.
+fn only_error(messages: &Messages, text: &str) -> gst::glib::Error {
+    assert_eq!(messages.errors.len(), 1, "{messages:?}");
+    let (error, _) = messages.errors[0].clone();
+    assert!(
+        error.message().contains(text),
+        "{error} does not say {text}"
+    );
+    messages.ids();
+    error
+}
+
+#[test]
+fn properties_that_make_no_sense() {
+    for (properties, text) in [
+        ("fps=0/1", "fps is 0/1"),
+        ("window-duration=1", "window-duration is 1 ns"),
+        (
+            "min-frames=9 max-frames=8",
+            "min-frames 9 is above max-frames 8",
+        ),
+        ("min-frames=1 max-frames=1", "needs at least 2"),
+        ("window-stride=1000", "window-stride is 1000 ns"),
+        (
+            "min-pixels=100000 max-pixels=50000",
+            "max-pixels 50000 is below min-pixels 100000",
+        ),
+        ("device=gpu", "unknown device \"gpu\""),
+        ("device=cuda:x", "unknown device"),
+        ("model=\"\"", "model is empty"),
+        // 10 frames a second: 100 ms apart.
+        ("window-duration=150000000", "holds less than two frames"),
+    ] {
+        let messages = run(VIDEO, properties, hooks(echo(Duration::ZERO)));
+        let error = only_error(&messages, text);
+        assert!(
+            error.matches(gst::LibraryError::Settings),
+            "{properties}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_single_pixel_limit_moves_the_other() {
+    for properties in ["max-pixels=2048", "min-pixels=2000000", "total-pixels=1"] {
+        let messages = run(VIDEO, properties, hooks(echo(Duration::ZERO)));
+        assert!(messages.errors.is_empty(), "{properties}: {messages:?}");
+        assert_eq!(messages.descriptions().len(), 5);
+    }
+}
+
+#[test]
+fn loading_fails() {
+    for (error, matches) in [
+        (
+            LoadError::NotFound as fn(String) -> LoadError,
+            gst::ResourceError::NotFound,
+        ),
+        (LoadError::Invalid, gst::ResourceError::Read),
+        (LoadError::Device, gst::ResourceError::Failed),
+    ] {
+        let messages = run(
+            VIDEO,
+            "",
+            loader(move |_, _, _| Err(error("so and so".into()))),
+        );
+        assert!(only_error(&messages, "so and so").matches(matches));
+        let kinds: Vec<_> = messages.progress.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, [gst::ProgressType::Start, gst::ProgressType::Error]);
+    }
+}
+
+#[test]
+fn loading_panics() {
+    let messages = run(VIDEO, "", loader(|_, _, _| panic!("in the loader")));
+    only_error(&messages, "in the loader");
+}
+
+#[test]
+fn loading_reports_progress() {
+    let hooks = loader(|_, progress, _| {
+        for percent in [0, 50, 50, 100] {
+            progress(Progress {
+                what: "reading".into(),
+                percent,
+            });
+        }
+        Ok(echo(Duration::ZERO))
+    });
+    let messages = run(VIDEO, "", hooks);
+    let texts: Vec<&str> = messages
+        .progress
+        .iter()
+        .map(|(_, text)| text.as_str())
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "Loading the model",
+            "reading: 0 %",
+            "reading: 50 %",
+            "reading: 100 %",
+            "Loaded fake on none"
+        ]
+    );
+    // The demo model is the default, and says once what it is.
+    assert_eq!(messages.warnings.len(), 1);
+}
+
+#[test]
+fn loading_is_cancelled_by_a_state_change() {
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    let count = cancelled.clone();
+    let run = Run::new(
+        &format!("{VIDEO} ! qwenvl name=q ! fakesink"),
+        loader(move |_, _, cancel| {
+            wait_until("cancel", || cancel.load(Ordering::SeqCst));
+            count.fetch_add(1, Ordering::SeqCst);
+            Err(LoadError::Cancelled)
+        }),
+    );
+    for _ in 0..3 {
+        run.set_state(gst::State::Playing).unwrap();
+        run.set_state(gst::State::Null).unwrap();
+    }
+    wait_until("the loaders", || cancelled.load(Ordering::SeqCst) == 3);
+    let mut messages = Messages::default();
+    messages.take_from(&run.pipeline.bus().unwrap(), &run.element);
+    assert!(messages.errors.is_empty());
+}
+
+#[test]
+fn video_of_odd_sizes() {
+    let video = |size| format!("videotestsrc num-buffers=60 ! video/x-raw,framerate=10/1,{size}");
+    // Scaled up to what the model takes at least.
+    let tiny = run(&video("width=1,height=1"), "", hooks(echo(Duration::ZERO)));
+    assert!(tiny.errors.is_empty(), "{tiny:?}");
+    assert_eq!(tiny.descriptions().len(), 2);
+    let thin = run(
+        &video("width=20000,height=1"),
+        "",
+        hooks(echo(Duration::ZERO)),
+    );
+    only_error(&thin, "aspect ratio");
+    assert_eq!(thin.dropped(), ["error"]);
+}
+
+#[test]
+fn memory_that_cannot_be_read() {
+    common::init();
+    for (feature, element) in [
+        ("memory:CUDAMemory", "cudadownload"),
+        ("memory:GLMemory", "gldownload"),
+        ("memory:VAMemory", "vapostproc"),
+        ("memory:Martian", "an element that downloads"),
+    ] {
+        let run = Run::new(
+            "appsrc name=src format=time ! qwenvl name=q ! fakesink",
+            hooks(echo(Duration::ZERO)),
+        );
+        let source = run.pipeline.by_name("src").unwrap();
+        let caps = gst_video::VideoCapsBuilder::new()
+            .features([feature])
+            .format(gst_video::VideoFormat::Nv12)
+            .width(64)
+            .height(64)
+            .framerate(gst::Fraction::new(10, 1))
+            .build();
+        source.set_property("caps", &caps);
+        run.set_state(gst::State::Playing).unwrap();
+        source.emit_by_name::<gst::FlowReturn>(
+            "push-buffer",
+            &[&gst::Buffer::with_size(6144).unwrap()],
+        );
+        let messages = Messages::until_end(&run.pipeline.bus().unwrap(), &run.element);
+        let error = only_error(&messages, element);
+        assert!(error.message().contains(feature));
+    }
+}
+
+#[test]
+fn system_memory_is_preferred_and_other_features_pass_as_they_are() {
+    common::init();
+    let element = gst::ElementFactory::make("qwenvl").build().unwrap();
+    let pad = element.static_pad("sink").unwrap();
+    let caps = |s: &str| s.parse::<gst::Caps>().unwrap();
+    let offered = caps(
+        "video/x-raw(memory:CUDAMemory),format=NV12; video/x-raw,format=NV12; \
+         video/x-raw(memory:SystemMemory, meta:GstVideoOverlayComposition),format=NV12",
+    );
+    let taken = pad.query_caps(Some(&offered));
+    let features: Vec<String> = taken
+        .iter_with_features()
+        .map(|(_, f)| f.to_string())
+        .collect();
+    assert_eq!(
+        features,
+        [
+            "memory:SystemMemory",
+            "memory:SystemMemory, meta:GstVideoOverlayComposition"
+        ]
+    );
+    // If there is nothing else, it may come, to be refused with a text.
+    let cuda = caps("video/x-raw(memory:CUDAMemory),format=NV12");
+    assert!(!pad.query_caps(Some(&cuda)).is_empty());
+}
+
+#[test]
+fn a_panic_anywhere_is_one_error() {
+    let stage = |stage: Stage| Hooks {
+        at: Arc::new(move |at| assert!(at != stage, "on purpose")),
+        ..hooks(echo(Duration::ZERO))
+    };
+    let call = |call: Call| {
+        let mut backend = Manual::new();
+        backend.at = Arc::new(move |at| assert!(at != call, "on purpose"));
+        hooks(Arc::new(backend))
+    };
+    let engine = Outcome::Fail(Failure::Backend("on purpose".into()));
+    for (what, hooks, ended) in [
+        ("sampling", stage(Stage::Sampling), 0),
+        ("worker", stage(Stage::Worker), 0),
+        ("open", call(Call::Open), 1),
+        ("push", call(Call::Push), 1),
+        ("close", call(Call::Close), 1),
+        (
+            "engine",
+            hooks(Arc::new(FakeBackend::new(Duration::ZERO, engine))),
+            1,
+        ),
+    ] {
+        let messages = run(VIDEO, "", hooks);
+        only_error(&messages, "on purpose");
+        assert!(messages.ids().len() >= ended, "{what}: {messages:?}");
+        assert!(
+            messages.dropped().iter().all(|reason| reason == "error"),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_pipeline_works_again_after_a_panic() {
+    let failing = Arc::new(AtomicUsize::new(1));
+    let count = failing.clone();
+    let run = Run::new(
+        &format!("{VIDEO} ! qwenvl name=q ! fakesink"),
+        Hooks {
+            at: Arc::new(move |_| {
+                let first = count.swap(0, Ordering::SeqCst) == 1;
+                assert!(!first, "on purpose");
+            }),
+            ..hooks(echo(Duration::ZERO))
+        },
+    );
+    only_error(&run.finish(), "on purpose");
+    let messages = run.finish();
+    assert!(messages.errors.is_empty(), "{messages:?}");
+    assert_eq!(messages.descriptions().len(), 5);
+}
+
+#[test]
+fn a_backend_that_loses_a_request_fails() {
+    let backend = Manual::new();
+    let model = backend.clone();
+    let run = Run::new(
+        &format!("{VIDEO} ! qwenvl name=q ! fakesink"),
+        hooks(Arc::new(model)),
+    );
+    run.set_state(gst::State::Playing).unwrap();
+    drop(backend.take());
+    let messages = Messages::until_end(&run.pipeline.bus().unwrap(), &run.element);
+    only_error(&messages, "lost a request");
+    run.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn cancelling_by_the_backend_drops_the_window() {
+    let backend = Manual::new();
+    let model = backend.clone();
+    let run = Run::new(
+        "videotestsrc num-buffers=40 ! video/x-raw,width=64,height=64,framerate=10/1 \
+         ! qwenvl name=q ! fakesink",
+        hooks(Arc::new(model)),
+    );
+    let canceller = std::thread::spawn(move || backend.take().end(Event::Cancelled));
+    let messages = run.finish();
+    in_time("the canceller", move || canceller.join().unwrap());
+    assert_eq!(messages.dropped(), ["cancelled"]);
+    assert!(messages.errors.is_empty());
+}

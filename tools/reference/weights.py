@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""SHA-256 of every file that `testing::checkpoint` in Rust must repeat, so that neither weights nor
+configs of the random checkpoints need to be stored."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+# JSON is compared by content: its spelling is nobody's business.
+CONFIGS = (
+    "config.json",
+    "config.v5.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoints", type=Path, help="folder that make_checkpoints.py wrote")
+    parser.add_argument("out", type=Path, help="file to write")
+    args = parser.parse_args()
+    result = {}
+    for folder in sorted(args.checkpoints.iterdir()):
+        result[folder.name] = {
+            "model.safetensors": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+            **{name: json.loads((folder / name).read_text()) for name in CONFIGS},
+        }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
