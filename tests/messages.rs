@@ -204,18 +204,20 @@ fn properties_change_with_the_next_window() {
     bench
         .element
         .set_property("window-duration", 2_000_000_000u64);
-    // Makes no sense: the last good settings stay.
     bench.frames(500..1_000);
-    assert_eq!(backend.take().question.prompt, "Describe this video.");
+    let first = backend.take();
+    assert_eq!(first.question.prompt, "Describe this video.");
     bench.frames(1_000..1_500);
+    // Makes no sense: the last good settings stay.
     bench.element.set_property("fps", gst::Fraction::new(0, 1));
     bench.frames(1_500..3_000);
     let asked = backend.take();
     assert_eq!(asked.question.prompt, "Later?");
     assert_eq!(asked.inputs.len(), 2);
     bench.collect();
-    assert_eq!(bench.messages.warnings.len(), 1);
-    assert!(bench.messages.warnings[0].message().contains("fps is 0/1"));
+    let warnings = bench.messages.warnings.iter();
+    let about_fps = warnings.filter(|warning| warning.message().contains("fps is 0/1"));
+    assert_eq!(about_fps.count(), 1);
     bench.stop();
 }
 

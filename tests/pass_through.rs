@@ -9,8 +9,11 @@ use std::time::Duration;
 use common::{Run, echo, hooks};
 use gst::prelude::*;
 
-/// Address of the memory and PTS of what passes a pad.
-fn watch(pad: &gst::Pad) -> Arc<Mutex<Vec<(usize, Option<gst::ClockTime>)>>> {
+/// Address of a buffer's memory, and its PTS.
+type Identity = (usize, Option<gst::ClockTime>);
+
+/// What passes a pad.
+fn watch(pad: &gst::Pad) -> Arc<Mutex<Vec<Identity>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {

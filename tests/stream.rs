@@ -22,6 +22,10 @@ fn segment() -> gst::Event {
     gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new())
 }
 
+fn caps(caps: &str) -> gst::Event {
+    gst::event::Caps::new(&caps.parse().unwrap())
+}
+
 #[test]
 fn eos_waits_for_the_partial_window() {
     let (mut bench, backend) = bench(&[]);
@@ -135,11 +139,11 @@ fn new_caps_close_the_window() {
     let (mut bench, backend) = bench(&[]);
     bench.frames(0..1_000);
     // The same caps again do not.
-    bench.harness.set_src_caps_str(common::bench::CAPS);
+    bench.event(caps(common::bench::CAPS));
     bench.frames(1_000..2_000);
-    bench
-        .harness
-        .set_src_caps_str("video/x-raw,format=GRAY8,width=192,height=96,framerate=10/1");
+    bench.event(caps(
+        "video/x-raw,format=GRAY8,width=192,height=96,framerate=10/1",
+    ));
     let first = backend.take();
     assert_eq!(first.inputs.len(), 2);
     assert_eq!(

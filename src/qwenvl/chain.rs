@@ -93,7 +93,7 @@ impl QwenVL {
             }
             Err(panic) => {
                 let error = failure::panicked("sampling", &*panic);
-                failure::report(&self.obj(), &session, error);
+                failure::report(&self.obj(), &session, &error);
                 return Err(gst::FlowError::Error);
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gst::glib;
 use gst::subclass::prelude::*;
 
 use super::imp::{CAT, QwenVL, lock};
@@ -61,44 +62,39 @@ impl QwenVL {
     }
 
     fn set_caps(&self, caps: &gst::CapsRef) -> bool {
-        if let Some(text) = queries::refusal(caps) {
-            gst::element_imp_error!(self, gst::StreamError::Format, ("{text}"), ["{caps}"]);
-            return false;
-        }
-        let info = match gst_video::VideoInfo::from_caps(caps) {
+        let info = match self.check_caps(caps) {
             Ok(info) => info,
             Err(error) => {
-                gst::element_imp_error!(
-                    self,
-                    gst::StreamError::Format,
-                    ("These caps describe no video: {error}"),
-                    ["{caps}"]
-                );
+                self.fail(&error);
                 return false;
             }
         };
-        let settings = lock(&self.settings).clone();
-        let fps = info.fps();
-        if settings.mode == Mode::Video
-            && fps.numer() > 0
-            && holds(settings.window_duration, fps) < 2
-        {
-            gst::element_imp_error!(
-                self,
-                gst::LibraryError::Settings,
-                (
-                    "window-duration is {}, which holds less than two frames of a video at {fps} \
-                     frames a second",
-                    gst::ClockTime::from_nseconds(settings.window_duration)
-                )
-            );
-            return false;
-        }
         if lock(&self.stream).info.as_deref() != Some(&info) {
             self.break_stream();
             lock(&self.stream).info = Some(Arc::new(info));
         }
         true
+    }
+
+    fn check_caps(&self, caps: &gst::CapsRef) -> Result<gst_video::VideoInfo, glib::Error> {
+        if let Some(text) = queries::refusal(caps) {
+            return Err(glib::Error::new(gst::StreamError::Format, &text));
+        }
+        let info = gst_video::VideoInfo::from_caps(caps).map_err(|error| {
+            let text = format!("{error}: {caps}");
+            glib::Error::new(gst::StreamError::Format, &text)
+        })?;
+        let settings = lock(&self.settings).clone();
+        let (fps, duration) = (info.fps(), settings.window_duration);
+        if settings.mode == Mode::Video && fps.numer() > 0 && holds(duration, fps) < 2 {
+            let text = format!(
+                "window-duration is {}, which holds less than two frames of a video at {fps} \
+                 frames a second",
+                gst::ClockTime::from_nseconds(duration)
+            );
+            return Err(glib::Error::new(gst::LibraryError::Settings, &text));
+        }
+        Ok(info)
     }
 
     /// Closes the last window and waits for the last answers. Whether EOS goes on.

@@ -2,28 +2,37 @@
 
 use std::any::Any;
 
+use gst::glib;
 use gst::prelude::*;
 
+use super::imp::CAT;
 use super::session::Session;
 
 /// Posts the error if it is the session's first, and makes everybody give up.
 ///
 /// In this order: once the streaming thread gives up, upstream posts an error that says nothing,
 /// and many applications read but the first.
-pub(super) fn report(element: &super::QwenVL, session: &Session, error: gst::ErrorMessage) {
+pub(super) fn report(element: &super::QwenVL, session: &Session, error: &glib::Error) {
     if session.claim_failure() {
-        let text = error.to_string();
-        element.post_error_message(error);
-        session.fail(&text);
+        post(element, error);
+        session.fail(error.message());
     }
 }
 
+/// Posts the error.
+pub(super) fn post(element: &super::QwenVL, error: &glib::Error) {
+    gst::error!(CAT, obj = element, "{error}");
+    let message = gst::message::Error::builder_from_error(error.clone())
+        .src(element)
+        .build();
+    // Without a bus there is nobody to tell.
+    let _ = element.post_message(message);
+}
+
 /// The error for a panic caught in the part of the element called `place`.
-pub(super) fn panicked(place: &str, panic: &(dyn Any + Send)) -> gst::ErrorMessage {
-    gst::error_msg!(
-        gst::LibraryError::Failed,
-        ("Panicked in {place}: {}", panic_text(panic))
-    )
+pub(super) fn panicked(place: &str, panic: &(dyn Any + Send)) -> glib::Error {
+    let text = format!("Panicked in {place}: {}", panic_text(panic));
+    glib::Error::new(gst::LibraryError::Failed, &text)
 }
 
 /// What a panic said.

@@ -9,10 +9,11 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::chain::Stream;
+use super::failure;
 use super::hooks::Hooks;
 use super::loader::Loader;
 use super::session::Session;
-use super::settings::Settings;
+use super::settings::{Settings, SettingsError};
 use super::worker::{Ids, Worker};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -67,20 +68,20 @@ impl QwenVL {
             .map(|r| (r.session.clone(), r.hooks.clone()))
     }
 
-    fn start(&self) -> Result<(), gst::ErrorMessage> {
+    fn start(&self) -> Result<(), glib::Error> {
         let settings = lock(&self.settings).clone();
-        let bad = |error| gst::error_msg!(gst::LibraryError::Settings, ("{error}"));
+        let bad = |error: SettingsError| {
+            glib::Error::new(gst::LibraryError::Settings, &error.to_string())
+        };
         settings.rules().map_err(bad)?;
         let options = settings.load_options().map_err(bad)?;
         let hooks = lock(&self.hooks).clone();
         let session = Arc::new(Session::default());
         *lock(&self.stream) = Stream::default();
 
-        let no_thread = |error| {
-            gst::error_msg!(
-                gst::ResourceError::Failed,
-                ("Could not start a thread: {error}")
-            )
+        let no_thread = |error: std::io::Error| {
+            let text = format!("Could not start a thread: {error}");
+            glib::Error::new(gst::ResourceError::Failed, &text)
         };
         let worker = Worker::new(
             self.obj().clone(),
@@ -108,6 +109,13 @@ impl QwenVL {
             _loader: loader,
         });
         Ok(())
+    }
+
+    /// Posts the error, if it is the first since READY, and gives up.
+    pub(super) fn fail(&self, error: &glib::Error) {
+        if let Some(session) = self.session() {
+            failure::report(&self.obj(), &session, error);
+        }
     }
 
     /// Wakes whoever waits, so that the pads can be deactivated.
@@ -259,7 +267,7 @@ impl ElementImpl for QwenVL {
         gst::debug!(CAT, imp = self, "{transition:?}");
         match transition {
             gst::StateChange::ReadyToPaused => self.start().map_err(|error| {
-                self.post_error_message(error);
+                failure::post(&self.obj(), &error);
                 gst::StateChangeError
             })?,
             gst::StateChange::PausedToReady => self.interrupt(),

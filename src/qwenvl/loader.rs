@@ -14,7 +14,7 @@ use gst::glib;
 use gst::prelude::*;
 use qwen3_vl::load::{LoadError, LoadOptions, ModelSource, Progress};
 
-use super::failure::{self, panic_text};
+use super::failure;
 use super::hooks::LoadFn;
 use super::imp::CAT;
 use super::session::Session;
@@ -97,25 +97,17 @@ impl Task {
                 return;
             }
             Ok(Err(LoadError::NotFound(text))) => {
-                gst::error_msg!(gst::ResourceError::NotFound, ("{text}"))
+                glib::Error::new(gst::ResourceError::NotFound, &text)
             }
-            Ok(Err(LoadError::Invalid(text))) => {
-                gst::error_msg!(gst::ResourceError::Read, ("{text}"))
+            Ok(Err(LoadError::Invalid(text))) => glib::Error::new(gst::ResourceError::Read, &text),
+            Ok(Err(error @ (LoadError::Device(_) | LoadError::Cancelled))) => {
+                glib::Error::new(gst::ResourceError::Failed, &error.to_string())
             }
-            Ok(Err(LoadError::Device(text))) => {
-                gst::error_msg!(gst::ResourceError::Failed, ("{text}"))
-            }
-            Ok(Err(error @ LoadError::Cancelled)) => {
-                gst::error_msg!(gst::ResourceError::Failed, ("{error}"))
-            }
-            Err(panic) => gst::error_msg!(
-                gst::LibraryError::Failed,
-                ("Panicked while loading the model: {}", panic_text(&*panic))
-            ),
+            Err(panic) => failure::panicked("the loader", &*panic),
         };
         self.post(gst::ProgressType::Error, "The model could not be loaded");
         if let Some(element) = self.element.upgrade() {
-            failure::report(&element, &self.session, error);
+            failure::report(&element, &self.session, &error);
         }
     }
 

@@ -106,6 +106,12 @@ impl State {
         }
     }
 
+    /// A break takes no room.
+    fn frames_waiting(&self) -> usize {
+        let is_frame = |work: &&Work| matches!(work, Work::Frame(_));
+        self.work.iter().filter(is_frame).count()
+    }
+
     fn idle(&self) -> bool {
         self.work.is_empty() && self.control.is_empty() && !self.busy && self.outstanding == 0
     }
@@ -169,7 +175,7 @@ impl Session {
             if let Some(why) = state.interrupted() {
                 return Err(why);
             }
-            if state.work.len() < MAX_WORK {
+            if state.frames_waiting() < MAX_WORK {
                 break;
             }
             if !wait {
@@ -188,7 +194,9 @@ impl Session {
     /// Says that the stream breaks or ends at this running time. Never waits.
     pub(super) fn push_break(&self, at: Option<gst::ClockTime>) {
         self.change(|state| {
-            if state.interrupted().is_none() {
+            // Several in a row, as at the start of a stream, are one.
+            let again = matches!(state.work.back(), Some(Work::Break(_)));
+            if state.interrupted().is_none() && !again {
                 state.work.push_back(Work::Break(at));
             }
         });

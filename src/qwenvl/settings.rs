@@ -3,7 +3,7 @@
 use gst::glib;
 use qwen3_vl::backend::{Generation, ModelInfo, PromptLayout, WindowHead};
 use qwen3_vl::frames::Budget;
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::load::{DtypeChoice, LoadOptions, ModelSource, UnknownChoice};
 use qwen3_vl::window::{RulesError, WindowRules, WindowSettings};
 
 use crate::demo;
@@ -175,8 +175,8 @@ pub(super) enum SettingsError {
     Pixels { min: u64, max: u64 },
     #[error("model is empty: give a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or demo")]
     NoModel,
-    #[error("unknown device {0:?}: use auto, cpu, cuda or cuda:N")]
-    Device(String),
+    #[error(transparent)]
+    Device(#[from] UnknownChoice),
 }
 
 impl Settings {
@@ -209,8 +209,7 @@ impl Settings {
         };
         Ok(LoadOptions {
             source,
-            device: device(&self.device)
-                .ok_or_else(|| SettingsError::Device(self.device.clone()))?,
+            device: self.device.parse()?,
             dtype: match self.dtype {
                 Dtype::Auto => DtypeChoice::Auto,
                 Dtype::Bf16 => DtypeChoice::Bf16,
@@ -285,19 +284,6 @@ impl Settings {
 
     fn sets_pixels(&self) -> bool {
         [self.min_pixels, self.max_pixels, self.total_pixels] != [0; 3]
-    }
-}
-
-fn device(name: &str) -> Option<DeviceChoice> {
-    match name {
-        "auto" | "" => Some(DeviceChoice::Auto),
-        "cpu" => Some(DeviceChoice::Cpu),
-        "cuda" => Some(DeviceChoice::Cuda(0)),
-        _ => name
-            .strip_prefix("cuda:")?
-            .parse()
-            .ok()
-            .map(DeviceChoice::Cuda),
     }
 }
 

@@ -262,7 +262,8 @@ def mrope(out, rng, count):
         {
             "segments": np.array(segments, dtype=np.uint8),
             "segment_counts": np.array(segment_counts, dtype=np.uint8),
-            "positions": np.concatenate(positions).astype(np.uint8),
+            # safetensors writes memory as it lies: the order must be made.
+            "positions": np.ascontiguousarray(np.concatenate(positions), dtype=np.uint8),
             "deltas": np.array(deltas, dtype=np.int32),
         },
         out / "mrope.safetensors",

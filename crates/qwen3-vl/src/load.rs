@@ -1,6 +1,7 @@
 //! From the name of a model to a running backend.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,6 +59,56 @@ pub enum DtypeChoice {
     F16,
     /// Single precision.
     F32,
+}
+
+/// A name that is none of the choices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what} {name:?}: use {choices}")]
+pub struct UnknownChoice {
+    what: &'static str,
+    name: String,
+    choices: &'static str,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = UnknownChoice;
+
+    /// `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
+    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
+        let device = match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => name
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda),
+        };
+        device.ok_or_else(|| UnknownChoice {
+            what: "device",
+            name: name.into(),
+            choices: "auto, cpu, cuda or cuda:N",
+        })
+    }
+}
+
+impl FromStr for DtypeChoice {
+    type Err = UnknownChoice;
+
+    /// `auto`, `bf16`, `f16` or `f32`.
+    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            "f32" => Ok(Self::F32),
+            _ => Err(UnknownChoice {
+                what: "dtype",
+                name: name.into(),
+                choices: "auto, bf16, f16 or f32",
+            }),
+        }
+    }
 }
 
 /// What to load and how.

@@ -49,21 +49,22 @@ proptest! {
     }
 
     #[test]
-    fn the_cap_never_enlarges(size in sizes(), frames in 2..400u32, range in ranges(), factor in factors()) {
-        let [free, capped] = [false, true].map(|cap_per_frame| {
-            let budget = Budget::HfVideo {
-                min_pixels: range.0,
-                max_pixels: range.1,
-                cap_per_frame,
-            };
-            budget.size(frames, size, factor, TEMPORAL)
-        });
-        prop_assert_eq!(free.is_ok(), capped.is_ok());
-        // Unless the least a frame may have (1.05 times the whole video's) is above its share.
-        if let (Ok(free), Ok(capped)) = (free, capped)
-            && range.0 * 106 / 100 < range.1 / u64::from(frames)
-        {
-            prop_assert!(capped.width <= free.width && capped.height <= free.height);
+    fn the_cap_limits_a_frame(size in sizes(), pairs in 1..200u32, range in ranges(), factor in factors()) {
+        let budget = Budget::HfVideo {
+            min_pixels: range.0,
+            max_pixels: range.1,
+            cap_per_frame: true,
+        };
+        let frames = 2 * pairs;
+        if let Ok(result) = budget.size(frames, size, factor, TEMPORAL) {
+            let frame = u64::from(result.width) * u64::from(result.height);
+            let one_block = result.width == factor || result.height == factor;
+            let cap = 768 * u64::from(factor * factor);
+            // The least wins over the cap: 1.05 times the whole video's for each frame.
+            let share = (range.1 / u64::from(frames)).min(cap).max(range.0 * 105 / 100);
+            // Growing a video to the least it may have rounds up, by less than twice a side.
+            let most = (share * u64::from(frames)).max(4 * range.0);
+            prop_assert!(frame * u64::from(frames) <= most || one_block, "{result:?}");
         }
     }
 
@@ -74,7 +75,8 @@ proptest! {
             prop_assert!(whole_blocks(result, factor), "{result:?}");
             prop_assert!(fits(result, 1, range, factor), "{result:?}");
             let pixels = u64::from(result.width) * u64::from(result.height);
-            if pixels <= range.1 {
+            let (long, short) = (result.width.max(result.height), result.width.min(result.height));
+            if pixels <= range.1 && long <= 200 * short {
                 prop_assert_eq!(budget.size(1, result, factor, TEMPORAL), Ok(result));
             }
         }

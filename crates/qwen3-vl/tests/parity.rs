@@ -1,5 +1,7 @@
 //! The claim of the crate: what transformers 5.17 computes in f32 on the CPU, stage by stage.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
 use qwen3_vl::testing::{Checkpoint, parity};
 

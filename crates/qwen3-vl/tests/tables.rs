@@ -10,7 +10,8 @@ use qwen3_vl::frames::sampling::{
     Rate, SamplingError, hf_frame_indices, qwen_vl_utils_frame_indices,
 };
 use qwen3_vl::frames::{Size, patch_seconds, timestamp_text};
-use qwen3_vl::testing::data_dir;
+use qwen3_vl::prompt::PositionCursor;
+use qwen3_vl::testing::{Golden, data_dir};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -193,4 +194,40 @@ fn timestamps() {
         let text = timestamp_text(patch_seconds(first / fps, second / fps));
         assert_eq!(text, row[3].as_str().unwrap(), "{row:?}");
     }
+}
+
+/// Every position of 2000 prompts of text, images and temporal patches of videos.
+#[test]
+fn mrope_positions() {
+    let table = Golden::open(&data_dir().join("tables/mrope.safetensors")).unwrap();
+    let segments = table.u8("segments").unwrap();
+    let mut segments = segments.chunks_exact(3);
+    let theirs = table.u8("positions").unwrap();
+    let mut theirs = theirs.chunks_exact(3);
+    let deltas = table.i32("deltas").unwrap();
+    assert_eq!(deltas.len(), 2000);
+    for (prompt, (count, delta)) in table
+        .u8("segment_counts")
+        .unwrap()
+        .into_iter()
+        .zip(deltas)
+        .enumerate()
+    {
+        let (mut cursor, mut ours) = (PositionCursor::default(), Vec::new());
+        for segment in segments.by_ref().take(count.into()) {
+            match *segment {
+                [0, _, tokens] => cursor.text(tokens.into(), &mut ours),
+                [_, rows, columns] => cursor.grid(rows.into(), columns.into(), &mut ours),
+                _ => unreachable!("rows of three"),
+            }
+        }
+        let theirs: Vec<[u32; 3]> = theirs
+            .by_ref()
+            .take(ours.len())
+            .map(|row| [row[0], row[1], row[2]].map(u32::from))
+            .collect();
+        assert_eq!(ours, theirs, "prompt {prompt}");
+        assert_eq!(cursor.rope_delta(), i64::from(delta), "prompt {prompt}");
+    }
+    assert!(segments.next().is_none() && theirs.next().is_none());
 }

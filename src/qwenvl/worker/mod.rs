@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
+use gst::glib;
 use gst::prelude::*;
 use qwen3_vl::backend::{self, Backend, Failure};
 use qwen3_vl::window::{Event, Windows};
@@ -48,7 +49,7 @@ pub(super) struct Worker {
 }
 
 /// Why the worker gives up.
-struct Fatal(gst::ErrorMessage);
+struct Fatal(glib::Error);
 
 impl Worker {
     pub(super) fn new(
@@ -89,7 +90,7 @@ impl Worker {
                     };
                     // Comes back as `Abort`, unless another failure was first.
                     if let Some(error) = error {
-                        failure::report(&self.element, &session, error);
+                        failure::report(&self.element, &session, &error);
                     }
                     None
                 }
@@ -201,7 +202,12 @@ impl Worker {
                 model.factor,
                 model.temporal_patch,
             )
-            .map_err(|error| Fatal(gst::error_msg!(gst::StreamError::Format, ("{error}"))))?;
+            .map_err(|error| {
+                Fatal(glib::Error::new(
+                    gst::StreamError::Format,
+                    &error.to_string(),
+                ))
+            })?;
         let session = self.session.clone();
         let input = backend.open(settings.window_head(), Ending::sink(session, id));
         window.target = Target::Input { input, size };
@@ -223,7 +229,8 @@ impl Worker {
             return;
         };
         window.request.partial = partial;
-        let (Target::Input { .. }, Some(backend)) = (&window.target, self.backend.clone()) else {
+        let target = std::mem::replace(&mut window.target, Target::Nowhere);
+        let (Target::Input { mut input, .. }, Some(backend)) = (target, &self.backend) else {
             return self.post_dropped(&window.request, Reason::Loading, None);
         };
         // The oldest one is being answered; max-pending others may wait.
@@ -237,11 +244,15 @@ impl Worker {
                 self.post_dropped(&oldest.request, Reason::Overload, None);
             }
         }
-        let (asked, question) = window.ask(backend.model());
+        let (asked, question, odd) = window.ask(backend.model());
         // In the list before the backend is called: should it panic, the window still ends.
         self.asked.push_back(asked);
-        if let (Some((input, question)), Some(asked)) = (question, self.asked.back_mut()) {
-            asked.handle = Some(input.close(question));
+        if let Some(odd) = odd {
+            input.push(odd);
+        }
+        let handle = input.close(question);
+        if let Some(asked) = self.asked.back_mut() {
+            asked.handle = Some(handle);
         }
     }
 
@@ -251,10 +262,8 @@ impl Worker {
             return Ok(());
         }
         if let backend::Event::Failed(Failure::Backend(text)) = event {
-            return Err(Fatal(gst::error_msg!(
-                gst::LibraryError::Failed,
-                ("The engine failed: {text}")
-            )));
+            let text = format!("The engine failed: {text}");
+            return Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)));
         }
         let index = self
             .asked

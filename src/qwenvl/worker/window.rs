@@ -92,21 +92,9 @@ impl OpenWindow {
         self.request.end = self.request.end.min(at);
     }
 
-    /// No more frames come: what is asked, and of which input.
-    pub(super) fn ask(
-        self,
-        model: &ModelInfo,
-    ) -> (Asked, Option<(Box<dyn WindowInput>, Question)>) {
-        let Self {
-            request,
-            target,
-            plan,
-            pairs,
-            arrived,
-            mut pushed,
-            ..
-        } = self;
-        let settings = &plan.settings;
+    /// No more frames come: what to ask, and an odd last frame that is still to be pushed.
+    pub(super) fn ask(self, model: &ModelInfo) -> (Asked, Question, Option<VisionInput>) {
+        let settings = &self.plan.settings;
         let question = Question {
             prompt: settings.prompt.clone(),
             max_tokens: settings.max_tokens,
@@ -114,23 +102,18 @@ impl OpenWindow {
             seed: settings.seed,
             emit_tokens: settings.emit_tokens,
         };
-        let ask = match target {
-            Target::Input { mut input, .. } => {
-                if let Some(pair) = pairs.finish() {
-                    input.push(VisionInput::Pair(pair));
-                    pushed = Some(Instant::now());
-                }
-                Some((input, question))
-            }
-            Target::Nowhere => None,
+        let odd = self.pairs.finish().map(VisionInput::Pair);
+        let pushed = match (&odd, self.pushed) {
+            (None, Some(pushed)) => pushed,
+            _ => Instant::now(),
         };
         let asked = Asked {
-            request,
+            request: self.request,
             handle: None,
             tokens: 0,
-            late: pushed.map_or(Duration::ZERO, |at| at.saturating_duration_since(arrived)),
+            late: pushed.saturating_duration_since(self.arrived),
         };
-        (asked, ask)
+        (asked, question, odd)
     }
 }
 

@@ -10,8 +10,10 @@ use super::vector::{self, Weight};
 
 /// Rows of x up to which reading the weights is the cost; above, arithmetic is.
 const FEW_ROWS: usize = 8;
-/// Weight rows that are widened and multiplied at a time: 1 MiB of f32 at k = 2048, so that they
-/// stay in a core's second-level cache.
+/// Weight rows that are widened, transposed and multiplied at a time: 1 MiB of f32 at k = 2048, so
+/// that they stay in a core's second-level cache. A multiple of what gemm's widest kernel takes,
+/// with which it needs no packing of its own: that reads with a stride of k values, which is most
+/// often a power of two and then hits the same few cache sets again and again.
 const PANEL: usize = 128;
 
 /// What the product needs of a weight type.
@@ -20,8 +22,8 @@ pub trait MatWeight: Weight {
     fn dot(x: &[f32], w: &[Self]) -> f32;
     /// Four dot products with one weight row.
     fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4];
-    /// The rows as f32, in `scratch` unless they are f32 already.
-    fn rows<'a>(w: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32];
+    /// `out[k, rows] = w[rows, k]ᵀ`.
+    fn transpose(w: &[Self], rows: usize, out: &mut [f32]);
 }
 
 impl MatWeight for f32 {
@@ -31,8 +33,8 @@ impl MatWeight for f32 {
     fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
         vector::dots4_f32(x, w)
     }
-    fn rows<'a>(w: &'a [Self], _: &'a mut Vec<f32>) -> &'a [f32] {
-        w
+    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
+        vector::transpose_f32(w, rows, out);
     }
 }
 
@@ -43,10 +45,8 @@ impl MatWeight for bf16 {
     fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
         vector::dots4_bf16(x, w)
     }
-    fn rows<'a>(w: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        scratch.resize(w.len(), 0.0);
-        vector::widen_bf16(w, scratch);
-        scratch
+    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
+        vector::transpose_bf16(w, rows, out);
     }
 }
 
@@ -57,10 +57,8 @@ impl MatWeight for f16 {
     fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
         vector::dots4_f16(x, w)
     }
-    fn rows<'a>(w: &'a [Self], scratch: &'a mut Vec<f32>) -> &'a [f32] {
-        scratch.resize(w.len(), 0.0);
-        vector::widen_f16(w, scratch);
-        scratch
+    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
+        vector::transpose_f16(w, rows, out);
     }
 }
 
@@ -114,22 +112,24 @@ pub fn matmul_t<W: MatWeight>(
                 few_rows(x, w, output, first, (m, n, k));
             } else {
                 let rows = w.len() / k;
-                let w = W::rows(w, scratch);
-                // SAFETY: the pointers cover [m, k], [rows, k] and the `rows` columns of out from
+                scratch.resize(w.len(), 0.0);
+                W::transpose(w, rows, scratch);
+                // As gemm sees it: out[first.., :]ᵀ [rows, m] = w [rows, k] times xᵀ [k, m].
+                // SAFETY: the pointers cover [rows, k], [k, m] and the `rows` columns of out from
                 // `first` on, which belong to this task alone.
                 unsafe {
                     gemm::gemm(
-                        m,
                         rows,
+                        m,
                         k,
                         output.at(first),
-                        1,
                         n as isize,
-                        false,
-                        x.as_ptr(),
                         1,
-                        k as isize,
-                        w.as_ptr(),
+                        false,
+                        scratch.as_ptr(),
+                        rows as isize,
+                        1,
+                        x.as_ptr(),
                         k as isize,
                         1,
                         0.0,

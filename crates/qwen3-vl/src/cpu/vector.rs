@@ -139,12 +139,16 @@ versions!(
     dots4_f16, dots_generic, (x: [&[f32]; 4], w: &[f16]) -> [f32; 4]
 );
 versions!(
-    /// `out = w`, widened.
-    widen_bf16, widen_generic, (w: &[bf16], out: &mut [f32])
+    /// `out[k, rows] = w[rows, k]ᵀ`.
+    transpose_f32, transpose_generic, (w: &[f32], rows: usize, out: &mut [f32])
 );
 versions!(
-    /// `out = w`, widened.
-    widen_f16, widen_generic, (w: &[f16], out: &mut [f32])
+    /// `out[k, rows] = w[rows, k]ᵀ`, widened.
+    transpose_bf16, transpose_generic, (w: &[bf16], rows: usize, out: &mut [f32])
+);
+versions!(
+    /// `out[k, rows] = w[rows, k]ᵀ`, widened.
+    transpose_f16, transpose_generic, (w: &[f16], rows: usize, out: &mut [f32])
 );
 versions!(
     /// `y += a * x`.
@@ -167,10 +171,29 @@ versions!(
     add, add_generic, (row: &mut [f32], bias: &[f32])
 );
 
+/// In squares that stay in the first-level cache: read row by row, written column by column.
 #[inline(always)]
-fn widen_generic<W: Weight>(w: &[W], out: &mut [f32]) {
-    for (out, w) in out.iter_mut().zip(w) {
-        *out = w.widen();
+fn transpose_generic<W: Weight>(w: &[W], rows: usize, out: &mut [f32]) {
+    const SIDE: usize = 16;
+    let k = w.len() / rows;
+    let mut tile = [[0f32; SIDE]; SIDE];
+    for row in (0..rows).step_by(SIDE) {
+        let height = SIDE.min(rows - row);
+        for column in (0..k).step_by(SIDE) {
+            let width = SIDE.min(k - column);
+            for (y, line) in tile.iter_mut().enumerate().take(height) {
+                let from = &w[(row + y) * k + column..][..width];
+                for (to, from) in line.iter_mut().zip(from) {
+                    *to = from.widen();
+                }
+            }
+            for x in 0..width {
+                let to = &mut out[(column + x) * rows + row..][..height];
+                for (to, line) in to.iter_mut().zip(&tile) {
+                    *to = line[x];
+                }
+            }
+        }
     }
 }
 

@@ -1,0 +1,158 @@
+//! Times vision, prefill and decode of one window on a checkpoint, in the engine's own steps.
+//!
+//! ```text
+//! bench write-2b FOLDER             a checkpoint of the real 2B dimensions, random weights (4 GB)
+//! bench run FOLDER [options]        8 frames of 320x256, 32 tokens
+//!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --pairs 4  --size 320x256  --tokens 32
+//! ```
+//!
+//! Prints one JSON object. `tools/reference/bench_hf.py` times transformers on the same input.
+#![allow(clippy::print_stdout)]
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use lexopt::prelude::*;
+use qwen3_vl::backend::{Generation, Question, WindowHead};
+use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sink::Sink;
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load_runner};
+use qwen3_vl::model::KvCache;
+use qwen3_vl::testing;
+
+struct Options {
+    folder: PathBuf,
+    device: DeviceChoice,
+    dtype: DtypeChoice,
+    pairs: u32,
+    size: Size,
+    tokens: u32,
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut args = lexopt::Parser::from_env();
+    let command = args
+        .value()
+        .context("a command: write-2b or run")?
+        .string()?;
+    let folder: PathBuf = args.value().context("a folder")?.into();
+    match command.as_str() {
+        "write-2b" => {
+            testing::write_2b(&folder)?;
+            Ok(testing::write_tokenizer(&folder)?)
+        }
+        "run" => run(&options(args, folder)?),
+        other => bail!("unknown command {other}"),
+    }
+}
+
+fn options(mut args: lexopt::Parser, folder: PathBuf) -> anyhow::Result<Options> {
+    let mut options = Options {
+        folder,
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+        pairs: 4,
+        size: Size {
+            width: 320,
+            height: 256,
+        },
+        tokens: 32,
+    };
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("device") => options.device = args.value()?.parse()?,
+            Long("dtype") => options.dtype = args.value()?.parse()?,
+            Long("pairs") => options.pairs = args.value()?.parse()?,
+            Long("tokens") => options.tokens = args.value()?.parse()?,
+            Long("size") => {
+                let text = args.value()?.string()?;
+                let (width, height) = text.split_once('x').context("a size such as 320x256")?;
+                options.size = Size {
+                    width: width.parse()?,
+                    height: height.parse()?,
+                };
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let source = ModelSource::Folder(options.folder.clone());
+    let load = LoadOptions {
+        source,
+        device: options.device,
+        dtype: options.dtype,
+    };
+    let start = Instant::now();
+    let (_, mut runner) = load_runner(&load, &mut |_| {}, &AtomicBool::new(false))?;
+    let loading = start.elapsed();
+    runner.parts.stop.clear();
+
+    let frame = |t: u32| Frame {
+        rgb: testing::clip(t, options.size, 0).into(),
+        size: options.size,
+        seconds: f64::from(t) * 0.5,
+    };
+    let kv = KvCache::new(&runner.parts.model.kv);
+    let sink = Sink::new(Box::new(|_| {}));
+    let mut sequence = Sequence::new(0, &WindowHead::default(), sink, kv);
+    for pair in 0..options.pairs {
+        sequence.push(
+            VisionInput::Pair([frame(2 * pair), frame(2 * pair + 1)]),
+            Instant::now(),
+        );
+    }
+    let question = Question {
+        prompt: "Describe the video.".into(),
+        max_tokens: options.tokens + 1,
+        generation: Generation::default(),
+        seed: 0,
+        emit_tokens: false,
+    };
+    sequence.close(question, 0, Instant::now());
+
+    let start = Instant::now();
+    while !sequence.waiting.is_empty() {
+        runner.input(&mut sequence)?;
+    }
+    let mut next = runner.tail(&mut sequence)?;
+    let answer_begins = start.elapsed();
+    let prompt_tokens = sequence.kv.len();
+    let start = Instant::now();
+    let mut decoded = 0;
+    while let Some(chunk) = next {
+        next = runner.decode(&mut sequence, &chunk)?;
+        decoded += 1;
+    }
+    let decode = start.elapsed();
+    let seconds = |d: Duration| (d.as_secs_f64() * 1e3).round() / 1e3;
+    println!(
+        "{}",
+        serde_json::json!({
+            "load_s": seconds(loading),
+            "prompt_tokens": prompt_tokens,
+            "vision_s": seconds(sequence.vision),
+            "prefill_s": seconds(sequence.prefill),
+            "vision_and_prefill_s": seconds(answer_begins),
+            "decode_s": seconds(decode),
+            "decode_tokens_per_s": f64::from(decoded) / decode.as_secs_f64(),
+            "peak_rss_gib": peak_rss_gib(),
+        })
+    );
+    Ok(())
+}
+
+/// Most memory that this process has held, from /proc; none elsewhere.
+fn peak_rss_gib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some((kib / 1024.0 / 1024.0 * 100.0).round() / 100.0)
+}

@@ -1,0 +1,49 @@
+//! The parity checks as a program, for machines that have a GPU but no Rust:
+//!
+//! ```text
+//! parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
+//! ```
+//!
+//! `QWEN3_VL_TEST_DATA` names the folder of the reference values and `QWEN_TOKENIZER` the one of
+//! Qwen's tokenizer, where they are not where they were at build time. Exit status 1 if a check
+//! fails.
+#![allow(clippy::print_stdout)]
+
+use lexopt::prelude::*;
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::testing::{Checkpoint, parity};
+
+fn main() -> Result<(), parity::Error> {
+    let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
+    let mut args = lexopt::Parser::from_env();
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("device") => device = args.value()?.parse()?,
+            Long("dtype") => dtype = args.value()?.parse()?,
+            Long("tolerance") => tolerance = args.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let (mut made, mut failed) = (0, 0);
+    for checkpoint in [Checkpoint::DenseTied, Checkpoint::DenseUntied] {
+        let folder = tempfile::tempdir()?;
+        let mut runner = parity::load(checkpoint, folder.path(), |folder| LoadOptions {
+            source: ModelSource::Folder(folder.into()),
+            device,
+            dtype,
+        })?;
+        for case in parity::cases(checkpoint) {
+            for check in parity::check(&mut runner, case, tolerance)? {
+                let verdict = if check.holds() { "ok" } else { "FAILED" };
+                println!("{verdict:6} {:9.2e}  {}", check.difference, check.name);
+                made += 1;
+                failed += usize::from(!check.holds());
+            }
+        }
+    }
+    println!("{made} checks on {device:?} in {dtype:?}, {failed} failed");
+    if failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! From a hub id to a folder of files: finds them in the local cache of Hugging Face's tools or
+//! downloads what is missing, into that cache.
+//!
+//! Environment, as for those tools: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
+//! `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`.
+
+mod download;
+mod explain;
+mod snapshot;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hf_hub::{Cache, Repo, RepoType};
+
+use crate::load::{LoadError, Progress};
+use download::{Download, Update};
+
+/// How often a waiting [`Hub::fetch`] looks whether it was cancelled.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Brings a model's files onto this machine and gives their folder.
+///
+/// `revision` is a branch, tag or commit; `main` if none. Blocks; returns soon after `cancel` is set,
+/// and a later call goes on where the download stopped.
+///
+/// # Errors
+///
+/// No such model, no permission, no network and nothing cached, a download that was cut short. The
+/// text says what to do.
+pub fn fetch(
+    id: &str,
+    revision: Option<&str>,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<PathBuf, LoadError> {
+    Hub::from_variables(|name| std::env::var(name).ok())?.fetch(id, revision, progress, cancel)
+}
+
+/// A hub and the cache for what comes from it.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    /// Address without a slash at the end.
+    pub endpoint: String,
+    /// Folder that holds `models--owner--name` folders.
+    pub cache: PathBuf,
+    /// Token for gated and private models.
+    pub token: Option<String>,
+    /// Never use the network.
+    pub offline: bool,
+    /// How long the hub may stay silent.
+    pub patience: Duration,
+}
+
+impl Hub {
+    /// The hub that environment variables describe.
+    ///
+    /// # Errors
+    ///
+    /// If they leave no folder for the cache.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, LoadError> {
+        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
+            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            let caches = caches.or_else(|| Some(Path::new(&variable("HOME")?).join(".cache")))?;
+            Some(caches.join("huggingface"))
+        });
+        let cache = variable("HF_HUB_CACHE").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
+        let cache = cache.ok_or_else(|| {
+            LoadError::NotFound("no folder for downloads: set HOME or HF_HOME".into())
+        })?;
+        let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
+        let token = variable("HF_TOKEN").or_else(|| {
+            let file = token_file.or_else(|| Some(home?.join("token")))?;
+            std::fs::read_to_string(file).ok()
+        });
+        let endpoint = variable("HF_ENDPOINT").unwrap_or("https://huggingface.co".into());
+        let offline = variable("HF_HUB_OFFLINE")
+            .is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
+        Ok(Self {
+            endpoint: endpoint.trim_end_matches('/').into(),
+            cache,
+            token: token
+                .map(|token| token.trim().to_owned())
+                .filter(|token| !token.is_empty()),
+            offline,
+            patience: Duration::from_secs(60),
+        })
+    }
+
+    /// See [`fetch`].
+    ///
+    /// # Errors
+    ///
+    /// See [`fetch`].
+    pub fn fetch(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<PathBuf, LoadError> {
+        let revision = revision.unwrap_or("main");
+        check_names(id, revision)?;
+        let cached = self.cached(id, revision);
+        if let Some(folder) = &cached
+            && (self.offline || is_commit(revision))
+        {
+            return Ok(folder.clone());
+        }
+        if self.offline {
+            return Err(LoadError::NotFound(format!(
+                "{id} (revision {revision}) is not in {}, and HF_HUB_OFFLINE forbids to download it",
+                self.cache.display()
+            )));
+        }
+
+        // On a thread of its own, so that a silent network cannot keep us from being cancelled.
+        let (updates, received) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let download = Download {
+            hub: self.clone(),
+            repo: repo(id, revision),
+            cached,
+            updates,
+            stop: stop.clone(),
+        };
+        thread::Builder::new()
+            .name("qwen3-vl-hub".into())
+            .spawn(move || download.run())
+            .map_err(|e| LoadError::Invalid(format!("no thread for the download: {e}")))?;
+
+        let mut heard = Instant::now();
+        loop {
+            match received.recv_timeout(POLL) {
+                Ok(Update::Finished(result)) => return result,
+                Ok(Update::Progress(step)) => {
+                    heard = Instant::now();
+                    progress(step);
+                }
+                Ok(Update::Alive) => heard = Instant::now(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(LoadError::Invalid(format!(
+                        "the download of {id} broke off"
+                    )));
+                }
+            }
+            if cancel.load(Ordering::Relaxed) {
+                stop.store(true, Ordering::Relaxed);
+                return Err(LoadError::Cancelled);
+            }
+            if heard.elapsed() > self.patience {
+                stop.store(true, Ordering::Relaxed);
+                return Err(LoadError::NotFound(format!(
+                    "{} has been silent for {} s: try again later, what is there is kept",
+                    self.endpoint,
+                    self.patience.as_secs()
+                )));
+            }
+        }
+    }
+
+    /// The folder of a revision all of whose files were downloaded before.
+    fn cached(&self, id: &str, revision: &str) -> Option<PathBuf> {
+        let folder = self.cache.join(repo(id, revision).folder_name());
+        let commit = std::fs::read_to_string(folder.join("refs").join(revision));
+        let commit = commit.unwrap_or_else(|_| revision.into());
+        let snapshot = folder.join("snapshots").join(commit.trim());
+        snapshot::is_complete(&snapshot).then_some(snapshot)
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::new(self.cache.clone())
+    }
+}
+
+fn repo(id: &str, revision: &str) -> Repo {
+    Repo::with_revision(id.into(), RepoType::Model, revision.into())
+}
+
+/// Whether a revision names one commit for ever.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Names become parts of paths and addresses.
+fn check_names(id: &str, revision: &str) -> Result<(), LoadError> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let parts: Vec<&str> = id.split('/').collect();
+    if parts.len() != 2 || !parts.into_iter().all(plain) {
+        return Err(LoadError::NotFound(format!(
+            "{id} is neither a folder nor a hub id such as Qwen/Qwen3-VL-4B-Instruct"
+        )));
+    }
+    if !revision.split('/').all(plain) {
+        return Err(LoadError::NotFound(format!(
+            "{revision} is not a revision: give a branch, a tag or a commit"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(variables: &[(&str, &str)]) -> Result<Hub, LoadError> {
+        Hub::from_variables(|name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| value.to_string())
+        })
+    }
+
+    #[test]
+    fn the_environment_is_read_as_the_hub_s_own_tools_do() -> anyhow::Result<()> {
+        let plain = hub(&[("HOME", "/home/me")])?;
+        assert_eq!(plain.endpoint, "https://huggingface.co");
+        assert_eq!(plain.cache, Path::new("/home/me/.cache/huggingface/hub"));
+        assert!(!plain.offline && plain.token.is_none());
+
+        let cases = [
+            (
+                &[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")],
+                "/x/huggingface/hub",
+            ),
+            (&[("HOME", "/h"), ("HF_HOME", "/hf")], "/hf/hub"),
+            (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], "/c"),
+        ];
+        for (variables, cache) in cases {
+            assert_eq!(hub(variables)?.cache, Path::new(cache));
+        }
+        let set = hub(&[
+            ("HF_HOME", "/hf"),
+            ("HF_ENDPOINT", "http://mirror/"),
+            ("HF_TOKEN", " secret\n"),
+            ("HF_HUB_OFFLINE", "1"),
+        ])?;
+        assert_eq!(set.endpoint, "http://mirror");
+        assert_eq!(set.token.as_deref(), Some("secret"));
+        assert!(set.offline);
+        assert!(!hub(&[("HOME", "/h"), ("HF_HUB_OFFLINE", "0")])?.offline);
+        assert!(hub(&[]).is_err());
+
+        let home = tempfile::tempdir()?;
+        std::fs::write(home.path().join("token"), "stored\n")?;
+        let home = home.path().to_string_lossy().into_owned();
+        let stored = hub(&[("HF_HOME", &home)])?;
+        assert_eq!(stored.token.as_deref(), Some("stored"));
+        Ok(())
+    }
+
+    #[test]
+    fn names_that_would_leave_the_cache_are_refused() {
+        for id in ["demo", "a/b/c", "../x", "a/..", "a/", "/a", "a b/c", ""] {
+            assert!(check_names(id, "main").is_err(), "{id}");
+        }
+        for revision in ["", "../main", "a//b", "a b"] {
+            assert!(check_names("a/b", revision).is_err(), "{revision}");
+        }
+        assert!(check_names("Qwen/Qwen3-VL-4B-Instruct", "refs/pr/1").is_ok());
+    }
+}

@@ -1,0 +1,331 @@
+//! Downloads from a hub on the loopback.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/hub_server.rs"]
+mod hub_server;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hub_server::{ID, Server};
+use qwen3_vl::hub::Hub;
+use qwen3_vl::load::{LoadError, Progress};
+use serde_json::json;
+
+const WEIGHTS: &str = "model.safetensors";
+/// Large enough to come in many pieces.
+const BYTES: usize = 3_000_000;
+
+fn content(bytes: usize, seed: usize) -> Vec<u8> {
+    (0..bytes).map(|i| ((i * 7 + seed) % 251) as u8).collect()
+}
+
+/// Files of a model, and some that a model does not need.
+fn model() -> BTreeMap<String, Vec<u8>> {
+    [
+        ("config.json", content(100, 1)),
+        ("tokenizer.json", content(5000, 2)),
+        ("preprocessor_config.json", content(50, 3)),
+        (WEIGHTS, content(BYTES, 4)),
+        ("README.md", content(10, 5)),
+        ("pytorch_model.bin", content(10, 6)),
+    ]
+    .map(|(name, content)| (name.to_string(), content))
+    .into()
+}
+
+fn sharded(map: serde_json::Value) -> BTreeMap<String, Vec<u8>> {
+    let mut files = model();
+    files.remove(WEIGHTS);
+    for (seed, name) in ["model-1.safetensors", "model-2.safetensors"]
+        .iter()
+        .enumerate()
+    {
+        files.insert(name.to_string(), content(9000, seed));
+    }
+    let index = json!({"metadata": {"total_size": 18000}, "weight_map": map});
+    let name = "model.safetensors.index.json".to_string();
+    files.insert(name, index.to_string().into_bytes());
+    files
+}
+
+struct Client {
+    hub: Hub,
+    cache: tempfile::TempDir,
+}
+
+impl Client {
+    fn of(server: &Server) -> Self {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = Hub {
+            endpoint: server.endpoint.clone(),
+            cache: cache.path().to_owned(),
+            token: None,
+            offline: false,
+            patience: Duration::from_secs(30),
+        };
+        Self { hub, cache }
+    }
+
+    fn fetch(&self, revision: Option<&str>) -> Result<PathBuf, LoadError> {
+        let never = AtomicBool::new(false);
+        self.hub.fetch(ID, revision, &mut |_| {}, &never)
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn same(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    for name in names(folder) {
+        assert!(
+            fs::read(folder.join(&name)).unwrap() == files[&name],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn brings_what_is_needed_and_asks_for_it_once() {
+    let server = Server::start(model());
+    let client = Client::of(&server);
+    let mut steps: Vec<Progress> = Vec::new();
+    let never = AtomicBool::new(false);
+    let folder = client
+        .hub
+        .fetch(ID, None, &mut |step| steps.push(step), &never)
+        .unwrap();
+    assert_eq!(
+        names(&folder),
+        [
+            "config.json",
+            WEIGHTS,
+            "preprocessor_config.json",
+            "tokenizer.json"
+        ]
+    );
+    same(&folder, &model());
+    let percents: Vec<u32> = steps
+        .iter()
+        .filter(|step| step.what == format!("downloading {WEIGHTS}"))
+        .map(|step| step.percent)
+        .collect();
+    assert!(percents.len() > 10 && percents.is_sorted(), "{percents:?}");
+    assert_eq!(percents.last(), Some(&100));
+
+    server.requests();
+    assert_eq!(client.fetch(None).unwrap(), folder);
+    assert_eq!(
+        server.requests(),
+        [format!("/api/models/{ID}/revision/main")]
+    );
+
+    // A commit never changes: no need to ask.
+    let commit = server.state().commit.clone();
+    assert_eq!(client.fetch(Some(&commit)).unwrap(), folder);
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn brings_the_shards_of_an_index() {
+    let files = sharded(json!({"a": "model-1.safetensors", "b": "model-2.safetensors"}));
+    let server = Server::start(files.clone());
+    let client = Client::of(&server);
+    let folder = client.fetch(None).unwrap();
+    assert!(folder.join("model-1.safetensors").exists());
+    assert!(folder.join("model-2.safetensors").exists());
+    same(&folder, &files);
+
+    // Without one of them the cache is not complete.
+    fs::remove_file(folder.join("model-2.safetensors")).unwrap();
+    server.state().silent = true;
+    let offline = Hub {
+        offline: true,
+        ..client.hub.clone()
+    };
+    let never = AtomicBool::new(false);
+    assert!(offline.fetch(ID, None, &mut |_| {}, &never).is_err());
+}
+
+#[test]
+fn refuses_an_index_that_leads_elsewhere() {
+    for (shard, says) in [
+        ("../../../stolen.safetensors", "not a shard"),
+        ("model-3.safetensors", "lacks"),
+    ] {
+        let server = Server::start(sharded(json!({"a": shard})));
+        let error = Client::of(&server).fetch(None).unwrap_err();
+        assert!(
+            matches!(&error, LoadError::Invalid(text) if text.contains(says)),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn says_what_is_missing() {
+    for (missing, says) in [
+        ("config.json", "no config.json"),
+        ("tokenizer.json", "no tokenizer.json"),
+        (WEIGHTS, "no safetensors"),
+    ] {
+        let mut files = model();
+        files.remove(missing);
+        let error = Client::of(&Server::start(files)).fetch(None).unwrap_err();
+        assert!(
+            matches!(&error, LoadError::Invalid(text) if text.contains(says)),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_model_or_revision_that_is_not_there() {
+    let server = Server::start(model());
+    let client = Client::of(&server);
+    let error = client.fetch(Some("v2")).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::NotFound(text) if text.contains(ID) && text.contains("v2")),
+        "{error}"
+    );
+    let never = AtomicBool::new(false);
+    let error = client.hub.fetch("nobody/none", None, &mut |_| {}, &never);
+    assert!(matches!(error, Err(LoadError::NotFound(text)) if text.contains("nobody/none")));
+}
+
+#[test]
+fn a_gated_model_wants_a_token() {
+    let server = Server::start(model());
+    server.state().token = Some("secret".into());
+    let mut client = Client::of(&server);
+    let error = client.fetch(None).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::NotFound(text) if text.contains("set HF_TOKEN")),
+        "{error}"
+    );
+    client.hub.token = Some("wrong".into());
+    let error = client.fetch(None).unwrap_err();
+    assert!(error.to_string().contains("does not allow"), "{error}");
+    client.hub.token = Some("secret".into());
+    same(&client.fetch(None).unwrap(), &model());
+}
+
+/// Ranges that were asked for of the weights, the probe for their size left out.
+fn weight_ranges(server: &Server) -> Vec<usize> {
+    server
+        .requests()
+        .iter()
+        .filter_map(|line| line.strip_prefix(&format!("/cdn/{WEIGHTS} bytes=")))
+        .filter(|range| *range != "0-0")
+        .map(|range| range.trim_end_matches('-').parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_cancelled_download_goes_on_later() {
+    let server = Server::start(model());
+    server.state().hold = Some(BYTES / 2);
+    let client = Client::of(&server);
+    let cancel = AtomicBool::new(false);
+    // The hub says nothing after half of the file; that it returns at all is the test.
+    let result = client.hub.fetch(
+        ID,
+        None,
+        &mut |step| {
+            if step.what.ends_with(WEIGHTS) && step.percent >= 49 {
+                cancel.store(true, Ordering::Relaxed);
+            }
+        },
+        &cancel,
+    );
+    assert!(matches!(result, Err(LoadError::Cancelled)));
+    assert_eq!(weight_ranges(&server), [0]);
+
+    server.state().hold = None;
+    same(&client.fetch(None).unwrap(), &model());
+    let again = weight_ranges(&server);
+    assert!(
+        matches!(again[..], [from] if from >= BYTES / 4),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn a_download_that_was_cut_short_goes_on_later() {
+    let server = Server::start(model());
+    server.state().cut = Some(BYTES / 3);
+    let client = Client::of(&server);
+    let error = client.fetch(None).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::Invalid(text) if text.contains("try again") || text.contains("Try again")),
+        "{error:?}"
+    );
+    server.state().cut = None;
+    server.requests();
+    same(&client.fetch(None).unwrap(), &model());
+    assert_eq!(weight_ranges(&server), [BYTES / 3]);
+}
+
+#[test]
+fn a_new_commit_brings_only_what_changed() {
+    let server = Server::start(model());
+    let client = Client::of(&server);
+    let old = client.fetch(None).unwrap();
+    {
+        let mut state = server.state();
+        state.commit = "b".repeat(40);
+        state.files.insert("config.json".into(), content(120, 9));
+    }
+    server.requests();
+    let new = client.fetch(None).unwrap();
+    assert_ne!(new, old);
+    assert_eq!(weight_ranges(&server), [0; 0]);
+    same(&new, &server.state().files.clone());
+    same(&old, &model());
+}
+
+#[test]
+fn without_a_network_the_cache_serves() {
+    let server = Server::start(model());
+    let mut client = Client::of(&server);
+    let nowhere = "http://127.0.0.1:9".to_string();
+
+    client.hub.offline = true;
+    let error = client.fetch(None).unwrap_err();
+    assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
+    client.hub.offline = false;
+    client.hub.endpoint = nowhere.clone();
+    let error = client.fetch(None).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::NotFound(text) if text.contains("cannot be reached")),
+        "{error}"
+    );
+
+    client.hub.endpoint = server.endpoint.clone();
+    let folder = client.fetch(None).unwrap();
+    client.hub.endpoint = nowhere;
+    assert_eq!(client.fetch(None).unwrap(), folder);
+    client.hub.offline = true;
+    assert_eq!(client.fetch(None).unwrap(), folder);
+    assert!(folder.starts_with(client.cache.path()));
+}
+
+#[test]
+fn a_silent_hub_is_given_up() {
+    let server = Server::start(model());
+    server.state().silent = true;
+    let mut client = Client::of(&server);
+    client.hub.patience = Duration::from_millis(200);
+    let error = client.fetch(None).unwrap_err();
+    assert!(error.to_string().contains("silent"), "{error}");
+}

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Times transformers on the input of the `bench` example of crates/qwen3-vl; prints one JSON object.
+
+  bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--threads 2]
+
+FOLDER is a checkpoint with its tokenizer, for instance what `bench write-2b` writes.
+"""
+import argparse
+import json
+import resource
+import time
+
+import torch
+import transformers
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration, Qwen3VLVideoProcessor
+
+from clip import video
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", default="320x256")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def prompt_ids(tokenizer, grid, config):
+    """The canonical layout at 2 fps, as the Rust example lays it out."""
+    t, h, w = grid
+    per_pair = h * w // 4
+    text = "<|im_start|>user\n"
+    for pair in range(t):
+        seconds = (2 * pair * 0.5 + (2 * pair + 1) * 0.5) / 2
+        text += f"<{seconds:.1f} seconds><|vision_start|>" + "<|video_pad|>" * per_pair + "<|vision_end|>"
+    text += "Describe the video.<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    return ids, (ids == config.video_token_id).int() * 2
+
+
+def main():
+    a = arguments()
+    torch.set_num_threads(a.threads)
+    dtype = DTYPES[a.dtype]
+    width, height = (int(v) for v in a.size.split("x"))
+    result = {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": a.dtype}
+
+    start = time.perf_counter()
+    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=dtype).eval()
+    result["load_s"] = time.perf_counter() - start
+    processor = Qwen3VLVideoProcessor.from_pretrained(a.folder)
+    tokenizer = AutoTokenizer.from_pretrained(a.folder)
+    frames = torch.from_numpy(video(a.frames, height, width)).permute(0, 3, 1, 2)
+    pixels = processor(videos=[frames], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="pt")
+    grid = pixels["video_grid_thw"]
+    ids, types = prompt_ids(tokenizer, grid[0].tolist(), model.config)
+    values = pixels["pixel_values_videos"].to(dtype)
+
+    with torch.no_grad():
+        start = time.perf_counter()
+        model.model.get_video_features(values, grid, return_dict=True)
+        result["vision_s"] = time.perf_counter() - start
+        start = time.perf_counter()
+        out = model(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids),
+                    pixel_values_videos=values, video_grid_thw=grid, use_cache=True, logits_to_keep=1)
+        result["vision_and_prefill_s"] = time.perf_counter() - start
+        token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+        start = time.perf_counter()
+        for _ in range(a.tokens):
+            out = model(input_ids=token, past_key_values=cache, use_cache=True)
+            token = out.logits[:, -1:].argmax(-1)
+        decode = time.perf_counter() - start
+    result["prompt_tokens"] = ids.shape[1]
+    result["decode_tokens_per_s"] = a.tokens / decode
+    result["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))
+
+
+if __name__ == "__main__":
+    main()

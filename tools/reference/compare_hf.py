@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Compares a checkpoint's answer here with transformers' on the same frames, token by token.
+
+  compare_hf.py FOLDER [VIDEO] [--size 320x256] [--frames 8] [--fps 2] [--prompt TEXT] [--tokens 64]
+
+FOLDER is a checkpoint as Hugging Face lays it out. VIDEO is any file that PyAV opens; without it a
+synthetic clip is used. The frames are scaled to --size (multiples of 32) once and given to both, in
+f32, greedy, with the canonical prompt layout. Build the Rust side first:
+
+  cargo build --release -p qwen3-vl --example describe
+
+Exit status 1 if the tokens differ.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+from clip import video
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+TRIPLE = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("video", nargs="?")
+    parser.add_argument("--size", default="320x256")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--fps", type=float, default=2.0)
+    parser.add_argument("--prompt", default="Describe this video.")
+    parser.add_argument("--tokens", type=int, default=64)
+    return parser.parse_args()
+
+
+def sample(path, count, fps):
+    """The first frame at or after each k/fps, with its time since the first."""
+    import av
+    frames, times, start = [], [], None
+    with av.open(path) as container:
+        for frame in container.decode(video=0):
+            start = frame.time if start is None else start
+            if frame.time - start >= len(frames) / fps - 1e-9:
+                frames.append(frame.to_ndarray(format="rgb24"))
+                times.append(round((frame.time - start) * 1000) / 1000)
+            if len(frames) == count:
+                break
+    return frames, times
+
+
+def ask_hf(a, frames, times):
+    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(a.folder)
+    head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    # Times in milliseconds as frame indices at 1000 fps; the sizes are final, so nothing is resized.
+    metadata = dict(fps=1000.0, frames_indices=[round(t * 1000) for t in times],
+                    total_num_frames=round(times[-1] * 1000) + 1)
+    t, h, w = len(frames) + len(frames) % 2, *frames[0].shape[:2]
+    inputs = processor(
+        text=[head + "<|video_pad|>" + a.prompt + tail], videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        video_metadata=[metadata], do_sample_frames=False, cap_pixels_per_frame=False,
+        size=dict(shortest_edge=32 * 32 * 2, longest_edge=t * h * w), return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=a.tokens)
+    tokens = out[0, inputs["input_ids"].shape[1]:].tolist()
+    stop = model.generation_config.eos_token_id
+    stop = stop if isinstance(stop, list) else [stop]
+    tokens = tokens[:-1] if tokens and tokens[-1] in stop else tokens
+    text = processor.tokenizer.decode(tokens, skip_special_tokens=True)
+    return tokens, text, inputs["input_ids"].shape[1], inputs["video_grid_thw"][0].tolist()
+
+
+def ask_here(a, frames, times):
+    with tempfile.NamedTemporaryFile(suffix=".rgb") as file:
+        file.write(frames.tobytes())
+        file.flush()
+        program = os.path.join(TARGET, "release", "examples", "describe")
+        command = [program, a.folder, file.name, "--size", a.size, "--seconds", ",".join(map(str, times)),
+                   "--prompt", a.prompt, "--tokens", str(a.tokens), "--device", "cpu", "--dtype", "auto"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main():
+    a = arguments()
+    width, height = (int(v) for v in a.size.split("x"))
+    if a.video:
+        frames, times = sample(a.video, a.frames, a.fps)
+        frames = [np.asarray(Image.fromarray(f).resize((width, height), Image.BICUBIC)) for f in frames]
+    else:
+        frames, times = list(video(a.frames, height, width)), [i / a.fps for i in range(a.frames)]
+    frames = np.ascontiguousarray(np.stack(frames))
+    here = ask_here(a, frames, times)
+    tokens, text, prompt_tokens, grid = ask_hf(a, frames, times)
+    same = tokens == here["tokens"]
+    print("frames      ", len(frames), f"of {a.size}", "at", times)
+    print("prompt      ", here["prompt_tokens"], "tokens here,", prompt_tokens, "in transformers; grid",
+          here["grid"], grid)
+    print("here        ", here["text"])
+    print("transformers", text)
+    if not same:
+        first = next((i for i, (x, y) in enumerate(zip(tokens, here["tokens"])) if x != y),
+                     min(len(tokens), len(here["tokens"])))
+        print(f"DIFFERENT from token {first} on")
+        sys.exit(1)
+    print(f"the same {len(tokens)} tokens")
+
+
+if __name__ == "__main__":
+    main()
