@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod manual;
+pub mod media;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;

@@ -1,0 +1,43 @@
+//! The videos of `media/` with their truths, and pipelines with the real demo model on them.
+
+use std::path::{Path, PathBuf};
+
+use gst::prelude::*;
+use gstqwenvl::testing::Hooks;
+
+use super::{Messages, Run};
+
+pub const DESCRIBE: &str = "Describe the traffic.";
+
+pub fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("media")
+        .join(name)
+}
+
+/// The rows of `film.json` or `clips.json`.
+pub fn rows(name: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path(name)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+pub fn text<'a>(row: &'a serde_json::Value, field: &str) -> &'a str {
+    row[field].as_str().unwrap()
+}
+
+/// A pipeline that decodes a file into `qwenvl name=q` with the real loader.
+pub fn file(path: &Path, properties: &str) -> Run {
+    let line = format!("filesrc name=file ! decodebin ! qwenvl name=q {properties} ! fakesink");
+    let run = Run::new(&line, Hooks::default());
+    let source = run.pipeline.by_name("file").unwrap();
+    source.set_property("location", path.to_str().unwrap());
+    run
+}
+
+/// The texts of all descriptions; fails on errors and dropped windows.
+pub fn texts(messages: &Messages) -> Vec<String> {
+    assert!(messages.errors.is_empty(), "{:?}", messages.errors);
+    assert_eq!(messages.dropped(), [""; 0], "dropped windows");
+    let all = messages.descriptions();
+    all.iter().map(|s| s.get("text").unwrap()).collect()
+}

