@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times transformers on the input of the `bench` example of crates/qwen3-vl; prints one JSON object.
+"""Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
   bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--threads 2]
 
-FOLDER is a checkpoint with its tokenizer, for instance what `bench write-2b` writes.
+FOLDER is a checkpoint with its tokenizer, for instance what `engine write-2b` writes.
 """
 import argparse
 import json

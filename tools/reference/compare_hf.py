@@ -7,7 +7,7 @@ FOLDER is a checkpoint as Hugging Face lays it out. VIDEO is any file that PyAV 
 synthetic clip is used. The frames are scaled to --size (multiples of 32) once and given to both, in
 f32, greedy, with the canonical prompt layout. Build the Rust side first:
 
-  cargo build --release -p qwen3-vl --example describe
+  cargo build --release -p qwen3-vl --example engine
 
 Exit status 1 if the tokens differ.
 """
@@ -83,8 +83,8 @@ def ask_here(a, frames, times):
     with tempfile.NamedTemporaryFile(suffix=".rgb") as file:
         file.write(frames.tobytes())
         file.flush()
-        program = os.path.join(TARGET, "release", "examples", "describe")
-        command = [program, a.folder, file.name, "--size", a.size, "--seconds", ",".join(map(str, times)),
+        program = os.path.join(TARGET, "release", "examples", "engine")
+        command = [program, "describe", a.folder, file.name, "--size", a.size, "--seconds", ",".join(map(str, times)),
                    "--prompt", a.prompt, "--tokens", str(a.tokens), "--device", "cpu", "--dtype", "auto"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

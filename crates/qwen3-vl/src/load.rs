@@ -218,6 +218,11 @@ pub fn load_runner(
     Ok((name, Runner::new(parts)))
 }
 
+/// The first line of an error of candle's, which may carry a backtrace.
+pub(crate) fn brief(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().into()
+}
+
 fn invalid(error: impl std::fmt::Display) -> LoadError {
     LoadError::Invalid(error.to_string())
 }
@@ -316,8 +321,9 @@ fn target(options: &LoadOptions) -> Result<Target, LoadError> {
         DeviceChoice::Auto => Device::Cpu,
         DeviceChoice::Cuda(n) => Device::new_cuda(n).map_err(|e| {
             LoadError::Device(format!(
-                "device cuda:{n} cannot be used ({e}): use device=cpu, or a build with the cuda \
-                 feature on a machine with an NVIDIA driver"
+                "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
+                 feature on a machine with an NVIDIA driver",
+                brief(&e)
             ))
         })?,
     };

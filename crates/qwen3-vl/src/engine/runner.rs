@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::sequence::{EncodedInput, Sequence};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::frames::{VisionInput, patch_seconds, patchify};
+use crate::load::brief;
 use crate::model::{Chunk, Geometry, Grid, Model, VisionTokens};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -21,7 +22,7 @@ const GEOMETRIES: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The device.
-    #[error("the device failed: {0}")]
+    #[error("the device failed: {}", brief(.0))]
     Device(#[from] candle_core::Error),
     /// The tokenizer.
     #[error(transparent)]

@@ -8,6 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensors};
 
+use crate::load::brief;
+
 /// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
@@ -49,7 +51,7 @@ pub enum WeightsError {
         dtype: String,
     },
     /// The device cannot hold a tensor.
-    #[error("tensor {name}: {source}")]
+    #[error("tensor {name}: {}", brief(source))]
     Device {
         /// Name of the tensor.
         name: String,

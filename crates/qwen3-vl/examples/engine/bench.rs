@@ -1,19 +1,18 @@
 //! Times vision, prefill and decode of one window on a checkpoint, in the engine's own steps.
 //!
 //! ```text
-//! bench write-2b FOLDER             a checkpoint of the real 2B dimensions, random weights (4 GB)
-//! bench run FOLDER [options]        8 frames of 320x256, 32 tokens
+//! engine write-2b FOLDER         random weights, 4 GB; needs Qwen's tokenizer (QWEN_TOKENIZER)
+//! engine bench FOLDER [options]  8 frames of 320x256, 32 tokens
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --pairs 4  --size 320x256  --tokens 32
 //! ```
 //!
 //! Prints one JSON object. `tools/reference/bench_hf.py` times transformers on the same input.
-#![allow(clippy::print_stdout)]
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use lexopt::prelude::*;
 use qwen3_vl::backend::{Generation, Question, WindowHead};
 use qwen3_vl::engine::sequence::Sequence;
@@ -32,24 +31,14 @@ struct Options {
     tokens: u32,
 }
 
-fn main() -> anyhow::Result<()> {
-    let mut args = lexopt::Parser::from_env();
-    let command = args
-        .value()
-        .context("a command: write-2b or run")?
-        .string()?;
-    let folder: PathBuf = args.value().context("a folder")?.into();
-    match command.as_str() {
-        "write-2b" => {
-            testing::write_2b(&folder)?;
-            Ok(testing::write_tokenizer(&folder)?)
-        }
-        "run" => run(&options(args, folder)?),
-        other => bail!("unknown command {other}"),
-    }
+pub fn write_2b(mut args: lexopt::Parser) -> anyhow::Result<()> {
+    let folder = PathBuf::from(args.value().context("a folder")?);
+    testing::write_2b(&folder)?;
+    Ok(testing::write_tokenizer(&folder)?)
 }
 
-fn options(mut args: lexopt::Parser, folder: PathBuf) -> anyhow::Result<Options> {
+fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
+    let folder = PathBuf::from(args.value().context("a checkpoint's folder")?);
     let mut options = Options {
         folder,
         device: DeviceChoice::Cpu,
@@ -67,21 +56,15 @@ fn options(mut args: lexopt::Parser, folder: PathBuf) -> anyhow::Result<Options>
             Long("dtype") => options.dtype = args.value()?.parse()?,
             Long("pairs") => options.pairs = args.value()?.parse()?,
             Long("tokens") => options.tokens = args.value()?.parse()?,
-            Long("size") => {
-                let text = args.value()?.string()?;
-                let (width, height) = text.split_once('x').context("a size such as 320x256")?;
-                options.size = Size {
-                    width: width.parse()?,
-                    height: height.parse()?,
-                };
-            }
+            Long("size") => options.size = crate::size(&args.value()?.string()?)?,
             other => return Err(other.unexpected().into()),
         }
     }
     Ok(options)
 }
 
-fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
+    let options = options(args)?;
     let source = ModelSource::Folder(options.folder.clone());
     let load = LoadOptions {
         source,

@@ -1,21 +1,19 @@
 //! The parity checks as a program, for machines that have a GPU but no Rust:
 //!
 //! ```text
-//! parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
+//! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
 //! ```
 //!
 //! `QWEN3_VL_TEST_DATA` names the folder of the reference values and `QWEN_TOKENIZER` the one of
-//! Qwen's tokenizer, where they are not where they were at build time. Exit status 1 if a check
-//! fails.
-#![allow(clippy::print_stdout)]
+//! Qwen's tokenizer, where they are not where they were at build time. Fails if a check does.
 
+use anyhow::{anyhow, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
 use qwen3_vl::testing::{Checkpoint, parity};
 
-fn main() -> Result<(), parity::Error> {
+pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
-    let mut args = lexopt::Parser::from_env();
     while let Some(arg) = args.next()? {
         match arg {
             Long("device") => device = args.value()?.parse()?,
@@ -31,9 +29,10 @@ fn main() -> Result<(), parity::Error> {
             source: ModelSource::Folder(folder.into()),
             device,
             dtype,
-        })?;
+        })
+        .map_err(|e| anyhow!(e))?;
         for case in parity::cases(checkpoint) {
-            for check in parity::check(&mut runner, case, tolerance)? {
+            for check in parity::check(&mut runner, case, tolerance).map_err(|e| anyhow!(e))? {
                 let verdict = if check.holds() { "ok" } else { "FAILED" };
                 println!("{verdict:6} {:9.2e}  {}", check.difference, check.name);
                 made += 1;
@@ -42,8 +41,6 @@ fn main() -> Result<(), parity::Error> {
         }
     }
     println!("{made} checks on {device:?} in {dtype:?}, {failed} failed");
-    if failed > 0 {
-        std::process::exit(1);
-    }
+    ensure!(failed == 0, "{failed} checks failed");
     Ok(())
 }

@@ -2,13 +2,12 @@
 //! same pixels; `tools/reference/compare_hf.py` does that with transformers.
 //!
 //! ```text
-//! describe FOLDER FRAMES.rgb --size 320x256 --seconds 0,0.5,1,1.5 [--prompt TEXT] [--tokens 64]
-//!          [--layout canonical|nested] [--images] [--device cpu|cuda:N] [--dtype auto|…]
+//! engine describe FOLDER FRAMES.rgb --size 320x256 --seconds 0,0.5,1,1.5 [--prompt TEXT]
+//!     [--tokens 64] [--layout canonical|nested] [--images] [--device cpu|cuda:N] [--dtype auto|…]
 //! ```
 //!
 //! FRAMES.rgb holds the frames one behind the other, 3 bytes a pixel, each at the size that the
 //! model is to see (multiples of 32). Greedy. Prints one JSON object with text and token ids.
-#![allow(clippy::print_stdout)]
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -31,8 +30,8 @@ struct Options {
     tokens: u32,
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = options()?;
+pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
+    let options = options(args)?;
     let frames = frames(&options)?;
     let backend = load(&options.load, &mut |_| {}, &AtomicBool::new(false))?;
     let (events, answers) = mpsc::channel();
@@ -82,8 +81,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn options() -> anyhow::Result<Options> {
-    let mut args = lexopt::Parser::from_env();
+fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
     let folder = PathBuf::from(args.value().context("a checkpoint's folder")?);
     let frames = PathBuf::from(args.value().context("a file of raw frames")?);
     let mut options = Options {
@@ -105,14 +103,7 @@ fn options() -> anyhow::Result<Options> {
     };
     while let Some(arg) = args.next()? {
         match arg {
-            Long("size") => {
-                let text = args.value()?.string()?;
-                let (width, height) = text.split_once('x').context("a size such as 320x256")?;
-                options.size = Size {
-                    width: width.parse()?,
-                    height: height.parse()?,
-                };
-            }
+            Long("size") => options.size = crate::size(&args.value()?.string()?)?,
             Long("seconds") => {
                 let text = args.value()?.string()?;
                 options.seconds = text.split(',').map(str::parse).collect::<Result<_, _>>()?;

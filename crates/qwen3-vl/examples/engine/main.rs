@@ -1,0 +1,44 @@
+//! The engine from the command line, without GStreamer: for checks and measurements.
+//!
+//! ```text
+//! engine parity   …  every stage against the reference's values
+//! engine bench    …  vision, prefill and decode of one window, timed
+//! engine write-2b …  a checkpoint of the real 2B dimensions to time
+//! engine describe …  an answer about raw frames, to compare with another implementation's
+//! ```
+//!
+//! Each file of this folder has its command's options. One program, because with the CUDA feature
+//! every program carries 50 MB of kernels.
+#![allow(clippy::print_stdout)]
+
+mod bench;
+mod describe;
+mod parity;
+
+use anyhow::{Context, bail};
+use lexopt::ValueExt;
+use qwen3_vl::frames::Size;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = lexopt::Parser::from_env();
+    let command = args
+        .value()
+        .context("a command: parity, bench, write-2b or describe")?
+        .string()?;
+    match command.as_str() {
+        "parity" => parity::run(args),
+        "bench" => bench::run(args),
+        "write-2b" => bench::write_2b(args),
+        "describe" => describe::run(args),
+        other => bail!("unknown command {other}"),
+    }
+}
+
+/// `320x256`.
+fn size(text: &str) -> anyhow::Result<Size> {
+    let (width, height) = text.split_once('x').context("a size such as 320x256")?;
+    Ok(Size {
+        width: width.parse()?,
+        height: height.parse()?,
+    })
+}
