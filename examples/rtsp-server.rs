@@ -8,7 +8,6 @@
 
 use anyhow::{Context, bail};
 use gst::glib;
-use gst::prelude::*;
 use gst_rtsp_server::prelude::*;
 
 fn main() -> anyhow::Result<()> {
