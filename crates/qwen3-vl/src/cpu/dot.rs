@@ -196,6 +196,7 @@ pub mod x86 {
     ///
     /// The CPU has `S`'s instructions; all slices are of one length.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // two arrays at one index
     unsafe fn dots<S: Simd, W: DotWeight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
         // SAFETY: `at + LANES <= len` for every load.
         unsafe {
@@ -244,15 +245,16 @@ mod tests {
             let close = |got: f32| assert!((f64::from(got) - want).abs() < 1e-3, "{got} {want}");
             let w16: Vec<f16> = w.iter().map(|w| f16::from_f32(w.widen())).collect();
             let w32: Vec<f32> = w.iter().map(|w| w.widen()).collect();
-            dots([&x], &w).map(close);
-            dots([&x; 4], &w).map(close);
-            dots([&x], &w16).map(close);
-            dots([&x], &w32).map(close);
+            dots([&x], &w).into_iter().for_each(close);
+            dots([&x; 4], &w).into_iter().for_each(close);
+            dots([&x], &w16).into_iter().for_each(close);
+            dots([&x], &w32).into_iter().for_each(close);
             close(dot_portable(&x, &w));
             #[cfg(target_arch = "x86_64")]
             if std::arch::is_x86_feature_detected!("avx2") {
                 // SAFETY: the CPU has the instructions (FMA and F16C came with AVX2).
-                unsafe { x86::dots_avx2([x.as_slice(); 2], &w16) }.map(close);
+                let got = unsafe { x86::dots_avx2([x.as_slice(); 2], &w16) };
+                got.into_iter().for_each(close);
             }
         }
     }
