@@ -67,7 +67,7 @@ impl Linear {
             _ => x.matmul(&self.weight.t()?)?,
         };
         match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
+            Some(bias) => add(y, bias),
             None => Ok(y),
         }
     }
@@ -123,6 +123,39 @@ impl CustomOp2 for MatmulT {
             _ => bail!("matmul-t: weights are f32, bf16 or f16"),
         }?;
         Ok((CpuStorage::F32(out), (m, n).into()))
+    }
+}
+
+/// `sum + other`, where `other` may be one row for all; `sum` is used up.
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub fn add(sum: Tensor, other: &Tensor) -> Result<Tensor> {
+    struct Add;
+    impl InplaceOp2 for Add {
+        fn name(&self) -> &'static str {
+            "add"
+        }
+        fn cpu_fwd(
+            &self,
+            sum: &mut CpuStorage,
+            sum_layout: &Layout,
+            other: &CpuStorage,
+            other_layout: &Layout,
+        ) -> Result<()> {
+            let rows = sum_layout.shape().dims();
+            if !rows.ends_with(other_layout.shape().dims()) {
+                bail!("add: {rows:?} and {:?}", other_layout.shape());
+            }
+            let other = slice(other.as_slice::<f32>()?, other_layout)?;
+            activation::add(slice_mut(sum, sum_layout)?, other);
+            Ok(())
+        }
+    }
+    match sum.device() {
+        Device::Cpu => sum.inplace_op2(other, &Add).map(|()| sum),
+        _ => sum.broadcast_add(other),
     }
 }
 

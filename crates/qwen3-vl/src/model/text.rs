@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::attention::attend;
 use super::kv_cache::KvCache;
-use super::linear::{Linear, RmsNorm, silu_mul};
+use super::linear::{Linear, RmsNorm, add, silu_mul};
 use super::rope::{RopeTable, TextRope};
 use super::vision::VisionTokens;
 use super::weights::{Weights, WeightsError};
@@ -260,9 +260,11 @@ impl Layer {
         rope: &RopeTable,
         kv: &mut KvCache,
     ) -> Result<Tensor> {
-        let x = (x + self.attention(&self.input_norm.forward(x)?, index, rope, kv)?)?;
-        let inner = self.mlp.forward(&self.post_norm.forward(&x)?)?;
-        x + inner
+        let x = add(
+            self.attention(&self.input_norm.forward(x)?, index, rope, kv)?,
+            x,
+        )?;
+        add(self.mlp.forward(&self.post_norm.forward(&x)?)?, &x)
     }
 
     fn attention(

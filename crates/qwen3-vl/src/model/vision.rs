@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::attend;
-use super::linear::{LayerNorm, Linear, gelu_tanh};
+use super::linear::{LayerNorm, Linear, add, gelu_tanh};
 use super::rope::{RopeTable, grid_positions, vision_table};
 use super::weights::{Weights, WeightsError};
 use crate::config::VisionConfig;
@@ -208,9 +208,9 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
-        let x = (x + self.attention(&self.norm1.forward(x)?, rope)?)?;
+        let x = add(self.attention(&self.norm1.forward(x)?, rope)?, x)?;
         let inner = gelu_tanh(self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        x + self.fc2.forward(&inner)?
+        add(self.fc2.forward(&inner)?, &x)
     }
 
     fn attention(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
