@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::dot::dots;
 use super::vector;
 
 /// Query rows of one head that are worked on together.
@@ -178,7 +179,7 @@ fn score(tile: &Tile<'_>, keys: &[f32], len: usize, scale: f32, start: usize, sc
             let q = &tile.q[i * tile.row..][..width];
             for j in 0..len {
                 scores[i * tile.visible + start + j] =
-                    scale * vector::dot_f32(q, &keys[j * tile.kv_row..][..width]);
+                    scale * dots([q], &keys[j * tile.kv_row..][..width])[0];
             }
         }
         return;

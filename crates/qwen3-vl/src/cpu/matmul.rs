@@ -6,7 +6,8 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::vector::{self, Weight};
+use super::dot::{DotWeight, dots};
+use super::vector;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
 /// weights for a matrix product.
@@ -18,46 +19,24 @@ const FEW_ROWS: usize = 32;
 const PANEL: usize = 128;
 
 /// What the product needs of a weight type.
-pub trait MatWeight: Weight {
-    /// Dot product.
-    fn dot(x: &[f32], w: &[Self]) -> f32;
-    /// Four dot products with one weight row.
-    fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4];
+pub trait MatWeight: DotWeight {
     /// `out[k, rows] = w[rows, k]ᵀ`.
     fn transpose(w: &[Self], rows: usize, out: &mut [f32]);
 }
 
 impl MatWeight for f32 {
-    fn dot(x: &[f32], w: &[Self]) -> f32 {
-        vector::dot_f32(x, w)
-    }
-    fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
-        vector::dots4_f32(x, w)
-    }
     fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
         vector::transpose_f32(w, rows, out);
     }
 }
 
 impl MatWeight for bf16 {
-    fn dot(x: &[f32], w: &[Self]) -> f32 {
-        vector::dot_bf16(x, w)
-    }
-    fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
-        vector::dots4_bf16(x, w)
-    }
     fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
         vector::transpose_bf16(w, rows, out);
     }
 }
 
 impl MatWeight for f16 {
-    fn dot(x: &[f32], w: &[Self]) -> f32 {
-        vector::dot_f16(x, w)
-    }
-    fn dots4(x: [&[f32]; 4], w: &[Self]) -> [f32; 4] {
-        vector::dots4_f16(x, w)
-    }
     fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
         vector::transpose_f16(w, rows, out);
     }
@@ -163,14 +142,14 @@ fn few_rows<W: MatWeight>(
         let row_of = |i: usize| &x[i * k..(i + 1) * k];
         let fours = m / 4 * 4;
         for i in (0..fours).step_by(4) {
-            let values = W::dots4([row_of(i), row_of(i + 1), row_of(i + 2), row_of(i + 3)], w);
+            let values = dots([row_of(i), row_of(i + 1), row_of(i + 2), row_of(i + 3)], w);
             values
                 .into_iter()
                 .enumerate()
                 .for_each(|(j, value)| put(i + j, value));
         }
         for i in fours..m {
-            put(i, W::dot(row_of(i), w));
+            put(i, dots([row_of(i)], w)[0]);
         }
     }
 }

@@ -4,5 +4,6 @@
 
 pub mod activation;
 pub mod attention;
+pub mod dot;
 pub mod matmul;
 pub mod vector;

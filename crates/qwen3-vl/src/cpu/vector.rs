@@ -57,50 +57,6 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-#[inline(always)]
-fn dot_generic<W: Weight>(x: &[f32], w: &[W]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
-    let rest: f32 = xs
-        .remainder()
-        .iter()
-        .zip(ws.remainder())
-        .map(|(x, w)| x * w.widen())
-        .sum();
-    for (x, w) in xs.zip(ws) {
-        for i in 0..LANES {
-            lanes[i] = x[i].mul_add(w[i].widen(), lanes[i]);
-        }
-    }
-    sum_lanes(lanes) + rest
-}
-
-/// One row of weights against `M` inputs at once, so that a weight is read from memory only once.
-#[inline(always)]
-fn dots_generic<W: Weight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
-    let mut lanes = [[0f32; LANES]; M];
-    let whole = w.len() / LANES * LANES;
-    for at in (0..whole).step_by(LANES) {
-        let row = &w[at..at + LANES];
-        let mut wide = [0f32; LANES];
-        for i in 0..LANES {
-            wide[i] = row[i].widen();
-        }
-        for m in 0..M {
-            let x = &x[m][at..at + LANES];
-            for i in 0..LANES {
-                lanes[m][i] = x[i].mul_add(wide[i], lanes[m][i]);
-            }
-        }
-    }
-    let mut out = [0f32; M];
-    for m in 0..M {
-        let rest: f32 = (whole..w.len()).map(|i| x[m][i] * w[i].widen()).sum();
-        out[m] = sum_lanes(lanes[m]) + rest;
-    }
-    out
-}
-
 macro_rules! versions {
     ($(#[$doc:meta])* $name:ident, $body:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
         $(#[$doc])*
@@ -114,30 +70,6 @@ macro_rules! versions {
     };
 }
 
-versions!(
-    /// Dot product of f32 vectors of one length.
-    dot_f32, dot_generic, (x: &[f32], w: &[f32]) -> f32
-);
-versions!(
-    /// Dot product with bf16 weights, exact in f32.
-    dot_bf16, dot_generic, (x: &[f32], w: &[bf16]) -> f32
-);
-versions!(
-    /// Dot product with f16 weights, exact in f32.
-    dot_f16, dot_generic, (x: &[f32], w: &[f16]) -> f32
-);
-versions!(
-    /// Four dot products with one row of weights.
-    dots4_f32, dots_generic, (x: [&[f32]; 4], w: &[f32]) -> [f32; 4]
-);
-versions!(
-    /// Four dot products with one row of weights.
-    dots4_bf16, dots_generic, (x: [&[f32]; 4], w: &[bf16]) -> [f32; 4]
-);
-versions!(
-    /// Four dot products with one row of weights.
-    dots4_f16, dots_generic, (x: [&[f32]; 4], w: &[f16]) -> [f32; 4]
-);
 versions!(
     /// `out[k, rows] = w[rows, k]ᵀ`.
     transpose_f32, transpose_generic, (w: &[f32], rows: usize, out: &mut [f32])
@@ -320,32 +252,6 @@ mod tests {
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
-    }
-
-    #[test]
-    fn dot_products_agree_with_f64() {
-        for len in [1, 31, 32, 33, 100, 1000] {
-            let x: Vec<f32> = (0..len)
-                .map(|i| ((i * 37 % 101) as f32 - 50.0) / 17.0)
-                .collect();
-            let w: Vec<bf16> = (0..len)
-                .map(|i| bf16::from_f32(((i * 53 % 89) as f32 - 44.0) / 9.0))
-                .collect();
-            let want: f64 = x
-                .iter()
-                .zip(&w)
-                .map(|(x, w)| f64::from(*x) * f64::from(w.widen()))
-                .sum();
-            let close = |got: f32| assert!((f64::from(got) - want).abs() < 1e-3, "{got} {want}");
-            close(dot_bf16(&x, &w));
-            dots4_bf16([&x; 4], &w).into_iter().for_each(close);
-            let (w16, w32): (Vec<f16>, Vec<f32>) = w
-                .iter()
-                .map(|w| (f16::from_f32(w.widen()), w.widen()))
-                .unzip();
-            close(dot_f16(&x, &w16));
-            close(dot_f32(&x, &w32));
-        }
     }
 
     #[test]

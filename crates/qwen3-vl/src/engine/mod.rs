@@ -150,7 +150,7 @@ impl Worker {
                 (None, None) => {}
             };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                self.break_down(&panic);
+                self.break_down(&*panic);
             }
         }
     }

@@ -1,0 +1,422 @@
+//! The engine through its seam, with the demo model: answers, failures and ends of windows.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use qwen3_vl::backend::{
+    Answer, Backend, Event, EventSink, Failure, Generation, Question, RequestHandle, WindowHead,
+    WindowInput,
+};
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load};
+use qwen3_vl::testing::clip;
+
+/// No wait lasts longer: what is not there by then has hung.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+const SMALL: Size = Size {
+    width: 128,
+    height: 96,
+};
+
+fn backend() -> Arc<dyn Backend> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    let options = LoadOptions {
+        source: ModelSource::Folder(folder),
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+    };
+    load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap()
+}
+
+/// Pairs of clip `k`, two frames a second.
+fn pairs(count: u32, size: Size, k: u32) -> Vec<VisionInput> {
+    let frame = |t: u32| Frame {
+        rgb: clip(t, size, k).into(),
+        size,
+        seconds: f64::from(t) / 2.0,
+    };
+    (0..count)
+        .map(|i| VisionInput::Pair([frame(2 * i), frame(2 * i + 1)]))
+        .collect()
+}
+
+/// Sampled, so that the tokens depend on the logits more than the likeliest ones would.
+fn question(temperature: f64, max_tokens: u32) -> Question {
+    Question {
+        prompt: "Describe this video.".into(),
+        max_tokens,
+        generation: Generation {
+            temperature,
+            ..Generation::default()
+        },
+        seed: 7,
+        emit_tokens: false,
+    }
+}
+
+fn log() -> (EventSink, Receiver<Event>) {
+    let (tx, rx) = channel();
+    let sink = move |event| {
+        let _ = tx.send(event);
+    };
+    (Box::new(sink), rx)
+}
+
+/// All events of a window, until the backend lets go of its sink.
+fn events(rx: &Receiver<Event>) -> Vec<Event> {
+    let mut all = Vec::new();
+    loop {
+        match rx.recv_timeout(WATCHDOG) {
+            Ok(event) => all.push(event),
+            Err(RecvTimeoutError::Disconnected) => return all,
+            Err(RecvTimeoutError::Timeout) => panic!("no end after {all:?}"),
+        }
+    }
+}
+
+/// The terminal event, which must be the only one and the last.
+fn end(rx: &Receiver<Event>) -> Event {
+    let mut all = events(rx);
+    let terminal = all.iter().filter(|event| event.is_terminal()).count();
+    assert_eq!(terminal, 1, "{all:?}");
+    let last = all.pop().unwrap();
+    assert!(last.is_terminal(), "{all:?} after {last:?}");
+    last
+}
+
+fn answer(rx: &Receiver<Event>) -> Answer {
+    match end(rx) {
+        Event::Answer(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn assert_cancelled(rx: &Receiver<Event>) {
+    let end = end(rx);
+    assert!(matches!(end, Event::Cancelled), "{end:?}");
+}
+
+fn assert_fails(rx: &Receiver<Event>, failure: fn(String) -> Failure, text: &str) {
+    match end(rx) {
+        Event::Failed(found) => {
+            let said = found.to_string();
+            assert_eq!(found, failure(said.clone()), "the wrong kind");
+            assert!(said.contains(text), "{said:?} does not say {text:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Opens a window, pushes all and asks.
+fn ask(
+    backend: &dyn Backend,
+    inputs: Vec<VisionInput>,
+    question: Question,
+) -> (Box<dyn RequestHandle>, Receiver<Event>) {
+    let (sink, rx) = log();
+    let mut window = backend.open(WindowHead::default(), sink);
+    for input in inputs {
+        window.push(input);
+    }
+    (window.close(question), rx)
+}
+
+fn assert_works(backend: &dyn Backend) {
+    let (_, rx) = ask(backend, pairs(2, SMALL, 0), question(0.0, 4));
+    assert!(!answer(&rx).tokens.is_empty());
+}
+
+/// A window whose answer stops at its first token until told to go on.
+struct Stopped {
+    handle: Box<dyn RequestHandle>,
+    events: Receiver<Event>,
+    go: Sender<()>,
+}
+
+impl Stopped {
+    /// Returns when the engine has stopped there.
+    fn new(backend: &dyn Backend) -> Self {
+        let (tx, events) = channel();
+        let (go, gate) = channel::<()>();
+        let (at_token, reached) = channel();
+        let mut stopped = false;
+        let sink = Box::new(move |event: Event| {
+            let stop = !event.is_terminal() && !std::mem::replace(&mut stopped, true);
+            let _ = tx.send(event);
+            if stop {
+                at_token.send(()).unwrap();
+                gate.recv_timeout(WATCHDOG).unwrap();
+            }
+        });
+        let mut window = backend.open(WindowHead::default(), sink);
+        for pair in pairs(2, SMALL, 0) {
+            window.push(pair);
+        }
+        let question = Question {
+            emit_tokens: true,
+            ..question(0.0, 64)
+        };
+        let handle = window.close(question);
+        reached.recv_timeout(WATCHDOG).unwrap();
+        Self { handle, events, go }
+    }
+}
+
+#[test]
+fn the_way_of_the_frames_does_not_change_the_answer() {
+    let backend = backend();
+    for temperature in [0.0, 1.5] {
+        let alone = |k| {
+            let (_, rx) = ask(&*backend, pairs(4, SMALL, k), question(temperature, 40));
+            answer(&rx)
+        };
+        let expected = [alone(0), alone(3)];
+        assert!(!expected[0].tokens.is_empty());
+        if temperature > 0.0 {
+            assert_ne!(expected[0].tokens, expected[1].tokens, "the test is weak");
+        }
+
+        // One pair after the other, each prefilled before the next one comes; the second window's
+        // pairs come in between.
+        let mut windows = [0, 3].map(|k| {
+            let (sink, rx) = log();
+            let window = backend.open(WindowHead::default(), sink);
+            (window, rx, pairs(4, SMALL, k).into_iter())
+        });
+        for _ in 0..4 {
+            for (window, _, pairs) in &mut windows {
+                window.push(pairs.next().unwrap());
+                thread::sleep(Duration::from_millis(30));
+            }
+        }
+        let receivers = windows.map(|(window, rx, _)| {
+            window.close(question(temperature, 40));
+            rx
+        });
+        for (rx, expected) in receivers.iter().zip(&expected) {
+            let found = answer(rx);
+            assert_eq!(found.tokens, expected.tokens);
+            assert_eq!(found.text, expected.text);
+            assert_eq!(found.grid, expected.grid);
+            assert_eq!(found.prompt_tokens, expected.prompt_tokens);
+        }
+
+        // Two callers at once.
+        thread::scope(|scope| {
+            for (k, expected) in [0, 3].into_iter().zip(&expected) {
+                let backend = &*backend;
+                scope.spawn(move || {
+                    for _ in 0..3 {
+                        let (_, rx) = ask(backend, pairs(4, SMALL, k), question(temperature, 40));
+                        assert_eq!(answer(&rx).tokens, expected.tokens);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn pieces_make_up_the_text() {
+    let question = Question {
+        emit_tokens: true,
+        ..question(0.0, 64)
+    };
+    let backend = backend();
+    let (_, rx) = ask(&*backend, pairs(4, SMALL, 0), question);
+    let mut pieces = Vec::new();
+    let mut text = None;
+    for event in events(&rx) {
+        match event {
+            Event::Token(piece) => pieces.push(piece),
+            Event::Answer(answer) => text = Some(answer.text),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(pieces.len() > 1, "{pieces:?}");
+    assert!(pieces.iter().all(|piece| !piece.is_empty()), "{pieces:?}");
+    assert_eq!(Some(pieces.concat()), text);
+}
+
+#[test]
+fn an_open_window_is_cancelled_by_dropping_it() {
+    let backend = backend();
+    let (sink, rx) = log();
+    let mut window = backend.open(WindowHead::default(), sink);
+    for pair in pairs(2, SMALL, 0) {
+        window.push(pair);
+    }
+    drop(window);
+    assert_cancelled(&rx);
+    assert_works(&*backend);
+}
+
+#[test]
+fn a_request_is_cancelled_while_it_waits_and_while_it_is_answered() {
+    let backend = backend();
+    let first = Stopped::new(&*backend);
+    let (waiting, rx) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 64));
+    waiting.cancel();
+    waiting.cancel();
+    first.handle.cancel();
+    first.go.send(()).unwrap();
+    assert_cancelled(&rx);
+    assert_cancelled(&first.events);
+    // Too late: nothing happens.
+    waiting.cancel();
+    first.handle.cancel();
+    assert_works(&*backend);
+}
+
+#[test]
+fn dropping_a_handle_does_not_cancel() {
+    let backend = backend();
+    let (handle, rx) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 4));
+    drop(handle);
+    answer(&rx);
+}
+
+#[test]
+fn frames_that_do_not_fit_fail_only_their_window() {
+    let backend = backend();
+    let odd = Size {
+        width: 100,
+        height: 96,
+    };
+    let mut short = pairs(1, SMALL, 0);
+    if let VisionInput::Pair([_, second]) = &mut short[0] {
+        second.rgb = second.rgb[3..].into();
+    }
+    let mut mixed = pairs(1, SMALL, 0);
+    let (VisionInput::Pair([_, second]), VisionInput::Pair([other, _])) = (
+        &mut mixed[0],
+        pairs(1, Size { width: 64, ..SMALL }, 0).remove(0),
+    ) else {
+        panic!("no pairs");
+    };
+    *second = other;
+    for inputs in [pairs(1, odd, 0), short, mixed] {
+        let good = pairs(2, SMALL, 0).into_iter();
+        let (_, rx) = ask(&*backend, good.chain(inputs).collect(), question(0.0, 8));
+        assert_fails(
+            &rx,
+            Failure::Request,
+            "does not fit: sides must be multiples of 32",
+        );
+        assert_works(&*backend);
+    }
+}
+
+#[test]
+fn a_full_context_fails_only_its_window() {
+    let backend = backend();
+    // 256 tokens a pair.
+    let large = Size {
+        width: 512,
+        height: 512,
+    };
+    let (_, rx) = ask(&*backend, pairs(16, large, 0), question(0.0, 8));
+    assert_fails(
+        &rx,
+        Failure::Request,
+        "more than the model's 4096 tokens of context",
+    );
+    assert_works(&*backend);
+}
+
+#[test]
+fn the_end_of_the_backend_ends_every_window() {
+    let backend = backend();
+    let running = Stopped::new(&*backend);
+    let mut kept: Vec<Box<dyn WindowInput>> = Vec::new();
+    let mut receivers = vec![running.events];
+    // Untouched, and with frames.
+    for count in [0, 3] {
+        let (sink, rx) = log();
+        let mut window = backend.open(WindowHead::default(), sink);
+        for pair in pairs(count, SMALL, 0) {
+            window.push(pair);
+        }
+        kept.push(window);
+        receivers.push(rx);
+    }
+    let (handle, rx) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 64));
+    receivers.push(rx);
+    // The engine is joined, so it must go on while the backend is dropped.
+    let dropping = thread::spawn(move || drop(backend));
+    running.go.send(()).unwrap();
+    dropping.join().unwrap();
+    for rx in &receivers {
+        let end = end(rx);
+        assert!(
+            matches!(end, Event::Cancelled | Event::Answer(_)),
+            "{end:?}"
+        );
+    }
+    // What callers still hold does no harm.
+    handle.cancel();
+    for mut window in kept {
+        window.push(pairs(1, SMALL, 0).remove(0));
+        window.close(question(0.0, 8));
+    }
+}
+
+#[test]
+fn a_panic_breaks_the_engine_for_everybody_once() {
+    for at_the_end in [false, true] {
+        let backend = backend();
+        let (sink, open) = log();
+        let window = backend.open(WindowHead::default(), sink);
+
+        let (tx, own) = channel();
+        let mut panicked = false;
+        let panics = Box::new(move |event: Event| {
+            let now = event.is_terminal() == at_the_end && !panicked;
+            let _ = tx.send(event);
+            if now {
+                panicked = true;
+                panic!("on purpose");
+            }
+        });
+        let (at_gate, reached) = channel();
+        let (go, gate) = channel::<()>();
+        let mut blocker = backend.open(
+            WindowHead::default(),
+            // Holds the engine until all requests are there.
+            Box::new(move |_| {
+                at_gate.send(()).unwrap();
+                gate.recv_timeout(WATCHDOG).unwrap();
+            }),
+        );
+        blocker.push(pairs(1, SMALL, 0).remove(0));
+        blocker.close(question(0.0, 1));
+        reached.recv_timeout(WATCHDOG).unwrap();
+
+        let mut panicking = backend.open(WindowHead::default(), panics);
+        panicking.push(pairs(1, SMALL, 0).remove(0));
+        panicking.close(Question {
+            emit_tokens: true,
+            ..question(0.0, 4)
+        });
+        let (_, waiting) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
+        go.send(()).unwrap();
+
+        match end(&own) {
+            Event::Answer(_) if at_the_end => (),
+            Event::Failed(Failure::Backend(_)) if !at_the_end => (),
+            other => panic!("{other:?}"),
+        }
+        for rx in [&open, &waiting] {
+            assert_fails(rx, Failure::Backend, "panicked (on purpose)");
+        }
+        window.close(question(0.0, 8));
+        let (_, later) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
+        assert_fails(&later, Failure::Backend, "panicked (on purpose)");
+    }
+}
