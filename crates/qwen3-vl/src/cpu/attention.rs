@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::Output;
 use super::dot::dots;
 use super::vector;
 
@@ -37,24 +38,6 @@ pub struct Block<'a> {
     pub values: &'a [f32],
 }
 
-/// A base pointer that tasks may share because they write disjoint elements.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: every task of `attend` writes only the rows and columns of its own tile and head.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// # Safety
-    ///
-    /// `index` is inside the output and no other task writes it.
-    unsafe fn at(self, index: usize) -> *mut f32 {
-        // SAFETY: promised by the caller.
-        unsafe { self.0.add(index) }
-    }
-}
-
 /// `softmax(q kᵀ / sqrt(head_dim)) v` for `q` and `out` `[queries, heads, head_dim]`.
 ///
 /// `block` is the number of tokens that every block but the last holds.
@@ -88,7 +71,7 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: 
         );
     }
     assert!(blocks.len() * block >= keys, "attend: too few blocks");
-    let output = Output(out.as_mut_ptr());
+    let output = Output::new(out);
     let tiles = queries.div_ceil(TILE);
     // The last tiles see the most keys: begin with them, so that no core is left with a long one.
     (0..heads * tiles)

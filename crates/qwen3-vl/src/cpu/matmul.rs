@@ -6,6 +6,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::Output;
 use super::dot::{DotWeight, dots};
 use super::vector;
 
@@ -42,24 +43,6 @@ impl MatWeight for f16 {
     }
 }
 
-/// A base pointer that tasks may share because they write disjoint elements.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: every task of `matmul_t` writes only the columns of its own panel.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// # Safety
-    ///
-    /// `index` is inside the output and no other task writes it.
-    unsafe fn at(self, index: usize) -> *mut f32 {
-        // SAFETY: promised by the caller.
-        unsafe { self.0.add(index) }
-    }
-}
-
 /// `out[m, n] = x[m, k] * w[n, k]ᵀ`, all row-major.
 ///
 /// # Panics
@@ -78,7 +61,7 @@ pub fn matmul_t<W: MatWeight>(
     if out.is_empty() {
         return;
     }
-    let output = Output(out.as_mut_ptr());
+    let output = Output::new(out);
     let panel = if m <= FEW_ROWS {
         few_rows_panel(n)
     } else {

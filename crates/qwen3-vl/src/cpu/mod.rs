@@ -7,3 +7,26 @@ pub mod attention;
 pub mod dot;
 pub mod matmul;
 pub mod vector;
+
+/// A base pointer that tasks may share because each writes elements of its own.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+
+// SAFETY: writing through it is unsafe, and whoever does so promises disjoint elements.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// # Safety
+    ///
+    /// `index` is inside the output, which still exists, and no other task writes that element.
+    unsafe fn at(self, index: usize) -> *mut f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.add(index) }
+    }
+}
