@@ -99,15 +99,19 @@ fn no_folder() {
 
 #[test]
 fn missing_files() {
-    for name in [
-        "config.json",
-        "tokenizer.json",
-        "video_preprocessor_config.json",
-        "model.safetensors",
+    for (name, remedy) in [
+        (
+            "config.json",
+            "not a checkpoint as Hugging Face lays it out",
+        ),
+        ("tokenizer.json", ""),
+        ("video_preprocessor_config.json", ""),
+        ("model.safetensors", "the folder must hold"),
     ] {
         let model = demo();
         fs::remove_file(model.path().join(name)).unwrap();
-        unusable(&model, &[name, &model.path().display().to_string()]);
+        let place = model.path().display().to_string();
+        unusable(&model, &[name, &place, remedy]);
     }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
-  bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--threads 2]
+  bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--windows 2] [--threads 2]
 
 FOLDER is a checkpoint with its tokenizer, for instance what `engine write-2b` writes.
 """
@@ -26,6 +26,7 @@ def arguments():
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", default="320x256")
+    parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -61,22 +62,25 @@ def main():
     ids, types = prompt_ids(tokenizer, grid[0].tolist(), model.config)
     values = pixels["pixel_values_videos"].to(dtype)
 
+    windows = []
     with torch.no_grad():
-        start = time.perf_counter()
-        model.model.get_video_features(values, grid, return_dict=True)
-        result["vision_s"] = time.perf_counter() - start
-        start = time.perf_counter()
-        out = model(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids),
-                    pixel_values_videos=values, video_grid_thw=grid, use_cache=True, logits_to_keep=1)
-        result["vision_and_prefill_s"] = time.perf_counter() - start
-        token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-        start = time.perf_counter()
-        for _ in range(a.tokens):
-            out = model(input_ids=token, past_key_values=cache, use_cache=True)
-            token = out.logits[:, -1:].argmax(-1)
-        decode = time.perf_counter() - start
-    result["prompt_tokens"] = ids.shape[1]
-    result["decode_tokens_per_s"] = a.tokens / decode
+        for _ in range(a.windows):
+            window = {"prompt_tokens": ids.shape[1]}
+            start = time.perf_counter()
+            model.model.get_video_features(values, grid, return_dict=True)
+            window["vision_s"] = time.perf_counter() - start
+            start = time.perf_counter()
+            out = model(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids),
+                        pixel_values_videos=values, video_grid_thw=grid, use_cache=True, logits_to_keep=1)
+            window["vision_and_prefill_s"] = time.perf_counter() - start
+            token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            start = time.perf_counter()
+            for _ in range(a.tokens):
+                out = model(input_ids=token, past_key_values=cache, use_cache=True)
+                token = out.logits[:, -1:].argmax(-1)
+            window["decode_tokens_per_s"] = a.tokens / (time.perf_counter() - start)
+            windows.append({k: round(v, 3) for k, v in window.items()})
+    result["windows"] = windows
     result["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))
 

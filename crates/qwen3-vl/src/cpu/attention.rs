@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::dot::dots;
+use super::transpose::transpose;
 use super::vector;
 
 /// Query rows of one head that are worked on together.
-const TILE: usize = 64;
+const TILE: usize = 128;
 /// Rows from which a matrix product beats dot products.
 const GEMM_ROWS: usize = 4;
 
@@ -38,14 +39,14 @@ pub struct Block<'a> {
     pub values: &'a [f32],
 }
 
-/// `softmax(q kᵀ / sqrt(head_dim)) v` for `q` and `out` `[queries, heads, head_dim]`.
+/// `softmax(q kᵀ / sqrt(head_dim)) v`, `[queries, heads, head_dim]` as `q` is.
 ///
 /// `block` is the number of tokens that every block but the last holds.
 ///
 /// # Panics
 ///
 /// If the slices are smaller than `shape` says.
-pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: &mut [f32]) {
+pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Vec<f32> {
     let Shape {
         queries,
         keys,
@@ -55,10 +56,7 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: 
         ..
     } = shape;
     let (row, kv_row) = (heads * head_dim, kv_heads * head_dim);
-    assert!(
-        q.len() == queries * row && out.len() == q.len(),
-        "attend: query sizes"
-    );
+    assert!(q.len() == queries * row && keys > 0, "attend: sizes");
     assert!(
         keys >= queries || !shape.causal,
         "attend: fewer keys than causal queries"
@@ -71,13 +69,14 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: 
         );
     }
     assert!(blocks.len() * block >= keys, "attend: too few blocks");
-    let output = Output::new(out);
+    let mut out = Vec::with_capacity(q.len());
+    let output = Output(out.as_mut_ptr());
     let tiles = queries.div_ceil(TILE);
     // The last tiles see the most keys: begin with them, so that no core is left with a long one.
     (0..heads * tiles)
         .into_par_iter()
         .with_max_len(1)
-        .for_each_init(Vec::new, |scores, task| {
+        .for_each_init(Scratch::default, |scratch, task| {
             let (tile, head) = (tiles - 1 - task / heads, task % heads);
             let first = tile * TILE;
             let rows = TILE.min(queries - first);
@@ -100,10 +99,13 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape, out: 
                 },
                 blocks,
                 block,
-                scores,
+                scratch,
                 out,
             );
         });
+    // SAFETY: the tasks are all rows of all heads, and each has written its own.
+    unsafe { out.set_len(q.len()) };
+    out
 }
 
 struct Tile<'a> {
@@ -118,26 +120,33 @@ struct Tile<'a> {
     causal: bool,
 }
 
+/// A task's working memory, used again by the next task on that core.
+#[derive(Default)]
+struct Scratch {
+    /// `[rows, visible]`.
+    scores: Vec<f32>,
+    /// One head's keys, turned, or its values: gemm's kernels read both in sequence, where they lie
+    /// one row of all heads apart, most often a power of two.
+    head: Vec<f32>,
+}
+
 fn attend_tile(
     tile: &Tile<'_>,
     blocks: &[Block<'_>],
     block: usize,
-    scores: &mut Vec<f32>,
+    Scratch { scores, head }: &mut Scratch,
     out: *mut f32,
 ) {
     let (rows, visible) = (tile.rows, tile.visible);
     scores.resize(rows * visible, 0.0);
     let scale = 1.0 / (tile.head_dim as f32).sqrt();
-    let parts = || {
-        blocks.iter().enumerate().filter_map(|(index, part)| {
-            let start = index * block;
-            let len = visible.saturating_sub(start).min(block);
-            (len > 0).then_some((start, len, part))
-        })
-    };
-    for (start, len, part) in parts() {
-        let keys = &part.keys[tile.kv_offset..];
-        score(tile, keys, len, scale, start, scores);
+    let places = (0..blocks.len().min(visible.div_ceil(block))).map(|index| {
+        let start = index * block;
+        (&blocks[index], start, block.min(visible - start))
+    });
+    for (block, start, len) in places.clone() {
+        let values = block.keys;
+        score(tile, Part { start, len, values }, scale, scores, head);
     }
     for (i, row) in scores.chunks_exact_mut(visible).enumerate() {
         let seen = if tile.causal {
@@ -148,41 +157,52 @@ fn attend_tile(
         row[seen..].fill(0.0);
         vector::softmax(&mut row[..seen]);
     }
-    for (start, len, part) in parts() {
-        let values = &part.values[tile.kv_offset..];
-        weigh(tile, values, len, start, scores, out);
+    for (block, start, len) in places {
+        let values = block.values;
+        weigh(tile, Part { start, len, values }, scores, head, out);
     }
 }
 
+/// What of a block a tile sees: `len` keys or values from the sequence's `start` on.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    start: usize,
+    len: usize,
+    values: &'a [f32],
+}
+
 /// `scores[:, start..start + len] = scale * q kᵀ`.
-fn score(tile: &Tile<'_>, keys: &[f32], len: usize, scale: f32, start: usize, scores: &mut [f32]) {
-    let width = tile.head_dim;
+fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: &mut Vec<f32>) {
+    let (width, Part { start, len, values }) = (tile.head_dim, part);
     if tile.rows < GEMM_ROWS {
         for i in 0..tile.rows {
             let q = &tile.q[i * tile.row..][..width];
             for j in 0..len {
                 scores[i * tile.visible + start + j] =
-                    scale * dots([q], &keys[j * tile.kv_row..][..width])[0];
+                    scale * dots([q], &values[j * tile.kv_row + tile.kv_offset..][..width])[0];
             }
         }
         return;
     }
-    // SAFETY: q covers [rows, width] with stride `row`, keys [len, width] with stride `kv_row`,
-    // scores [rows, visible] of which columns start..start + len are written.
+    head.resize(width * len, 0.0);
+    transpose(values, (len, tile.kv_row), (tile.kv_offset, width), head);
+    // scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
+    // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores
+    // [rows, visible], of which columns start..start + len are written.
     unsafe {
         gemm::gemm(
-            tile.rows,
             len,
+            tile.rows,
             width,
             scores.as_mut_ptr().add(start),
-            1,
             tile.visible as isize,
-            false,
-            tile.q.as_ptr(),
             1,
+            false,
+            head.as_ptr(),
+            len as isize,
+            1,
+            tile.q.as_ptr(),
             tile.row as isize,
-            keys.as_ptr(),
-            tile.kv_row as isize,
             1,
             0.0,
             scale,
@@ -195,38 +215,45 @@ fn score(tile: &Tile<'_>, keys: &[f32], len: usize, scale: f32, start: usize, sc
 }
 
 /// `out += scores[:, start..start + len] v`, or `=` for the first part.
-fn weigh(tile: &Tile<'_>, values: &[f32], len: usize, start: usize, scores: &[f32], out: *mut f32) {
-    let width = tile.head_dim;
+fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, out: *mut f32) {
+    let (width, Part { start, len, values }) = (tile.head_dim, part);
+    let row_of = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
     if tile.rows < GEMM_ROWS {
         for i in 0..tile.rows {
-            // SAFETY: row i of the tile's own head, `width` values.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.add(i * tile.row), width) };
-            if start == 0 {
-                out.fill(0.0);
-            }
+            // SAFETY: row i of the tile's own head, `width` values; the first part clears them
+            // before anything reads them.
+            let out = unsafe {
+                let row = out.add(i * tile.row);
+                if start == 0 {
+                    row.write_bytes(0, width);
+                }
+                std::slice::from_raw_parts_mut(row, width)
+            };
             for j in 0..len {
-                let p = scores[i * tile.visible + start + j];
-                vector::axpy(p, &values[j * tile.kv_row..][..width], out);
+                vector::axpy(scores[i * tile.visible + start + j], row_of(j), out);
             }
         }
         return;
     }
-    // SAFETY: out covers [rows, width] with stride `row`; scores and values as in `score`.
+    head.clear();
+    (0..len).for_each(|j| head.extend_from_slice(row_of(j)));
+    // outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
+    // SAFETY: out covers [rows, width] with stride `row`, head [len, width]; scores as in `score`.
     unsafe {
         gemm::gemm(
-            tile.rows,
             width,
+            tile.rows,
             len,
             out,
-            1,
             tile.row as isize,
+            1,
             start > 0,
+            head.as_ptr(),
+            width as isize,
+            1,
             scores.as_ptr().add(start),
-            1,
             tile.visible as isize,
-            values.as_ptr(),
             1,
-            tile.kv_row as isize,
             1.0,
             1.0,
             false,
@@ -308,8 +335,7 @@ mod tests {
                 .zip(v.chunks(block * kv_row))
                 .map(|(keys, values)| Block { keys, values })
                 .collect();
-            let mut out = vec![f32::NAN; q.len()];
-            attend(&q, &blocks, block, s, &mut out);
+            let out = attend(&q, &blocks, block, s);
             for (got, want) in out.iter().zip(naive(&q, &k, &v, s)) {
                 assert!((f64::from(*got) - want).abs() < 1e-5, "{s:?}: {got} {want}");
             }

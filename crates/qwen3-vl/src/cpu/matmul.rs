@@ -3,108 +3,106 @@
 //! A bf16 checkpoint thus gives the same numbers as its widened f32 copy, at half the memory and
 //! half the traffic: a decode step reads every weight once and is bound by nothing else.
 
-use half::{bf16, f16};
+use std::sync::Once;
+
 use rayon::prelude::*;
 
 use super::Output;
 use super::dot::{DotWeight, dots};
-use super::vector;
+use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
 /// weights for a matrix product.
 const FEW_ROWS: usize = 32;
-/// Weight rows that are widened, transposed and multiplied at a time: 1 MiB of f32 at k = 2048, so
-/// that they stay in a core's second-level cache. A multiple of what gemm's widest kernel takes,
-/// with which it needs no packing of its own: that reads with a stride of k values, which is most
-/// often a power of two and then hits the same few cache sets again and again.
-const PANEL: usize = 128;
+/// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
+/// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
+/// most often a power of two and then hits the same few cache sets again and again.
+const PANEL: usize = 64;
+/// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
+/// cache.
+const DEPTH: usize = 512;
 
-/// What the product needs of a weight type.
-pub trait MatWeight: DotWeight {
-    /// `out[k, rows] = w[rows, k]ᵀ`.
-    fn transpose(w: &[Self], rows: usize, out: &mut [f32]);
-}
-
-impl MatWeight for f32 {
-    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
-        vector::transpose_f32(w, rows, out);
-    }
-}
-
-impl MatWeight for bf16 {
-    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
-        vector::transpose_bf16(w, rows, out);
-    }
-}
-
-impl MatWeight for f16 {
-    fn transpose(w: &[Self], rows: usize, out: &mut [f32]) {
-        vector::transpose_f16(w, rows, out);
-    }
-}
-
-/// `out[m, n] = x[m, k] * w[n, k]ᵀ`, all row-major.
+/// `x[m, k] * w[n, k]ᵀ`: `[m, n]`, all row-major.
 ///
 /// # Panics
 ///
 /// If a slice does not have the size that `m`, `n` and `k` say.
-pub fn matmul_t<W: MatWeight>(
-    x: &[f32],
-    w: &[W],
-    out: &mut [f32],
-    (m, n, k): (usize, usize, usize),
-) {
-    assert!(
-        x.len() == m * k && w.len() == n * k && out.len() == m * n,
-        "matmul_t: sizes"
-    );
-    if out.is_empty() {
-        return;
+pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize)) -> Vec<f32> {
+    assert!(x.len() == m * k && w.len() == n * k, "matmul_t: sizes");
+    if k == 0 {
+        return vec![0.0; m * n];
     }
-    let output = Output::new(out);
+    // What goes in on the left lies in sequence already: a copy of it would gain nothing.
+    static NO_PACKING: Once = Once::new();
+    NO_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
+    // Clearing it first would cost a few per cent.
+    let mut out = Vec::with_capacity(m * n);
+    let output = Output(out.as_mut_ptr());
     let panel = if m <= FEW_ROWS {
         few_rows_panel(n)
     } else {
         PANEL
     };
-    w.par_chunks(panel * k.max(1))
+    w.par_chunks(panel * k)
         .enumerate()
         .for_each_init(Vec::new, |scratch, (index, w)| {
             let first = index * panel;
             if m <= FEW_ROWS {
                 few_rows(x, w, output, first, (m, n, k));
             } else {
-                let rows = w.len() / k;
-                scratch.resize(w.len(), 0.0);
-                W::transpose(w, rows, scratch);
-                // As gemm sees it: out[first.., :]ᵀ [rows, m] = w [rows, k] times xᵀ [k, m].
-                // SAFETY: the pointers cover [rows, k], [k, m] and the `rows` columns of out from
-                // `first` on, which belong to this task alone.
-                unsafe {
-                    gemm::gemm(
-                        rows,
-                        m,
-                        k,
-                        output.at(first),
-                        n as isize,
-                        1,
-                        false,
-                        scratch.as_ptr(),
-                        rows as isize,
-                        1,
-                        x.as_ptr(),
-                        k as isize,
-                        1,
-                        0.0,
-                        1.0,
-                        false,
-                        false,
-                        false,
-                        gemm::Parallelism::None,
-                    );
-                }
+                // SAFETY: the columns from `first` on belong to this task alone.
+                unsafe { many_rows(x, w, output.at(first), (m, n, k), scratch) };
             }
         });
+    // SAFETY: the panels are all columns, and each has been written in all rows.
+    unsafe { out.set_len(m * n) };
+    out
+}
+
+/// One panel of weights `w` `[rows, k]`, turned and multiplied depth by depth.
+///
+/// # Safety
+///
+/// `out` is the first of `rows` columns of an `[m, n]` output that no other task writes.
+unsafe fn many_rows<W: DotWeight>(
+    x: &[f32],
+    w: &[W],
+    out: *mut f32,
+    (m, n, k): (usize, usize, usize),
+    scratch: &mut Vec<f32>,
+) {
+    let rows = w.len() / k;
+    scratch.resize(rows * DEPTH.min(k), 0.0);
+    for first in (0..k).step_by(DEPTH) {
+        let depth = DEPTH.min(k - first);
+        transpose(w, (rows, k), (first, depth), scratch);
+        // As gemm sees it: outᵀ [rows, m] (+)= w [rows, depth] times xᵀ [depth, m].
+        // SAFETY: the pointers cover [rows, depth], [depth, m] of x's [k, m], and `rows` columns
+        // of out.
+        unsafe {
+            gemm::gemm(
+                rows,
+                m,
+                depth,
+                out,
+                n as isize,
+                1,
+                first > 0,
+                scratch.as_ptr(),
+                rows as isize,
+                1,
+                x.as_ptr().add(first),
+                k as isize,
+                1,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
 }
 
 /// Enough panels for every core, not so many that a task is too short.
@@ -112,7 +110,7 @@ fn few_rows_panel(n: usize) -> usize {
     n.div_ceil(rayon::current_num_threads() * 8).clamp(16, 1024)
 }
 
-fn few_rows<W: MatWeight>(
+fn few_rows<W: DotWeight>(
     x: &[f32],
     w: &[W],
     output: Output,
@@ -139,9 +137,11 @@ fn few_rows<W: MatWeight>(
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
-    fn check<W: MatWeight>(narrow: impl Fn(f32) -> W) {
+    fn check<W: DotWeight>(narrow: impl Fn(f32) -> W) {
         for (m, n, k) in [
             (1, 5, 7),
             (3, 300, 33),
@@ -155,8 +155,7 @@ mod tests {
             let w: Vec<W> = (0..n * k)
                 .map(|i| narrow(((i * 57 % 83) as f32 - 41.0) / 16.0))
                 .collect();
-            let mut out = vec![f32::NAN; m * n];
-            matmul_t(&x, &w, &mut out, (m, n, k));
+            let out = matmul_t(&x, &w, (m, n, k));
             for i in 0..m {
                 for j in 0..n {
                     let want: f64 = (0..k)

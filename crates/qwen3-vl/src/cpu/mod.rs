@@ -6,6 +6,8 @@ pub mod activation;
 pub mod attention;
 pub mod dot;
 pub mod matmul;
+pub mod norm;
+pub mod transpose;
 pub mod vector;
 
 /// A base pointer that tasks may share because each writes elements of its own.
@@ -18,10 +20,6 @@ unsafe impl Send for Output {}
 unsafe impl Sync for Output {}
 
 impl Output {
-    fn new(values: &mut [f32]) -> Self {
-        Self(values.as_mut_ptr())
-    }
-
     /// # Safety
     ///
     /// `index` is inside the output, which still exists, and no other task writes that element.

@@ -71,18 +71,6 @@ macro_rules! versions {
 }
 
 versions!(
-    /// `out[k, rows] = w[rows, k]ᵀ`.
-    transpose_f32, transpose_generic, (w: &[f32], rows: usize, out: &mut [f32])
-);
-versions!(
-    /// `out[k, rows] = w[rows, k]ᵀ`, widened.
-    transpose_bf16, transpose_generic, (w: &[bf16], rows: usize, out: &mut [f32])
-);
-versions!(
-    /// `out[k, rows] = w[rows, k]ᵀ`, widened.
-    transpose_f16, transpose_generic, (w: &[f16], rows: usize, out: &mut [f32])
-);
-versions!(
     /// `y += a * x`.
     axpy, axpy_generic, (a: f32, x: &[f32], y: &mut [f32])
 );
@@ -99,40 +87,71 @@ versions!(
     gelu_tanh, gelu_tanh_generic, (row: &mut [f32])
 );
 versions!(
+    /// `out = x / rms(x) * weight`.
+    rms_norm, rms_norm_generic, (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
+);
+versions!(
+    /// `out = (x - mean(x)) / std(x) * weight + bias`.
+    layer_norm, layer_norm_generic,
+    (x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
+);
+versions!(
+    /// One head turned: `out[j] = x[j] cos[j] - x[j + half] sin[j]` and
+    /// `out[j + half] = x[j + half] cos[j] + x[j] sin[j]`.
+    rotate, rotate_generic, (x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32])
+);
+versions!(
     /// `row += bias`.
     add, add_generic, (row: &mut [f32], bias: &[f32])
 );
-
-/// In squares that stay in the first-level cache: read row by row, written column by column.
-#[inline(always)]
-fn transpose_generic<W: Weight>(w: &[W], rows: usize, out: &mut [f32]) {
-    const SIDE: usize = 16;
-    let k = w.len() / rows;
-    let mut tile = [[0f32; SIDE]; SIDE];
-    for row in (0..rows).step_by(SIDE) {
-        let height = SIDE.min(rows - row);
-        for column in (0..k).step_by(SIDE) {
-            let width = SIDE.min(k - column);
-            for (y, line) in tile.iter_mut().enumerate().take(height) {
-                let from = &w[(row + y) * k + column..][..width];
-                for (to, from) in line.iter_mut().zip(from) {
-                    *to = from.widen();
-                }
-            }
-            for x in 0..width {
-                let to = &mut out[(column + x) * rows + row..][..height];
-                for (to, line) in to.iter_mut().zip(&tile) {
-                    *to = line[x];
-                }
-            }
-        }
-    }
-}
 
 #[inline(always)]
 fn axpy_generic(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = a.mul_add(*x, *y);
+    }
+}
+
+/// The sum of `f(x)`.
+#[inline(always)]
+fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|x| f(*x)).sum();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += f(chunk[i]);
+        }
+    }
+    sum_lanes(lanes) + rest
+}
+
+#[inline(always)]
+fn rms_norm_generic(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = sum_of(x, |x| x * x) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * w;
+    }
+}
+
+#[inline(always)]
+fn layer_norm_generic(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = sum_of(x, |x| x) / x.len() as f32;
+    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / x.len() as f32;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = ((x - mean) * scale).mul_add(*w, *b);
+    }
+}
+
+#[inline(always)]
+fn rotate_generic(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
+    let half = x.len() / 2;
+    let ((x1, x2), (out1, out2)) = (x.split_at(half), out.split_at_mut(half));
+    for j in 0..half {
+        out1[j] = x1[j] * cos[j] - x2[j] * sin[j];
+        out2[j] = x2[j] * cos[j] + x1[j] * sin[j];
     }
 }
 
@@ -203,10 +222,11 @@ fn gelu_tanh_generic(row: &mut [f32]) {
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.0);
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = n.mul_add(-LN2_HIGH, clamped);
     let r = n.mul_add(-LN2_LOW, r);
     let mut p = 1.987_569_1e-4_f32;
@@ -216,7 +236,7 @@ pub fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
-    let power = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     let value = y * power;
     if x < -87.3 { 0.0 } else { value }
 }
@@ -252,6 +272,35 @@ mod tests {
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn norms_agree_with_f64() {
+        let x: Vec<f32> = (0..77).map(|i| (i * 29 % 41) as f32 * 0.1 - 1.5).collect();
+        let weight: Vec<f32> = (0..77).map(|i| 0.5 + i as f32 * 0.01).collect();
+        let bias: Vec<f32> = (0..77).map(|i| i as f32 * 0.02).collect();
+        let (mut rms, mut layer) = (x.clone(), x.clone());
+        rms_norm(&x, &weight, 1e-6, &mut rms);
+        layer_norm(&x, &weight, &bias, 1e-6, &mut layer);
+        let n = x.len() as f64;
+        let wide = || x.iter().map(|x| f64::from(*x));
+        let mean = wide().sum::<f64>() / n;
+        let square = wide().map(|x| x * x).sum::<f64>() / n;
+        let variance = wide().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        for (i, x) in wide().enumerate() {
+            let (w, b) = (f64::from(weight[i]), f64::from(bias[i]));
+            let want = x / (square + 1e-6).sqrt() * w;
+            assert!((f64::from(rms[i]) - want).abs() < 1e-6, "rms {i}");
+            let want = (x - mean) / (variance + 1e-6).sqrt() * w + b;
+            assert!((f64::from(layer[i]) - want).abs() < 1e-6, "layer {i}");
+        }
+    }
+
+    #[test]
+    fn a_quarter_turn_swaps_the_halves() {
+        let mut out = [0.0; 4];
+        rotate(&[1.0, 2.0, 3.0, 4.0], &[0.0, 1.0], &[1.0, 0.0], &mut out);
+        assert_eq!(out, [-3.0, 2.0, 1.0, 4.0]);
     }
 
     #[test]

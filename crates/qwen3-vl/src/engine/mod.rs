@@ -4,6 +4,7 @@
 //! is unbounded, so that no caller ever waits behind a forward pass; what is in it is bounded by
 //! the callers, who bound their open and closed windows.
 
+mod encode;
 pub mod runner;
 pub mod scheduler;
 pub mod sequence;

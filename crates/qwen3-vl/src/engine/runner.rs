@@ -5,18 +5,14 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::sequence::{EncodedInput, Sequence};
+use super::sequence::Sequence;
 use crate::config::{GenerationConfig, PreprocessorConfig};
-use crate::frames::{VisionInput, patch_seconds, patchify};
 use crate::load::brief;
-use crate::model::{Chunk, Geometry, Grid, Model, VisionTokens};
+use crate::model::{Chunk, Geometry, Grid, Model};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Tokens that go through the language model at once, at most: bounds the memory of a step.
 const PREFILL_CHUNK: usize = 512;
-
-/// Grid sizes whose positions are kept; a camera has one.
-const GEOMETRIES: usize = 16;
 
 /// Why a step failed. The sequence is lost, the engine is not.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +67,7 @@ pub struct RunnerParts {
 pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
-    geometries: HashMap<Grid, Geometry>,
+    pub(super) geometries: HashMap<Grid, Geometry>,
 }
 
 impl Runner {
@@ -83,7 +79,7 @@ impl Runner {
         }
     }
 
-    /// Encodes the sequence's next vision input. Its tokens are prefilled at once, unless more
+    /// Encodes the sequence's next vision inputs. Their tokens are prefilled at once, unless more
     /// inputs or the prompt's tail are there already: then they go together, because a pass over
     /// the weights costs the same for few tokens as for many.
     ///
@@ -91,15 +87,16 @@ impl Runner {
     ///
     /// See [`StepError`].
     pub fn input(&mut self, sequence: &mut Sequence) -> Result<(), StepError> {
-        let Some(input) = sequence.waiting.pop_front() else {
-            return Ok(());
-        };
+        let batch = self.batch(sequence.waiting.make_contiguous());
+        let inputs: Vec<_> = sequence.waiting.drain(..batch).collect();
         let start = Instant::now();
-        let encoded = self.encode(&input)?;
+        let encoded = self.encode(&inputs)?;
         sequence.vision += start.elapsed();
         let parts = &self.parts;
-        let chunk = sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?;
-        sequence.pending.append(chunk);
+        for input in encoded {
+            let chunk = sequence.input_chunk(input, &parts.tokenizer, &parts.model.config)?;
+            sequence.pending.append(chunk);
+        }
         let more = !sequence.waiting.is_empty() || sequence.state().closed.is_some();
         if !more || sequence.pending.len() >= PREFILL_CHUNK {
             self.prefill(sequence)?;
@@ -166,96 +163,5 @@ impl Runner {
             &self.parts.stop,
             &self.parts.tokenizer,
         )?)
-    }
-
-    /// Encodes one vision input.
-    ///
-    /// # Errors
-    ///
-    /// See [`StepError`].
-    pub fn encode(&mut self, input: &VisionInput) -> Result<EncodedInput, StepError> {
-        let config = &self.parts.model.config.vision_config;
-        let (patch, merge) = (config.patch_size as u32, config.spatial_merge_size as u32);
-        self.check(input, patch * merge)?;
-        let size = input.size();
-        let patches = (size.height / patch, size.width / patch);
-        let seconds = match input {
-            VisionInput::Pair([a, b]) => Some(patch_seconds(a.seconds, b.seconds)),
-            VisionInput::Image(_) => None,
-        };
-        let norm = if seconds.is_some() {
-            &self.parts.video
-        } else {
-            &self.parts.image
-        };
-        let (patch_len, temporal) = (config.patch_len(), config.temporal_patch_size);
-        let values = patchify(
-            input,
-            config.patch_size,
-            config.spatial_merge_size,
-            temporal,
-            norm.image_mean,
-            norm.image_std,
-        );
-        let tokens = self.vision(values, patch_len, patches)?;
-        let merged = (patches.0 / merge, patches.1 / merge);
-        Ok(EncodedInput {
-            tokens,
-            merged,
-            patches,
-            seconds,
-        })
-    }
-
-    fn check(&self, input: &VisionInput, factor: u32) -> Result<(), StepError> {
-        let frames: &[_] = match input {
-            VisionInput::Pair(pair) => pair,
-            VisionInput::Image(frame) => std::slice::from_ref(frame),
-        };
-        let fits = |size: crate::frames::Size, bytes: usize| {
-            let sides = [size.width, size.height];
-            size == input.size()
-                && sides
-                    .iter()
-                    .all(|side| *side > 0 && side.is_multiple_of(factor))
-                && bytes as u64 == u64::from(size.width) * u64::from(size.height) * 3
-        };
-        match frames
-            .iter()
-            .find(|frame| !fits(frame.size, frame.rgb.len()))
-        {
-            None => Ok(()),
-            Some(frame) => Err(StepError::Frame {
-                width: frame.size.width,
-                height: frame.size.height,
-                bytes: frame.rgb.len(),
-                factor,
-            }),
-        }
-    }
-
-    fn vision(
-        &mut self,
-        values: Vec<f32>,
-        patch_len: usize,
-        (rows, columns): (u32, u32),
-    ) -> Result<VisionTokens, StepError> {
-        let grid = Grid {
-            rows: rows as usize,
-            columns: columns as usize,
-        };
-        if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
-            self.geometries.clear();
-        }
-        let geometry = match self.geometries.entry(grid) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(self.parts.model.vision.geometry(grid)?)
-            }
-        };
-        let device = self.parts.model.kv.device();
-        let patches = Tensor::from_vec(values, (grid.rows * grid.columns, patch_len), device)?;
-        let patches = patches.to_dtype(self.parts.model.kv.dtype())?;
-        Ok(self.parts.model.vision.forward(&patches, geometry)?)
     }
 }

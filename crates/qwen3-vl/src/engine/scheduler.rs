@@ -20,7 +20,7 @@ pub struct WindowState {
 /// One piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Encode the window's next vision input and prefill it.
+    /// Encode the window's next vision inputs, at least one, and prefill them.
     Input(u64),
     /// Prefill the prompt's tail and sample the first token.
     Tail(u64),

@@ -48,9 +48,8 @@ fn attend_cpu(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> 
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    let mut out = vec![0.0; queries * heads * head_dim];
     let q = q.storage_and_layout();
-    cpu::attention::attend(values(&q.0, q.1)?, &parts, block, shape, &mut out);
+    let out = cpu::attention::attend(values(&q.0, q.1)?, &parts, block, shape);
     Tensor::from_vec(out, (queries, heads * head_dim), &Device::Cpu)
 }
 

@@ -1,15 +1,15 @@
-//! Linear layers, norms and activations as candle operations.
+//! Linear layers and activations as candle operations.
 //!
 //! On the CPU they go through the kernels of [`crate::cpu`]; elsewhere through candle's own.
 
 use candle_core::{
-    CpuStorage, CustomOp2, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor,
-    bail,
+    CpuStorage, CustomOp2, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail,
 };
 
 use super::weights::{Weights, WeightsError};
 use crate::cpu::activation;
-use crate::cpu::matmul::{MatWeight, matmul_t};
+use crate::cpu::dot::DotWeight;
+use crate::cpu::matmul::matmul_t;
 
 /// `y = x Wᵀ + b`. Quantised weights will be another kind of weight here.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ impl Linear {
 }
 
 /// The contiguous data of a CPU tensor.
-fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
+pub(super) fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("a CPU kernel needs contiguous input"),
@@ -106,15 +106,13 @@ impl CustomOp2 for MatmulT {
             bail!("matmul-t: [{m}, {k}] with [{n}, {k_w}]");
         }
         let x = slice(x.as_slice::<f32>()?, x_layout)?;
-        fn run<W: MatWeight>(
+        fn run<W: DotWeight>(
             x: &[f32],
             w: &[W],
             layout: &Layout,
             sizes: (usize, usize, usize),
         ) -> Result<Vec<f32>> {
-            let mut out = vec![0.0; sizes.0 * sizes.1];
-            matmul_t(x, slice(w, layout)?, &mut out, sizes);
-            Ok(out)
+            Ok(matmul_t(x, slice(w, layout)?, sizes))
         }
         let out = match w {
             CpuStorage::BF16(w) => run(x, w, w_layout, (m, n, k)),
@@ -214,79 +212,5 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => bail!("a CPU kernel needs contiguous f32 values"),
-    }
-}
-
-/// RMSNorm over the last axis (transformers: `Qwen3VLTextRMSNorm`).
-#[derive(Clone, Debug)]
-pub struct RmsNorm {
-    weight: Tensor,
-    eps: f32,
-}
-
-impl RmsNorm {
-    /// Loads `{name}.weight` `[width]`.
-    ///
-    /// # Errors
-    ///
-    /// See [`WeightsError`].
-    pub fn load(
-        weights: &Weights,
-        name: &str,
-        width: usize,
-        eps: f64,
-    ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            weight: weights.vector(&format!("{name}.weight"), &[width])?,
-            eps: eps as f32,
-        })
-    }
-
-    /// Type of arithmetic.
-    pub fn dtype(&self) -> DType {
-        self.weight.dtype()
-    }
-
-    /// Normalises `x` `[…, width]`.
-    ///
-    /// # Errors
-    ///
-    /// If the shapes do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::rms_norm(x, &self.weight, self.eps)
-    }
-}
-
-/// LayerNorm over the last axis (torch: `LayerNorm`).
-#[derive(Clone, Debug)]
-pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl LayerNorm {
-    /// Loads `{name}.weight` and `{name}.bias` `[width]`.
-    ///
-    /// # Errors
-    ///
-    /// See [`WeightsError`].
-    pub fn load(
-        weights: &Weights,
-        name: &str,
-        width: usize,
-    ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            weight: weights.vector(&format!("{name}.weight"), &[width])?,
-            bias: weights.vector(&format!("{name}.bias"), &[width])?,
-        })
-    }
-
-    /// Normalises `x` `[…, width]`; epsilon is 1e-6 everywhere in the vision tower.
-    ///
-    /// # Errors
-    ///
-    /// If the shapes do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::layer_norm(x, &self.weight, &self.bias, 1e-6)
     }
 }

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod kv_cache;
 pub mod linear;
+pub mod norm;
 pub mod rope;
 pub mod text;
 pub mod vision;

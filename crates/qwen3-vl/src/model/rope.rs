@@ -1,8 +1,10 @@
 //! Rotary position embeddings: tables of cosines and sines, made in f32 on the host.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
 
+use super::linear::slice;
 use crate::config::Rope;
+use crate::cpu::norm;
 use crate::prompt::Position;
 
 /// Cosines and sines, each `[tokens, head_dim / 2]`; the second half of a head repeats them.
@@ -25,13 +27,47 @@ impl RopeTable {
         })
     }
 
-    /// Rotates `x` `[tokens, heads, head_dim]`.
+    /// Rotates `x` `[tokens, heads, head_dim]`, of which tokens may lie further apart.
     ///
     /// # Errors
     ///
     /// If the shapes do not fit.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
+        if x.device().is_cpu() {
+            return x.apply_op3_no_bwd(&self.cos, &self.sin, &Rotate);
+        }
+        let x = x.contiguous()?.unsqueeze(0)?;
+        candle_nn::rotary_emb::rope_thd(&x, &self.cos, &self.sin)?.squeeze(0)
+    }
+}
+
+struct Rotate;
+
+impl CustomOp3 for Rotate {
+    fn name(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        cos: &CpuStorage,
+        cos_layout: &Layout,
+        sin: &CpuStorage,
+        sin_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, heads, head_dim) = x_layout.shape().dims3()?;
+        let stride = x_layout.stride();
+        if stride[1..] != [head_dim, 1] {
+            bail!("rotate: heads must lie side by side, strides are {stride:?}");
+        }
+        let x = &x.as_slice::<f32>()?[x_layout.start_offset()..];
+        let cos = slice(cos.as_slice::<f32>()?, cos_layout)?;
+        let sin = slice(sin.as_slice::<f32>()?, sin_layout)?;
+        let mut out = vec![0.0; x_layout.shape().elem_count()];
+        norm::rotate(x, stride[0], (heads, head_dim), (cos, sin), &mut out);
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
     }
 }
 

@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 
 use super::attention::attend;
 use super::kv_cache::KvCache;
-use super::linear::{Linear, RmsNorm, add, silu_mul};
+use super::linear::{Linear, add, silu_mul};
+use super::norm::RmsNorm;
 use super::rope::{RopeTable, TextRope};
 use super::vision::VisionTokens;
 use super::weights::{Weights, WeightsError};

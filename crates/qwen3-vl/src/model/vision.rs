@@ -6,7 +6,8 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::attend;
-use super::linear::{LayerNorm, Linear, add, gelu_tanh};
+use super::linear::{Linear, add, gelu_tanh};
+use super::norm::LayerNorm;
 use super::rope::{RopeTable, grid_positions, vision_table};
 use super::weights::{Weights, WeightsError};
 use crate::config::VisionConfig;
@@ -154,25 +155,37 @@ impl VisionTower {
         sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()))
     }
 
-    /// Encodes one grid. `patches` is `[rows * columns, 1536]`, normalised, in merge-block order.
+    /// Encodes grids of one size together, so that the weights are read once. `patches` is
+    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order.
     ///
     /// # Errors
     ///
     /// If the shapes do not fit or the device fails.
-    pub fn forward(&self, patches: &Tensor, geometry: &Geometry) -> Result<VisionTokens> {
+    pub fn forward(&self, patches: &Tensor, geometry: &Geometry) -> Result<Vec<VisionTokens>> {
         let x = self.patch_embed.forward(patches)?;
-        let mut x = (&x + geometry.pos_embed.to_dtype(x.dtype())?)?;
+        let (rows, width) = x.dims2()?;
+        let pos_embed = geometry.pos_embed.to_dtype(x.dtype())?;
+        let per_grid = pos_embed.dim(0)?;
+        let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
+        let mut x = x.reshape((rows, width))?;
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &geometry.rope)?;
+            x = block.forward(&x, &geometry.rope, per_grid)?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
                 deepstack.push(merger.forward(&x)?);
             }
         }
-        Ok(VisionTokens {
-            embeddings: self.merger.forward(&x)?,
-            deepstack,
-        })
+        let embeddings = self.merger.forward(&x)?;
+        let tokens = per_grid / self.config.spatial_merge_size.pow(2);
+        (0..rows / per_grid)
+            .map(|grid| {
+                let part = |t: &Tensor| t.narrow(0, grid * tokens, tokens);
+                Ok(VisionTokens {
+                    embeddings: part(&embeddings)?,
+                    deepstack: deepstack.iter().map(part).collect::<Result<_>>()?,
+                })
+            })
+            .collect()
     }
 }
 
@@ -207,27 +220,33 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
-        let x = add(self.attention(&self.norm1.forward(x)?, rope)?, x)?;
+    fn forward(&self, x: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
+        let x = add(self.attention(&self.norm1.forward(x)?, rope, per_grid)?, x)?;
         let inner = gelu_tanh(self.fc1.forward(&self.norm2.forward(&x)?)?)?;
         add(self.fc2.forward(&inner)?, &x)
     }
 
-    fn attention(&self, x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+    /// Patches attend to those of their own grid.
+    fn attention(&self, x: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
         let (patches, width) = x.dims2()?;
         let qkv = self.qkv.forward(x)?;
-        let part = |i: usize| {
-            qkv.narrow(1, i * width, width)?
-                .contiguous()?
-                .reshape((patches, self.heads, ()))
-        };
+        let qkv = qkv.reshape((patches, 3 * self.heads, width / self.heads))?;
         // Rotation is in f32 whatever the type of arithmetic, as in the reference.
         let rotate = |t: Tensor| {
             rope.rotate(&t.to_dtype(candle_core::DType::F32)?)?
                 .to_dtype(x.dtype())
         };
-        let (q, k, v) = (rotate(part(0)?)?, rotate(part(1)?)?, part(2)?);
-        self.proj.forward(&attend(&q, &[&(k, v)], patches, false)?)
+        let grids = (0..patches / per_grid).map(|grid| {
+            let qkv = qkv.narrow(0, grid * per_grid, per_grid)?;
+            let part = |i: usize| qkv.narrow(1, i * self.heads, self.heads);
+            let (q, k) = (rotate(part(0)?)?, rotate(part(1)?)?);
+            attend(&q, &[&(k, part(2)?.contiguous()?)], per_grid, false)
+        });
+        let out = grids.collect::<Result<Vec<_>>>()?;
+        self.proj.forward(&match out.as_slice() {
+            [one] => one.clone(),
+            all => Tensor::cat(all, 0)?,
+        })
     }
 }
 

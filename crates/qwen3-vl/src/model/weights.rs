@@ -14,7 +14,11 @@ use crate::load::brief;
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error(
+        "cannot read {path} ({source}): the folder must hold model.safetensors, or \
+         model.safetensors.index.json and every file that it names",
+        path = path.display()
+    )]
     Io {
         /// Which.
         path: PathBuf,

@@ -230,14 +230,18 @@ fn prompt(
         .deepstack_visual_indexes
         .len();
     let mut deepstack = vec![Vec::new(); taps];
-    for input in inputs {
-        let encoded = runner.encode(input)?;
-        embeddings.extend(floats(&encoded.tokens.embeddings)?);
-        for (all, tap) in deepstack.iter_mut().zip(&encoded.tokens.deepstack) {
-            all.extend(floats(tap)?);
+    let mut rest = inputs;
+    while !rest.is_empty() {
+        let (batch, others) = rest.split_at(runner.batch(rest));
+        rest = others;
+        for encoded in runner.encode(batch)? {
+            embeddings.extend(floats(&encoded.tokens.embeddings)?);
+            for (all, tap) in deepstack.iter_mut().zip(&encoded.tokens.deepstack) {
+                all.extend(floats(tap)?);
+            }
+            let parts = &runner.parts;
+            chunks.push(sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?);
         }
-        let parts = &runner.parts;
-        chunks.push(sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?);
     }
     let names = golden.names()?;
     if names.iter().any(|name| name == "vision_embeds") {
