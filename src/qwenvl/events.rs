@@ -105,7 +105,12 @@ impl QwenVL {
         };
         let timeout = lock(&self.settings).eos_timeout;
         match drain(&session, timeout) {
-            Ok(()) | Err(Interrupted::Failed) => true,
+            Ok(()) => true,
+            Err(Interrupted::Failed) => {
+                // Its windows' messages come before the end, as always.
+                session.wait_finished();
+                true
+            }
             Err(Interrupted::Flushing) => {
                 gst::debug!(
                     CAT,

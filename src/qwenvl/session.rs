@@ -86,6 +86,8 @@ struct State {
     /// The error has been posted.
     failed: bool,
     ready: bool,
+    /// The worker is gone.
+    finished: bool,
     /// Whether the worker has something in its hands.
     busy: bool,
     /// Windows that the worker has opened and not yet ended.
@@ -229,6 +231,15 @@ impl Session {
         }
     }
 
+    /// After a failure: waits until the worker has ended every window, unless a flush or a stop
+    /// comes, which ends them as well.
+    pub(super) fn wait_finished(&self) {
+        let mut state = self.lock();
+        while !(state.finished || state.flushing || state.stopping) {
+            state = self.wait(state);
+        }
+    }
+
     /// The time for the last answers is over.
     pub(super) fn expire(&self) {
         self.change(|state| state.control.push_back(Control::Expire));
@@ -331,6 +342,7 @@ impl Session {
     /// The worker is gone.
     pub(super) fn finished(&self) {
         self.change(|state| {
+            state.finished = true;
             state.busy = false;
             state.outstanding = 0;
             state.control.clear();
