@@ -21,6 +21,8 @@ use crate::meta;
 pub(super) struct Stream {
     pub(super) info: Option<Arc<gst_video::VideoInfo>>,
     pub(super) segment: Option<Segment>,
+    /// A new stream has begun, of this group, and had no segment yet.
+    pub(super) started: Option<Option<gst::GroupId>>,
     /// Running time at the end of the last buffer.
     pub(super) position: Option<gst::ClockTime>,
     live: Option<bool>,
@@ -48,6 +50,11 @@ impl Stream {
             sampler.reset();
         }
         self.position.take()
+    }
+
+    /// Whether upstream is live, if it has been asked.
+    pub(super) fn live(&self) -> Option<bool> {
+        self.live
     }
 
     /// Whether the buffer is to be kept.
@@ -97,7 +104,14 @@ impl QwenVL {
                 return Err(gst::FlowError::Error);
             }
         }
-        self.srcpad.push(buffer)
+        if !self.text.active() {
+            return self.srcpad.push(buffer);
+        }
+        let position = lock(&self.stream).position;
+        self.text.push_begins(position);
+        let flow = self.srcpad.push(buffer);
+        self.text.push_ends();
+        flow
     }
 
     /// The sample for the worker, if this buffer is to be kept; and whether the stream is live.
@@ -145,7 +159,7 @@ impl QwenVL {
     }
 
     /// Asks upstream whether it is live. Without an answer it counts as not live.
-    fn ask_live(&self) -> bool {
+    pub(super) fn ask_live(&self) -> bool {
         let mut query = gst::query::Latency::new();
         let live = self.sinkpad.peer_query(&mut query) && query.result().0;
         gst::debug!(CAT, imp = self, "Upstream is live: {live}");

@@ -10,14 +10,16 @@ use super::imp::{CAT, QwenVL, lock};
 use super::queries;
 use super::session::{Drained, Interrupted, Session};
 use super::settings::Mode;
+use super::text::Mark;
 
 impl QwenVL {
     pub(super) fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         gst::log!(CAT, imp = self, "{event:?}");
         let goes_on = match event.view() {
-            gst::EventView::StreamStart(_) => {
+            gst::EventView::StreamStart(start) => {
                 self.forget_live();
                 self.break_stream();
+                lock(&self.stream).started = Some(start.group_id());
                 true
             }
             gst::EventView::Caps(caps) => self.set_caps(caps.caps()),
@@ -27,13 +29,22 @@ impl QwenVL {
                 if segment.is_none() {
                     gst::warning!(CAT, imp = self, "Without a TIME segment nothing is sampled");
                 }
-                lock(&self.stream).segment = segment.cloned().map(Arc::new);
+                let segment = segment.cloned().map(Arc::new);
+                let new_stream = {
+                    let mut stream = lock(&self.stream);
+                    stream.segment.clone_from(&segment);
+                    stream.started.take()
+                };
+                if let Some(segment) = segment {
+                    self.text_segment(segment, new_stream);
+                }
                 true
             }
             gst::EventView::FlushStart(_) => {
                 if let Some(session) = self.session() {
                     session.flush_start();
                 }
+                self.text_flush_start(&event);
                 true
             }
             gst::EventView::FlushStop(_) => {
@@ -45,9 +56,16 @@ impl QwenVL {
                 if let Some(session) = self.session() {
                     session.flush_stop();
                 }
+                self.text_flush_stop(&event);
                 true
             }
-            gst::EventView::Eos(_) => self.end_of_stream(),
+            gst::EventView::Eos(_) => {
+                let ended = self.end_of_stream();
+                if ended {
+                    self.text.mark(Mark::Eos);
+                }
+                ended
+            }
             _ => true,
         };
         goes_on && gst::Pad::event_default(pad, Some(&*self.obj()), event)

@@ -14,6 +14,7 @@ use super::hooks::Hooks;
 use super::loader::Loader;
 use super::session::Session;
 use super::settings::{Settings, SettingsError};
+use super::text::{Text, pad as text};
 use super::worker::{Ids, Worker};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -27,6 +28,8 @@ pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 pub struct QwenVL {
     pub(super) sinkpad: gst::Pad,
     pub(super) srcpad: gst::Pad,
+    pub(super) textpad: Mutex<Option<gst::Pad>>,
+    pub(super) text: Arc<Text>,
     /// Shared with the streaming thread, which sees a change by the pointer.
     pub(super) settings: Mutex<Arc<Settings>>,
     pub(super) stream: Mutex<Stream>,
@@ -86,6 +89,7 @@ impl QwenVL {
         let worker = Worker::new(
             self.obj().clone(),
             session.clone(),
+            self.text.clone(),
             hooks.clone(),
             *lock(&self.ids),
         );
@@ -167,6 +171,13 @@ impl ObjectSubclass for QwenVL {
             .query_function(|pad, parent, query| {
                 Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_query(pad, query))
             })
+            .iterate_internal_links_function(|_, parent| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || gst::Iterator::from_vec(Vec::new()),
+                    |imp| gst::Iterator::from_vec(vec![imp.srcpad.clone()]),
+                )
+            })
             .flags(flags)
             .build();
         let srcpad = gst::Pad::builder_from_template(&template("src"))
@@ -175,6 +186,8 @@ impl ObjectSubclass for QwenVL {
         Self {
             sinkpad,
             srcpad,
+            textpad: Mutex::default(),
+            text: Arc::default(),
             settings: Mutex::default(),
             stream: Mutex::default(),
             held: Arc::default(),
@@ -241,23 +254,49 @@ impl ElementImpl for QwenVL {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let template = |name, direction| {
-                gst::PadTemplate::new(
-                    name,
-                    direction,
-                    gst::PadPresence::Always,
-                    &super::queries::template_caps(),
-                )
-            };
+            let video = super::queries::template_caps();
+            let always = gst::PadPresence::Always;
+            let source = gst::PadDirection::Src;
             [
-                template("sink", gst::PadDirection::Sink),
-                template("src", gst::PadDirection::Src),
+                gst::PadTemplate::new("sink", gst::PadDirection::Sink, always, &video),
+                gst::PadTemplate::new("src", source, always, &video),
+                gst::PadTemplate::new(text::NAME, source, gst::PadPresence::Request, &text::caps()),
             ]
             .into_iter()
             .filter_map(Result::ok)
             .collect()
         });
         &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        let pad = {
+            let mut slot = lock(&self.textpad);
+            if slot.is_some() {
+                gst::warning!(CAT, imp = self, "There is a text pad already");
+                return None;
+            }
+            slot.insert(Self::new_text_pad(template)).clone()
+        };
+        if let Err(error) = self.obj().add_pad(&pad) {
+            gst::error!(CAT, imp = self, "{error}");
+            *lock(&self.textpad) = None;
+            return None;
+        }
+        Some(pad)
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        let _ = pad.set_active(false);
+        let ours = lock(&self.textpad).take_if(|text| text == pad);
+        if ours.is_some() && self.obj().remove_pad(pad).is_err() {
+            gst::warning!(CAT, imp = self, "The text pad is gone already");
+        }
     }
 
     fn change_state(

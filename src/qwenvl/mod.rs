@@ -4,12 +4,13 @@
 //! - `sample`: what is handed over
 //! - `session`: the queues and waits between the threads
 //! - `worker`: converts and resizes, makes windows, asks the engine, posts the answers
+//! - `text`: the request pad with the answers as timed text, and its task
 //!
 //! and around them `imp` (pads, states), `properties`, `settings`, `events`, `queries`, `loader`,
 //! `failure`, `stats` and, for tests, `hooks`.
 //!
-//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids` and the session's own are never held
-//! together, and none is held while a buffer, event or query goes to a pad, a message to the bus or
+//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own and the
+//! text stream's own are never held together, and none is held while a buffer, event or query goes to a pad, a message to the bus or
 //! a frame to the engine.
 //!
 //! SECTION:element-qwenvl
@@ -40,13 +41,14 @@ mod sample;
 mod session;
 mod settings;
 mod stats;
+mod text;
 mod worker;
 
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-pub use settings::{Dtype, Layout, Mode, Overload};
+pub use settings::{Dtype, Layout, Mode, Overload, TextTiming};
 
 glib::wrapper! {
     /// The element `qwenvl`.

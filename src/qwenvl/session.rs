@@ -12,6 +12,7 @@ use qwen3_vl::backend::{self, Backend};
 
 use super::sample::Sample;
 use super::stats::Stats;
+use super::text::Mark;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.
 const MAX_WORK: usize = 8;
@@ -22,6 +23,8 @@ pub(super) enum Work {
     Frame(Box<Sample>),
     /// The stream ends or breaks here, at this running time: windows close.
     Break(Option<gst::ClockTime>),
+    /// An event of the text stream, which stands behind the windows before it.
+    Mark(Mark),
 }
 
 /// What the worker does at once.
@@ -200,6 +203,15 @@ impl Session {
             let again = matches!(state.work.back(), Some(Work::Break(_)));
             if state.interrupted().is_none() && !again {
                 state.work.push_back(Work::Break(at));
+            }
+        });
+    }
+
+    /// Hands the text stream an event in its order. Never waits.
+    pub(super) fn push_mark(&self, mark: Mark) {
+        self.change(|state| {
+            if state.interrupted().is_none() {
+                state.work.push_back(Work::Mark(mark));
             }
         });
     }

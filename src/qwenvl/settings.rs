@@ -81,6 +81,25 @@ pub enum Overload {
     DropNewest,
 }
 
+/// Where texts stand in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLTextTiming")]
+pub enum TextTiming {
+    /// By the liveness of upstream.
+    #[default]
+    #[enum_value(name = "answer when upstream is live, else span", nick = "auto")]
+    Auto,
+    /// Where the video is when the answer comes.
+    #[enum_value(
+        name = "From the video's position when the answer comes, until the next",
+        nick = "answer"
+    )]
+    Answer,
+    /// Where the window is.
+    #[enum_value(name = "The time span that is described", nick = "span")]
+    Span,
+}
+
 impl Overload {
     /// What `Auto` means for this stream.
     pub(super) fn resolve(self, live: bool) -> Self {
@@ -126,6 +145,9 @@ pub(super) struct Settings {
     pub(super) max_pending: u32,
     /// Nanoseconds.
     pub(super) eos_timeout: u64,
+    /// Nanoseconds.
+    pub(super) attach_timeout: u64,
+    pub(super) text_timing: TextTiming,
     pub(super) emit_tokens: bool,
     /// `None` = the element's name.
     pub(super) stream_id: Option<String>,
@@ -160,6 +182,8 @@ impl Default for Settings {
             overload: Overload::default(),
             max_pending: 2,
             eos_timeout: 60 * gst::ClockTime::SECOND.nseconds(),
+            attach_timeout: 10 * gst::ClockTime::SECOND.nseconds(),
+            text_timing: TextTiming::Auto,
             emit_tokens: false,
             stream_id: None,
         }

@@ -24,6 +24,7 @@ use super::imp::CAT;
 use super::sample::{Plan, Sample, utc};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
+use super::text::Text;
 use crate::message::{Reason, Request};
 
 /// The numbers that the next window and request will have.
@@ -37,6 +38,7 @@ pub(super) struct Ids {
 pub(super) struct Worker {
     element: super::QwenVL,
     session: Arc<Session>,
+    text: Arc<Text>,
     hooks: Hooks,
     ids: Ids,
     epoch: u64,
@@ -55,12 +57,14 @@ impl Worker {
     pub(super) fn new(
         element: super::QwenVL,
         session: Arc<Session>,
+        text: Arc<Text>,
         hooks: Hooks,
         ids: Ids,
     ) -> Self {
         Self {
             element,
             session,
+            text,
             hooks,
             ids,
             epoch: 0,
@@ -110,7 +114,7 @@ impl Worker {
                 let max_pending = sample.plan.settings.max_pending as usize;
                 self.backend.is_some() && self.asked.len() <= max_pending
             }
-            Work::Frame(_) | Work::Break(_) => true,
+            Work::Frame(_) | Work::Break(_) | Work::Mark(_) => true,
         }
     }
 
@@ -118,6 +122,7 @@ impl Worker {
         match next {
             Next::Work(Work::Frame(sample)) => return self.frame(*sample),
             Next::Work(Work::Break(at)) => return self.end_windows(at),
+            Next::Work(Work::Mark(mark)) => self.text.mark(mark),
             Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
             Next::Control(Control::Flush(epoch)) => {
@@ -150,6 +155,7 @@ impl Worker {
                 Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
             }
         }
+        self.text.decided(sample.running_time);
         Ok(())
     }
 
@@ -187,6 +193,7 @@ impl Worker {
             utc: utc(sample.frame.buffer()),
         };
         self.ids.request += 1;
+        self.text.opened(id, request.start);
         let window = OpenWindow::new(request, sample);
         let window = self.open.entry(id).insert_entry(window).into_mut();
         let Some(backend) = &self.backend else {
@@ -289,6 +296,8 @@ impl Worker {
                 self.session.count(|stats| stats.described += 1);
                 self.session.attach(self.epoch, structure.clone());
                 self.post(structure);
+                let text = (answer.text.as_str(), asked.request.end);
+                self.text.ended(id, Some(text));
             }
             (backend::Event::Failed(error), _) => {
                 gst::warning!(CAT, obj = self.element, "window {id}: {error}");
@@ -341,6 +350,7 @@ impl Worker {
     fn post_dropped(&self, request: &Request, reason: Reason, message: Option<&str>) {
         self.session.count(|stats| stats.dropped += 1);
         self.post(request.dropped(reason, message));
+        self.text.ended(request.window_id, None);
     }
 
     fn post(&self, structure: gst::Structure) {

@@ -1,0 +1,236 @@
+//! The request pad `text` and its task.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::timeline::Out;
+use super::{Mark, Placing};
+use crate::message::Segment;
+use crate::qwenvl::failure;
+use crate::qwenvl::imp::{CAT, QwenVL, lock};
+use crate::qwenvl::settings::{Settings, TextTiming};
+
+/// Name of the pad and of its template.
+pub(in crate::qwenvl) const NAME: &str = "text";
+
+/// What the pad carries.
+pub(in crate::qwenvl) fn caps() -> gst::Caps {
+    gst::Caps::builder("text/x-raw")
+        .field("format", "utf8")
+        .build()
+}
+
+fn placing(settings: &Settings, live: bool) -> Placing {
+    let answer = match settings.text_timing {
+        TextTiming::Auto => live,
+        TextTiming::Answer => true,
+        TextTiming::Span => false,
+    };
+    match settings.window_stride {
+        _ if !answer => Placing::Span,
+        0 => Placing::Answer {
+            hold: settings.window_duration,
+        },
+        hold => Placing::Answer { hold },
+    }
+}
+
+impl QwenVL {
+    pub(in crate::qwenvl) fn text_pad(&self) -> Option<gst::Pad> {
+        lock(&self.textpad).clone()
+    }
+
+    /// The pad, not yet active.
+    pub(in crate::qwenvl) fn new_text_pad(template: &gst::PadTemplate) -> gst::Pad {
+        gst::Pad::builder_from_template(template)
+            .name(NAME)
+            .activatemode_function(|pad, parent, _, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic")),
+                    |imp| imp.activate_text(pad, active),
+                )
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || false,
+                    |imp| match event.view() {
+                        // How late a text is shown is not the video's concern.
+                        gst::EventView::Qos(_) | gst::EventView::Reconfigure(_) => true,
+                        _ => gst::Pad::event_default(pad, Some(&*imp.obj()), event),
+                    },
+                )
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.text_query(pad, query))
+            })
+            .iterate_internal_links_function(|_, parent| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || gst::Iterator::from_vec(Vec::new()),
+                    |imp| gst::Iterator::from_vec(vec![imp.sinkpad.clone()]),
+                )
+            })
+            .flags(gst::PadFlags::FIXED_CAPS)
+            .build()
+    }
+
+    fn activate_text(&self, pad: &gst::Pad, active: bool) -> Result<(), gst::LoggableError> {
+        if !active {
+            self.text.stop();
+            return pad
+                .stop_task()
+                .map_err(|_| gst::loggable_error!(CAT, "The text task does not stop"));
+        }
+        self.text.start();
+        // Requested while the stream runs, it begins in the middle.
+        if let Some(segment) = lock(&self.stream).segment.clone() {
+            self.text.set_placing(self.placing());
+            let group = self.sinkpad.sticky_event::<gst::event::StreamStart>(0);
+            let group = group.and_then(|event| event.group_id());
+            self.text.mark(Mark::StreamStart(group));
+            self.text.mark(Mark::Segment(segment));
+        }
+        self.start_text(pad)
+            .map_err(|_| gst::loggable_error!(CAT, "The text task does not start"))
+    }
+
+    fn start_text(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
+        let (element, weak) = (self.obj().downgrade(), pad.downgrade());
+        let mut segment = None;
+        pad.start_task(move || {
+            let (Some(element), Some(pad)) = (element.upgrade(), weak.upgrade()) else {
+                return;
+            };
+            let this = element.imp();
+            let turn = || match this.text.next() {
+                Some(out) => this.push_text(&pad, out, &mut segment),
+                None => drop(pad.pause_task()),
+            };
+            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(turn)) {
+                this.fail(&failure::panicked("the text pad", &*panic));
+                let _ = pad.pause_task();
+            }
+        })
+    }
+
+    fn placing(&self) -> Placing {
+        let live = lock(&self.stream).live();
+        let live = live.unwrap_or_else(|| self.ask_live());
+        placing(&lock(&self.settings), live)
+    }
+
+    /// Tells the text stream of a new segment, and of the new stream if there is one. Never waits.
+    pub(in crate::qwenvl) fn text_segment(
+        &self,
+        segment: Segment,
+        new_stream: Option<Option<gst::GroupId>>,
+    ) {
+        if !self.text.active() {
+            return;
+        }
+        let placing = self.placing();
+        self.text.set_placing(placing);
+        let marks = new_stream
+            .map(Mark::StreamStart)
+            .into_iter()
+            .chain([Mark::Segment(segment)]);
+        match (placing, self.session()) {
+            // Behind the windows of what came before.
+            (Placing::Span, Some(session)) => marks.for_each(|mark| session.push_mark(mark)),
+            _ => marks.for_each(|mark| self.text.mark(mark)),
+        }
+    }
+
+    /// Begins a flush of the text stream.
+    pub(in crate::qwenvl) fn text_flush_start(&self, event: &gst::Event) {
+        if let Some(pad) = self.text_pad() {
+            self.text.flush_start();
+            pad.push_event(event.clone());
+            // Returns when the task rests: nothing of before the flush comes out behind it.
+            let _ = pad.pause_task();
+        }
+    }
+
+    /// Ends it.
+    pub(in crate::qwenvl) fn text_flush_stop(&self, event: &gst::Event) {
+        if let Some(pad) = self.text_pad() {
+            pad.push_event(event.clone());
+            self.text.flush_stop();
+            if self.text.active() && self.start_text(&pad).is_err() {
+                gst::warning!(CAT, imp = self, "The text task does not start again");
+            }
+        }
+    }
+
+    fn push_text(&self, pad: &gst::Pad, out: Out<Mark>, segment: &mut Option<Segment>) {
+        let at = |segment: &Option<Segment>, time: u64| {
+            let time = gst::ClockTime::from_nseconds(time);
+            segment.as_ref()?.position_from_running_time(time)
+        };
+        match out {
+            Out::Mark(Mark::StreamStart(group)) => {
+                let id = pad.create_stream_id(&*self.obj(), Some(NAME));
+                let event = gst::event::StreamStart::builder(&id).flags(gst::StreamFlags::SPARSE);
+                pad.push_event(match group {
+                    Some(group) => event.group_id(group).build(),
+                    None => event.build(),
+                });
+                pad.push_event(gst::event::Caps::new(&caps()));
+            }
+            Out::Mark(Mark::Segment(new)) => {
+                pad.push_event(gst::event::Segment::new(&new));
+                *segment = Some(new);
+            }
+            Out::Mark(Mark::Eos) => {
+                pad.push_event(gst::event::Eos::new());
+            }
+            Out::Gap { start, end } => {
+                if let (Some(start), Some(end)) = (at(segment, start), at(segment, end)) {
+                    let duration = end.checked_sub(start);
+                    pad.push_event(gst::event::Gap::builder(start).duration(duration).build());
+                }
+            }
+            Out::Text { start, end, text } => {
+                let mut buffer = gst::Buffer::from_slice(text.into_bytes());
+                if let Some(buffer) = buffer.get_mut() {
+                    let (start, end) = (at(segment, start), at(segment, end));
+                    buffer.set_pts(start);
+                    buffer.set_duration(start.and_then(|start| end?.checked_sub(start)));
+                }
+                match pad.push(buffer) {
+                    Ok(_) | Err(gst::FlowError::NotLinked | gst::FlowError::Flushing) => (),
+                    Err(error) => {
+                        gst::warning!(CAT, imp = self, "The text pad's peer says {error}");
+                        self.text.refuse();
+                    }
+                }
+            }
+        }
+    }
+
+    fn text_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        let done = gst::Pad::query_default(pad, Some(&*self.obj()), query);
+        if let gst::QueryViewMut::Latency(query) = query.view_mut()
+            && done
+        {
+            let (live, min, _) = query.result();
+            let settings = lock(&self.settings).clone();
+            if live && placing(&settings, live) == Placing::Span {
+                // A text comes when its window has ended and been answered.
+                let wait = settings
+                    .window_duration
+                    .saturating_add(settings.attach_timeout);
+                query.set(
+                    true,
+                    min + gst::ClockTime::from_nseconds(wait),
+                    gst::ClockTime::NONE,
+                );
+            }
+        }
+        done
+    }
+}

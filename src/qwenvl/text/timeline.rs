@@ -1,0 +1,373 @@
+//! What goes out on the text pad, and when. Pure: running times in nanoseconds, no pads, no clock.
+
+use std::collections::VecDeque;
+
+/// Running time in nanoseconds.
+type Nanos = u64;
+
+/// How far ahead of the video the text stream says what it holds, so that an overlay that waits
+/// for text never waits.
+const LEAD: Nanos = 500_000_000;
+/// GAPs shorter than this are not worth an event.
+const LEAST_GAP: Nanos = 100_000_000;
+/// Texts that wait for a slow peer; beyond that the oldest are lost.
+const MOST_WAITING: usize = 64;
+
+/// Where a text stands in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::qwenvl) enum Placing {
+    /// From the video's position when the answer is there, until the next one.
+    Answer {
+        /// Distance of windows: how long a text stands before it is said again.
+        hold: Nanos,
+    },
+    /// Where the described window is.
+    Span,
+}
+
+/// What comes next on the pad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Out<M> {
+    /// A text from `start` to `end`.
+    Text {
+        start: Nanos,
+        end: Nanos,
+        text: String,
+    },
+    /// No text starts between these times.
+    Gap { start: Nanos, end: Nanos },
+    /// An event of the stream.
+    Mark(M),
+}
+
+#[derive(Debug)]
+enum Entry<M> {
+    /// A window that has not ended.
+    Window {
+        id: u64,
+        start: Nanos,
+    },
+    /// One that has.
+    Text {
+        start: Nanos,
+        end: Nanos,
+        text: String,
+    },
+    Mark(M),
+}
+
+/// The text stream so far. `M` are the stream's events, which keep their place among the texts.
+#[derive(Debug)]
+pub(super) struct Timeline<M> {
+    placing: Placing,
+    /// In the order of the stream; what stands behind an unended window waits, if texts stand where
+    /// their windows are.
+    entries: VecDeque<Entry<M>>,
+    /// No window starts before this time any more.
+    decided: Nanos,
+    /// Running time that the video has reached.
+    video: Nanos,
+    /// No text will start before this time: the pad has said so.
+    said: Nanos,
+    /// End of the last text.
+    covered: Nanos,
+    /// The text on show.
+    shown: Option<String>,
+    /// Texts that a slow peer lost.
+    pub(super) lost: u64,
+}
+
+impl<M> Timeline<M> {
+    pub(super) fn new(placing: Placing) -> Self {
+        Self {
+            placing,
+            entries: VecDeque::new(),
+            decided: 0,
+            video: 0,
+            said: 0,
+            covered: 0,
+            shown: None,
+            lost: 0,
+        }
+    }
+
+    /// From here on texts are placed like this.
+    pub(super) fn set_placing(&mut self, placing: Placing) {
+        self.placing = placing;
+    }
+
+    /// Forgets the stream.
+    pub(super) fn flush(&mut self) {
+        *self = Self {
+            lost: self.lost,
+            ..Self::new(self.placing)
+        };
+    }
+
+    /// An event of the stream.
+    pub(super) fn mark(&mut self, mark: M) {
+        self.entries.push_back(Entry::Mark(mark));
+    }
+
+    /// The video has reached this time.
+    pub(super) fn video(&mut self, to: Nanos) {
+        self.video = self.video.max(to);
+    }
+
+    /// No window starts before this time any more.
+    pub(super) fn decided(&mut self, to: Nanos) {
+        self.decided = self.decided.max(to);
+    }
+
+    /// A window opens. Windows open in the order of their starts.
+    pub(super) fn opened(&mut self, id: u64, start: Nanos) {
+        self.decided(start);
+        self.entries.push_back(Entry::Window { id, start });
+    }
+
+    /// A window ended: its text and where it ends, if it has one. One that was never opened here
+    /// has no place of its own.
+    pub(super) fn ended(&mut self, id: u64, text: Option<(String, Nanos)>) {
+        let place = self
+            .entries
+            .iter()
+            .position(|entry| matches!(entry, Entry::Window { id: other, .. } if *other == id));
+        let window = place.and_then(|place| Some((place, self.entries.remove(place)?)));
+        let text = text.filter(|(text, _)| !text.is_empty());
+        let Some((text, end)) = text else { return };
+        match (self.placing, window) {
+            (Placing::Span, Some((place, Entry::Window { start, .. }))) => {
+                self.entries.insert(place, Entry::Text { start, end, text });
+            }
+            (Placing::Span, _) => return,
+            (Placing::Answer { hold }, _) => {
+                let start = self.video.max(self.said);
+                let end = start + hold;
+                self.entries.push_back(Entry::Text { start, end, text });
+            }
+        }
+        let texts = |entry: &Entry<M>| matches!(entry, Entry::Text { .. });
+        if self.entries.iter().filter(|entry| texts(entry)).count() > MOST_WAITING
+            && let Some(oldest) = self.entries.iter().position(texts)
+        {
+            self.entries.remove(oldest);
+            self.lost += 1;
+        }
+    }
+
+    /// Whether a window holds the stream back.
+    pub(super) fn waits(&self) -> bool {
+        self.placing == Placing::Span && matches!(self.entries.front(), Some(Entry::Window { .. }))
+    }
+
+    /// What to push now; nothing if the stream has to go on first. If the video is `stuck` behind
+    /// this stream, a window that has no text yet no longer holds it back.
+    pub(super) fn next(&mut self, stuck: bool) -> Option<Out<M>> {
+        let skip = match self.placing {
+            Placing::Span => 0,
+            // Windows have no place of their own, and hold nothing back.
+            Placing::Answer { .. } => {
+                let is_window = |entry: &Entry<M>| matches!(entry, Entry::Window { .. });
+                self.entries
+                    .iter()
+                    .position(|entry| !is_window(entry))
+                    .unwrap_or(self.entries.len())
+            }
+        };
+        match self.entries.get(skip) {
+            None | Some(Entry::Window { .. }) => self.gap(stuck),
+            Some(_) => Some(match self.entries.remove(skip)? {
+                Entry::Text { start, end, text } => self.say(start, end, text),
+                Entry::Mark(mark) => Out::Mark(mark),
+                Entry::Window { .. } => return None,
+            }),
+        }
+    }
+
+    fn say(&mut self, start: Nanos, end: Nanos, text: String) -> Out<M> {
+        let (start, length) = (start.max(self.said), end.saturating_sub(start));
+        let end = match self.placing {
+            Placing::Answer { .. } => start + length,
+            // A video that was stuck did not wait: the text is late, its end is not.
+            Placing::Span => end.max(start + 1),
+        };
+        self.covered = self.covered.max(end);
+        self.said = match self.placing {
+            Placing::Answer { .. } => end,
+            // Windows may overlap: the next text may start before this one ends.
+            Placing::Span => start,
+        };
+        if let Placing::Answer { .. } = self.placing {
+            self.shown = Some(text.clone());
+        }
+        Out::Text { start, end, text }
+    }
+
+    /// Up to where a GAP or the text on show goes on, if that is worth saying.
+    fn gap_end(&self, stuck: bool) -> Option<Nanos> {
+        let to = match self.placing {
+            Placing::Answer { .. } => self.video + LEAD,
+            Placing::Span if stuck => self.video + LEAD,
+            Placing::Span => match self.entries.front() {
+                Some(Entry::Window { start, .. }) => *start,
+                _ => self.decided,
+            },
+        };
+        (to >= self.said.max(self.covered) + LEAST_GAP).then_some(to)
+    }
+
+    /// Whether the video has come so far that there is something to say.
+    pub(super) fn due(&self) -> bool {
+        self.gap_end(false).is_some()
+    }
+
+    fn gap(&mut self, stuck: bool) -> Option<Out<M>> {
+        let to = self.gap_end(stuck)?;
+        let start = self.said.max(self.covered);
+        if let (Placing::Answer { hold }, Some(text)) = (self.placing, self.shown.clone()) {
+            let start = start.max(self.video);
+            return Some(self.say(start, start + hold.min(2 * LEAD), text));
+        }
+        self.said = to;
+        Some(Out::Gap { start, end: to })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Nanos = 1_000_000_000;
+    const ANSWER: Placing = Placing::Answer { hold: 4 * SECOND };
+
+    fn all(timeline: &mut Timeline<&'static str>) -> Vec<Out<&'static str>> {
+        std::iter::from_fn(|| timeline.next(false)).collect()
+    }
+
+    fn text(start: Nanos, end: Nanos, text: &str) -> Out<&'static str> {
+        let text = text.into();
+        Out::Text { start, end, text }
+    }
+
+    #[test]
+    fn spans_come_in_order_and_gaps_stop_at_the_oldest_window() {
+        let mut t = Timeline::new(Placing::Span);
+        t.mark("segment");
+        t.opened(0, 0);
+        t.opened(1, 4 * SECOND);
+        t.opened(2, 8 * SECOND);
+        t.decided(9 * SECOND);
+        assert_eq!(all(&mut t), [Out::Mark("segment")]);
+        t.ended(1, Some(("second".into(), 8 * SECOND)));
+        t.mark("eos");
+        assert_eq!(all(&mut t), []);
+        t.ended(0, None);
+        let gap = |start, end| Out::Gap { start, end };
+        assert_eq!(
+            all(&mut t),
+            [text(4 * SECOND, 8 * SECOND, "second")],
+            "the next window starts where this one ends: there is no gap to say"
+        );
+        t.ended(2, None);
+        assert_eq!(all(&mut t), [Out::Mark("eos"), gap(8 * SECOND, 9 * SECOND)]);
+    }
+
+    #[test]
+    fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
+        let mut t = Timeline::new(Placing::Span);
+        t.opened(0, 0);
+        t.video(2 * SECOND);
+        assert_eq!(t.next(false), None);
+        assert!(t.waits());
+        let end = 2 * SECOND + LEAD;
+        assert_eq!(t.next(true), Some(Out::Gap { start: 0, end }));
+        t.ended(0, Some(("late".into(), 4 * SECOND)));
+        assert_eq!(t.next(false), Some(text(end, 4 * SECOND, "late")));
+    }
+
+    #[test]
+    fn an_answer_starts_at_the_video_and_is_said_again_until_the_next() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment");
+        t.video(5 * SECOND);
+        let end = 5 * SECOND + LEAD;
+        assert_eq!(
+            all(&mut t),
+            [Out::Mark("segment"), Out::Gap { start: 0, end }]
+        );
+        t.opened(0, SECOND);
+        t.ended(0, Some(("one".into(), 5 * SECOND)));
+        assert_eq!(all(&mut t), [text(end, end + 4 * SECOND, "one")]);
+        t.video(9 * SECOND);
+        assert_eq!(t.next(false), None, "it still stands");
+        t.video(10 * SECOND);
+        let next = end + 4 * SECOND;
+        let again = 10 * SECOND;
+        assert_eq!(all(&mut t), [text(again, again + SECOND, "one")]);
+        t.ended(1, Some(("two".into(), 9 * SECOND)));
+        let start = again + SECOND;
+        assert_eq!(all(&mut t), [text(start, start + 4 * SECOND, "two")]);
+        assert!(next < again);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_costs_the_oldest_texts() {
+        let mut t = Timeline::<()>::new(ANSWER);
+        for id in 0..MOST_WAITING as u64 + 3 {
+            t.ended(id, Some((id.to_string(), 0)));
+        }
+        assert_eq!(t.lost, 3);
+        assert!(matches!(t.next(false), Some(Out::Text { text, .. }) if text == "3"));
+    }
+
+    proptest::proptest! {
+        /// Whatever the order of answers: texts and gaps go forward, each text comes once, at its
+        /// window, in the order of the windows.
+        #[test]
+        fn spans_keep_their_order(
+            order in proptest::collection::vec((0usize..6, proptest::bool::ANY), 0..40),
+            stride in 1u64..5,
+        ) {
+            let (stride, length) = (stride * SECOND, 4 * SECOND);
+            let mut t = Timeline::<()>::new(Placing::Span);
+            let (mut open, mut id, mut told) = (Vec::new(), 0, Vec::new());
+            let (mut out, mut said) = (Vec::new(), 0);
+            let mut take = |t: &mut Timeline<()>, out: &mut Vec<u64>| {
+                while let Some(next) = t.next(false) {
+                    match next {
+                        Out::Text { start, end, text } => {
+                            let id: u64 = text.parse().expect("a number");
+                            assert_eq!((start, end), (id * stride, id * stride + length));
+                            assert!(start >= said);
+                            said = start;
+                            out.push(id);
+                        }
+                        Out::Gap { start, end } => {
+                            assert!(start >= said && end > start);
+                            said = end;
+                        }
+                        Out::Mark(()) => {}
+                    }
+                }
+            };
+            for (which, answered) in order {
+                if open.len() < 3 {
+                    t.opened(id, id * stride);
+                    open.push(id);
+                    id += 1;
+                } else {
+                    let window = open.remove(which % open.len());
+                    if answered { told.push(window); }
+                    t.ended(window, answered.then(|| (window.to_string(), window * stride + length)));
+                }
+                take(&mut t, &mut out);
+            }
+            for window in open {
+                t.ended(window, None);
+            }
+            take(&mut t, &mut out);
+            told.sort_unstable();
+            proptest::prop_assert_eq!(out, told);
+        }
+    }
+}
