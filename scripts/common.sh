@@ -2,7 +2,8 @@
 
 # What building and running the plugin needs on Debian 12+ and Ubuntu 22.04+.
 PACKAGES=(build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
-    gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav)
+    gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
+    gstreamer1.0-x fonts-dejavu-core)
 
 # Cargo puts its files here; tools and data of the scripts go to target/ in any case.
 BUILD=${CARGO_TARGET_DIR:-target}/release

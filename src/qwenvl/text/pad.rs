@@ -87,7 +87,8 @@ impl QwenVL {
         }
         self.text.start();
         // Requested while the stream runs, it begins in the middle.
-        if let Some(segment) = lock(&self.stream).segment.clone() {
+        let segment = lock(&self.stream).segment.clone();
+        if let Some(segment) = segment {
             self.text.set_placing(self.placing());
             let group = self.sinkpad.sticky_event::<gst::event::StreamStart>(0);
             let group = group.and_then(|event| event.group_id());

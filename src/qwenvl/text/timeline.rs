@@ -71,6 +71,10 @@ pub(super) struct Timeline<M> {
     said: Nanos,
     /// End of the last text.
     covered: Nanos,
+    /// The stream's first event has gone out: before it nothing has a place.
+    begun: bool,
+    /// A second GAP is due: some muxers read only where one starts.
+    again: bool,
     /// The text on show.
     shown: Option<String>,
     /// Texts that a slow peer lost.
@@ -86,6 +90,8 @@ impl<M> Timeline<M> {
             video: 0,
             said: 0,
             covered: 0,
+            begun: false,
+            again: false,
             shown: None,
             lost: 0,
         }
@@ -178,19 +184,19 @@ impl<M> Timeline<M> {
             None | Some(Entry::Window { .. }) => self.gap(stuck),
             Some(_) => Some(match self.entries.remove(skip)? {
                 Entry::Text { start, end, text } => self.say(start, end, text),
-                Entry::Mark(mark) => Out::Mark(mark),
+                Entry::Mark(mark) => {
+                    self.begun = true;
+                    Out::Mark(mark)
+                }
                 Entry::Window { .. } => return None,
             }),
         }
     }
 
     fn say(&mut self, start: Nanos, end: Nanos, text: String) -> Out<M> {
+        // A video that was stuck did not wait: its text is late, but stands as long.
         let (start, length) = (start.max(self.said), end.saturating_sub(start));
-        let end = match self.placing {
-            Placing::Answer { .. } => start + length,
-            // A video that was stuck did not wait: the text is late, its end is not.
-            Placing::Span => end.max(start + 1),
-        };
+        let end = start + length;
         self.covered = self.covered.max(end);
         self.said = match self.placing {
             Placing::Answer { .. } => end,
@@ -213,7 +219,7 @@ impl<M> Timeline<M> {
                 _ => self.decided,
             },
         };
-        (to >= self.said.max(self.covered) + LEAST_GAP).then_some(to)
+        (self.begun && to >= self.said.max(self.covered) + LEAST_GAP).then_some(to)
     }
 
     /// Whether the video has come so far that there is something to say.
@@ -222,12 +228,16 @@ impl<M> Timeline<M> {
     }
 
     fn gap(&mut self, stuck: bool) -> Option<Out<M>> {
-        let to = self.gap_end(stuck)?;
         let start = self.said.max(self.covered);
+        let to = match std::mem::take(&mut self.again) {
+            true => start + LEAST_GAP,
+            false => self.gap_end(stuck)?,
+        };
         if let (Placing::Answer { hold }, Some(text)) = (self.placing, self.shown.clone()) {
             let start = start.max(self.video);
             return Some(self.say(start, start + hold.min(2 * LEAD), text));
         }
+        self.again = stuck && to > start + LEAST_GAP;
         self.said = to;
         Some(Out::Gap { start, end: to })
     }
@@ -275,14 +285,19 @@ mod tests {
     #[test]
     fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
         let mut t = Timeline::new(Placing::Span);
+        t.mark("segment");
+        assert_eq!(t.next(false), Some(Out::Mark("segment")));
         t.opened(0, 0);
         t.video(2 * SECOND);
         assert_eq!(t.next(false), None);
         assert!(t.waits());
         let end = 2 * SECOND + LEAD;
         assert_eq!(t.next(true), Some(Out::Gap { start: 0, end }));
+        let (start, end) = (end, end + LEAST_GAP);
+        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(true), None);
         t.ended(0, Some(("late".into(), 4 * SECOND)));
-        assert_eq!(t.next(false), Some(text(end, 4 * SECOND, "late")));
+        assert_eq!(t.next(false), Some(text(end, end + 4 * SECOND, "late")));
     }
 
     #[test]

@@ -1,0 +1,325 @@
+//! The text pad: what it says, when, and that it never holds the video.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Run, echo, hooks, wait_until};
+use gst::ClockTime;
+use gst::prelude::*;
+
+const FILE: &str = "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=64,framerate=10/1";
+const LIVE: &str =
+    "videotestsrc is-live=true ! video/x-raw,format=RGB,width=320,height=64,framerate=10/1";
+
+/// What came out of the text pad.
+#[derive(Clone, Debug, PartialEq)]
+enum Out {
+    Start(gst::StreamFlags),
+    Caps(String),
+    Segment,
+    Text(ClockTime, Option<ClockTime>, String),
+    Gap(ClockTime, Option<ClockTime>),
+    Eos,
+}
+
+type Seen = Arc<Mutex<Vec<Out>>>;
+
+/// Notes what enters the sink pad of the element `t`.
+fn watch(run: &Run) -> Seen {
+    let seen = Seen::default();
+    let note = seen.clone();
+    let pad = run
+        .pipeline
+        .by_name("t")
+        .unwrap()
+        .static_pad("sink")
+        .unwrap();
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+    pad.add_probe(kinds, move |_, info| {
+        let out = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => {
+                let text = buffer.map_readable().unwrap();
+                let text = String::from_utf8(text.to_vec()).unwrap();
+                Some(Out::Text(buffer.pts().unwrap(), buffer.duration(), text))
+            }
+            Some(gst::PadProbeData::Event(event)) => match event.view() {
+                gst::EventView::StreamStart(start) => Some(Out::Start(start.stream_flags())),
+                gst::EventView::Caps(caps) => Some(Out::Caps(caps.caps().to_string())),
+                gst::EventView::Segment(_) => Some(Out::Segment),
+                gst::EventView::Gap(gap) => {
+                    let (start, duration) = gap.get();
+                    Some(Out::Gap(start, duration))
+                }
+                gst::EventView::Eos(_) => Some(Out::Eos),
+                _ => None,
+            },
+            _ => None,
+        };
+        note.lock().unwrap().extend(out);
+        gst::PadProbeReturn::Ok
+    });
+    seen
+}
+
+fn texts(seen: &Seen) -> Vec<(ClockTime, Option<ClockTime>, String)> {
+    let seen = seen.lock().unwrap();
+    let texts = seen.iter().filter_map(|out| match out {
+        Out::Text(pts, duration, text) => Some((*pts, *duration, text.clone())),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// Counts the buffers that reach the element `v`.
+fn video(run: &Run) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = count.clone();
+    let pad = run
+        .pipeline
+        .by_name("v")
+        .unwrap()
+        .static_pad("sink")
+        .unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        gst::PadProbeReturn::Ok
+    });
+    count
+}
+
+#[test]
+fn a_file_has_its_texts_where_the_windows_are() {
+    let line = format!(
+        "{FILE} ! qwenvl name=q ! fakesink name=v async=false q.text ! fakesink name=t async=false"
+    );
+    let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+    let seen = watch(&run);
+    let messages = run.finish();
+    let spans: Vec<_> = messages
+        .descriptions()
+        .into_iter()
+        .map(|d| {
+            let (start, end): (u64, u64) = (d.get("start-pts").unwrap(), d.get("end-pts").unwrap());
+            let duration = ClockTime::from_nseconds(end - start);
+            (
+                ClockTime::from_nseconds(start),
+                Some(duration),
+                d.get("text").unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(spans.len(), 3);
+    assert_eq!(texts(&seen), spans);
+    let seen = seen.lock().unwrap();
+    let Out::Start(flags) = seen[0] else {
+        panic!("{seen:?}")
+    };
+    assert!(flags.contains(gst::StreamFlags::SPARSE));
+    assert_eq!(seen[1], Out::Caps("text/x-raw, format=(string)utf8".into()));
+    assert_eq!(seen[2], Out::Segment);
+    assert_eq!(seen.iter().filter(|out| **out == Out::Eos).count(), 1);
+    assert_eq!(seen.last(), Some(&Out::Eos));
+}
+
+#[test]
+fn subtitles_hold_every_description() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("film.vtt");
+    let line = format!(
+        "{FILE} ! qwenvl name=q ! fakesink async=false \
+         q.text ! webvttenc ! filesink async=false location={}",
+        path.display()
+    );
+    let messages = Run::new(&line, hooks(echo(Duration::ZERO))).finish();
+    let text: Vec<String> = messages
+        .descriptions()
+        .into_iter()
+        .map(|d| d.get("text").unwrap())
+        .collect();
+    let vtt = std::fs::read_to_string(path).unwrap();
+    assert!(vtt.starts_with("WEBVTT"), "{vtt}");
+    let cues = [
+        "00:00:00.000 --> 00:00:04.000",
+        "00:00:04.000 --> 00:00:08.000",
+    ];
+    for word in cues.into_iter().chain(text.iter().map(String::as_str)) {
+        assert!(vtt.contains(word), "{vtt} lacks {word}");
+    }
+}
+
+/// matroskamux knows sparse streams and works with queues of the default length. qtmux stays at a
+/// text until the next one comes, so its video needs a queue without limits.
+#[test]
+fn muxers_do_not_deadlock() {
+    let unlimited = "queue max-size-time=0 max-size-buffers=0 max-size-bytes=0";
+    for (mux, format, queue) in [
+        ("matroskamux", "I420", "queue"),
+        ("qtmux", "UYVY", unlimited),
+    ] {
+        let line = format!(
+            "videotestsrc num-buffers=100 ! \
+             video/x-raw,format={format},width=64,height=64,framerate=10/1 ! \
+             qwenvl name=q ! {queue} ! {mux} name=m ! fakesink name=v \
+             q.text ! queue name=t ! m."
+        );
+        let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+        let seen = watch(&run);
+        let messages = run.finish();
+        assert!(
+            messages.eos && messages.errors.is_empty(),
+            "{mux}: {messages:?}"
+        );
+        assert_eq!(messages.descriptions().len(), 3, "{mux}");
+        assert_eq!(texts(&seen).len(), 3, "{mux}");
+    }
+}
+
+#[test]
+fn a_live_text_begins_when_it_is_there() {
+    let line = format!(
+        "{LIVE} ! qwenvl name=q window-duration=1000000000 ! fakesink name=v \
+         q.text ! fakesink name=t"
+    );
+    let run = Run::new(&line, hooks(echo(Duration::from_millis(300))));
+    let seen = watch(&run);
+    run.set_state(gst::State::Playing).unwrap();
+    wait_until("two texts", || texts(&seen).len() >= 2);
+    let texts = texts(&seen);
+    // The first window ends after a second; its text cannot stand before its answer.
+    assert!(texts[0].0 >= ClockTime::from_mseconds(1300), "{texts:?}");
+    assert!(texts[1].0 >= texts[0].0 + texts[0].1.unwrap(), "{texts:?}");
+    // Before it, the stream says that there is nothing, ahead of the video.
+    let gaps = seen.lock().unwrap();
+    assert!(matches!(gaps[3], Out::Gap(ClockTime::ZERO, _)), "{gaps:?}");
+}
+
+#[test]
+fn an_overlay_shows_the_answer_on_live_video() {
+    let caps = "video/x-raw,format=RGB,width=320,height=64,framerate=10/1";
+    let overlay = "textoverlay name=o font-desc=\"Sans 12\"";
+    let last = |line: &str, hooks| {
+        let run = Run::new(line, hooks);
+        let sink = run.pipeline.by_name("s").unwrap();
+        let sink = sink.downcast::<gst_app::AppSink>().unwrap();
+        run.set_state(gst::State::Playing).unwrap();
+        let frame = |sample: gst::Sample| sample.buffer().unwrap().map_readable().unwrap().to_vec();
+        (0..25)
+            .map(|_| frame(sink.pull_sample().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let source = format!("videotestsrc is-live=true pattern=black ! {caps}");
+    let described = last(
+        &format!(
+            "{source} ! qwenvl name=q window-duration=1000000000 prompt=Yes ! {overlay} ! \
+             appsink name=s sync=false q.text ! o.text_sink"
+        ),
+        hooks(echo(Duration::ZERO)),
+    );
+    // What the same overlay shows for the text that the fake model gives.
+    let reference = last(
+        &format!(
+            "{source} ! qwenvl name=q window-duration=60000000000 ! \
+             {overlay} text=\"2 inputs of 320x64: Yes\" ! appsink name=s sync=false"
+        ),
+        hooks(echo(Duration::ZERO)),
+    );
+    let black = vec![0; described[0].len()];
+    assert_eq!(described[0], black, "nothing is known yet");
+    assert_ne!(reference[24], black);
+    assert!(described[24] == reference[24], "the text is on the picture");
+}
+
+#[test]
+fn the_pad_comes_and_goes_while_the_video_plays() {
+    let line = format!("{LIVE} ! qwenvl name=q window-duration=1000000000 ! fakesink name=v");
+    let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+    let frames = video(&run);
+    run.set_state(gst::State::Playing).unwrap();
+    wait_until("video", || frames.load(Ordering::SeqCst) > 3);
+    for _ in 0..2 {
+        let pad = run.element.request_pad_simple("text").unwrap();
+        assert!(
+            run.element.request_pad_simple("text").is_none(),
+            "one is enough"
+        );
+        let sink = gst::ElementFactory::make("fakesink")
+            .name("t")
+            .property("async", false)
+            .build()
+            .unwrap();
+        run.pipeline.add(&sink).unwrap();
+        let seen = watch(&run);
+        sink.sync_state_with_parent().unwrap();
+        pad.link(&sink.static_pad("sink").unwrap()).unwrap();
+        wait_until("a text", || !texts(&seen).is_empty());
+        assert!(matches!(seen.lock().unwrap()[0], Out::Start(_)));
+        pad.unlink(&sink.static_pad("sink").unwrap()).unwrap();
+        run.element.release_request_pad(&pad);
+        sink.set_state(gst::State::Null).unwrap();
+        run.pipeline.remove(&sink).unwrap();
+    }
+    let before = frames.load(Ordering::SeqCst);
+    wait_until("more video", || frames.load(Ordering::SeqCst) > before + 3);
+}
+
+/// A peer that never comes back, one that was never linked, one that fails.
+#[test]
+fn the_peer_of_the_text_never_holds_the_video() {
+    for peer in [
+        "queue name=t max-size-buffers=1 ! fakesink name=b",
+        "none",
+        "error",
+    ] {
+        let text = match peer {
+            "none" => String::new(),
+            "error" => "q.text ! identity name=t error-after=1 ! fakesink name=b".into(),
+            other => format!("q.text ! {other}"),
+        };
+        let line = format!(
+            "{LIVE} ! qwenvl name=q window-duration=500000000 text-timing=answer ! \
+             fakesink name=v async=false {text}"
+        );
+        let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+        if peer == "none" {
+            run.element.request_pad_simple("text").unwrap();
+        } else if let Some(sink) = run.pipeline.by_name("b") {
+            sink.set_property("async", false);
+            let pad = sink.static_pad("sink").unwrap();
+            if peer != "error" {
+                let block = gst::PadProbeType::BLOCK_DOWNSTREAM;
+                pad.add_probe(block, |_, _| gst::PadProbeReturn::Ok);
+            }
+        }
+        let frames = video(&run);
+        run.set_state(gst::State::Playing).unwrap();
+        wait_until(peer, || frames.load(Ordering::SeqCst) > 30);
+        run.set_state(gst::State::Null).unwrap();
+    }
+}
+
+#[test]
+fn a_flush_forgets_the_texts_of_before() {
+    let line =
+        format!("{FILE} ! qwenvl name=q ! fakesink name=v sync=true q.text ! fakesink name=t");
+    let run = Run::new(&line, hooks(echo(Duration::from_secs(1))));
+    let seen = watch(&run);
+    let frames = video(&run);
+    run.set_state(gst::State::Playing).unwrap();
+    wait_until("video", || frames.load(Ordering::SeqCst) > 45);
+    let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
+    seen.lock().unwrap().clear();
+    run.pipeline
+        .seek_simple(flags, 5 * ClockTime::SECOND)
+        .unwrap();
+    wait_until("the end", || seen.lock().unwrap().last() == Some(&Out::Eos));
+    let starts: Vec<_> = texts(&seen).into_iter().map(|(pts, ..)| pts).collect();
+    assert!(!starts.is_empty());
+    assert!(
+        starts.iter().all(|pts| *pts >= 5 * ClockTime::SECOND),
+        "{starts:?}"
+    );
+}
