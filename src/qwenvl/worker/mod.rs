@@ -24,6 +24,7 @@ use super::imp::CAT;
 use super::sample::{Plan, Sample, utc};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
+use super::signals;
 use crate::message::{Reason, Request};
 
 /// The numbers that the next window and request will have.
@@ -288,7 +289,8 @@ impl Worker {
                     .description(&answer, backend.model(), asked.late);
                 self.session.count(|stats| stats.described += 1);
                 self.session.attach(self.epoch, structure.clone());
-                self.post(structure);
+                self.post(structure.clone());
+                signals::description(&self.element, &structure);
             }
             (backend::Event::Failed(error), _) => {
                 gst::warning!(CAT, obj = self.element, "window {id}: {error}");
