@@ -75,7 +75,7 @@ fn every_command_describes() {
 
 /// All commands in the page's code: a command is a line, with those that it is continued on.
 fn commands(page: &str) -> Vec<String> {
-    let mut commands = Vec::new();
+    let mut commands: Vec<String> = Vec::new();
     let (mut inside, mut continued) = (false, false);
     for line in page.lines() {
         if line.starts_with("```") {
@@ -87,13 +87,12 @@ fn commands(page: &str) -> Vec<String> {
                 Some(part) => (part, true),
                 None => (line, false),
             };
-            if continued {
-                commands
-                    .last_mut()
-                    .map(|command: &mut String| command.push_str(part));
-            } else {
-                assert!(line.starts_with("gst-launch-1.0 "), "not run: {line}");
-                commands.push(part.to_owned());
+            match commands.last_mut() {
+                Some(command) if continued => *command += part,
+                _ => {
+                    assert!(line.starts_with("gst-launch-1.0 "), "not run: {line}");
+                    commands.push(part.to_owned());
+                }
             }
             continued = more;
         }
