@@ -3,13 +3,10 @@
 
 mod common;
 
-use std::thread;
-
 use common::media::{self, DESCRIBE, text};
+use common::rtsp::Server;
 use common::{Messages, Run, wait_until};
-use gst::glib;
 use gst::prelude::*;
-use gst_rtsp_server::prelude::*;
 use gstqwenvl::testing::Hooks;
 
 /// Scenes to wait for; each takes its four seconds.
@@ -18,7 +15,7 @@ const SCENES: usize = 4;
 #[test]
 fn the_film_is_described_live_over_rtsp() {
     common::init();
-    let server = Server::new();
+    let server = Server::new("identity");
     let line = format!(
         "rtspsrc protocols=tcp location={} ! decodebin ! qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
         server.url
@@ -41,53 +38,5 @@ fn the_film_is_described_live_over_rtsp() {
     let got = messages.descriptions();
     for (s, wanted) in got.iter().zip(wanted).take(SCENES) {
         assert_eq!(s.get::<String>("text").unwrap(), wanted, "{messages:?}");
-    }
-}
-
-/// A server in a thread of its own.
-struct Server {
-    url: String,
-    main_loop: glib::MainLoop,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Server {
-    fn new() -> Self {
-        let context = glib::MainContext::new();
-        let server = gst_rtsp_server::RTSPServer::new();
-        server.set_address("127.0.0.1");
-        server.set_service("0");
-        let factory = gst_rtsp_server::RTSPMediaFactory::new();
-        factory.set_launch(&format!(
-            "( filesrc location=\"{}\" ! qtdemux ! h264parse ! rtph264pay name=pay0 pt=96 )",
-            media::path("film.mp4").display()
-        ));
-        let mounts = server.mount_points().unwrap();
-        mounts.add_factory("/film", factory);
-        server.attach(Some(&context)).unwrap();
-        let url = format!("rtsp://127.0.0.1:{}/film", server.bound_port());
-        let main_loop = glib::MainLoop::new(Some(&context), false);
-        let thread = thread::spawn({
-            let main_loop = main_loop.clone();
-            move || {
-                let _server = server;
-                let context = main_loop.context();
-                context.with_thread_default(|| main_loop.run()).unwrap();
-            }
-        });
-        Self {
-            url,
-            main_loop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.main_loop.quit();
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
     }
 }

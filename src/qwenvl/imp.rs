@@ -204,6 +204,10 @@ impl ObjectImpl for QwenVL {
         &PROPERTIES
     }
 
+    fn signals() -> &'static [glib::subclass::Signal] {
+        super::signals::all()
+    }
+
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let mut settings = lock(&self.settings);
         super::properties::set(Arc::make_mut(&mut settings), pspec.name(), value);

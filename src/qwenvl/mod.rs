@@ -6,12 +6,12 @@
 //! - `worker`: converts and resizes, makes windows, asks the engine, posts the answers
 //! - `text`: the request pad with the answers as timed text, and its task
 //!
-//! and around them `imp` (pads, states), `properties`, `settings`, `events`, `queries`, `loader`,
-//! `failure`, `stats` and, for tests, `hooks`.
+//! and around them `imp` (pads, states), `properties`, `signals`, `settings`, `events`, `queries`,
+//! `loader`, `failure`, `stats` and, for tests, `hooks`.
 //!
 //! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own and the
-//! text stream's own are never held together, and none is held while a buffer, event or query goes to a pad, a message to the bus or
-//! a frame to the engine.
+//! text stream's own are never held together, and none is held while a buffer, event or query goes
+//! to a pad, a message to the bus, a signal to its handlers or a frame to the engine.
 //!
 //! SECTION:element-qwenvl
 //!
@@ -25,6 +25,13 @@
 //! gst-launch-1.0 -m videotestsrc num-buffers=300 ! \
 //!     video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! qwenvl ! fakesink
 //! ```
+//!
+//! **Signal `description`** (`void handler(GstElement *element, GstStructure *description, gpointer
+//! user_data)`): the structure of each `qwenvl/description`, emitted after its message is posted,
+//! once and in the same order, from the element's worker thread with no lock held. A handler may
+//! set and get properties and send events. Until it returns, no other window is described, and EOS
+//! and the change to READY wait; video goes on as with a slow model. As in every thread of a
+//! pipeline, a handler must not change the pipeline's state.
 //!
 //! The default model is a small one that is part of the plugin and knows synthetic traffic only;
 //! `model=Qwen/Qwen3-VL-2B-Instruct` downloads and runs a real one.
@@ -40,6 +47,7 @@ mod queries;
 mod sample;
 mod session;
 mod settings;
+mod signals;
 mod stats;
 mod text;
 mod worker;

@@ -24,6 +24,7 @@ use super::imp::CAT;
 use super::sample::{Plan, Sample, utc};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
+use super::signals;
 use super::text::Text;
 use crate::message::{Reason, Request};
 
@@ -295,9 +296,10 @@ impl Worker {
                     .description(&answer, backend.model(), asked.late);
                 self.session.count(|stats| stats.described += 1);
                 self.session.attach(self.epoch, structure.clone());
-                self.post(structure);
+                self.post(structure.clone());
                 let text = (answer.text.as_str(), asked.request.end);
                 self.text.ended(id, Some(text));
+                signals::description(&self.element, &structure);
             }
             (backend::Event::Failed(error), _) => {
                 gst::warning!(CAT, obj = self.element, "window {id}: {error}");

@@ -1,0 +1,86 @@
+//! Prints what `qwenvl` says about a video, from its bus messages or, with `--signal`, from its
+//! signal. The same program in Python and C lies next to it. Finds the plugin by `GST_PLUGIN_PATH`.
+//!
+//! ```bash
+//! cargo run --release --example describe -- [--signal] FILE-or-URI [MODEL]
+//! ```
+#![allow(clippy::print_stdout, reason = "lines on stdout are its purpose")]
+
+use anyhow::{Context, bail};
+use gst::glib;
+use gst::prelude::*;
+
+fn main() -> anyhow::Result<()> {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let by_signal = arguments.first().is_some_and(|first| first == "--signal");
+    arguments.drain(..usize::from(by_signal));
+    let (video, model) = match arguments.as_slice() {
+        [video] => (video, "demo"),
+        [video, model] => (video, model.as_str()),
+        _ => bail!("usage: describe [--signal] FILE-or-URI [MODEL]"),
+    };
+    gst::init()?;
+    let pipeline = gst::parse::launch("uridecodebin name=video ! qwenvl name=describe ! fakesink")?
+        .downcast::<gst::Pipeline>()
+        .ok()
+        .context("not a pipeline")?;
+    let source = pipeline.by_name("video").context("no source")?;
+    let qwenvl = pipeline.by_name("describe").context("no qwenvl")?;
+    source.set_property("uri", uri(video)?);
+    qwenvl.set_property("model", model);
+    if by_signal {
+        // Comes in a thread of the element, which waits until this returns.
+        qwenvl.connect("description", false, |values| {
+            if let Some(Ok(description)) = values.get(1).map(|value| value.get::<gst::Structure>())
+            {
+                print(&description);
+            }
+            None
+        });
+    }
+
+    let bus = pipeline.bus().context("no bus")?;
+    // If this fails, the bus knows why.
+    let _ = pipeline.set_state(gst::State::Playing);
+    let end = watch(&bus, !by_signal);
+    pipeline.set_state(gst::State::Null)?;
+    end
+}
+
+/// Reads the bus to the end of the stream or the first error.
+fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
+    for message in bus.iter_timed(gst::ClockTime::NONE) {
+        match message.view() {
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Error(error) => bail!("{}", error.error()),
+            gst::MessageView::Element(element) if by_message => {
+                let description = element
+                    .structure()
+                    .filter(|s| s.has_name("qwenvl/description"));
+                if let Some(description) = description {
+                    print(description);
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}
+
+fn print(description: &gst::StructureRef) {
+    let seconds = |name| description.get::<u64>(name).unwrap_or(0) as f64 / 1e9;
+    println!(
+        "{:.1} - {:.1} s: {}",
+        seconds("start-running-time"),
+        seconds("end-running-time"),
+        description.get::<&str>("text").unwrap_or("")
+    );
+}
+
+fn uri(video: &str) -> anyhow::Result<glib::GString> {
+    if video.contains("://") {
+        return Ok(video.into());
+    }
+    let path = std::path::absolute(video)?;
+    Ok(glib::filename_to_uri(path, None)?)
+}

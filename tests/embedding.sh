@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Runs the programs of examples/embedding on the film: in Rust, Python and C, by message and by signal, all print
+# what is true of its scenes. Each also ends well where there is nothing to describe. scripts/test has built the
+# plugin and the example in Rust before.
+set -Eeuo pipefail
+cd "$(dirname "$0")/.."
+source scripts/common.sh
+use_plugin
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'echo "embedding.sh, line $LINENO: failed" >&2' ERR
+
+# By the command in the file's head, as a reader would.
+command=$(sed -n 's/^ \* *\(cc .*\)$/\1/p' examples/embedding/describe.c)
+cp examples/embedding/describe.c "$work/"
+(cd "$work" && eval "$command")
+
+# Debian's own, because its GObject bindings are a Debian package.
+python=(/usr/bin/python3 examples/embedding/describe.py)
+
+"${python[0]}" - >"$work/truth" <<'END'
+import json
+
+for scene in json.load(open("media/film.json")):
+    print("{start:.1f} - {end:.1f} s: {describe}".format(**scene))
+END
+
+# check NAME COMMAND…: one of the programs.
+check() {
+    local name=$1 way
+    shift
+    for way in '' --signal; do
+        G_DEBUG=fatal-criticals timeout 60 "$@" $way media/film.mp4 >"$work/said"
+        diff "$work/truth" "$work/said"
+        # The same by a URI and from a folder.
+        G_DEBUG=fatal-criticals timeout 60 "$@" $way "file://$PWD/media/clips/clip00.mp4" "$PWD/models/demo" >"$work/said"
+        [ "$(wc -l <"$work/said")" = 1 ]
+        # An error in place of a description, once, and no crash.
+        local status=0
+        timeout 60 "$@" $way missing.mp4 >"$work/said" 2>"$work/error" || status=$?
+        [ "$status" = 1 ]
+        [ -z "$(<"$work/said")" ]
+        [ "$(grep -c '^Error: ' "$work/error")" = 1 ]
+        echo "$name${way:+ $way}: as it should be"
+    done
+}
+
+check Rust "$BUILD/examples/describe"
+check Python "${python[@]}"
+check C "$work/describe"

@@ -1,0 +1,173 @@
+//! The signal `description`.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use common::bench::Bench;
+use common::manual::Manual;
+use common::{WATCHDOG, hooks, in_time};
+use gst::prelude::*;
+use qwen3_vl::backend::{Event, Failure};
+
+fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
+    let backend = Manual::new();
+    let mut all = vec![("window-duration", "1000000000"), ("min-frames", "2")];
+    all.extend(properties);
+    let bench = Bench::new(hooks(Arc::new(backend.clone())), true, &all).ready();
+    (bench, backend)
+}
+
+/// Calls `handler` with every emission.
+fn connect(bench: &Bench, handler: impl Fn(&gst::Element, gst::Structure) + Send + Sync + 'static) {
+    bench.element.connect("description", false, move |values| {
+        handler(&values[0].get().unwrap(), values[1].get().unwrap());
+        None
+    });
+}
+
+/// A handler that says that it was called and then waits for the test.
+struct Blocked {
+    called: mpsc::Receiver<()>,
+    release: mpsc::Sender<()>,
+}
+
+impl Blocked {
+    fn connect(bench: &Bench) -> Self {
+        let (call, called) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let released = Mutex::new(released);
+        connect(bench, move |_, _| {
+            call.send(()).unwrap();
+            released.lock().unwrap().recv_timeout(WATCHDOG).unwrap();
+        });
+        Self { called, release }
+    }
+
+    fn wait(&self) {
+        self.called.recv_timeout(WATCHDOG).unwrap();
+    }
+
+    fn release(&self) {
+        self.release.send(()).unwrap();
+    }
+}
+
+#[test]
+fn every_description_is_emitted_once_and_equals_its_message() {
+    let (mut bench, backend) = bench(&[("emit-tokens", "true")]);
+    let emitted = Arc::new(Mutex::new(Vec::new()));
+    connect(&bench, {
+        let (emitted, own) = (emitted.clone(), bench.element.clone());
+        move |element, structure| {
+            assert_eq!(*element, own);
+            emitted.lock().unwrap().push(structure);
+        }
+    });
+    bench.frames(0..3_500);
+    let mut first = backend.take();
+    first.token("piece");
+    first.answer();
+    backend.take().answer();
+    // Neither this one nor the one that the stop drops has a description.
+    let failure = Failure::Request("too many tokens".into());
+    backend.take().end(Event::Failed(failure));
+    bench.ended(3);
+    bench.stop();
+    assert_eq!(bench.messages.dropped(), ["error", "cancelled"]);
+    let emitted = emitted.lock().unwrap();
+    assert_eq!(emitted.len(), 2);
+    assert_eq!(
+        emitted.iter().collect::<Vec<_>>(),
+        bench.messages.descriptions()
+    );
+}
+
+#[test]
+fn a_handler_may_use_the_element() {
+    let (mut bench, backend) = bench(&[]);
+    let (tx, rx) = mpsc::channel();
+    connect(&bench, move |element, structure| {
+        let text: String = structure.get("text").unwrap();
+        element.set_property("prompt", format!("After: {text}"));
+        element.set_property("window-duration", 2_000_000_000_u64);
+        let stats: gst::Structure = element.property("stats");
+        let sink = element.static_pad("sink").unwrap();
+        let flushed = sink.send_event(gst::event::FlushStart::new())
+            && sink.send_event(gst::event::FlushStop::new(true));
+        tx.send((stats.get::<u64>("described"), flushed)).unwrap();
+    });
+    bench.frames(0..1_000);
+    backend.take().answer();
+    let seen = rx.recv_timeout(WATCHDOG).unwrap();
+    assert_eq!(seen, (Ok(1), true));
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    bench.event(gst::event::Segment::new(&segment));
+    bench.frames(0..2_000);
+    let next = backend.take();
+    assert_eq!(next.question.prompt, "After: Describe this video.");
+    assert_eq!(next.inputs.len(), 2);
+    bench.stop();
+}
+
+#[test]
+fn a_blocked_handler_holds_no_live_video() {
+    let (mut bench, backend) = bench(&[]);
+    let blocked = Blocked::connect(&bench);
+    bench.frames(0..1_000);
+    backend.take().answer();
+    blocked.wait();
+    // More than the queue to the worker takes.
+    for ms in (1_000..21_000).step_by(500) {
+        bench.push(ms).unwrap();
+        bench.harness.pull().unwrap();
+    }
+    assert!(bench.stat("skipped") > 0);
+    bench.collect();
+    // The message does not wait for the handler.
+    assert_eq!(bench.messages.descriptions().len(), 1);
+    blocked.release();
+    backend.take();
+    bench.stop();
+}
+
+#[test]
+fn eos_comes_after_the_last_handler() {
+    let (mut bench, backend) = bench(&[]);
+    let blocked = Blocked::connect(&bench);
+    bench.frames(0..1_000);
+    let (done, ended) = mpsc::channel();
+    let eos = bench.eos_in_thread();
+    let eos = thread::spawn(move || {
+        let sent = eos();
+        done.send(()).unwrap();
+        sent
+    });
+    backend.take().answer();
+    blocked.wait();
+    // Time for a mistake to show.
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(ended.try_recv(), Err(mpsc::TryRecvError::Empty));
+    blocked.release();
+    assert!(eos.join().unwrap());
+    bench.stop();
+}
+
+#[test]
+fn stopping_waits_for_the_handler_and_for_nothing_else() {
+    let (mut bench, backend) = bench(&[]);
+    let blocked = Blocked::connect(&bench);
+    bench.frames(0..2_000);
+    backend.take().answer();
+    blocked.wait();
+    let element = bench.element.clone();
+    let stop = thread::spawn(move || element.set_state(gst::State::Null));
+    blocked.release();
+    in_time("stopping", move || stop.join().unwrap()).unwrap();
+    bench.collect();
+    assert_eq!(bench.messages.descriptions().len(), 1);
+    assert_eq!(bench.messages.dropped(), ["cancelled"]);
+}
