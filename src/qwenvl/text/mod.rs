@@ -19,6 +19,7 @@ use crate::message::Segment;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// An event of the stream.
+#[derive(Debug)]
 pub(super) enum Mark {
     /// Another stream, of this group.
     StreamStart(Option<gst::GroupId>),

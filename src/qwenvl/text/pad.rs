@@ -172,6 +172,7 @@ impl QwenVL {
             let time = gst::ClockTime::from_nseconds(time);
             segment.as_ref()?.position_from_running_time(time)
         };
+        gst::log!(CAT, obj = pad, "{out:?}");
         match out {
             Out::Mark(Mark::StreamStart(group)) => {
                 let id = pad.create_stream_id(&*self.obj(), Some(NAME));

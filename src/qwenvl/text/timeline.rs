@@ -161,9 +161,9 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether a window holds the stream back.
+    /// Whether windows may hold the stream back.
     pub(super) fn waits(&self) -> bool {
-        self.placing == Placing::Span && matches!(self.entries.front(), Some(Entry::Window { .. }))
+        self.placing == Placing::Span
     }
 
     /// What to push now; nothing if the stream has to go on first. If the video is `stuck` behind
@@ -219,7 +219,16 @@ impl<M> Timeline<M> {
                 _ => self.decided,
             },
         };
-        (self.begun && to >= self.said.max(self.covered) + LEAST_GAP).then_some(to)
+        (self.begun && to >= self.silent_from(stuck) + LEAST_GAP).then_some(to)
+    }
+
+    /// Where the next GAP starts: behind the last text, unless the video is stuck behind that too.
+    fn silent_from(&self, stuck: bool) -> Nanos {
+        if stuck && self.placing == Placing::Span {
+            self.said
+        } else {
+            self.said.max(self.covered)
+        }
     }
 
     /// Whether the video has come so far that there is something to say.
@@ -228,7 +237,7 @@ impl<M> Timeline<M> {
     }
 
     fn gap(&mut self, stuck: bool) -> Option<Out<M>> {
-        let start = self.said.max(self.covered);
+        let start = self.silent_from(stuck);
         let to = match std::mem::take(&mut self.again) {
             true => start + LEAST_GAP,
             false => self.gap_end(stuck)?,
