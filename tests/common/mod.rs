@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod manual;
 pub mod media;
+pub mod way;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
