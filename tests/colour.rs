@@ -82,6 +82,7 @@ fn matrices_and_ranges_by_the_formula() {
     }
 }
 
+/// With subsampled chroma, and with a transfer function that stays as it is.
 #[test]
 fn matrices_and_ranges() {
     let picture = Rgb::picture(96, 64);

@@ -58,9 +58,8 @@ fn crop_meta_of_videocrop() {
         let before = format!("videoconvert ! video/x-raw,format={format}");
         let crop = "videocrop left=14 top=6 right=34 bottom=26";
         let reference = format!("videoconvertscale ! video/x-raw,format=RGB ! {crop}");
-        let alone = format!("{crop} name=crop");
         let way = Way {
-            alone: &alone,
+            alone: crop,
             ..Way::new(picture.size, &before, &reference)
         };
         let out = way.run(&picture.buffer());
@@ -183,7 +182,7 @@ fn the_picture_turns_in_mid_stream() {
     bench.stop();
 }
 
-/// The budget sees square pixels too: no side of the shown picture has to change here.
+/// The budget too counts square pixels, so the frame becomes square and of its size in one step.
 #[test]
 fn pixel_aspect_ratios() {
     for (width, height, par, shown) in [
@@ -195,7 +194,8 @@ fn pixel_aspect_ratios() {
     ] {
         let picture = Rgb::picture(width, height);
         let square = format!(
-            "videoconvertscale method=catrom ! video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width={},height={} ! identity",
+            "videoconvertscale method=catrom \
+             ! video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width={},height={} ! identity",
             shown.0, shown.1
         );
         let way = Way {

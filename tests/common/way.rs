@@ -95,12 +95,13 @@ impl Rgb {
     }
 }
 
-/// What came of it.
+/// What came of a picture.
 pub struct Outcome {
     pub seen: Rgb,
     pub reference: Rgb,
-    /// The crop meta that reached the element, and the size in its caps.
+    /// The crop meta that reached the element.
     pub crop: Option<(u32, u32, u32, u32)>,
+    /// Size in the caps that reached it.
     pub caps: Size,
 }
 
@@ -153,7 +154,8 @@ impl<'a> Way<'a> {
             &format!(
                 "appsrc name=in format=time caps=\"{caps}\" ! {before} ! identity name=mark \
                  ! tee name=t ! queue ! {alone} ! qwenvl name=q ! fakesink name=end async=false \
-                 t. ! queue ! identity name=bare ! {reference} ! video/x-raw,format=RGB ! appsink name=out async=false"
+                 t. ! queue ! identity name=bare ! {reference} ! video/x-raw,format=RGB \
+                 ! appsink name=out async=false"
             ),
             hooks(Arc::new(backend.clone())),
         );
@@ -164,7 +166,7 @@ impl<'a> Way<'a> {
             mark(info.buffer_mut().unwrap().make_mut());
             gst::PadProbeReturn::Ok
         });
-        // Told of the crop by its own properties.
+        // The reference is told of the crop by its own properties.
         let pad = by_name("bare").static_pad("src").unwrap();
         pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
             let buffer = info.buffer_mut().unwrap().make_mut();
