@@ -103,13 +103,16 @@ fn matrices_and_ranges() {
     }
 }
 
+/// GStreamer 1.22 gives the same pixels for all of them; a version that does not is followed.
 #[test]
 fn chroma_sites() {
     let picture = Rgb::picture(96, 64);
-    for site in ["mpeg2", "jpeg", "dv", "cosited"] {
-        let caps = format!("format=I420,chroma-site={site}");
-        let out = in_format(&picture, &caps);
-        assert_eq!(out.off(), 0, "{caps}");
+    for format in ["I420", "NV12", "I420_10LE", "P010_10LE"] {
+        for site in ["mpeg2", "jpeg", "dv", "cosited"] {
+            let caps = format!("format={format},chroma-site={site}");
+            let out = in_format(&picture, &caps);
+            assert_eq!(out.off(), 0, "{caps}");
+        }
     }
 }
 

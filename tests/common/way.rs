@@ -24,7 +24,7 @@ impl Rgb {
         let pixel = |x: u32, y: u32| {
             let block = (x / 8 * 37 + y / 8 * 101) % 256;
             let [r, g] = [x * 255 / width, y * 255 / height];
-            let r = if y % 2 == 0 { r } else { 255 - r };
+            let r = if y.is_multiple_of(2) { r } else { 255 - r };
             [r as u8, g as u8, block as u8]
         };
         let rows = 0..height;
