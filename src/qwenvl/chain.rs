@@ -20,6 +20,7 @@ use crate::meta;
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) info: Option<Arc<gst_video::VideoInfo>>,
+    pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Option<Segment>,
     /// A new stream has begun, of this group, and had no segment yet.
     pub(super) started: Option<Option<gst::GroupId>>,
@@ -117,12 +118,13 @@ impl QwenVL {
     /// The sample for the worker, if this buffer is to be kept; and whether the stream is live.
     fn sample(&self, buffer: &gst::Buffer) -> Option<(Box<Sample>, bool)> {
         let plan = self.plan()?;
-        let (due, info, segment, live) = {
+        let (due, info, orientation, segment, live) = {
             let mut stream = lock(&self.stream);
             let due = stream.due(buffer, &plan)?;
             (
                 due,
                 stream.info.clone()?,
+                stream.orientation,
                 stream.segment.clone()?,
                 stream.live,
             )
@@ -147,6 +149,7 @@ impl QwenVL {
         let sample = Sample {
             frame,
             info,
+            orientation,
             segment,
             pts: due.pts,
             running_time: due.running_time,

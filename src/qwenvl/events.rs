@@ -19,7 +19,12 @@ impl QwenVL {
             gst::EventView::StreamStart(start) => {
                 self.forget_live();
                 self.break_stream();
-                lock(&self.stream).started = Some(start.group_id());
+                let mut stream = lock(&self.stream);
+                (stream.orientation, stream.started) = (None, Some(start.group_id()));
+                true
+            }
+            gst::EventView::Tag(tag) => {
+                self.set_orientation(tag.tag());
                 true
             }
             gst::EventView::Caps(caps) => self.set_caps(caps.caps()),
@@ -92,6 +97,15 @@ impl QwenVL {
             lock(&self.stream).info = Some(Arc::new(info));
         }
         true
+    }
+
+    /// Tags may say which side is up. A picture that turns has another shape, as after new caps.
+    fn set_orientation(&self, tags: &gst::TagListRef) {
+        let orientation = gst_video::VideoOrientationMethod::from_tag(tags);
+        if orientation.is_some() && lock(&self.stream).orientation != orientation {
+            self.break_stream();
+            lock(&self.stream).orientation = orientation;
+        }
     }
 
     fn check_caps(&self, caps: &gst::CapsRef) -> Result<gst_video::VideoInfo, glib::Error> {

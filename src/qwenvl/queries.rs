@@ -17,13 +17,15 @@ pub(super) fn template_caps() -> gst::Caps {
     caps
 }
 
-/// Whether frames with these features lie in memory that the CPU can read. What `meta:` features
-/// announce travels with the buffer and does not matter here.
+/// Whether a feature leaves frames where the CPU can read them. What `meta:` announces travels with
+/// the buffer and does not matter here; `format:Interlaced` are fields, each in a buffer of its own.
+fn plain(feature: &str) -> bool {
+    ["memory:SystemMemory", "format:Interlaced"].contains(&feature) || feature.starts_with("meta:")
+}
+
+/// Whether frames with these features lie in memory that the CPU can read.
 fn readable(features: &gst::CapsFeaturesRef) -> bool {
-    !features.is_any()
-        && features
-            .iter()
-            .all(|feature| feature == "memory:SystemMemory" || feature.starts_with("meta:"))
+    !features.is_any() && features.iter().all(|feature| plain(feature))
 }
 
 /// Why frames with these caps cannot be described, and what to do about it.
@@ -32,9 +34,7 @@ pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
     if readable(features) {
         return None;
     }
-    let memory = features
-        .iter()
-        .find(|feature| *feature != "memory:SystemMemory")?;
+    let memory = features.iter().find(|feature| !plain(feature))?;
     let element = match memory.as_str() {
         "memory:CUDAMemory" => "cudadownload",
         "memory:GLMemory" => "gldownload",

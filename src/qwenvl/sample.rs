@@ -17,6 +17,8 @@ pub(super) const MAX_HELD: usize = 2;
 pub(super) struct Sample {
     pub(super) frame: Held,
     pub(super) info: Arc<gst_video::VideoInfo>,
+    /// How to turn it upright, if the stream says.
+    pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Segment,
     pub(super) pts: gst::ClockTime,
     pub(super) running_time: gst::ClockTime,

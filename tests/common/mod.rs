@@ -6,6 +6,7 @@ pub mod bench;
 pub mod manual;
 pub mod media;
 pub mod rtsp;
+pub mod way;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;

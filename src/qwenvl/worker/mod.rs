@@ -4,6 +4,7 @@
 //! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer ─► bus, meta
 //! ```
 
+mod geometry;
 mod picture;
 mod window;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use gst::glib;
 use gst::prelude::*;
 use qwen3_vl::backend::{self, Backend, Failure};
+use qwen3_vl::frames::Size;
 use qwen3_vl::window::{Event, Windows};
 
 use self::picture::{Converter, Picture};
@@ -150,7 +152,9 @@ impl Worker {
         let mut picture = Picture::new(&sample);
         for event in events {
             match event {
-                Event::Opened { window, end } => self.opened(window, end, &sample)?,
+                Event::Opened { window, end } => {
+                    self.opened(window, end, &sample, picture.shown())?;
+                }
                 Event::Frame { window } => self.covered(window, &sample, &mut picture),
                 Event::Closed { window, partial } => self.closed(window, partial),
                 Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
@@ -176,7 +180,7 @@ impl Worker {
         Ok(())
     }
 
-    fn opened(&mut self, id: u64, end: u64, sample: &Sample) -> Result<(), Fatal> {
+    fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) -> Result<(), Fatal> {
         let Plan { settings, rules } = &*sample.plan;
         let request = Request {
             stream_id: settings
@@ -206,7 +210,7 @@ impl Worker {
             .size(
                 planned_frames(rules.planned_frames(), rules.duration(), &sample.info)
                     .max(rules.least_frames()),
-                picture::size(&sample.info),
+                shown,
                 model.factor,
                 model.temporal_patch,
             )

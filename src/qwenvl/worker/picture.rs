@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use gst_video::prelude::*;
-use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo, video_frame};
+use gst_video::{
+    VideoColorMatrix, VideoColorRange, VideoColorimetry, VideoConverter, VideoCropMeta,
+    VideoFormat, VideoFrame, VideoFrameRef, VideoInfo, VideoInterlaceMode, VideoMeta,
+    VideoOrientationMethod, video_frame,
+};
 use qwen3_vl::frames::{ResizeError, Size, resize_rgb};
 
+use super::geometry::{Geometry, Orientation, Rect};
 use crate::qwenvl::sample::Sample;
 
 /// Why a frame cannot be used.
@@ -19,11 +24,71 @@ pub(super) enum PictureError {
     Resize(#[from] ResizeError),
 }
 
-/// Size of a video in pixels.
-pub(super) fn size(info: &VideoInfo) -> Size {
-    Size {
-        width: info.width(),
-        height: info.height(),
+/// Size of the frame in memory, which may be more than the caps say, or a field of it.
+fn coded(sample: &Sample) -> Size {
+    let info = &sample.info;
+    let meta = sample.frame.buffer().meta::<VideoMeta>();
+    meta.map_or(
+        Size {
+            width: info.width(),
+            height: info.field_height(),
+        },
+        |meta| Size {
+            width: meta.width(),
+            height: meta.height(),
+        },
+    )
+}
+
+/// How the frame is to be shown.
+fn geometry(sample: &Sample) -> Geometry {
+    let info = &sample.info;
+    let crop = sample.frame.buffer().meta::<VideoCropMeta>();
+    let (x, y, width, height) = crop.map_or((0, 0, info.width(), info.field_height()), |crop| {
+        crop.rect()
+    });
+    let part = Rect {
+        x,
+        y,
+        size: Size { width, height },
+    };
+    let par = info.par();
+    let [n, d] = [par.numer(), par.denom()].map(|v| u32::try_from(v).unwrap_or(0));
+    // The rows of a field are two rows of the picture apart.
+    let rows = if is_field(info) { 2 } else { 1 };
+    let orientation = sample.orientation.map(Orientation::from);
+    Geometry::new(
+        coded(sample),
+        part,
+        (n, d.saturating_mul(rows)),
+        orientation.unwrap_or_default(),
+    )
+}
+
+/// Whether a buffer holds one field.
+fn is_field(info: &VideoInfo) -> bool {
+    info.interlace_mode() == VideoInterlaceMode::Alternate
+}
+
+impl From<VideoOrientationMethod> for Orientation {
+    fn from(method: VideoOrientationMethod) -> Self {
+        use VideoOrientationMethod as Method;
+        let (transpose, flip_x, flip_y) = match method {
+            Method::_90r => (true, false, true),
+            Method::_180 => (false, true, true),
+            Method::_90l => (true, true, false),
+            Method::Horiz => (false, true, false),
+            Method::Vert => (false, false, true),
+            Method::UlLr => (true, false, false),
+            Method::UrLl => (true, true, true),
+            // A tag gives no others.
+            _ => (false, false, false),
+        };
+        Self {
+            transpose,
+            flip_x,
+            flip_y,
+        }
     }
 }
 
@@ -34,22 +99,43 @@ pub(super) struct Converter {
 }
 
 struct Current {
-    from: Arc<VideoInfo>,
+    /// What was announced, and the size that the frames have in memory.
+    key: (Arc<VideoInfo>, Size),
+    from: VideoInfo,
     converter: VideoConverter,
     rgb: VideoFrame<video_frame::Writable>,
 }
 
 impl Current {
-    fn new(from: Arc<VideoInfo>) -> Option<Self> {
-        let to = VideoInfo::builder(VideoFormat::Rgb, from.width(), from.height())
-            .fps(from.fps())
-            .interlace_mode(from.interlace_mode())
+    fn new(info: Arc<VideoInfo>, coded: Size) -> Option<Self> {
+        let mode = match info.interlace_mode() {
+            // A field by itself has no other between its rows.
+            VideoInterlaceMode::Alternate => VideoInterlaceMode::Progressive,
+            mode => mode,
+        };
+        let from = VideoInfo::builder(info.format(), coded.width, coded.height)
+            .interlace_mode(mode)
+            .colorimetry(&info.colorimetry())
+            .chroma_site(info.chroma_site())
+            .build()
+            .ok()?;
+        // As `videoconvert` does it: the matrix and the range change, primaries and transfer stay.
+        let colorimetry = VideoColorimetry::new(
+            VideoColorRange::Range0_255,
+            VideoColorMatrix::Rgb,
+            from.colorimetry().transfer(),
+            from.colorimetry().primaries(),
+        );
+        let to = VideoInfo::builder(VideoFormat::Rgb, coded.width, coded.height)
+            .interlace_mode(mode)
+            .colorimetry(&colorimetry)
             .build()
             .ok()?;
         let converter = VideoConverter::new(&from, &to, None).ok()?;
         let buffer = gst::Buffer::with_size(to.size()).ok()?;
         let rgb = VideoFrame::from_buffer_writable(buffer, &to).ok()?;
         Some(Self {
+            key: (info, coded),
             from,
             converter,
             rgb,
@@ -58,38 +144,39 @@ impl Current {
 }
 
 impl Converter {
-    /// Packed RGB of the frame, at its own size.
-    fn rgb(&mut self, sample: &Sample) -> Result<Vec<u8>, PictureError> {
-        let info = &sample.info;
-        let unknown = PictureError::Format(info.format());
+    /// Packed RGB of what the frame shows, at the size that it has in memory.
+    fn upright(&mut self, sample: &Sample, geometry: &Geometry) -> Result<Vec<u8>, PictureError> {
+        let format = sample.info.format();
+        let key = (sample.info.clone(), coded(sample));
         let current = match self.current.take() {
-            Some(current) if current.from == *info => current,
-            _ => Current::new(info.clone()).ok_or(unknown)?,
+            Some(current) if current.key == key => current,
+            _ => Current::new(key.0, key.1).ok_or(PictureError::Format(format))?,
         };
-        let Current { converter, rgb, .. } = self.current.insert(current);
+        let Current {
+            from,
+            converter,
+            rgb,
+            ..
+        } = self.current.insert(current);
         let buffer = sample.frame.buffer();
-        let frame =
-            gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(|_| {
-                PictureError::Map {
-                    bytes: buffer.size(),
-                    format: info.format(),
-                }
-            })?;
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, from).map_err(|_| {
+            PictureError::Map {
+                bytes: buffer.size(),
+                format,
+            }
+        })?;
         converter.frame_ref(&frame, &mut rgb.as_mut_video_frame_ref());
-        let row = info.width() as usize * 3;
-        let stride = usize::try_from(rgb.plane_stride()[0]).unwrap_or(row);
-        let mut packed = Vec::with_capacity(row * info.height() as usize);
-        for line in rgb.plane_data(0).unwrap_or_default().chunks(stride.max(1)) {
-            packed.extend_from_slice(line.get(..row).unwrap_or(line));
-        }
-        Ok(packed)
+        // Rows of RGB lie forward in memory that is ours.
+        let stride = usize::try_from(rgb.plane_stride()[0]).unwrap_or(0);
+        Ok(geometry.upright(rgb.plane_data(0).unwrap_or_default(), stride))
     }
 }
 
 /// A frame that is converted when the first window wants it, and resized once for each size.
 pub(super) struct Picture<'a> {
     sample: &'a Sample,
-    rgb: Option<Vec<u8>>,
+    geometry: Geometry,
+    upright: Option<Vec<u8>>,
     sizes: Vec<(Size, Arc<[u8]>)>,
 }
 
@@ -97,12 +184,18 @@ impl<'a> Picture<'a> {
     pub(super) fn new(sample: &'a Sample) -> Self {
         Self {
             sample,
-            rgb: None,
+            geometry: geometry(sample),
+            upright: None,
             sizes: Vec::new(),
         }
     }
 
-    /// Packed RGB at this size.
+    /// Size at which the picture is to be seen, in square pixels.
+    pub(super) fn shown(&self) -> Size {
+        self.geometry.shown()
+    }
+
+    /// Packed RGB at this size. Pixels that are not square become so here: resized once, not twice.
     pub(super) fn at(
         &mut self,
         to: Size,
@@ -111,11 +204,13 @@ impl<'a> Picture<'a> {
         if let Some((_, rgb)) = self.sizes.iter().find(|(size, _)| *size == to) {
             return Ok(rgb.clone());
         }
-        let rgb = match &self.rgb {
+        let rgb = match &self.upright {
             Some(rgb) => rgb,
-            None => self.rgb.insert(converter.rgb(self.sample)?),
+            None => self
+                .upright
+                .insert(converter.upright(self.sample, &self.geometry)?),
         };
-        let resized: Arc<[u8]> = resize_rgb(rgb, size(&self.sample.info), to)?.into();
+        let resized: Arc<[u8]> = resize_rgb(rgb, self.geometry.upright_size(), to)?.into();
         self.sizes.push((to, resized.clone()));
         Ok(resized)
     }
