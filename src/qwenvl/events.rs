@@ -30,6 +30,11 @@ impl QwenVL {
                 lock(&self.stream).segment = segment.cloned().map(Arc::new);
                 true
             }
+            // What EOS is to a segment seek; nobody waits, as the next segment follows at once.
+            gst::EventView::SegmentDone(_) => {
+                self.break_stream();
+                true
+            }
             gst::EventView::FlushStart(_) => {
                 if let Some(session) = self.session() {
                     session.flush_start();
