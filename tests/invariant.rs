@@ -236,7 +236,8 @@ impl Life {
     fn seek(&mut self) {
         self.camera.event_now(gst::event::FlushStart::new());
         self.next_epoch();
-        self.camera.event(gst::event::FlushStop::new(true));
+        // Now, too: a seek ends before the next one begins.
+        self.camera.event_now(gst::event::FlushStop::new(true));
         self.camera.start(self.caps);
     }
 

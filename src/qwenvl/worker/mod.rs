@@ -121,7 +121,8 @@ impl Worker {
             Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
             Next::Control(Control::Flush(epoch)) => {
-                self.epoch = epoch;
+                // Of two flushes in a row, the second one overtakes the first.
+                self.epoch = self.epoch.max(epoch);
                 self.drop_all(Reason::Flush, None);
             }
             Next::Control(Control::Expire) => self.drop_all(Reason::EosTimeout, None),
