@@ -4,12 +4,14 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::bench::Bench;
 use common::manual::Manual;
 use common::{hooks, in_time, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
+use gstqwenvl::testing::Stage;
 use qwen3_vl::frames::VisionInput;
 
 fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
@@ -116,6 +118,36 @@ fn a_flush_drops_what_is_open_and_what_waits() {
     assert!(meta::descriptions(&buffer).is_empty());
     bench.collect();
     assert_eq!(bench.messages.descriptions().len(), 0);
+    bench.stop();
+}
+
+/// The worker is busy all the while, and learns of both flushes at once.
+#[test]
+fn two_flushes_in_a_row() {
+    let open = Arc::new(AtomicBool::new(true));
+    let gate = open.clone();
+    let backend = Manual::new();
+    let mut hooks = hooks(Arc::new(backend.clone()));
+    hooks.at = Arc::new(move |stage| {
+        if stage == Stage::Worker {
+            wait_until("permission", || gate.load(Ordering::SeqCst));
+        }
+    });
+    let mut bench = Bench::new(hooks, true, &[]).ready();
+    bench.frames(0..500);
+    open.store(false, Ordering::SeqCst);
+    bench.frames(500..1_000);
+    for _ in 0..2 {
+        bench.event(gst::event::FlushStart::new());
+        bench.event(gst::event::FlushStop::new(true));
+    }
+    open.store(true, Ordering::SeqCst);
+    bench.event(segment());
+    bench.frames(0..4_000);
+    backend.take().answer();
+    bench.ended(2);
+    assert_eq!(bench.messages.dropped(), ["flush"]);
+    assert_eq!(bench.messages.descriptions().len(), 1);
     bench.stop();
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use qwen3_vl::window::Sampler;
+use qwen3_vl::window::{Kept, Sampler};
 
 use super::failure;
 use super::hooks::Stage;
@@ -40,8 +40,7 @@ struct Current {
 /// A frame that is due.
 struct Due {
     pts: gst::ClockTime,
-    running_time: gst::ClockTime,
-    next: u64,
+    kept: Kept,
 }
 
 impl Stream {
@@ -63,15 +62,13 @@ impl Stream {
         let segment = self.segment.as_ref()?;
         let pts = buffer.pts()?;
         let running_time = segment.to_running_time(pts)?;
-        let end = running_time + buffer.duration().unwrap_or_default();
-        self.position = self.position.max(Some(end));
+        // In running time, which a rate stretches; the segment may stop before the frame does.
+        let end = pts.saturating_add(buffer.duration().unwrap_or_default());
+        let end = segment.stop().map_or(end, |stop| end.min(stop));
+        self.position = segment.to_running_time(end).max(Some(running_time));
         let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
-        let next = sampler.push(Some(running_time.nseconds()))?;
-        Some(Due {
-            pts,
-            running_time,
-            next,
-        })
+        let kept = sampler.push(Some(running_time.nseconds()))?;
+        Some(Due { pts, kept })
     }
 }
 
@@ -152,8 +149,8 @@ impl QwenVL {
             orientation,
             segment,
             pts: due.pts,
-            running_time: due.running_time,
-            next: due.next,
+            running_time: gst::ClockTime::from_nseconds(due.kept.time),
+            next: due.kept.next,
             overload: plan.settings.overload.resolve(live),
             plan,
             arrived: Instant::now(),

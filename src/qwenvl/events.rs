@@ -45,6 +45,11 @@ impl QwenVL {
                 }
                 true
             }
+            // What EOS is to a segment seek; nobody waits, as the next segment follows at once.
+            gst::EventView::SegmentDone(_) => {
+                self.break_stream();
+                true
+            }
             gst::EventView::FlushStart(_) => {
                 if let Some(session) = self.session() {
                     session.flush_start();

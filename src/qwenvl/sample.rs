@@ -21,6 +21,7 @@ pub(super) struct Sample {
     pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Segment,
     pub(super) pts: gst::ClockTime,
+    /// Running time that it stands for, see [`Kept::time`](qwen3_vl::window::Kept).
     pub(super) running_time: gst::ClockTime,
     /// Running time before which no other frame comes.
     pub(super) next: Nanos,
@@ -40,8 +41,13 @@ pub(super) struct Plan {
 /// A buffer that may be one of upstream's, which are counted.
 pub(super) struct Held {
     buffer: gst::Buffer,
-    count: Option<Arc<AtomicUsize>>,
+    /// After the buffer, because fields are dropped in order: what no longer counts is back in its
+    /// pool.
+    _counted: Option<Counted>,
 }
+
+/// One of the buffers that are counted.
+struct Counted(Arc<AtomicUsize>);
 
 impl Held {
     /// Takes a reference if that leaves upstream enough buffers, else a copy.
@@ -55,13 +61,13 @@ impl Held {
             count.fetch_add(1, Ordering::AcqRel);
             let held = Self {
                 buffer: buffer.clone(),
-                count: Some(count.clone()),
+                _counted: Some(Counted(count.clone())),
             };
             return Ok((held, false));
         }
         let copy = Self {
             buffer: buffer.copy_deep()?,
-            count: None,
+            _counted: None,
         };
         Ok((copy, true))
     }
@@ -71,12 +77,20 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(count) = &self.count {
-            count.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Running time at which the segment ends, if it says.
+pub(super) fn end_of(segment: &gst::FormattedSegment<gst::ClockTime>) -> Option<gst::ClockTime> {
+    let last = if segment.rate() < 0.0 {
+        segment.start()
+    } else {
+        segment.stop()
+    };
+    segment.to_running_time(last)
 }
 
 /// When the camera took the frame, in nanoseconds since 1970 (UTC), if a reference timestamp says.

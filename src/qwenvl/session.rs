@@ -252,9 +252,13 @@ impl Session {
         }
     }
 
-    /// The time for the last answers is over.
+    /// The time for the last answers is over, and for frames that have not even become windows.
     pub(super) fn expire(&self) {
-        self.change(|state| state.control.push_back(Control::Expire));
+        self.change(|state| {
+            state.stats.skipped += state.frames_waiting() as u64;
+            state.work.clear();
+            state.control.push_back(Control::Expire);
+        });
     }
 
     /// Ends all waits and forgets what belongs to the stream before the flush.

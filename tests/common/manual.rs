@@ -31,8 +31,13 @@ impl Asked {
 
     /// Answers with the prompt.
     pub fn answer(self) {
+        let text = self.question.prompt.clone();
+        self.answer_with(text);
+    }
+
+    pub fn answer_with(self, text: String) {
         let answer = Answer {
-            text: self.question.prompt.clone(),
+            text,
             tokens: vec![1, 2, 3],
             finish_reason: FinishReason::Length,
             grid: [self.inputs.len() as u32, 4, 6],
@@ -82,6 +87,12 @@ impl Manual {
 
     pub fn waiting(&self) -> usize {
         self.asked.lock().unwrap().len()
+    }
+
+    /// Takes the oldest request, if there is one.
+    pub fn try_take(&self) -> Option<Asked> {
+        let mut asked = self.asked.lock().unwrap();
+        (!asked.is_empty()).then(|| asked.remove(0))
     }
 
     /// Takes the oldest request, once there is one.

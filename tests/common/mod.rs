@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 pub mod bench;
+pub mod camera;
 pub mod manual;
 pub mod media;
 pub mod rtsp;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use qwen3_vl::window::{
-    Discard, Event, Pairs, RulesError, Sampler, WindowRules, WindowSettings, Windows,
+    Discard, Event, Kept, Pairs, RulesError, Sampler, WindowRules, WindowSettings, Windows,
 };
 
 const MS: u64 = 1_000_000;
@@ -61,6 +61,30 @@ fn the_grid_does_not_drift() {
     let kept = sampled(rules(), (0..100).map(|i| i * 40 * MS));
     let ms: Vec<u64> = kept.iter().map(|t| t / MS).collect();
     assert_eq!(ms, [0, 520, 1000, 1520, 2000, 2520, 3000, 3520]);
+}
+
+#[test]
+fn a_jitter_loses_no_frame_of_a_stream_as_slow_as_the_sampling_rate() {
+    let mut sampler = Sampler::new(rules());
+    let times = [0, 512, 991, 1520, 1985, 2503, 2980, 3508, 3982, 4500];
+    let kept: Vec<Kept> = times
+        .iter()
+        .filter_map(|ms| sampler.push(Some(ms * MS)))
+        .collect();
+    let stands_for: Vec<u64> = kept.iter().map(|kept| kept.time / MS).collect();
+    // An early one stands for the time at which it was due, so it falls into the right window.
+    assert_eq!(
+        stands_for,
+        [0, 512, 1000, 1520, 2000, 2503, 3000, 3508, 4000, 4500]
+    );
+    assert_eq!(kept[8].next, 4500 * MS);
+    // Of two frames as close, the later one serves, as without a jitter.
+    let shifted = |by| {
+        let times = (1..14).map(|i| i * 40 * MS + by);
+        sampled(rules(), std::iter::once(0).chain(times))
+    };
+    assert_eq!(shifted(0), [0, 520 * MS]);
+    assert_eq!(shifted(MS), [0, 481 * MS]);
 }
 
 #[test]
@@ -203,6 +227,19 @@ fn overlapping_windows_share_frames() {
 }
 
 #[test]
+fn a_window_is_judged_by_the_rules_that_it_opened_under() {
+    let mut windows = Windows::new(rules(), 0);
+    windows.push(0, SECOND);
+    let images = WindowSettings {
+        least_frames: 1,
+        ..settings()
+    };
+    windows.set_rules(WindowRules::new(&images).unwrap());
+    let reason = Discard::TooShort;
+    assert_eq!(windows.finish(), [Event::Discarded { window: 0, reason }]);
+}
+
+#[test]
 fn odd_frames_are_paired_with_themselves() {
     let mut pairs = Pairs::default();
     assert_eq!(pairs.push(1), None);
@@ -308,26 +345,33 @@ proptest! {
     #[test]
     fn the_sampler_keeps_its_word((_, rules) in any_rules(), times in any_times()) {
         let mut sampler = Sampler::new(rules);
-        let mut last = None;
+        let mut last: Option<Kept> = None;
+        let mut before = 0;
         for time in times {
             let kept = sampler.push(time);
             let Some(time) = time else {
                 prop_assert_eq!(kept, None);
                 continue;
             };
+            // The next frame would be farther from `due`, were it as far from this one as the one
+            // before is.
+            let nearest = |due: u64| due - time < time.saturating_sub(before) / 2;
             match (kept, last) {
-                (Some(next), _) => {
-                    prop_assert!(next > time);
-                    if let Some((at, due)) = last {
-                        // Not before it was due, unless time jumped back.
-                        prop_assert!(time >= due || time + rules.duration() < at);
+                (Some(kept), _) => {
+                    prop_assert!(kept.next > kept.time);
+                    if let Some(last) = last {
+                        let back = time + rules.duration() < last.time;
+                        let early = time < last.next && !back;
+                        prop_assert_eq!(kept.time, if early { last.next } else { time });
+                        prop_assert!(!early || nearest(last.next));
                     }
-                    last = Some((time, next));
                 }
                 // The first is always kept, and so is one that is due.
                 (None, None) => prop_assert!(false),
-                (None, Some((_, due))) => prop_assert!(time < due),
+                (None, Some(last)) => prop_assert!(time < last.next && !nearest(last.next)),
             }
+            last = kept.or(last);
+            before = time;
         }
     }
 
@@ -349,7 +393,7 @@ proptest! {
                 note(&mut seen, windows.finish(), 0);
                 runs.push((Vec::new(), seen.len()..seen.len()));
             }
-            let (Some(next), Some(time)) = (sampler.push(time), time) else { continue };
+            let Some(Kept { time, next }) = sampler.push(time) else { continue };
             if runs.last().unwrap().0.last().is_some_and(|last| time < *last) {
                 runs.push((Vec::new(), seen.len()..seen.len()));
             }
@@ -395,7 +439,7 @@ proptest! {
         let mut windows = Windows::new(rules, 0);
         let mut seen = BTreeMap::new();
         for time in times {
-            if let Some(next) = sampler.push(Some(time)) {
+            if let Some(Kept { time, next }) = sampler.push(Some(time)) {
                 note(&mut seen, windows.push(time, next), time);
             }
         }

@@ -16,14 +16,14 @@ use gst::glib;
 use gst::prelude::*;
 use qwen3_vl::backend::{self, Backend, Failure};
 use qwen3_vl::frames::Size;
-use qwen3_vl::window::{Event, Windows};
+use qwen3_vl::window::{Event, WindowRules, Windows};
 
 use self::picture::{Converter, Picture};
 use self::window::{Asked, Ending, OpenWindow, Target};
 use super::failure;
 use super::hooks::{Hooks, Stage};
 use super::imp::CAT;
-use super::sample::{Plan, Sample, utc};
+use super::sample::{Plan, Sample, end_of, utc};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
 use super::signals;
@@ -129,7 +129,8 @@ impl Worker {
             Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
             Next::Control(Control::Flush(epoch)) => {
-                self.epoch = epoch;
+                // Of two flushes in a row, the second one overtakes the first.
+                self.epoch = self.epoch.max(epoch);
                 self.drop_all(Reason::Flush, None);
             }
             Next::Control(Control::Expire) => self.drop_all(Reason::EosTimeout, None),
@@ -141,6 +142,10 @@ impl Worker {
 
     fn frame(&mut self, sample: Sample) -> Result<(), Fatal> {
         (self.hooks.at)(Stage::Worker);
+        if self.open.values().any(|window| window.is_after(&sample)) {
+            // Time has jumped back; the windows will say that they were cut.
+            self.end_windows(None)?;
+        }
         let rules = sample.plan.rules;
         let first = self.ids.window;
         let windows = self
@@ -182,6 +187,8 @@ impl Worker {
 
     fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) -> Result<(), Fatal> {
         let Plan { settings, rules } = &*sample.plan;
+        let end = gst::ClockTime::from_nseconds(end);
+        let end = end_of(&sample.segment).map_or(end, |last| end.min(last));
         let request = Request {
             stream_id: settings
                 .stream_id
@@ -191,8 +198,8 @@ impl Worker {
             request_id: self.ids.request,
             prompt: settings.prompt.clone(),
             segment: sample.segment.clone(),
-            start: sample.running_time,
-            end: gst::ClockTime::from_nseconds(end),
+            start: sample.running_time.min(end),
+            end,
             partial: false,
             frames: Vec::new(),
             utc: utc(sample.frame.buffer()),
@@ -208,8 +215,7 @@ impl Worker {
         let size = settings
             .budget(model)
             .size(
-                planned_frames(rules.planned_frames(), rules.duration(), &sample.info)
-                    .max(rules.least_frames()),
+                planned_frames(rules, sample).max(rules.least_frames()),
                 shown,
                 model.factor,
                 model.temporal_patch,
@@ -370,11 +376,13 @@ impl Worker {
 }
 
 /// Frames that a window will hold: no more than the stream has, if it says how many.
-fn planned_frames(planned: u32, duration: u64, info: &gst_video::VideoInfo) -> u32 {
-    let fps = info.fps();
+fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
+    let (planned, fps) = (rules.planned_frames(), sample.info.fps());
     if fps.numer() <= 0 {
         return planned;
     }
-    let there = super::events::holds(duration, fps);
+    // At twice the rate a window sees twice as much of the stream.
+    let seen = rules.duration() as f64 * sample.segment.rate().abs();
+    let there = super::events::holds(seen as u64, fps);
     planned.min(u32::try_from(there).unwrap_or(u32::MAX))
 }

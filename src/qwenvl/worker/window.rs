@@ -86,8 +86,14 @@ impl OpenWindow {
         Ok(())
     }
 
+    /// Whether the window has a frame that stands for a later time.
+    pub(super) fn is_after(&self, sample: &Sample) -> bool {
+        sample.running_time < self.last
+    }
+
     /// The stream ends or breaks at this running time.
     pub(super) fn cut(&mut self, at: Option<gst::ClockTime>) {
+        self.request.partial = true;
         let at = at.unwrap_or(self.last).max(self.last);
         self.request.end = self.request.end.min(at);
     }

@@ -16,5 +16,5 @@ mod windows;
 
 pub use pairs::Pairs;
 pub use rules::{Nanos, RulesError, WindowRules, WindowSettings};
-pub use sampler::Sampler;
+pub use sampler::{Kept, Sampler};
 pub use windows::{Discard, Event, Windows};

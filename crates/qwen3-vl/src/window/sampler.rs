@@ -1,22 +1,44 @@
-//! Which frames are kept: the first one of every cell of a grid in time.
+//! Which frames are kept: one for every cell of a grid in time.
 
 use super::rules::{Nanos, WindowRules};
 
-/// Keeps the first frame of every sampling interval, counted from the first frame.
+/// Keeps one frame for every sampling interval, counted from the first frame.
 ///
 /// The grid does not follow the frames that were kept, so a stream whose rate is no multiple of
-/// the sampling rate is still sampled at that rate on average.
+/// the sampling rate is still sampled at that rate on average. A frame serves if it is due, or if
+/// the one after it would lie farther from the time at which one is due: otherwise a stream about
+/// as slow as the sampling rate would lose frames to a jitter of a millisecond.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     rules: WindowRules,
     grid: Option<Grid>,
 }
 
+/// A frame that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The time that it stands for: its own, or that at which it was due, if it came just before.
+    pub time: Nanos,
+    /// No frame that is kept later stands for a time before this one, unless the stream jumps back.
+    pub next: Nanos,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Grid {
     anchor: Nanos,
     due: Nanos,
+    /// Time that the last kept frame stands for.
     last: Nanos,
+    /// Time of the frame before, kept or not.
+    before: Nanos,
+}
+
+impl Grid {
+    /// Whether a frame at `time` will do, although none is due: frames as far apart as the last two
+    /// are, the next one would come later after the due time than this one comes before it.
+    fn is_nearest(&self, time: Nanos) -> bool {
+        self.due - time.min(self.due) < time.saturating_sub(self.before) / 2
+    }
 }
 
 impl Sampler {
@@ -38,26 +60,31 @@ impl Sampler {
         self.grid = None;
     }
 
-    /// Looks at the next frame's time. If it is kept, says when the next one is due: no frame
-    /// before that time is kept, unless the stream jumps back.
+    /// Looks at the next frame's time; `None` if the frame is not kept.
     ///
     /// Frames without a time are never kept. Time that runs backwards by more than a window starts
     /// anew there; by less, it passes until it has caught up.
-    pub fn push(&mut self, time: Option<Nanos>) -> Option<Nanos> {
-        let time = time?;
+    pub fn push(&mut self, time: Option<Nanos>) -> Option<Kept> {
+        let before = time?;
         let interval = self.rules.interval();
-        let anchor = match self.grid {
-            Some(grid) if time >= grid.due => grid.anchor,
-            Some(grid) if time.saturating_add(self.rules.duration()) >= grid.last => return None,
-            _ => time,
+        let (anchor, time) = match &mut self.grid {
+            Some(grid) if before >= grid.due || grid.is_nearest(before) => {
+                (grid.anchor, before.max(grid.due))
+            }
+            Some(grid) if before.saturating_add(self.rules.duration()) >= grid.last => {
+                grid.before = before;
+                return None;
+            }
+            _ => (before, before),
         };
-        let next = interval.cell_of(time - anchor).saturating_add(1);
-        let due = anchor.saturating_add(interval.start_of(next));
+        let cell = interval.cell_of(time - anchor).saturating_add(1);
+        let next = anchor.saturating_add(interval.start_of(cell));
         self.grid = Some(Grid {
             anchor,
-            due,
+            due: next,
             last: time,
+            before,
         });
-        Some(due)
+        Some(Kept { time, next })
     }
 }

@@ -61,6 +61,8 @@ struct Open {
     id: u64,
     end: Nanos,
     frames: u32,
+    /// Fewest frames that make a description, by the rules when it opened.
+    least: u32,
 }
 
 impl Windows {
@@ -108,10 +110,9 @@ impl Windows {
     /// The stream ends or breaks here: closes what is open, and the next frame is the first.
     pub fn finish(&mut self) -> Vec<Event> {
         self.restart();
-        let least = self.rules.least_frames();
         self.open
             .drain(..)
-            .map(|window| window.ended(true, least))
+            .map(|window| window.ended(true))
             .collect()
     }
 
@@ -134,11 +135,10 @@ impl Windows {
 
     /// Closes the windows that end at or before `time`.
     fn close_until(&mut self, time: Nanos, events: &mut Vec<Event>) {
-        let least = self.rules.least_frames();
         self.open.retain(|window| {
             let stays = time < window.end;
             if !stays {
-                events.push(window.ended(false, least));
+                events.push(window.ended(false));
             }
             stays
         });
@@ -157,6 +157,7 @@ impl Windows {
                 id: self.next_id,
                 end: start.saturating_add(duration),
                 frames: 0,
+                least: self.rules.least_frames(),
             };
             self.next_id += 1;
             events.push(Event::Opened {
@@ -174,9 +175,9 @@ impl Windows {
 }
 
 impl Open {
-    fn ended(&self, partial: bool, least: u32) -> Event {
+    fn ended(&self, partial: bool) -> Event {
         let window = self.id;
-        if self.frames < least {
+        if self.frames < self.least {
             let reason = Discard::TooShort;
             Event::Discarded { window, reason }
         } else {
