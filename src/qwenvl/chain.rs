@@ -9,9 +9,11 @@ use gst::subclass::prelude::*;
 use qwen3_vl::window::{Kept, Sampler};
 
 use super::failure;
+use super::hold::Place;
 use super::hooks::Stage;
 use super::imp::{CAT, QwenVL, lock};
-use super::sample::{Held, Plan, Sample};
+use super::sample::{self, Held, Plan, Sample};
+use super::session::Session;
 use super::settings::{Overload, Settings};
 use crate::message::Segment;
 use crate::meta;
@@ -26,6 +28,8 @@ pub(super) struct Stream {
     pub(super) started: Option<Option<gst::GroupId>>,
     /// Running time at the end of the last buffer.
     pub(super) position: Option<gst::ClockTime>,
+    /// Where the stream has come to.
+    reached: Place,
     live: Option<bool>,
     sampler: Option<Sampler>,
     current: Option<Current>,
@@ -43,13 +47,32 @@ struct Due {
     kept: Kept,
 }
 
+/// What became of a buffer that was looked at.
+struct Seen {
+    sample: Option<Box<Sample>>,
+    /// Where it stands; a buffer without a time stands nowhere.
+    place: Option<Place>,
+    live: bool,
+}
+
 impl Stream {
     /// The stream breaks here. Gives the running time at which it did.
     pub(super) fn restart(&mut self) -> Option<gst::ClockTime> {
         if let Some(sampler) = &mut self.sampler {
             sampler.reset();
         }
+        self.begin_part();
         self.position.take()
+    }
+
+    fn begin_part(&mut self) {
+        let part = self.reached.part + 1;
+        self.reached = Place { part, time: 0 };
+    }
+
+    /// Number of breaks so far.
+    pub(super) fn part(&self) -> u64 {
+        self.reached.part
     }
 
     /// Whether upstream is live, if it has been asked.
@@ -57,8 +80,8 @@ impl Stream {
         self.live
     }
 
-    /// Whether the buffer is to be kept.
-    fn due(&mut self, buffer: &gst::BufferRef, plan: &Plan) -> Option<Due> {
+    /// Where the buffer stands, and whether it is to be kept; `None` if it stands nowhere.
+    fn place(&mut self, buffer: &gst::BufferRef, plan: &Plan) -> Option<(Place, Option<Due>)> {
         let segment = self.segment.as_ref()?;
         let pts = buffer.pts()?;
         let running_time = segment.to_running_time(pts)?;
@@ -67,8 +90,14 @@ impl Stream {
         let end = segment.stop().map_or(end, |stop| end.min(stop));
         self.position = segment.to_running_time(end).max(Some(running_time));
         let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
-        let kept = sampler.push(Some(running_time.nseconds()))?;
-        Some(Due { pts, kept })
+        let kept = sampler.push(Some(running_time.nseconds()));
+        let time = kept.map_or(running_time.nseconds(), |kept| kept.time);
+        if kept.is_some() && time < self.reached.time {
+            // Time jumps back, and with it the windows.
+            self.begin_part();
+        }
+        self.reached.time = self.reached.time.max(time);
+        Some((self.reached, kept.map(|kept| Due { pts, kept })))
     }
 }
 
@@ -80,60 +109,121 @@ impl QwenVL {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let (session, hooks) = self.session_and_hooks().ok_or(gst::FlowError::Flushing)?;
         let descriptions = session.take_descriptions()?;
+        Self::attach(&mut buffer, descriptions);
+        let holds = self.hold.active();
+        let seen = panic::catch_unwind(AssertUnwindSafe(|| {
+            (hooks.at)(Stage::Sampling);
+            if holds {
+                self.free_from_pool(&mut buffer, &session);
+            }
+            self.look_at(&buffer, &session)
+        }));
+        let Seen {
+            sample,
+            place,
+            live,
+        } = seen.map_err(|panic| {
+            let error = failure::panicked("sampling", &*panic);
+            failure::report(&self.obj(), &session, &error);
+            gst::FlowError::Error
+        })?;
+        if let Some(sample) = sample {
+            let wait = sample.overload == Overload::Block;
+            if wait || !live {
+                session.wait_ready()?;
+            }
+            session.push_frame(sample, wait)?;
+        }
+        if holds {
+            return self.hold(buffer, place, live);
+        }
+        let position = lock(&self.stream).position;
+        self.push(buffer, position)
+    }
+
+    /// Copies a buffer that is about to be held, if there are only so many like it.
+    ///
+    /// Memory of another kind than the system's stays what it is: downstream wants that kind.
+    fn free_from_pool(&self, buffer: &mut gst::Buffer, session: &Session) {
+        let system = || {
+            let caps = self.sinkpad.current_caps();
+            caps.is_some_and(|caps| {
+                let features = caps.features(0);
+                features.is_none_or(|features| features.contains("memory:SystemMemory"))
+            })
+        };
+        if sample::is_scarce(buffer)
+            && system()
+            && let Ok(copy) = buffer.copy_deep()
+        {
+            *buffer = copy;
+            session.count(|stats| stats.copied += 1);
+        }
+    }
+
+    /// Puts descriptions on a buffer.
+    pub(super) fn attach(buffer: &mut gst::Buffer, descriptions: Vec<gst::Structure>) {
         if !descriptions.is_empty() {
             meta::add(buffer.make_mut(), descriptions);
         }
-        let sample = panic::catch_unwind(AssertUnwindSafe(|| {
-            (hooks.at)(Stage::Sampling);
-            self.sample(&buffer)
-        }));
-        match sample {
-            Ok(None) => (),
-            Ok(Some((sample, live))) => {
-                let wait = sample.overload == Overload::Block;
-                if wait || !live {
-                    session.wait_ready()?;
-                }
-                session.push_frame(sample, wait)?;
-            }
-            Err(panic) => {
-                let error = failure::panicked("sampling", &*panic);
-                failure::report(&self.obj(), &session, &error);
-                return Err(gst::FlowError::Error);
-            }
-        }
+    }
+
+    /// Pushes a buffer, after which the video is at this running time.
+    pub(super) fn push(
+        &self,
+        buffer: gst::Buffer,
+        position: Option<gst::ClockTime>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         if !self.text.active() {
             return self.srcpad.push(buffer);
         }
-        let position = lock(&self.stream).position;
         self.text.push_begins(position);
         let flow = self.srcpad.push(buffer);
         self.text.push_ends();
         flow
     }
 
-    /// The sample for the worker, if this buffer is to be kept; and whether the stream is live.
-    fn sample(&self, buffer: &gst::Buffer) -> Option<(Box<Sample>, bool)> {
-        let plan = self.plan()?;
-        let (due, info, orientation, segment, live) = {
-            let mut stream = lock(&self.stream);
-            let due = stream.due(buffer, &plan)?;
-            (
-                due,
-                stream.info.clone()?,
-                stream.orientation,
-                stream.segment.clone()?,
-                stream.live,
-            )
+    /// Where a buffer stands and, if it is to be kept, the sample for the worker.
+    fn look_at(&self, buffer: &gst::Buffer, session: &Session) -> Seen {
+        let mut seen = Seen {
+            sample: None,
+            place: None,
+            live: lock(&self.stream).live == Some(true),
         };
-        // Also true for the first buffer.
-        let live = match live {
-            Some(live) if !self.srcpad.check_reconfigure() => live,
-            _ => self.ask_live(),
+        let Some(plan) = self.plan() else { return seen };
+        let placed = lock(&self.stream).place(buffer, &plan);
+        let Some((place, due)) = placed else {
+            return seen;
+        };
+        seen.place = Some(place);
+        if let Some(due) = due {
+            // Also true for the first buffer.
+            if self.srcpad.check_reconfigure() || lock(&self.stream).live.is_none() {
+                seen.live = self.ask_live();
+            }
+            let sample = self.sample(buffer, session, plan, due, place.part, seen.live);
+            seen.sample = sample.map(Box::new);
+        }
+        seen
+    }
+
+    fn sample(
+        &self,
+        buffer: &gst::Buffer,
+        session: &Session,
+        plan: Arc<Plan>,
+        due: Due,
+        part: u64,
+        live: bool,
+    ) -> Option<Sample> {
+        let (info, orientation, segment) = {
+            let stream = lock(&self.stream);
+            let info = stream.info.clone()?;
+            (info, stream.orientation, stream.segment.clone()?)
         };
         let frame = match Held::new(buffer, &self.held) {
             Ok((frame, copied)) => {
-                if copied && let Some(session) = self.session() {
+                if copied {
                     session.count(|stats| stats.copied += 1);
                 }
                 frame
@@ -143,7 +233,7 @@ impl QwenVL {
                 return None;
             }
         };
-        let sample = Sample {
+        Some(Sample {
             frame,
             info,
             orientation,
@@ -151,11 +241,11 @@ impl QwenVL {
             pts: due.pts,
             running_time: gst::ClockTime::from_nseconds(due.kept.time),
             next: due.kept.next,
+            part,
             overload: plan.settings.overload.resolve(live),
             plan,
             arrived: Instant::now(),
-        };
-        Some((Box::new(sample), live))
+        })
     }
 
     /// Asks upstream whether it is live. Without an answer it counts as not live.

@@ -55,7 +55,8 @@ impl QwenVL {
                     session.flush_start();
                 }
                 self.text_flush_start(&event);
-                true
+                self.hold_flush_start(&event);
+                return true;
             }
             gst::EventView::FlushStop(_) => {
                 {
@@ -67,7 +68,8 @@ impl QwenVL {
                     session.flush_stop();
                 }
                 self.text_flush_stop(&event);
-                true
+                self.hold_flush_stop(&event);
+                return true;
             }
             gst::EventView::Eos(_) => {
                 let ended = self.end_of_stream();
@@ -78,14 +80,20 @@ impl QwenVL {
             }
             _ => true,
         };
+        if goes_on && self.hold.active() && event.is_serialized() {
+            return self.hold_event(event);
+        }
         goes_on && gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
     /// Closes the windows: what follows is another stream. Never waits.
     fn break_stream(&self) {
-        let at = lock(&self.stream).restart();
+        let (at, part) = {
+            let mut stream = lock(&self.stream);
+            (stream.restart(), stream.part())
+        };
         if let Some(session) = self.session() {
-            session.push_break(at);
+            session.push_break(at, part);
         }
     }
 

@@ -10,6 +10,7 @@ use gst::subclass::prelude::*;
 
 use super::chain::Stream;
 use super::failure;
+use super::hold::{Hold, pad as hold};
 use super::hooks::Hooks;
 use super::loader::Loader;
 use super::session::Session;
@@ -30,6 +31,7 @@ pub struct QwenVL {
     pub(super) srcpad: gst::Pad,
     pub(super) textpad: Mutex<Option<gst::Pad>>,
     pub(super) text: Arc<Text>,
+    pub(super) hold: Arc<Hold>,
     /// Shared with the streaming thread, which sees a change by the pointer.
     pub(super) settings: Mutex<Arc<Settings>>,
     pub(super) stream: Mutex<Stream>,
@@ -90,6 +92,7 @@ impl QwenVL {
             self.obj().clone(),
             session.clone(),
             self.text.clone(),
+            self.hold.clone(),
             hooks.clone(),
             *lock(&self.ids),
         );
@@ -180,14 +183,13 @@ impl ObjectSubclass for QwenVL {
             })
             .flags(flags)
             .build();
-        let srcpad = gst::Pad::builder_from_template(&template("src"))
-            .flags(flags)
-            .build();
+        let srcpad = Self::new_src_pad(&template("src"), flags);
         Self {
             sinkpad,
             srcpad,
             textpad: Mutex::default(),
             text: Arc::default(),
+            hold: Arc::default(),
             settings: Mutex::default(),
             stream: Mutex::default(),
             held: Arc::default(),
@@ -209,15 +211,25 @@ impl ObjectImpl for QwenVL {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let mut settings = lock(&self.settings);
-        super::properties::set(Arc::make_mut(&mut settings), pspec.name(), value);
+        let before = lock(&self.settings).clone();
+        let after = {
+            let mut settings = lock(&self.settings);
+            super::properties::set(Arc::make_mut(&mut settings), pspec.name(), value);
+            settings.clone()
+        };
+        if hold::patience(&before) != hold::patience(&after) {
+            let message = gst::message::Latency::builder().src(&*self.obj()).build();
+            // Without a bus there is nobody to tell.
+            let _ = self.obj().post_message(message);
+        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
             "stats" => {
                 let stats = self.session().map(|session| session.stats());
-                stats.unwrap_or_default().structure().to_value()
+                let held = self.hold.len();
+                stats.unwrap_or_default().structure(held).to_value()
             }
             "stream-id" => {
                 let stream_id = lock(&self.settings).stream_id.clone();

@@ -4,13 +4,14 @@
 //! - `sample`: what is handed over
 //! - `session`: the queues and waits between the threads
 //! - `worker`: converts and resizes, makes windows, asks the engine, posts the answers
+//! - `hold`: where the video waits for its descriptions, if it shall
 //! - `text`: the request pad with the answers as timed text, and its task
 //!
 //! and around them `imp` (pads, states), `properties`, `signals`, `settings`, `events`, `queries`,
 //! `loader`, `failure`, `stats` and, for tests, `hooks`.
 //!
-//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own and the
-//! text stream's own are never held together, and none is held while a buffer, event or query goes
+//! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own,
+//! the text stream's own and that of `hold` are never held together, and none is held while a buffer, event or query goes
 //! to a pad, a message to the bus, a signal to its handlers or a frame to the engine.
 //!
 //! SECTION:element-qwenvl
@@ -39,6 +40,7 @@
 mod chain;
 mod events;
 mod failure;
+mod hold;
 pub mod hooks;
 mod imp;
 mod loader;
@@ -56,7 +58,7 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-pub use settings::{Dtype, Layout, Mode, Overload, TextTiming};
+pub use settings::{Attach, Dtype, Layout, Mode, Overload, TextTiming};
 
 glib::wrapper! {
     /// The element `qwenvl`.

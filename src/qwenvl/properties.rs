@@ -4,7 +4,7 @@ use gst::glib;
 use gst::glib::value::FromValue;
 use gst::prelude::*;
 
-use super::settings::{Dtype, Layout, Mode, Overload, Settings, TextTiming};
+use super::settings::{Attach, Dtype, Layout, Mode, Overload, Settings, TextTiming};
 
 /// Specifications of all properties.
 pub(super) fn all() -> Vec<glib::ParamSpec> {
@@ -168,10 +168,17 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .default_value(d.eos_timeout)
             .mutable_ready()
             .build(),
+        glib::ParamSpecEnum::builder_with_default("attach", d.attach)
+            .nick("Attach")
+            .blurb("Which buffers carry a description as QwenVLDescriptionMeta; window holds the \
+                video back")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecUInt64::builder("attach-timeout")
             .nick("Attach timeout")
-            .blurb("Longest time in ns that a live pipeline with text-timing=span waits for the \
-                answer to a window: with window-duration the latency of the text pad")
+            .blurb("Longest time in ns that attach=window, or a live text pad with \
+                text-timing=span, waits for the answer to a window that is complete; with \
+                window-duration their latency")
             .default_value(d.attach_timeout)
             .mutable_ready()
             .build(),
@@ -229,6 +236,7 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         "overload" => put::<Overload>(&mut s.overload, value),
         "max-pending" => put(&mut s.max_pending, value),
         "eos-timeout" => put(&mut s.eos_timeout, value),
+        "attach" => put::<Attach>(&mut s.attach, value),
         "attach-timeout" => put(&mut s.attach_timeout, value),
         "text-timing" => put::<TextTiming>(&mut s.text_timing, value),
         "emit-tokens" => put(&mut s.emit_tokens, value),
@@ -266,6 +274,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "overload" => s.overload.to_value(),
         "max-pending" => s.max_pending.to_value(),
         "eos-timeout" => s.eos_timeout.to_value(),
+        "attach" => s.attach.to_value(),
         "attach-timeout" => s.attach_timeout.to_value(),
         "text-timing" => s.text_timing.to_value(),
         "emit-tokens" => s.emit_tokens.to_value(),

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use gst::glib::translate::from_glib_none;
+use gst::prelude::*;
 use qwen3_vl::window::{Nanos, WindowRules};
 
+use super::hold::Place;
 use super::settings::{Overload, Settings};
 use crate::message::Segment;
 
@@ -25,11 +28,23 @@ pub(super) struct Sample {
     pub(super) running_time: gst::ClockTime,
     /// Running time before which no other frame comes.
     pub(super) next: Nanos,
+    /// Breaks of the stream before it.
+    pub(super) part: u64,
     pub(super) plan: Arc<Plan>,
     /// The policy of this stream; never `Auto`.
     pub(super) overload: Overload,
     /// When it came in.
     pub(super) arrived: Instant,
+}
+
+impl Sample {
+    /// Where it stands in the stream.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            part: self.part,
+            time: self.running_time.nseconds(),
+        }
+    }
 }
 
 /// Checked settings, as they were when a frame was sampled.
@@ -81,6 +96,14 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Whether the buffer's pool has only so many.
+pub(super) fn is_scarce(buffer: &gst::BufferRef) -> bool {
+    // SAFETY: a buffer has a reference to the pool that it came from, or NULL.
+    let pool: Option<gst::BufferPool> = unsafe { from_glib_none((*buffer.as_ptr()).pool) };
+    let params = pool.and_then(|pool| pool.config().params());
+    params.is_some_and(|(_, _, _, most)| most != 0)
 }
 
 /// Running time at which the segment ends, if it says.

@@ -21,8 +21,12 @@ const MAX_WORK: usize = 8;
 pub(super) enum Work {
     /// A sampled frame.
     Frame(Box<Sample>),
-    /// The stream ends or breaks here, at this running time: windows close.
-    Break(Option<gst::ClockTime>),
+    /// The stream ends or breaks here, at this running time, and another part of it follows: windows
+    /// close.
+    Break {
+        at: Option<gst::ClockTime>,
+        part: u64,
+    },
     /// An event of the text stream, which stands behind the windows before it.
     Mark(Mark),
 }
@@ -196,13 +200,18 @@ impl Session {
         Ok(())
     }
 
-    /// Says that the stream breaks or ends at this running time. Never waits.
-    pub(super) fn push_break(&self, at: Option<gst::ClockTime>) {
+    /// Says that the stream breaks or ends at this running time, and that `part` is what follows.
+    /// Never waits.
+    pub(super) fn push_break(&self, at: Option<gst::ClockTime>, part: u64) {
         self.change(|state| {
+            if state.interrupted().is_some() {
+                return;
+            }
             // Several in a row, as at the start of a stream, are one.
-            let again = matches!(state.work.back(), Some(Work::Break(_)));
-            if state.interrupted().is_none() && !again {
-                state.work.push_back(Work::Break(at));
+            if let Some(Work::Break { part: last, .. }) = state.work.back_mut() {
+                *last = part;
+            } else {
+                state.work.push_back(Work::Break { at, part });
             }
         });
     }
@@ -256,7 +265,7 @@ impl Session {
     pub(super) fn expire(&self) {
         self.change(|state| {
             state.stats.skipped += state.frames_waiting() as u64;
-            state.work.clear();
+            state.work.retain(|work| !matches!(work, Work::Frame(_)));
             state.control.push_back(Control::Expire);
         });
     }

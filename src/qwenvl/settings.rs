@@ -81,6 +81,22 @@ pub enum Overload {
     DropNewest,
 }
 
+/// Which buffers carry a description.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLAttach")]
+pub enum Attach {
+    /// The first after the answer.
+    #[default]
+    #[enum_value(name = "The first buffer after the answer", nick = "next")]
+    Next,
+    /// Those that it describes.
+    #[enum_value(
+        name = "All buffers of the described window, held until the answer",
+        nick = "window"
+    )]
+    Window,
+}
+
 /// Where texts stand in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLTextTiming")]
@@ -145,6 +161,7 @@ pub(super) struct Settings {
     pub(super) max_pending: u32,
     /// Nanoseconds.
     pub(super) eos_timeout: u64,
+    pub(super) attach: Attach,
     /// Nanoseconds.
     pub(super) attach_timeout: u64,
     pub(super) text_timing: TextTiming,
@@ -182,6 +199,7 @@ impl Default for Settings {
             overload: Overload::default(),
             max_pending: 2,
             eos_timeout: 60 * gst::ClockTime::SECOND.nseconds(),
+            attach: Attach::default(),
             attach_timeout: 10 * gst::ClockTime::SECOND.nseconds(),
             text_timing: TextTiming::Auto,
             emit_tokens: false,

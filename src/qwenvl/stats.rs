@@ -22,8 +22,8 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    /// As a structure.
-    pub(super) fn structure(&self) -> gst::Structure {
+    /// As a structure, with the number of buffers and events that are held.
+    pub(super) fn structure(&self, held: usize) -> gst::Structure {
         gst::Structure::builder("qwenvl/stats")
             .field("frames", self.frames)
             .field("sampled", self.sampled)
@@ -33,6 +33,7 @@ impl Stats {
             .field("dropped", self.dropped)
             .field("late", self.late)
             .field("outstanding", self.outstanding)
+            .field("held", held as u64)
             .build()
     }
 }

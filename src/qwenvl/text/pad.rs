@@ -9,6 +9,7 @@ use super::timeline::Out;
 use super::{Mark, Placing};
 use crate::message::Segment;
 use crate::qwenvl::failure;
+use crate::qwenvl::hold::pad as hold;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Settings, TextTiming};
 
@@ -219,18 +220,18 @@ impl QwenVL {
         if let gst::QueryViewMut::Latency(query) = query.view_mut()
             && done
         {
-            let (live, min, _) = query.result();
+            let (live, min, max) = query.result();
             let settings = lock(&self.settings).clone();
-            if live && placing(&settings, live) == Placing::Span {
-                // A text comes when its window has ended and been answered.
-                let wait = settings
-                    .window_duration
-                    .saturating_add(settings.attach_timeout);
-                query.set(
-                    true,
-                    min + gst::ClockTime::from_nseconds(wait),
-                    gst::ClockTime::NONE,
-                );
+            if live {
+                let own = match placing(&settings, live) {
+                    // A text comes when its window has ended and been answered.
+                    Placing::Span => hold::patience(&settings),
+                    // Where the video is when it comes.
+                    Placing::Answer { .. } => gst::ClockTime::ZERO,
+                };
+                let own = own.max(self.latency(&settings));
+                let max = max.filter(|_| own.is_zero());
+                query.set(true, min + own, max);
             }
         }
         done

@@ -11,6 +11,7 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
@@ -21,6 +22,7 @@ use qwen3_vl::window::{Event, WindowRules, Windows};
 use self::picture::{Converter, Picture};
 use self::window::{Asked, Ending, OpenWindow, Target};
 use super::failure;
+use super::hold::{Hold, Place};
 use super::hooks::{Hooks, Stage};
 use super::imp::CAT;
 use super::sample::{Plan, Sample, end_of, utc};
@@ -42,6 +44,7 @@ pub(super) struct Worker {
     element: super::QwenVL,
     session: Arc<Session>,
     text: Arc<Text>,
+    hold: Arc<Hold>,
     hooks: Hooks,
     ids: Ids,
     epoch: u64,
@@ -61,6 +64,7 @@ impl Worker {
         element: super::QwenVL,
         session: Arc<Session>,
         text: Arc<Text>,
+        hold: Arc<Hold>,
         hooks: Hooks,
         ids: Ids,
     ) -> Self {
@@ -68,6 +72,7 @@ impl Worker {
             element,
             session,
             text,
+            hold,
             hooks,
             ids,
             epoch: 0,
@@ -104,6 +109,7 @@ impl Worker {
             };
             if let Some((reason, why)) = end {
                 self.drop_all(reason, why.as_deref());
+                self.hold.all_decided();
                 session.finished();
                 return self.ids;
             }
@@ -117,14 +123,17 @@ impl Worker {
                 let max_pending = sample.plan.settings.max_pending as usize;
                 self.backend.is_some() && self.asked.len() <= max_pending
             }
-            Work::Frame(_) | Work::Break(_) | Work::Mark(_) => true,
+            Work::Frame(_) | Work::Break { .. } | Work::Mark(_) => true,
         }
     }
 
     fn handle(&mut self, next: Next) -> Result<(), Fatal> {
         match next {
             Next::Work(Work::Frame(sample)) => return self.frame(*sample),
-            Next::Work(Work::Break(at)) => return self.end_windows(at),
+            Next::Work(Work::Break { at, part }) => {
+                self.end_windows(at)?;
+                self.hold.decided(Place { part, time: 0 });
+            }
             Next::Work(Work::Mark(mark)) => self.text.mark(mark),
             Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
@@ -166,6 +175,10 @@ impl Worker {
             }
         }
         self.text.decided(sample.running_time);
+        self.hold.decided(Place {
+            part: sample.part,
+            time: sample.next,
+        });
         Ok(())
     }
 
@@ -206,6 +219,9 @@ impl Worker {
         };
         self.ids.request += 1;
         self.text.opened(id, request.start);
+        // A frame that stands for a time behind the end is still the window's.
+        let covers = end.max(sample.running_time + gst::ClockTime::from_nseconds(1));
+        self.hold.opened(id, sample.place(), covers.nseconds());
         let window = OpenWindow::new(request, sample);
         let window = self.open.entry(id).insert_entry(window).into_mut();
         let Some(backend) = &self.backend else {
@@ -262,9 +278,11 @@ impl Worker {
                 self.post_dropped(&oldest.request, Reason::Overload, None);
             }
         }
+        let patience = Duration::from_nanos(window.plan.settings.attach_timeout);
         let (asked, question, odd) = window.ask(backend.model());
         // In the list before the backend is called: should it panic, the window still ends.
         self.asked.push_back(asked);
+        self.hold.closed(id, patience);
         if let Some(odd) = odd {
             input.push(odd);
         }
@@ -305,10 +323,13 @@ impl Worker {
                     .request
                     .description(&answer, backend.model(), asked.late);
                 self.session.count(|stats| stats.described += 1);
-                self.session.attach(self.epoch, structure.clone());
+                if !self.hold.active() {
+                    self.session.attach(self.epoch, structure.clone());
+                }
                 self.post(structure.clone());
                 let text = (answer.text.as_str(), asked.request.end);
                 self.text.ended(id, Some(text));
+                self.hold.ended(id, Some(structure.clone()));
                 signals::description(&self.element, &structure);
             }
             (backend::Event::Failed(error), _) => {
@@ -363,6 +384,7 @@ impl Worker {
         self.session.count(|stats| stats.dropped += 1);
         self.post(request.dropped(reason, message));
         self.text.ended(request.window_id, None);
+        self.hold.ended(request.window_id, None);
     }
 
     fn post(&self, structure: gst::Structure) {

@@ -1,0 +1,179 @@
+//! The source pad and, with `attach=window`, its task.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+
+use super::{Item, Place};
+use crate::qwenvl::failure;
+use crate::qwenvl::imp::{CAT, QwenVL, lock};
+use crate::qwenvl::settings::{Attach, Settings};
+
+/// What a frame may come later than at its deadline, because threads do not run at once.
+const SLACK: Duration = Duration::from_millis(50);
+
+/// The longest time between the arrival of a window's first frame and the answer that is waited
+/// for.
+pub(in crate::qwenvl) fn patience(settings: &Settings) -> gst::ClockTime {
+    let wait = settings.window_duration;
+    gst::ClockTime::from_nseconds(wait.saturating_add(settings.attach_timeout))
+}
+
+impl QwenVL {
+    /// The pad, not yet active.
+    pub(in crate::qwenvl) fn new_src_pad(
+        template: &gst::PadTemplate,
+        flags: gst::PadFlags,
+    ) -> gst::Pad {
+        gst::Pad::builder_from_template(template)
+            .activatemode_function(|pad, parent, _, active| {
+                Self::catch_panic_pad_function(
+                    parent,
+                    || Err(gst::loggable_error!(CAT, "Panic")),
+                    |imp| imp.activate_src(pad, active),
+                )
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
+            })
+            .flags(flags)
+            .build()
+    }
+
+    fn activate_src(&self, pad: &gst::Pad, active: bool) -> Result<(), gst::LoggableError> {
+        if !active {
+            self.hold.stop();
+            return pad.stop_task().map_err(|_| {
+                gst::loggable_error!(CAT, "The task of the source pad does not stop")
+            });
+        }
+        if lock(&self.settings).attach != Attach::Window {
+            return Ok(());
+        }
+        self.hold.start();
+        self.start_src(pad)
+            .map_err(|_| gst::loggable_error!(CAT, "The task of the source pad does not start"))
+    }
+
+    fn start_src(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
+        let (element, weak) = (self.obj().downgrade(), pad.downgrade());
+        pad.start_task(move || {
+            let (Some(element), Some(pad)) = (element.upgrade(), weak.upgrade()) else {
+                return;
+            };
+            let this = element.imp();
+            let turn = || match this.hold.next() {
+                Some((item, descriptions)) => this.let_go(&pad, item, descriptions),
+                None => drop(pad.pause_task()),
+            };
+            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(turn)) {
+                this.fail(&failure::panicked("the source pad", &*panic));
+                this.hold.refused(gst::FlowError::Error);
+            }
+        })
+    }
+
+    fn let_go(&self, pad: &gst::Pad, item: Item, descriptions: Vec<gst::Structure>) {
+        match item {
+            Item::Event(event) => {
+                pad.push_event(event);
+            }
+            Item::Buffer(mut buffer, position) => {
+                Self::attach(&mut buffer, descriptions);
+                if let Err(error) = self.push(buffer, position) {
+                    gst::debug!(CAT, obj = pad, "Downstream says {error}");
+                    self.hold.refused(error);
+                }
+            }
+        }
+    }
+
+    /// Holds a frame until it may leave.
+    pub(in crate::qwenvl) fn hold(
+        &self,
+        buffer: gst::Buffer,
+        place: Option<Place>,
+        live: bool,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let settings = lock(&self.settings).clone();
+        let patience = Duration::from(patience(&settings));
+        // A live frame leaves in time for the latency that was promised.
+        let deadline = live.then(|| Instant::now().checked_add(patience)).flatten();
+        // While one window leaves, at the pace of the sink, the next one comes in.
+        let mut limit = 2 * Duration::from_nanos(settings.window_duration);
+        if live {
+            limit += patience;
+        }
+        let position = lock(&self.stream).position;
+        self.hold
+            .push(Item::Buffer(buffer, position), place, deadline, limit)
+    }
+
+    /// Puts an event behind the frames that are held. Whether it will leave.
+    pub(in crate::qwenvl) fn hold_event(&self, event: gst::Event) -> bool {
+        let eos = event.type_() == gst::EventType::Eos;
+        let Err(error) = self.hold.event(event) else {
+            return true;
+        };
+        // Upstream pushes nothing more, so nobody else would tell.
+        if eos && ![gst::FlowError::Flushing, gst::FlowError::Eos].contains(&error) {
+            self.fail(&gst::glib::Error::new(
+                gst::StreamError::Failed,
+                &format!("Downstream takes no video: {error}"),
+            ));
+        }
+        false
+    }
+
+    /// Begins a flush of the source pad.
+    pub(in crate::qwenvl) fn hold_flush_start(&self, event: &gst::Event) {
+        self.hold.flush_start();
+        self.srcpad.push_event(event.clone());
+        if self.hold.active() {
+            // Returns when the task rests: nothing of before the flush comes out behind it.
+            let _ = self.srcpad.pause_task();
+        }
+    }
+
+    /// Ends it.
+    pub(in crate::qwenvl) fn hold_flush_stop(&self, event: &gst::Event) {
+        self.srcpad.push_event(event.clone());
+        self.hold.flush_stop();
+        if self.hold.active() && self.start_src(&self.srcpad).is_err() {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "The source pad's task does not start again"
+            );
+        }
+    }
+
+    /// By how much a live video leaves later than it came.
+    pub(in crate::qwenvl) fn latency(&self, settings: &Settings) -> gst::ClockTime {
+        match settings.attach {
+            Attach::Next => gst::ClockTime::ZERO,
+            Attach::Window => {
+                let slack = gst::ClockTime::from_nseconds(SLACK.as_nanos() as u64);
+                patience(settings).saturating_add(slack)
+            }
+        }
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        let done = gst::Pad::query_default(pad, Some(&*self.obj()), query);
+        if let gst::QueryViewMut::Latency(query) = query.view_mut()
+            && done
+        {
+            let (live, min, max) = query.result();
+            let settings = lock(&self.settings).clone();
+            if live {
+                // What is held here may be held anywhere: as much more as it takes.
+                let own = self.latency(&settings);
+                query.set(live, min + own, max.map(|max| max + own));
+            }
+        }
+        done
+    }
+}
