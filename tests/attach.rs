@@ -83,11 +83,14 @@ fn by_messages(messages: &Messages) -> Vec<Carried> {
             get("end-pts") / 1_000_000,
         )
     };
-    let spans: Vec<_> = messages.descriptions().iter().map(span).collect();
+    let mut spans: Vec<_> = messages.descriptions().iter().map(span).collect();
+    spans.sort_unstable();
     (0..100)
         .map(|i| i * 100)
         .map(|ms| {
-            let covers = spans.iter().filter(|(_, from, to)| (*from..*to).contains(&ms));
+            let covers = spans
+                .iter()
+                .filter(|(_, from, to)| (*from..*to).contains(&ms));
             (ms, covers.map(|(id, ..)| *id).collect())
         })
         .collect()
@@ -113,7 +116,7 @@ fn buffers_wait_for_the_answer_and_go_untouched() {
     bench.harness.push(first).unwrap();
     bench.frames(500..2000);
     let asked = backend.take();
-    assert_eq!((bench.stat("held"), out(&mut bench)), (4 + 3, vec![]));
+    assert_eq!((bench.stat("held"), out(&mut bench)), (4, vec![]));
     asked.answer();
     wait_until("a buffer", || bench.harness.buffers_in_queue() == 4);
     let first = bench.harness.pull().unwrap();
@@ -121,4 +124,240 @@ fn buffers_wait_for_the_answer_and_go_untouched() {
     assert_eq!(first.peek_memory(0).as_ptr(), memory);
     assert_eq!(out(&mut bench), window(0, &[0])[1..]);
     assert_eq!((bench.stat("held"), bench.stat("copied")), (0, 0));
+}
+
+#[test]
+fn no_longer_than_the_timeout() {
+    for live in [false, true] {
+        let backend = Manual::new();
+        let timeout = ("attach-timeout", "100000000");
+        let mut bench = bench(&backend, live, &[TWO_SECONDS, timeout]);
+        bench.frames(0..2000);
+        assert_eq!(wait_out(&mut bench, 4), window(0, &[]));
+        // The message comes all the same, and nobody else's buffer carries it.
+        backend.take().answer();
+        bench.ended(1);
+        assert_eq!(bench.messages.descriptions().len(), 1);
+        bench.frames(2000..4000);
+        backend.take().answer();
+        assert_eq!(wait_out(&mut bench, 4), window(2000, &[1]));
+    }
+}
+
+#[test]
+fn a_live_frame_leaves_although_the_worker_stands_still() {
+    let backend = Manual::new();
+    let still = Arc::new(AtomicBool::new(false));
+    let mut hooks = hooks(Arc::new(backend.clone()));
+    let stop = still.clone();
+    hooks.at = Arc::new(move |stage| {
+        if stage == gstqwenvl::testing::Stage::Worker {
+            wait_until("permission", || !stop.load(Ordering::SeqCst));
+        }
+    });
+    let properties = [
+        ("attach", "window"),
+        ("attach-timeout", "1"),
+        ("window-duration", "500000000"),
+        ("fps", "4/1"),
+        ("min-frames", "2"),
+    ];
+    let mut bench = Bench::new(hooks, true, &properties).ready();
+    still.store(true, Ordering::SeqCst);
+    for ms in [0, 100, 200] {
+        bench.push(ms).unwrap();
+    }
+    let frames = [0, 100, 200].map(|ms| (ms, vec![])).to_vec();
+    assert_eq!(wait_out(&mut bench, 3), frames);
+    still.store(false, Ordering::SeqCst);
+}
+
+#[test]
+fn a_window_without_an_answer_holds_nothing() {
+    let backend = Manual::new();
+    let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+    bench.frames(0..2000);
+    backend.take().end(qwen3_vl::backend::Event::Failed(
+        qwen3_vl::backend::Failure::Request("no".into()),
+    ));
+    assert_eq!(wait_out(&mut bench, 4), window(0, &[]));
+    bench.ended(1);
+    assert_eq!(bench.messages.dropped(), ["error"]);
+}
+
+#[test]
+fn events_keep_their_place_and_eos_is_last() {
+    use gst::EventType::{Eos, Gap, Segment};
+    let backend = Manual::new();
+    let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+    while bench.harness.pull_event().unwrap().type_() != Segment {}
+    bench.frames(0..1500);
+    let gap = gst::event::Gap::builder(ClockTime::from_mseconds(1500)).build();
+    assert!(bench.event(gap));
+    let segment = gst::FormattedSegment::<ClockTime>::new();
+    assert!(bench.event(gst::event::Segment::new(&segment)));
+    bench.frames(0..500);
+    assert_eq!(bench.harness.events_in_queue(), 0);
+    let eos = bench.eos_in_thread();
+    backend.take().answer();
+    assert!(eos());
+    wait_until("EOS", || bench.harness.events_in_queue() == 3);
+    let first = window(0, &[0]).into_iter().take(3);
+    // The second window is too short.
+    let all: Vec<_> = first.chain([(0, vec![])]).collect();
+    assert_eq!(out(&mut bench), all);
+    let kind = |bench: &mut Bench| bench.harness.pull_event().unwrap().type_();
+    let kinds: Vec<_> = (0..3).map(|_| kind(&mut bench)).collect();
+    assert_eq!(kinds, [Gap, Segment, Eos]);
+}
+
+#[test]
+fn a_flush_forgets_what_is_held() {
+    let backend = Manual::new();
+    let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+    bench.frames(0..2000);
+    let old = backend.take();
+    assert!(bench.event(gst::event::FlushStart::new()));
+    assert!(bench.event(gst::event::FlushStop::new(true)));
+    old.answer();
+    let segment = gst::FormattedSegment::<ClockTime>::new();
+    assert!(bench.event(gst::event::Segment::new(&segment)));
+    bench.frames(8000..10000);
+    backend.take().answer();
+    assert_eq!(wait_out(&mut bench, 4), window(8000, &[1]));
+    bench.ended(2);
+    assert_eq!(bench.messages.dropped(), ["flush"]);
+    assert_eq!(bench.stat("held"), 0);
+}
+
+#[test]
+fn it_stops_while_it_holds() {
+    for end in [gst::State::Ready, gst::State::Null] {
+        let backend = Manual::new();
+        let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+        bench.frames(0..2000);
+        let element = bench.element.clone();
+        in_time("stopping", move || element.set_state(end)).unwrap();
+        assert_eq!(bench.stat("held"), 0);
+        bench.collect();
+        assert_eq!(bench.messages.dropped(), ["cancelled"]);
+    }
+}
+
+#[test]
+fn a_failure_of_the_engine_lets_everything_go() {
+    let backend = Manual::new();
+    let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+    bench.frames(0..2000);
+    bench.frames(2000..3000);
+    backend.take().end(qwen3_vl::backend::Event::Failed(
+        qwen3_vl::backend::Failure::Backend("gone".into()),
+    ));
+    let all: Vec<_> = (0..6).map(|i| (i * 500, vec![])).collect();
+    assert_eq!(wait_out(&mut bench, 6), all);
+}
+
+#[test]
+fn what_downstream_says_reaches_upstream() {
+    let backend = Manual::new();
+    let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+    let pad = bench.element.static_pad("src").unwrap();
+    let peer = pad.peer().unwrap();
+    peer.set_active(false).unwrap();
+    bench.frames(0..2000);
+    backend.take().answer();
+    wait_until("the answer of downstream", || {
+        bench.push(2000) == Err(gst::FlowError::Flushing)
+    });
+    peer.set_active(true).unwrap();
+}
+
+#[test]
+fn a_pool_of_four_does_not_run_dry() {
+    let backend = Manual::new();
+    let (element, _bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
+    element.set_property_from_str("attach", "window");
+    element.set_state(gst::State::Playing).unwrap();
+    let mut camera = Camera::new(&element, true);
+    camera.start(0);
+    // The camera fails if there is no buffer when it takes a picture.
+    for i in 0..39 {
+        camera.frame(i * 100);
+    }
+    camera.wait_all();
+    let asked = backend.take();
+    wait_until("the buffers", || camera.in_pool() == BUFFERS as usize);
+    assert_eq!(camera.shown.lock().unwrap().len(), 0);
+    asked.answer();
+    wait_until("the frames", || camera.shown.lock().unwrap().len() >= 36);
+    let stats: gst::Structure = element.property("stats");
+    assert_eq!(stats.get::<u64>("copied").unwrap(), 39);
+    element.set_state(gst::State::Null).unwrap();
+}
+
+/// Minimum and maximum latency that a pad reports.
+fn latency(pad: &gst::Pad) -> (ClockTime, Option<ClockTime>) {
+    let mut query = gst::query::Latency::new();
+    assert!(pad.query(&mut query));
+    let (live, min, max) = query.result();
+    assert!(live);
+    (min, max)
+}
+
+#[test]
+fn the_latency_of_both_pads() {
+    let seconds = ClockTime::from_seconds;
+    // (attach, text-timing) → video, text; the harness itself has none.
+    let held = seconds(4 + 10) + ClockTime::from_mseconds(50);
+    let span = seconds(4 + 10);
+    let cases = [
+        ("next", "answer", ClockTime::ZERO, ClockTime::ZERO),
+        ("next", "auto", ClockTime::ZERO, ClockTime::ZERO),
+        ("next", "span", ClockTime::ZERO, span),
+        ("window", "answer", held, held),
+        ("window", "span", held, held),
+    ];
+    for (attach, timing, video, text) in cases {
+        let backend = Arc::new(Manual::new());
+        let properties = [("attach", attach), ("text-timing", timing)];
+        let mut bench = Bench::new(hooks(backend), true, &properties);
+        let pad = bench.element.request_pad_simple("text").unwrap();
+        let src = bench.element.static_pad("src").unwrap();
+        assert_eq!(latency(&src).0, video, "{attach} {timing}");
+        assert_eq!(latency(&pad).0, text, "{attach} {timing}");
+        bench.stop();
+    }
+}
+
+#[test]
+fn another_window_duration_is_another_latency() {
+    let mut bench = bench(&Manual::new(), true, &[]);
+    while bench.bus.pop().is_some() {}
+    let src = bench.element.static_pad("src").unwrap();
+    let before = latency(&src).0;
+    bench
+        .element
+        .set_property("window-duration", 6_000_000_000u64);
+    assert_eq!(latency(&src).0, before + ClockTime::from_seconds(2));
+    let told = bench.bus.pop_filtered(&[gst::MessageType::Latency]);
+    assert!(told.is_some());
+    bench.element.set_property("prompt", "Another one.");
+    let told = bench.bus.pop_filtered(&[gst::MessageType::Latency]);
+    assert!(told.is_none());
+    bench.stop();
+}
+
+/// A sink that follows the clock shows every frame of a live stream in time.
+#[test]
+fn a_live_sink_drops_nothing() {
+    let line = "videotestsrc is-live=true num-buffers=30 !                 video/x-raw,width=64,height=64,framerate=20/1 !                 qwenvl name=q attach=window window-duration=500000000 fps=4/1 min-frames=2                 attach-timeout=500000000 !                 fakevideosink name=v sync=true qos=true max-lateness=5000000";
+    let run = Run::new(line, hooks(echo(Duration::from_millis(100))));
+    let sink = run.pipeline.by_name("v").unwrap();
+    let messages = run.finish();
+    assert!(messages.eos);
+    let sink = sink.downcast::<gst::Bin>().unwrap();
+    let real = sink.children().into_iter().next().unwrap();
+    let stats: gst::Structure = real.property("stats");
+    assert_eq!(stats.get::<u64>("dropped").unwrap(), 0, "{stats}");
+    assert!(messages.descriptions().len() >= 2);
 }

@@ -12,7 +12,7 @@ use super::failure;
 use super::hold::Place;
 use super::hooks::Stage;
 use super::imp::{CAT, QwenVL, lock};
-use super::sample::{self, Held, Plan, Sample};
+use super::sample::{self, Held, MAX_HELD, Plan, Sample};
 use super::session::Session;
 use super::settings::{Overload, Settings};
 use crate::message::Segment;
@@ -221,7 +221,13 @@ impl QwenVL {
             let info = stream.info.clone()?;
             (info, stream.orientation, stream.segment.clone()?)
         };
-        let frame = match Held::new(buffer, &self.held) {
+        // With attach=window it is held anyway, and upstream will not miss it.
+        let most = if self.hold.active() {
+            usize::MAX
+        } else {
+            MAX_HELD
+        };
+        let frame = match Held::new(buffer, &self.held, most) {
             Ok((frame, copied)) => {
                 if copied {
                     session.count(|stats| stats.copied += 1);

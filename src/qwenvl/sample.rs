@@ -65,14 +65,15 @@ pub(super) struct Held {
 struct Counted(Arc<AtomicUsize>);
 
 impl Held {
-    /// Takes a reference if that leaves upstream enough buffers, else a copy.
+    /// Takes a reference if `most` of upstream's buffers are not yet held, else a copy.
     /// Also says whether it is a copy.
     pub(super) fn new(
         buffer: &gst::Buffer,
         count: &Arc<AtomicUsize>,
+        most: usize,
     ) -> Result<(Self, bool), gst::glib::BoolError> {
         // Only the streaming thread adds, so nothing comes between the two steps.
-        if count.load(Ordering::Acquire) < MAX_HELD {
+        if count.load(Ordering::Acquire) < most {
             count.fetch_add(1, Ordering::AcqRel);
             let held = Self {
                 buffer: buffer.clone(),
