@@ -5,13 +5,14 @@
 //! variable, so whatever can end a wait wakes all of them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use qwen3_vl::backend::{self, Backend};
 
 use super::sample::Sample;
 use super::stats::Stats;
+use super::sync::{Condvar, Instant, Mutex, MutexGuard};
 use super::text::Mark;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.

@@ -1,0 +1,360 @@
+//! What meets what. Every frame is a window here, and asked at once; a cancelled request is as good
+//! as an answered one.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use loom::thread;
+use qwen3_vl::backend::Event;
+
+use super::sample::{Held, Plan, Sample};
+use super::session::{Control, Drained, Interrupted, Next, Session, Work};
+use super::{check, sync};
+use crate::qwenvl::settings::{Overload, Settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn frame() -> Box<Sample> {
+    let settings = Settings::default();
+    let rules = settings.rules().unwrap();
+    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, 1, 1);
+    let segment = gst::FormattedSegment::new();
+    Box::new(Sample {
+        frame: Held::new(&gst::Buffer::new(), &Arc::default()).unwrap().0,
+        info: Arc::new(info.build().unwrap()),
+        orientation: None,
+        segment: Arc::new(segment),
+        pts: gst::ClockTime::ZERO,
+        running_time: gst::ClockTime::ZERO,
+        next: 0,
+        plan: Arc::new(Plan { settings, rules }),
+        overload: Overload::Block,
+        arrived: Instant::now(),
+    })
+}
+
+/// How a window ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Answered,
+    Flushed,
+    Late,
+    Given,
+}
+
+/// The worker without pictures.
+struct Worker {
+    session: Arc<Session>,
+    epoch: u64,
+    asked: Vec<u64>,
+    ends: Arc<Mutex<Vec<(u64, End)>>>,
+}
+
+impl Worker {
+    /// With a window that waits for its answer.
+    fn new(session: &Arc<Session>) -> Self {
+        session.push_frame(frame(), false).unwrap();
+        drop(session.next(0, |_| true));
+        Self {
+            session: session.clone(),
+            epoch: 0,
+            asked: vec![0],
+            ends: Arc::default(),
+        }
+    }
+
+    fn end_all(&mut self, end: End) {
+        let ends = self.asked.drain(..).map(|window| (window, end));
+        self.ends.lock().unwrap().extend(ends);
+    }
+
+    /// One turn; whether another follows.
+    fn turn(&mut self) -> bool {
+        // As in a file: one request at a time.
+        let room = self.asked.is_empty();
+        let admits = |work: &Work| room || !matches!(work, Work::Frame(_));
+        match self.session.next(self.asked.len(), admits) {
+            Next::Work(Work::Frame(_)) => {
+                let window = self.ends.lock().unwrap().len() as u64;
+                self.asked.push(window);
+                self.session.event(window, Event::Cancelled);
+            }
+            Next::Control(Control::Event(window, _)) => self.answered(window),
+            Next::Control(Control::Flush(epoch)) => {
+                self.epoch = self.epoch.max(epoch);
+                self.end_all(End::Flushed);
+            }
+            Next::Control(Control::Expire) => self.end_all(End::Late),
+            Next::Control(Control::Stop | Control::Abort(_)) => {
+                self.end_all(End::Given);
+                self.session.finished();
+                return false;
+            }
+            Next::Work(_) | Next::Control(Control::Ready(_)) => {}
+        }
+        true
+    }
+
+    fn answered(&mut self, window: u64) {
+        if self.session.epoch() != self.epoch {
+            return;
+        }
+        if let Some(place) = self.asked.iter().position(|asked| *asked == window) {
+            self.asked.remove(place);
+            let description = gst::Structure::builder("description");
+            let description = description.field("epoch", self.epoch).build();
+            self.session.attach(self.epoch, description);
+            self.ends.lock().unwrap().push((window, End::Answered));
+        }
+    }
+
+    fn run(mut self) {
+        while self.turn() {}
+    }
+}
+
+/// A session, and a worker that has asked one window, which `answer` answers; later ones are
+/// answered at once.
+struct Stage {
+    session: Arc<Session>,
+    ends: Arc<Mutex<Vec<(u64, End)>>>,
+    worker: thread::JoinHandle<()>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let session = Arc::new(Session::default());
+        let worker = Worker::new(&session);
+        let ends = worker.ends.clone();
+        let worker = thread::spawn(move || worker.run());
+        Self {
+            session,
+            ends,
+            worker,
+        }
+    }
+
+    fn spawn(&self, act: impl FnOnce(&Session) + 'static) -> thread::JoinHandle<()> {
+        let session = self.session.clone();
+        thread::spawn(move || act(&session))
+    }
+
+    /// The engine answers the window that was asked.
+    fn answer(&self) -> thread::JoinHandle<()> {
+        self.spawn(|session| session.event(0, Event::Cancelled))
+    }
+
+    /// As at EOS.
+    fn drain(&self) -> Drained {
+        let drained = self.session.drain(Some(SECOND)).unwrap();
+        if drained == Drained::TimedOut {
+            self.session.expire();
+            assert_eq!(self.session.drain(None), Ok(Drained::Yes));
+        }
+        drained
+    }
+
+    /// Stops. How the first `windows` windows ended, of which each did once.
+    fn finish(self, windows: u64) -> Vec<End> {
+        self.session.stop();
+        self.worker.join().unwrap();
+        let mut ends = self.ends.lock().unwrap().clone();
+        ends.sort_by_key(|(window, _)| *window);
+        let ids: Vec<u64> = ends.iter().map(|(window, _)| *window).collect();
+        assert_eq!(ids, (0..windows).collect::<Vec<_>>());
+        ends.into_iter().map(|(_, end)| end).collect()
+    }
+}
+
+/// Epochs of the descriptions that the next buffer would carry.
+fn epochs(session: &Session) -> Vec<u64> {
+    let taken = session.take_descriptions().unwrap_or_default();
+    taken.iter().map(|s| s.get("epoch").unwrap()).collect()
+}
+
+/// As many frames as there is room for.
+fn fill(session: &Session) {
+    for _ in 0..8 {
+        session.push_frame(frame(), true).unwrap();
+    }
+}
+
+#[test]
+fn room_ends_the_wait_for_room() {
+    check(3, || {
+        let session = Arc::new(Session::default());
+        fill(&session);
+        let worker = thread::spawn({
+            let session = session.clone();
+            move || match session.next(0, |_| true) {
+                Next::Work(work) => drop(work),
+                Next::Control(_) => unreachable!("there is none"),
+            }
+        });
+        assert_eq!(session.push_frame(frame(), true), Ok(()));
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn flush_stop_and_failure_end_the_wait_for_room() {
+    let acts: [(fn(&Session), _); 3] = [
+        (Session::flush_start, Interrupted::Flushing),
+        (Session::stop, Interrupted::Flushing),
+        (|session| session.fail("broken"), Interrupted::Failed),
+    ];
+    for (act, why) in acts {
+        check(3, move || {
+            let session = Arc::new(Session::default());
+            fill(&session);
+            let other = thread::spawn({
+                let session = session.clone();
+                move || act(&session)
+            });
+            assert_eq!(session.push_frame(frame(), true), Err(why));
+            other.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn failure_stop_and_flush_end_the_wait_for_the_model() {
+    let acts: [(fn(&Session), _); 3] = [
+        (Session::flush_start, Interrupted::Flushing),
+        (Session::stop, Interrupted::Flushing),
+        (|session| session.fail("no model"), Interrupted::Failed),
+    ];
+    for (act, why) in acts {
+        check(3, move || {
+            let stage = Stage::new();
+            let other = stage.spawn(act);
+            assert_eq!(stage.session.wait_ready(), Err(why));
+            other.join().unwrap();
+            stage.finish(1);
+        });
+    }
+}
+
+#[test]
+fn of_two_failures_one_is_posted_and_all_give_up() {
+    check(2, || {
+        let stage = Stage::new();
+        let posted = Arc::new(Mutex::new(0));
+        let others = [(); 2].map(|()| {
+            let posted = posted.clone();
+            stage.spawn(move |session| {
+                if session.claim_failure() {
+                    *posted.lock().unwrap() += 1;
+                    session.fail("broken");
+                }
+            })
+        });
+        assert_eq!(stage.session.wait_ready(), Err(Interrupted::Failed));
+        stage.session.wait_finished();
+        assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Given)]);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(*posted.lock().unwrap(), 1);
+        stage.finish(1);
+    });
+}
+
+#[test]
+fn the_end_waits_for_the_answers() {
+    check(3, || {
+        let stage = Stage::new();
+        let engine = stage.answer();
+        stage.session.push_break(None);
+        assert_eq!(stage.session.drain(None), Ok(Drained::Yes));
+        assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Answered)]);
+        engine.join().unwrap();
+        assert_eq!(epochs(&stage.session), [0]);
+        stage.finish(1);
+    });
+}
+
+/// The frame is admitted when the window before it is answered.
+#[test]
+fn the_end_waits_for_frames_that_wait_for_the_engine() {
+    for waits in 0..4 {
+        check(2, move || {
+            let stage = Stage::new();
+            sync::time_is_over_after(waits);
+            stage.session.push_frame(frame(), true).unwrap();
+            let engine = stage.answer();
+            stage.drain();
+            engine.join().unwrap();
+            let windows = stage.ends.lock().unwrap().len() as u64;
+            assert!([1, 2].contains(&windows));
+            stage.finish(windows);
+        });
+    }
+}
+
+#[test]
+fn flush_and_stop_end_the_wait_for_the_last_answers() {
+    for act in [Session::flush_start, Session::stop] {
+        check(3, move || {
+            let stage = Stage::new();
+            let other = stage.spawn(act);
+            let drained = stage.session.drain(None);
+            assert!(matches!(
+                drained,
+                Err(Interrupted::Flushing) | Ok(Drained::Yes)
+            ));
+            other.join().unwrap();
+            stage.finish(1);
+        });
+    }
+}
+
+#[test]
+fn an_answer_comes_when_its_time_is_over() {
+    for waits in 0..4 {
+        check(3, move || {
+            let stage = Stage::new();
+            sync::time_is_over_after(waits);
+            let engine = stage.answer();
+            let drained = stage.drain();
+            assert_eq!(stage.ends.lock().unwrap().len(), 1);
+            engine.join().unwrap();
+            let ends = stage.finish(1);
+            assert!(drained == Drained::TimedOut || ends == [End::Answered]);
+        });
+    }
+}
+
+#[test]
+fn an_answer_meets_two_flushes() {
+    check(3, || {
+        let stage = Stage::new();
+        let engine = stage.answer();
+        let seeks = stage.spawn(|session| {
+            for epoch in 1..=2 {
+                session.flush_start();
+                session.flush_stop();
+                // What is left of an older epoch does not come out any more.
+                assert!(epochs(session).iter().all(|of| *of >= epoch));
+            }
+        });
+        for other in [engine, seeks] {
+            other.join().unwrap();
+        }
+        stage.finish(1);
+    });
+}
+
+#[test]
+fn a_frame_after_a_flush_becomes_a_window() {
+    check(3, || {
+        let stage = Stage::new();
+        stage.session.flush_start();
+        stage.session.flush_stop();
+        let engine = stage.answer();
+        stage.session.push_frame(frame(), true).unwrap();
+        engine.join().unwrap();
+        assert_eq!(stage.session.drain(None), Ok(Drained::Yes));
+        stage.finish(2);
+    });
+}

@@ -1,0 +1,81 @@
+//! Loom's locks, with timed waits: loom's own never time out.
+
+use std::cell::Cell;
+use std::sync::LockResult;
+use std::time::Duration;
+
+pub(in crate::qwenvl) use loom::sync::atomic::AtomicBool;
+pub(in crate::qwenvl) use loom::sync::{Mutex, MutexGuard};
+
+// All threads of a model run on the one of its test.
+thread_local! {
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static PATIENCE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// From now on, that many timed waits end because somebody wakes them; those after them time out.
+pub(in crate::qwenvl) fn time_is_over_after(waits: usize) {
+    PATIENCE.set(waits);
+}
+
+/// A moment of a clock that only waits move.
+#[derive(Clone, Copy)]
+pub(in crate::qwenvl) struct Instant(Duration);
+
+impl Instant {
+    pub(in crate::qwenvl) fn now() -> Self {
+        Self(NOW.get())
+    }
+
+    pub(in crate::qwenvl) fn elapsed(&self) -> Duration {
+        NOW.get() - self.0
+    }
+
+    pub(in crate::qwenvl) fn checked_add(&self, time: Duration) -> Option<Self> {
+        self.0.checked_add(time).map(Self)
+    }
+
+    pub(in crate::qwenvl) fn saturating_duration_since(&self, other: Self) -> Duration {
+        self.0.saturating_sub(other.0)
+    }
+}
+
+/// Loom's, with times.
+#[derive(Default)]
+pub(in crate::qwenvl) struct Condvar(loom::sync::Condvar);
+
+impl Condvar {
+    pub(in crate::qwenvl) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(in crate::qwenvl) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    pub(in crate::qwenvl) fn wait<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+    ) -> LockResult<MutexGuard<'a, T>> {
+        self.0.wait(guard)
+    }
+
+    pub(in crate::qwenvl) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        time: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, ())> {
+        let guard = match PATIENCE.get().checked_sub(1) {
+            None => {
+                NOW.set(NOW.get() + time);
+                guard
+            }
+            Some(left) => {
+                PATIENCE.set(left);
+                let guard = self.0.wait(guard);
+                guard.unwrap_or_else(|_| unreachable!("no model panics with a lock held"))
+            }
+        };
+        Ok((guard, ()))
+    }
+}

@@ -1,0 +1,5 @@
+//! What the hand-over between the threads is made of. The model check has another one of these.
+
+pub(super) use std::sync::atomic::AtomicBool;
+pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+pub(super) use std::time::Instant;

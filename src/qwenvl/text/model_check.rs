@@ -1,0 +1,111 @@
+//! The text stream, compiled with loom's locks: see `qwenvl::model_check`.
+
+#[path = "stream.rs"]
+#[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]
+mod stream;
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use self::stream::{Mark, Text};
+use super::timeline::{self, Out, Placing};
+use crate::qwenvl::model_check::{check, sync};
+
+const SECOND: gst::ClockTime = gst::ClockTime::SECOND;
+const ANSWER: Placing = Placing::Answer {
+    hold: 1_000_000_000,
+};
+
+/// A stream that has begun, and its task, which ends when it is told to rest or `last` is said.
+fn started(
+    placing: Placing,
+    last: fn(&Out<Mark>) -> bool,
+) -> (Arc<Text>, thread::JoinHandle<Option<Out<Mark>>>) {
+    let text = Arc::new(Text::default());
+    text.start();
+    text.set_placing(placing);
+    text.mark(Mark::StreamStart(None));
+    let task = thread::spawn({
+        let text = text.clone();
+        move || std::iter::from_fn(|| text.next()).find(last)
+    });
+    (text, task)
+}
+
+#[test]
+fn a_text_wakes_the_task() {
+    for placing in [ANSWER, Placing::Span] {
+        check(3, move || {
+            let (text, task) = started(placing, |out| matches!(out, Out::Text { .. }));
+            let worker = thread::spawn({
+                let text = text.clone();
+                move || {
+                    text.opened(0, gst::ClockTime::ZERO);
+                    text.ended(0, Some(("a", SECOND)));
+                }
+            });
+            text.push_begins(Some(SECOND));
+            text.push_ends();
+            worker.join().unwrap();
+            assert!(task.join().unwrap().is_some());
+        });
+    }
+}
+
+#[test]
+fn the_end_wakes_the_task() {
+    for placing in [ANSWER, Placing::Span] {
+        check(3, move || {
+            let (text, task) = started(placing, |out| matches!(out, Out::Mark(Mark::Eos)));
+            let worker = thread::spawn({
+                let text = text.clone();
+                move || {
+                    text.opened(0, gst::ClockTime::ZERO);
+                    text.ended(0, None);
+                }
+            });
+            text.mark(Mark::Eos);
+            worker.join().unwrap();
+            assert!(task.join().unwrap().is_some());
+        });
+    }
+}
+
+#[test]
+fn the_video_wakes_the_task() {
+    check(3, || {
+        let (text, task) = started(ANSWER, |out| matches!(out, Out::Gap { .. }));
+        text.push_begins(Some(SECOND));
+        text.push_ends();
+        assert!(task.join().unwrap().is_some());
+    });
+}
+
+#[test]
+fn stop_and_flush_end_the_wait() {
+    let acts: [fn(&Text); 2] = [Text::stop, Text::flush_start];
+    for act in acts {
+        check(3, move || {
+            let (text, task) = started(ANSWER, |_| false);
+            let worker = thread::spawn({
+                let text = text.clone();
+                move || text.ended(0, Some(("a", SECOND)))
+            });
+            act(&text);
+            assert!(task.join().unwrap().is_none());
+            worker.join().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_stuck_video_is_let_go() {
+    check(3, || {
+        sync::time_is_over_after(0);
+        let (text, task) = started(Placing::Span, |out| matches!(out, Out::Gap { .. }));
+        text.opened(0, gst::ClockTime::ZERO);
+        text.push_begins(Some(SECOND));
+        assert!(task.join().unwrap().is_some());
+    });
+}

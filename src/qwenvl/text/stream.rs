@@ -1,0 +1,202 @@
+//! The text pad's stream: what the other threads tell it, and the wait of the pad's own task.
+//!
+//! Whoever tells it something never waits: only the task waits, for the next thing to push, and
+//! only the task pushes.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::sync::{AtomicBool, Condvar, Instant, Mutex, MutexGuard};
+use super::timeline::{Out, Placing, Timeline};
+use crate::message::Segment;
+
+/// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds the
+/// video of a window back until it has the text of that window, which needs that video.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// An event of the stream.
+#[derive(Debug)]
+pub(in crate::qwenvl) enum Mark {
+    /// Another stream, of this group.
+    StreamStart(Option<gst::GroupId>),
+    Segment(Segment),
+    Eos,
+}
+
+struct State {
+    timeline: Timeline<Mark>,
+    flushing: bool,
+    /// The peer takes nothing more.
+    refused: bool,
+    /// When the push of video began that is going on.
+    pushing: Option<Instant>,
+}
+
+/// See the module's text.
+pub(in crate::qwenvl) struct Text {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Whether there is a pad that is active: without one nobody is told anything.
+    active: AtomicBool,
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                timeline: Timeline::new(Placing::Span),
+                flushing: false,
+                refused: false,
+                pushing: None,
+            }),
+            changed: Condvar::new(),
+            active: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Text {
+    /// Whether anybody listens.
+    pub(in crate::qwenvl) fn active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Everything behind this lock is valid at any time.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if self.active() {
+            change(&mut self.lock());
+            self.changed.notify_all();
+        }
+    }
+
+    // The streaming thread.
+
+    /// An event of the stream, behind all that has been told so far.
+    pub(in crate::qwenvl) fn mark(&self, mark: Mark) {
+        self.change(|state| state.timeline.mark(mark));
+    }
+
+    /// Where texts stand from now on.
+    pub(in crate::qwenvl) fn set_placing(&self, placing: Placing) {
+        self.change(|state| state.timeline.set_placing(placing));
+    }
+
+    /// A buffer is about to be pushed, after which the video is at this running time.
+    pub(in crate::qwenvl) fn push_begins(&self, position: Option<gst::ClockTime>) {
+        if !self.active() {
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(position) = position {
+            state.timeline.video(position.nseconds());
+        }
+        state.pushing = Some(Instant::now());
+        let wake = state.timeline.due() || state.timeline.waits();
+        drop(state);
+        if wake {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The buffer has been pushed.
+    pub(in crate::qwenvl) fn push_ends(&self) {
+        if self.active() {
+            self.lock().pushing = None;
+        }
+    }
+
+    // The worker.
+
+    /// No window starts before this running time any more.
+    pub(in crate::qwenvl) fn decided(&self, to: gst::ClockTime) {
+        self.change(|state| state.timeline.decided(to.nseconds()));
+    }
+
+    /// A window opens at this running time.
+    pub(in crate::qwenvl) fn opened(&self, window: u64, start: gst::ClockTime) {
+        self.change(|state| state.timeline.opened(window, start.nseconds()));
+    }
+
+    /// A window ended, with a text and where it ends if it has one.
+    pub(in crate::qwenvl) fn ended(&self, window: u64, text: Option<(&str, gst::ClockTime)>) {
+        let text = text.map(|(text, end)| (text.to_owned(), end.nseconds()));
+        self.change(|state| {
+            let lost = state.timeline.lost;
+            state.timeline.ended(window, text);
+            if state.timeline.lost > lost {
+                gst::warning!(
+                    crate::qwenvl::imp::CAT,
+                    "The text pad's peer is too slow: a text is lost"
+                );
+            }
+        });
+    }
+
+    // The pad.
+
+    pub(super) fn start(&self) {
+        let mut state = self.lock();
+        state.timeline.flush();
+        (state.flushing, state.refused, state.pushing) = (false, false, None);
+        self.active.store(true, Ordering::Release);
+    }
+
+    pub(super) fn stop(&self) {
+        self.active.store(false, Ordering::Release);
+        // Under the lock: the task is either before its look at `active` or already asleep.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Forgets everything and lets the task rest.
+    pub(super) fn flush_start(&self) {
+        self.change(|state| {
+            state.flushing = true;
+            state.timeline.flush();
+        });
+    }
+
+    pub(super) fn flush_stop(&self) {
+        self.change(|state| (state.flushing, state.refused) = (false, false));
+    }
+
+    /// The peer takes nothing more until it is flushed.
+    pub(super) fn refuse(&self) {
+        self.change(|state| state.refused = true);
+    }
+
+    /// Waits for what to push next; none if the task shall rest.
+    pub(super) fn next(&self) -> Option<Out<Mark>> {
+        let mut state = self.lock();
+        loop {
+            if !self.active() || state.flushing {
+                return None;
+            }
+            let stuck = state
+                .pushing
+                .is_some_and(|since| since.elapsed() >= PATIENCE);
+            match state.timeline.next(stuck) {
+                Some(Out::Text { .. } | Out::Gap { .. }) if state.refused => continue,
+                Some(out) => return Some(out),
+                None => {}
+            }
+            let waits = state.timeline.waits();
+            state = match state.pushing.filter(|_| waits && !stuck) {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(since) => {
+                    let left = PATIENCE.saturating_sub(since.elapsed());
+                    let result = self.changed.wait_timeout(state, left);
+                    result.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
