@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn a_frame_waits_for_its_window_and_for_those_that_may_open() {
         let now = Instant::now();
-        let mut queue = Queue::default();
+        let mut queue = Queue::<u64, u64>::default();
         for time in 0..6 {
             queue.push(time, Some(at(time)), None);
         }
@@ -244,7 +244,7 @@ mod tests {
     fn no_longer_than_the_timeout() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let mut queue = Queue::default();
+        let mut queue = Queue::<u64, u64>::default();
         queue.push(0, Some(at(0)), None);
         queue.opened(1, at(0), 4);
         queue.decided(at(4));
@@ -265,7 +265,7 @@ mod tests {
     fn full_is_what_could_go_on() {
         let now = Instant::now();
         let limit = Duration::from_nanos(4);
-        let mut queue = Queue::<_, u64>::default();
+        let mut queue = Queue::<u64, u64>::default();
         for time in 0..=4 {
             queue.push(time, Some(at(time)), None);
         }
@@ -288,7 +288,7 @@ mod tests {
             steps in proptest::collection::vec((0u8..3, 0usize..8), 0..200),
         ) {
             let now = Instant::now();
-            let mut queue = Queue::default();
+            let mut queue = Queue::<u64, u64>::default();
             let places: Vec<Place> = (0..parts)
                 .flat_map(|part| (0..frames).map(move |time| Place { part, time }))
                 .collect();

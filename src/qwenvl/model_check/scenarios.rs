@@ -20,13 +20,16 @@ fn frame() -> Box<Sample> {
     let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, 1, 1);
     let segment = gst::FormattedSegment::new();
     Box::new(Sample {
-        frame: Held::new(&gst::Buffer::new(), &Arc::default()).unwrap().0,
+        frame: Held::new(&gst::Buffer::new(), &Arc::default(), 2)
+            .unwrap()
+            .0,
         info: Arc::new(info.build().unwrap()),
         orientation: None,
         segment: Arc::new(segment),
         pts: gst::ClockTime::ZERO,
         running_time: gst::ClockTime::ZERO,
         next: 0,
+        part: 0,
         plan: Arc::new(Plan { settings, rules }),
         overload: Overload::Block,
         arrived: Instant::now(),
@@ -265,7 +268,7 @@ fn the_end_waits_for_the_answers() {
     check(3, || {
         let stage = Stage::new();
         let engine = stage.answer();
-        stage.session.push_break(None);
+        stage.session.push_break(None, 1);
         assert_eq!(stage.session.drain(None), Ok(Drained::Yes));
         assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Answered)]);
         engine.join().unwrap();

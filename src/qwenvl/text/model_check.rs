@@ -25,7 +25,8 @@ fn started(
     let text = Arc::new(Text::default());
     text.start();
     text.set_placing(placing);
-    text.mark(Mark::StreamStart(None));
+    let segment = Arc::new(gst::FormattedSegment::new());
+    text.mark(Mark::Segment(segment, Some(None)));
     let task = thread::spawn({
         let text = text.clone();
         move || std::iter::from_fn(|| text.next()).find(last)

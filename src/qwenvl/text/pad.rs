@@ -93,8 +93,7 @@ impl QwenVL {
             self.text.set_placing(self.placing());
             let group = self.sinkpad.sticky_event::<gst::event::StreamStart>(0);
             let group = group.and_then(|event| event.group_id());
-            self.text.mark(Mark::StreamStart(group));
-            self.text.mark(Mark::Segment(segment));
+            self.text.mark(Mark::Segment(segment, Some(group)));
         }
         self.start_text(pad)
             .map_err(|_| gst::loggable_error!(CAT, "The text task does not start"))
@@ -136,14 +135,11 @@ impl QwenVL {
         }
         let placing = self.placing();
         self.text.set_placing(placing);
-        let marks = new_stream
-            .map(Mark::StreamStart)
-            .into_iter()
-            .chain([Mark::Segment(segment)]);
+        let mark = Mark::Segment(segment, new_stream);
         match (placing, self.session()) {
             // Behind the windows of what came before.
-            (Placing::Span, Some(session)) => marks.for_each(|mark| session.push_mark(mark)),
-            _ => marks.for_each(|mark| self.text.mark(mark)),
+            (Placing::Span, Some(session)) => session.push_mark(mark),
+            _ => self.text.mark(mark),
         }
     }
 
@@ -168,6 +164,16 @@ impl QwenVL {
         }
     }
 
+    fn start_stream(&self, pad: &gst::Pad, group: Option<gst::GroupId>) {
+        let id = pad.create_stream_id(&*self.obj(), Some(NAME));
+        let event = gst::event::StreamStart::builder(&id).flags(gst::StreamFlags::SPARSE);
+        pad.push_event(match group {
+            Some(group) => event.group_id(group).build(),
+            None => event.build(),
+        });
+        pad.push_event(gst::event::Caps::new(&caps()));
+    }
+
     fn push_text(&self, pad: &gst::Pad, out: Out<Mark>, segment: &mut Option<Segment>) {
         let at = |segment: &Option<Segment>, time: u64| {
             let time = gst::ClockTime::from_nseconds(time);
@@ -175,16 +181,10 @@ impl QwenVL {
         };
         gst::log!(CAT, obj = pad, "{out:?}");
         match out {
-            Out::Mark(Mark::StreamStart(group)) => {
-                let id = pad.create_stream_id(&*self.obj(), Some(NAME));
-                let event = gst::event::StreamStart::builder(&id).flags(gst::StreamFlags::SPARSE);
-                pad.push_event(match group {
-                    Some(group) => event.group_id(group).build(),
-                    None => event.build(),
-                });
-                pad.push_event(gst::event::Caps::new(&caps()));
-            }
-            Out::Mark(Mark::Segment(new)) => {
+            Out::Mark(Mark::Segment(new, stream)) => {
+                if let Some(group) = stream {
+                    self.start_stream(pad, group);
+                }
                 pad.push_event(gst::event::Segment::new(&new));
                 *segment = Some(new);
             }

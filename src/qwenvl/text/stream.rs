@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// An event of the stream.
 #[derive(Debug)]
 pub(in crate::qwenvl) enum Mark {
-    /// Another stream, of this group.
-    StreamStart(Option<gst::GroupId>),
-    Segment(Segment),
+    /// A segment, and before it the start of a stream, of this group, if it is another stream. One
+    /// mark, so that nothing is said between the two.
+    Segment(Segment, Option<Option<gst::GroupId>>),
     Eos,
 }
 
