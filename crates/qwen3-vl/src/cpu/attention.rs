@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::dot::dots;
+use super::product::{Columns, multiply};
 use super::transpose::transpose;
 use super::vector;
 
@@ -186,32 +187,27 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
     }
     head.resize(width * len, 0.0);
     transpose(values, (len, tile.kv_row), (tile.kv_offset, width), head);
-    // scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
+    // By columns: scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
+    let scores = Columns {
+        first: scores[start..].as_mut_ptr(),
+        step: tile.visible,
+    };
+    let q = Columns {
+        first: tile.q.as_ptr(),
+        step: tile.row,
+    };
     // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores
     // [rows, visible], of which columns start..start + len are written.
     unsafe {
-        gemm::gemm(
-            len,
-            tile.rows,
-            width,
-            scores.as_mut_ptr().add(start),
-            tile.visible as isize,
-            1,
+        multiply(
+            (len, tile.rows, width),
+            scores,
             false,
             head.as_ptr(),
-            len as isize,
-            1,
-            tile.q.as_ptr(),
-            tile.row as isize,
-            1,
-            0.0,
+            q,
             scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+        )
+    };
 }
 
 /// `out += scores[:, start..start + len] v`, or `=` for the first part.
@@ -237,31 +233,26 @@ fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, o
     }
     head.clear();
     (0..len).for_each(|j| head.extend_from_slice(row_of(j)));
-    // outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
+    // By columns: outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
+    let out = Columns {
+        first: out,
+        step: tile.row,
+    };
+    let scores = Columns {
+        first: scores[start..].as_ptr(),
+        step: tile.visible,
+    };
     // SAFETY: out covers [rows, width] with stride `row`, head [len, width]; scores as in `score`.
     unsafe {
-        gemm::gemm(
-            width,
-            tile.rows,
-            len,
+        multiply(
+            (width, tile.rows, len),
             out,
-            tile.row as isize,
-            1,
             start > 0,
             head.as_ptr(),
-            width as isize,
-            1,
-            scores.as_ptr().add(start),
-            tile.visible as isize,
-            1,
+            scores,
             1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+        )
+    };
 }
 
 #[cfg(test)]

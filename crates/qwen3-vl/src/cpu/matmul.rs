@@ -3,12 +3,11 @@
 //! A bf16 checkpoint thus gives the same numbers as its widened f32 copy, at half the memory and
 //! half the traffic: a decode step reads every weight once and is bound by nothing else.
 
-use std::sync::Once;
-
 use rayon::prelude::*;
 
 use super::Output;
 use super::dot::{DotWeight, dots};
+use super::product::{Columns, multiply};
 use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
@@ -32,9 +31,6 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usiz
     if k == 0 {
         return vec![0.0; m * n];
     }
-    // What goes in on the left lies in sequence already: a copy of it would gain nothing.
-    static NO_PACKING: Once = Once::new();
-    NO_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
     // Clearing it first would cost a few per cent.
     let mut out = Vec::with_capacity(m * n);
     let output = Output(out.as_mut_ptr());
@@ -76,32 +72,18 @@ unsafe fn many_rows<W: DotWeight>(
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
         transpose(w, (rows, k), (first, depth), scratch);
-        // As gemm sees it: outᵀ [rows, m] (+)= w [rows, depth] times xᵀ [depth, m].
-        // SAFETY: the pointers cover [rows, depth], [depth, m] of x's [k, m], and `rows` columns
-        // of out.
-        unsafe {
-            gemm::gemm(
-                rows,
-                m,
-                depth,
-                out,
-                n as isize,
-                1,
-                first > 0,
-                scratch.as_ptr(),
-                rows as isize,
-                1,
-                x.as_ptr().add(first),
-                k as isize,
-                1,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        // By columns: outᵀ [rows, m] (+)= w [rows, depth] times xᵀ [depth, m].
+        let out = Columns {
+            first: out,
+            step: n,
+        };
+        let x = Columns {
+            first: x[first..].as_ptr(),
+            step: k,
+        };
+        // SAFETY: scratch covers [rows, depth], x m rows of which the next `depth` values exist, and
+        // out `rows` columns of [m, n].
+        unsafe { multiply((rows, m, depth), out, first > 0, scratch.as_ptr(), x, 1.0) };
     }
 }
 

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod dot;
 pub mod matmul;
 pub mod norm;
+pub mod product;
 pub mod transpose;
 pub mod vector;
 
