@@ -237,6 +237,41 @@ fn a_window_is_judged_by_the_rules_that_it_opened_under() {
     windows.set_rules(WindowRules::new(&images).unwrap());
     let reason = Discard::TooShort;
     assert_eq!(windows.finish(), [Event::Discarded { window: 0, reason }]);
+    // The next one follows the new rules.
+    windows.push(0, SECOND);
+    let partial = true;
+    assert_eq!(windows.finish(), [Event::Closed { window: 1, partial }]);
+}
+
+#[test]
+fn other_rules_count_from_the_next_sample_on() {
+    let mut sampler = Sampler::new(rules());
+    assert!(sampler.push(Some(0)).is_some());
+    let faster = WindowSettings {
+        fps: (4, 1),
+        ..settings()
+    };
+    sampler.set_rules(WindowRules::new(&faster).unwrap());
+    let next = |sampler: &mut Sampler, ms| sampler.push(Some(ms * MS)).map(|kept| kept.next / MS);
+    assert_eq!(next(&mut sampler, 250), None, "still due at 0.5 s");
+    assert_eq!(next(&mut sampler, 500), Some(750));
+    assert_eq!(next(&mut sampler, 750), Some(1000));
+}
+
+#[test]
+fn after_a_reset_the_next_frame_is_the_first() {
+    let mut sampler = Sampler::new(rules());
+    for ms in [0, 100] {
+        assert!(sampler.push(Some(ms * MS)).is_some());
+        sampler.reset();
+    }
+}
+
+#[test]
+fn frames_of_one_time_are_of_one_window() {
+    let mut windows = Windows::new(rules(), 0);
+    windows.push(0, 0);
+    assert_eq!(windows.push(0, SECOND), [Event::Frame { window: 0 }]);
 }
 
 #[test]
