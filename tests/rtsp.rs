@@ -15,10 +15,10 @@ const SCENES: usize = 4;
 #[test]
 fn the_film_is_described_live_over_rtsp() {
     common::init();
-    let server = Server::new("identity");
+    let server = Server::film();
     let line = format!(
         "rtspsrc protocols=tcp location={} ! decodebin ! qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
-        server.url
+        server.url("rtsp")
     );
     let run = Run::new(&line, Hooks::default());
     run.set_state(gst::State::Playing).unwrap();

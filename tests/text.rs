@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::manual::Manual;
 use common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
@@ -231,6 +232,62 @@ fn an_overlay_shows_the_answer_on_live_video() {
     assert_eq!(described[0], black, "nothing is known yet");
     assert_ne!(reference[24], black);
     assert!(described[24] == reference[24], "the text is on the picture");
+}
+
+/// The overlay waits until it has heard of every time that the video comes to.
+#[test]
+fn an_overlay_never_waits_whatever_the_segment() {
+    const FRAMES: usize = 50;
+    for what in ["begins late", "ends soon", "comes again"] {
+        let line = format!(
+            "videotestsrc is-live=true num-buffers={FRAMES} name=c ! \
+             video/x-raw,format=RGB,width=320,height=64,framerate=50/1 ! \
+             qwenvl name=q eos-timeout=1 ! textoverlay name=o ! \
+             fakesink name=v q.text ! o.text_sink"
+        );
+        // Without answers there are GAPs alone.
+        let run = Run::new(&line, hooks(Arc::new(Manual::new())));
+        let frames = video(&run);
+        let pad = run
+            .pipeline
+            .by_name("c")
+            .unwrap()
+            .static_pad("src")
+            .unwrap();
+        match what {
+            "begins late" => pad.set_offset(3_000_000_000),
+            "ends soon" => {
+                let kind = gst::PadProbeType::EVENT_DOWNSTREAM;
+                pad.add_probe(kind, |_, info| {
+                    let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
+                        return gst::PadProbeReturn::Ok;
+                    };
+                    if let gst::EventView::Segment(segment) = event.view() {
+                        let mut segment = segment.segment().clone();
+                        let segment = segment.downcast_mut::<ClockTime>().unwrap();
+                        segment.set_stop(ClockTime::SECOND);
+                        *event = gst::event::Segment::new(segment);
+                    }
+                    gst::PadProbeReturn::Ok
+                });
+            }
+            _ => {
+                let frame = AtomicUsize::new(0);
+                pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+                    // Between two GAPs.
+                    if frame.fetch_add(1, Ordering::SeqCst) == 7 {
+                        let segment = pad.sticky_event::<gst::event::Segment>(0).unwrap();
+                        let segment = gst::event::Segment::new(segment.segment());
+                        pad.push_event(segment);
+                    }
+                    gst::PadProbeReturn::Ok
+                });
+            }
+        }
+        let messages = run.finish();
+        assert!(messages.eos, "{what}: {messages:?}");
+        assert_eq!(frames.load(Ordering::SeqCst), FRAMES, "{what}");
+    }
 }
 
 #[test]

@@ -121,14 +121,50 @@ pub(super) fn end_of(segment: &gst::FormattedSegment<gst::ClockTime>) -> Option<
 pub(super) fn utc(buffer: &gst::BufferRef) -> Option<u64> {
     /// Seconds from 1900, where NTP begins, to 1970.
     const NTP_TO_UNIX: u64 = 2_208_988_800;
+    /// Leap seconds, which PTP does not have, since 2017; also what GStreamer assumes.
+    const PTP_TO_UNIX: u64 = 37;
+    const SECOND: u64 = gst::ClockTime::SECOND.nseconds();
     buffer
         .iter_meta::<gst::ReferenceTimestampMeta>()
         .find_map(|meta| {
             let time = meta.timestamp().nseconds();
             match meta.reference().structure(0)?.name().as_str() {
                 "timestamp/x-unix" => Some(time),
-                "timestamp/x-ntp" => time.checked_sub(NTP_TO_UNIX * 1_000_000_000),
+                "timestamp/x-ntp" => time.checked_sub(NTP_TO_UNIX * SECOND),
+                "timestamp/x-ptp" => time.checked_sub(PTP_TO_UNIX * SECOND),
                 _ => None,
             }
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_camera() -> Result<(), gst::glib::Error> {
+        gst::init()?;
+        // 2024-01-01 00:00:00 UTC, by `date`, and RFC 868's 1970 in seconds since 1900.
+        const NEW_YEAR: u64 = 1_704_067_200;
+        for (reference, seconds, known) in [
+            ("timestamp/x-unix", NEW_YEAR, true),
+            ("timestamp/x-ntp", NEW_YEAR + 2_208_988_800, true),
+            (
+                "timestamp/x-ntp,host=(string)clock",
+                NEW_YEAR + 2_208_988_800,
+                true,
+            ),
+            ("timestamp/x-ptp,domain=0", NEW_YEAR + 37, true),
+            ("timestamp/x-system-monotonic", NEW_YEAR, false),
+        ] {
+            let mut buffer = gst::Buffer::new();
+            if let Ok(caps) = reference.parse() {
+                let time = gst::ClockTime::from_seconds(seconds);
+                gst::ReferenceTimestampMeta::add(buffer.make_mut(), &caps, time, None);
+            }
+            let wanted = known.then_some(NEW_YEAR * 1_000_000_000);
+            assert_eq!(utc(&buffer), wanted, "{reference}");
+        }
+        Ok(())
+    }
 }

@@ -11,6 +11,7 @@ use crate::message::Segment;
 use crate::qwenvl::failure;
 use crate::qwenvl::hold::pad as hold;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
+use crate::qwenvl::sample::end_of;
 use crate::qwenvl::settings::{Settings, TextTiming};
 
 /// Name of the pad and of its template.
@@ -176,8 +177,9 @@ impl QwenVL {
 
     fn push_text(&self, pad: &gst::Pad, out: Out<Mark>, segment: &mut Option<Segment>) {
         let at = |segment: &Option<Segment>, time: u64| {
-            let time = gst::ClockTime::from_nseconds(time);
-            segment.as_ref()?.position_from_running_time(time)
+            let (time, segment) = (gst::ClockTime::from_nseconds(time), segment.as_ref()?);
+            let time = end_of(segment).map_or(time, |end| time.min(end));
+            segment.position_from_running_time(time)
         };
         gst::log!(CAT, obj = pad, "{out:?}");
         match out {
@@ -185,8 +187,13 @@ impl QwenVL {
                 if let Some(group) = stream {
                     self.start_stream(pad, group);
                 }
+                let mut new = gst::FormattedSegment::clone(&new);
+                if new.rate() > 0.0 {
+                    // Answers come, and GAPs say so, when the video is through.
+                    new.set_stop(gst::ClockTime::NONE);
+                }
                 pad.push_event(gst::event::Segment::new(&new));
-                *segment = Some(new);
+                *segment = Some(new.into());
             }
             Out::Mark(Mark::Eos) => {
                 pad.push_event(gst::event::Eos::new());

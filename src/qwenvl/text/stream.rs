@@ -78,7 +78,11 @@ impl Text {
 
     /// An event of the stream, behind all that has been told so far.
     pub(in crate::qwenvl) fn mark(&self, mark: Mark) {
-        self.change(|state| state.timeline.mark(mark));
+        let begins = match &mark {
+            Mark::Segment(segment, _) => Some(segment.base().map_or(0, gst::ClockTime::nseconds)),
+            Mark::Eos => None,
+        };
+        self.change(|state| state.timeline.mark(mark, begins));
     }
 
     /// Where texts stand from now on.

@@ -43,17 +43,18 @@ pub(super) enum Out<M> {
 #[derive(Debug)]
 enum Entry<M> {
     /// A window that has not ended.
-    Window {
-        id: u64,
-        start: Nanos,
-    },
+    Window { id: u64, start: Nanos },
     /// One that has.
     Text {
         start: Nanos,
         end: Nanos,
         text: String,
     },
-    Mark(M),
+    Mark {
+        mark: M,
+        /// Where the segment begins, if this is one.
+        segment: Option<Nanos>,
+    },
 }
 
 /// The text stream so far. `M` are the stream's events, which keep their place among the texts.
@@ -71,8 +72,10 @@ pub(super) struct Timeline<M> {
     said: Nanos,
     /// End of the last text.
     covered: Nanos,
-    /// The stream's first event has gone out: before it nothing has a place.
-    begun: bool,
+    /// A segment is in force: without one nothing has a place.
+    placed: bool,
+    /// The segment is new, so the peer has forgotten how far the stream is.
+    forgotten: bool,
     /// A second GAP is due: some muxers read only where one starts.
     again: bool,
     /// The text on show.
@@ -90,7 +93,8 @@ impl<M> Timeline<M> {
             video: 0,
             said: 0,
             covered: 0,
-            begun: false,
+            placed: false,
+            forgotten: false,
             again: false,
             shown: None,
             lost: 0,
@@ -110,9 +114,9 @@ impl<M> Timeline<M> {
         };
     }
 
-    /// An event of the stream.
-    pub(super) fn mark(&mut self, mark: M) {
-        self.entries.push_back(Entry::Mark(mark));
+    /// An event of the stream; if it is a segment, where that begins.
+    pub(super) fn mark(&mut self, mark: M, segment: Option<Nanos>) {
+        self.entries.push_back(Entry::Mark { mark, segment });
     }
 
     /// The video has reached this time.
@@ -184,8 +188,10 @@ impl<M> Timeline<M> {
             None | Some(Entry::Window { .. }) => self.gap(stuck),
             Some(_) => Some(match self.entries.remove(skip)? {
                 Entry::Text { start, end, text } => self.say(start, end, text),
-                Entry::Mark(mark) => {
-                    self.begun = true;
+                Entry::Mark { mark, segment } => {
+                    self.placed = segment.is_some();
+                    self.forgotten = self.placed;
+                    self.said = self.said.max(segment.unwrap_or(0));
                     Out::Mark(mark)
                 }
                 Entry::Window { .. } => return None,
@@ -198,6 +204,7 @@ impl<M> Timeline<M> {
         let (start, length) = (start.max(self.said), end.saturating_sub(start));
         let end = start + length;
         self.covered = self.covered.max(end);
+        self.forgotten = false;
         self.said = match self.placing {
             Placing::Answer { .. } => end,
             // Windows may overlap: the next text may start before this one ends.
@@ -219,7 +226,13 @@ impl<M> Timeline<M> {
                 _ => self.decided,
             },
         };
-        (self.begun && to >= self.silent_from(stuck) + LEAST_GAP).then_some(to)
+        let least = self.silent_from(stuck) + LEAST_GAP;
+        let repeat = self.forgotten && (stuck || !self.waits());
+        match self.placed {
+            true if repeat => Some(to.max(least)),
+            true if to >= least => Some(to),
+            _ => None,
+        }
     }
 
     /// Where the next GAP starts: behind the last text, unless the video is stuck behind that too.
@@ -247,7 +260,7 @@ impl<M> Timeline<M> {
             return Some(self.say(start, start + hold.min(2 * LEAD), text));
         }
         self.again = stuck && to > start + LEAST_GAP;
-        self.said = to;
+        (self.said, self.forgotten) = (to, false);
         Some(Out::Gap { start, end: to })
     }
 }
@@ -271,30 +284,29 @@ mod tests {
     #[test]
     fn spans_come_in_order_and_gaps_stop_at_the_oldest_window() {
         let mut t = Timeline::new(Placing::Span);
-        t.mark("segment");
+        t.mark("segment", Some(0));
         t.opened(0, 0);
         t.opened(1, 4 * SECOND);
         t.opened(2, 8 * SECOND);
         t.decided(9 * SECOND);
         assert_eq!(all(&mut t), [Out::Mark("segment")]);
         t.ended(1, Some(("second".into(), 8 * SECOND)));
-        t.mark("eos");
+        t.mark("eos", None);
         assert_eq!(all(&mut t), []);
         t.ended(0, None);
-        let gap = |start, end| Out::Gap { start, end };
         assert_eq!(
             all(&mut t),
             [text(4 * SECOND, 8 * SECOND, "second")],
             "the next window starts where this one ends: there is no gap to say"
         );
         t.ended(2, None);
-        assert_eq!(all(&mut t), [Out::Mark("eos"), gap(8 * SECOND, 9 * SECOND)]);
+        assert_eq!(all(&mut t), [Out::Mark("eos")]);
     }
 
     #[test]
     fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
         let mut t = Timeline::new(Placing::Span);
-        t.mark("segment");
+        t.mark("segment", Some(0));
         assert_eq!(t.next(false), Some(Out::Mark("segment")));
         t.opened(0, 0);
         t.video(2 * SECOND);
@@ -312,7 +324,7 @@ mod tests {
     #[test]
     fn an_answer_starts_at_the_video_and_is_said_again_until_the_next() {
         let mut t = Timeline::new(ANSWER);
-        t.mark("segment");
+        t.mark("segment", Some(0));
         t.video(5 * SECOND);
         let end = 5 * SECOND + LEAD;
         assert_eq!(
