@@ -241,6 +241,17 @@ mod tests {
     }
 
     #[test]
+    fn a_window_holds_nothing_from_its_end_on() {
+        let now = Instant::now();
+        let mut queue = Queue::<u64, u64>::default();
+        queue.opened(0, at(0), 4);
+        queue.push(4, Some(at(4)), None);
+        queue.decided(at(5));
+        assert_eq!(queue.len(), 1);
+        assert_eq!(pushed(&mut queue, now), [(4, vec![])]);
+    }
+
+    #[test]
     fn no_longer_than_the_timeout() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
@@ -274,6 +285,10 @@ mod tests {
         assert!(queue.is_full(now, limit));
         assert_eq!(pushed(&mut queue, now).len(), 1);
         assert!(!queue.is_full(now, limit));
+        // Times of two parts say nothing of how much lies between them.
+        queue.push(5, Some(Place { part: 1, time: 1 }), None);
+        queue.decided(at(2));
+        assert!(queue.is_full(now, limit));
     }
 
     proptest::proptest! {
@@ -296,7 +311,7 @@ mod tests {
             let windows: Vec<(u64, Place)> =
                 (0..).zip(places.iter().copied().filter(starts)).collect();
             // Every second window has no description.
-            let description = |id: u64| (id % 2 == 0).then_some(id);
+            let description = |id: u64| id.is_multiple_of(2).then_some(id);
             let (mut arrived, mut seen, mut opened) = (0, 0, 0);
             let mut pending = Vec::new();
             let mut out = Vec::new();

@@ -319,6 +319,49 @@ mod tests {
         assert_eq!(t.next(true), None);
         t.ended(0, Some(("late".into(), 4 * SECOND)));
         assert_eq!(t.next(false), Some(text(end, end + 4 * SECOND, "late")));
+        // Stuck again, behind that text: it too is followed by two GAPs.
+        t.opened(1, 4 * SECOND);
+        t.video(8 * SECOND);
+        let (start, end) = (end, 8 * SECOND + LEAD);
+        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
+        let (start, end) = (end, end + LEAST_GAP);
+        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
+    }
+
+    #[test]
+    fn a_live_text_follows_the_last_one_although_the_video_is_stuck() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
+        t.ended(0, Some(("one".into(), 0)));
+        let one = text(0, 4 * SECOND, "one");
+        assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
+        assert!(!t.waits());
+        t.video(3 * SECOND);
+        assert_eq!(t.next(true), None, "it still stands");
+    }
+
+    #[test]
+    fn something_is_due_when_the_video_has_gone_on() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
+        assert!(!t.due(), "nothing has a place");
+        assert_eq!(all(&mut t).len(), 2);
+        assert!(!t.due());
+        t.video(LEAST_GAP);
+        assert!(t.due());
+    }
+
+    #[test]
+    fn a_flush_forgets_all_but_the_count_of_what_is_lost() {
+        let mut t = Timeline::new(Placing::Span);
+        t.set_placing(ANSWER);
+        for id in 0..=MOST_WAITING as u64 {
+            t.ended(id, Some((id.to_string(), 0)));
+        }
+        t.mark("segment", Some(0));
+        t.flush();
+        assert_eq!((all(&mut t), t.lost), (vec![], 1));
+        assert!(!t.waits(), "texts still stand where they stood");
     }
 
     #[test]
