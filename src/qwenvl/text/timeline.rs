@@ -341,6 +341,25 @@ mod tests {
     }
 
     #[test]
+    fn a_span_that_has_no_window_is_a_gap() {
+        let mut t = Timeline::new(Placing::Span);
+        t.mark("segment", Some(0));
+        t.decided(2 * SECOND);
+        let (start, end) = (0, 2 * SECOND);
+        assert_eq!(all(&mut t), [Out::Mark("segment"), Out::Gap { start, end }]);
+    }
+
+    #[test]
+    fn after_another_segment_the_peer_is_told_again() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
+        assert_eq!(all(&mut t).len(), 2);
+        t.mark("again", Some(0));
+        let (start, end) = (LEAD, LEAD + LEAST_GAP);
+        assert_eq!(all(&mut t), [Out::Mark("again"), Out::Gap { start, end }]);
+    }
+
+    #[test]
     fn something_is_due_when_the_video_has_gone_on() {
         let mut t = Timeline::new(ANSWER);
         t.mark("segment", Some(0));
