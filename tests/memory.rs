@@ -205,6 +205,34 @@ fn of_dmabuf_frames_those_that_are_sampled_are_mapped() {
     }
 }
 
+/// drm_fourcc.h writes components from the highest bit of a little-endian number.
+#[test]
+fn drm_formats_of_rgb() {
+    let picture = Rgb::picture(SIZE.width, SIZE.height);
+    let as_rgb = |pixel: fn(&[u8]) -> Vec<u8>| picture.data.chunks(3).flat_map(pixel).collect();
+    let formats: [(&str, Vec<u8>); 6] = [
+        ("BG24", as_rgb(|p| vec![p[0], p[1], p[2]])),
+        ("RG24", as_rgb(|p| vec![p[2], p[1], p[0]])),
+        ("XR24", as_rgb(|p| vec![p[2], p[1], p[0], 7])),
+        ("XB24", as_rgb(|p| vec![p[0], p[1], p[2], 7])),
+        ("BX24", as_rgb(|p| vec![7, p[0], p[1], p[2]])),
+        ("RX24", as_rgb(|p| vec![7, p[2], p[1], p[0]])),
+    ];
+    let mut reference = None;
+    for (name, data) in formats {
+        let caps = format!("video/x-raw(memory:DMABuf),format=DMA_DRM,drm-format={name},{FIELDS}");
+        let frames = (0..20).map(|i| {
+            let mut buffer = gst::Buffer::new();
+            let memory = dmabuf(&format!("{name}-{i}"), &data, true);
+            buffer.get_mut().unwrap().append_memory(memory);
+            buffer
+        });
+        let (rgb, _stream, _) = seen(&caps, frames);
+        let reference = reference.get_or_insert_with(|| picture.resized(rgb.size));
+        assert_eq!(rgb.off(reference), 0, "{name}");
+    }
+}
+
 /// As V4L2 and VA-API give them: each plane in a memory of its own, its rows padded, and more
 /// before and between than the caps say.
 #[test]

@@ -16,7 +16,7 @@
 
 use std::sync::LazyLock;
 
-use gst_video::{VideoFormat, VideoInfo};
+use gst_video::{VideoCapsBuilder, VideoFormat, VideoInfo};
 
 const DMABUF: &str = "memory:DMABuf";
 /// The format in caps of GStreamer 1.24 and newer that leave the format to the field below.
@@ -26,7 +26,7 @@ const FORMAT: &str = "format";
 
 /// Linear formats by their names in `drm-format`, as in `format_map` of GStreamer's
 /// video-info-dma.c. DRM counts components from the lowest bit, GStreamer from the first byte.
-const LINEAR: [(&str, VideoFormat); 41] = [
+const LINEAR: [(&str, VideoFormat); 42] = [
     ("YUYV", VideoFormat::Yuy2),
     ("YVYU", VideoFormat::Yvyu),
     ("UYVY", VideoFormat::Uyvy),
@@ -61,6 +61,7 @@ const LINEAR: [(&str, VideoFormat); 41] = [
     ("Y412", VideoFormat::Y412Le),
     ("Y210", VideoFormat::Y210),
     ("Y212", VideoFormat::Y212Le),
+    ("NV15", VideoFormat::Nv1210le40),
     ("P010", VideoFormat::P01010le),
     ("P012", VideoFormat::P012Le),
     ("P016", VideoFormat::P016Le),
@@ -76,12 +77,7 @@ static READABLE: LazyLock<gst::Caps> = LazyLock::new(|| {
     let dmabuf = || video().features([DMABUF]);
     [
         video().build(),
-        dmabuf()
-            .field(
-                FORMAT,
-                gst::List::new(VideoFormat::iter_raw().map(VideoFormat::to_str)),
-            )
-            .build(),
+        dmabuf().field(FORMAT, gst::List::new(formats())).build(),
         dmabuf()
             .field(FORMAT, DMA_DRM)
             .field(DRM_FORMAT, gst::List::new(LINEAR.map(|(name, _)| name)))
@@ -100,14 +96,18 @@ static READABLE: LazyLock<gst::Caps> = LazyLock::new(|| {
 /// Every raw format, in any memory. What cannot be read is refused with a text when it comes,
 /// because a refusal by template says nothing to the user.
 pub(super) fn template_caps() -> gst::Caps {
-    let video = gst_video::VideoCapsBuilder::new;
-    [
-        video().build(),
-        video().any_features().build(),
-        video().features([DMABUF]).field(FORMAT, DMA_DRM).build(),
-    ]
-    .into_iter()
-    .collect()
+    let mut caps = VideoCapsBuilder::new().build();
+    caps.merge(
+        VideoCapsBuilder::new()
+            .any_features()
+            .field(FORMAT, gst::List::new(formats().chain([DMA_DRM])))
+            .build(),
+    );
+    caps
+}
+
+fn formats() -> impl Iterator<Item = &'static str> {
+    VideoFormat::iter_raw().map(|format| format.to_str().as_str())
 }
 
 /// Whether a feature says nothing of the memory: `meta:` announces what travels with the buffer,
