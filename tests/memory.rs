@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::os::fd::IntoRawFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use gst_video::{VideoFormat, VideoFrameFlags, VideoInfo, VideoMeta};
 use gstqwenvl::testing::{Hooks, Stage};
 use qwen3_vl::backend::Backend;
 use qwen3_vl::frames::Size;
-use rustix::fs::{MemfdFlags, OFlags};
+use rustix::fs::MemfdFlags;
 
 const SIZE: Size = Size {
     width: 96,
@@ -35,8 +36,8 @@ fn dmabuf(name: &str, data: &[u8], may_read: bool) -> gst::Memory {
     let fd = if may_read {
         fd
     } else {
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-        rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, 0.into()).unwrap()
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        File::options().write(true).open(path).unwrap().into()
     };
     // SAFETY: the descriptor is open, and from here on the memory's.
     let memory = unsafe {

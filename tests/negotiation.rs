@@ -112,8 +112,11 @@ fn memory_that_cannot_be_read() {
 }
 
 /// The sink pad's answer to a query with this filter.
-fn taken(offered: &str) -> Vec<String> {
-    let element = gst::ElementFactory::make("qwenvl").build().unwrap();
+fn taken(offered: &str, attach: &str) -> Vec<String> {
+    let element = gst::ElementFactory::make("qwenvl")
+        .property_from_str("attach", attach)
+        .build()
+        .unwrap();
     let pad = element.static_pad("sink").unwrap();
     let taken = pad.query_caps(Some(&offered.parse().unwrap()));
     taken
@@ -138,7 +141,7 @@ fn upstream_chooses_among_what_can_be_read() {
          video/x-raw,format=NV12; \
          video/x-raw(memory:SystemMemory, meta:GstVideoOverlayComposition),format=NV12";
     assert_eq!(
-        taken(offered),
+        taken(offered, "next"),
         [
             "memory:VAMemory: video/x-raw, format=(string)NV12",
             "memory:DMABuf: video/x-raw, format=(string)DMA_DRM, drm-format=(string)NV12",
@@ -149,6 +152,24 @@ fn upstream_chooses_among_what_can_be_read() {
     );
 }
 
+/// As many as are held would be missing in upstream's pool.
+#[test]
+fn frames_that_are_held_are_in_system_memory_if_upstream_has_any() {
+    common::init();
+    let (cuda, system) = (
+        "video/x-raw(memory:CUDAMemory),format=NV12",
+        "video/x-raw,format=NV12",
+    );
+    assert_eq!(
+        taken(&format!("{cuda}; {system}"), "window"),
+        ["memory:SystemMemory: video/x-raw, format=(string)NV12"]
+    );
+    assert_eq!(
+        taken(cuda, "window"),
+        ["memory:CUDAMemory: video/x-raw, format=(string)NV12"]
+    );
+}
+
 #[test]
 fn what_cannot_be_read_may_come_if_there_is_nothing_else() {
     common::init();
@@ -156,7 +177,7 @@ fn what_cannot_be_read_may_come_if_there_is_nothing_else() {
         "video/x-raw(memory:NVMM),format=NV12",
         "video/x-raw(ANY),format=NV12",
     ] {
-        assert_eq!(taken(caps).len(), 1, "{caps}");
+        assert_eq!(taken(caps, "next").len(), 1, "{caps}");
     }
 }
 

@@ -134,6 +134,20 @@ pub(super) fn readable(caps: &gst::CapsRef) -> gst::Caps {
         .collect()
 }
 
+/// The part of the caps whose frames are in system memory.
+pub(super) fn of_the_system(caps: &gst::CapsRef) -> gst::Caps {
+    let system = |features: &gst::CapsFeaturesRef| {
+        !features.is_any()
+            && features
+                .iter()
+                .all(|f| aside(f) || f == "memory:SystemMemory")
+    };
+    caps.iter_with_features()
+        .filter(|(_, features)| system(features))
+        .map(|(structure, features)| (structure.to_owned(), features.to_owned()))
+        .collect()
+}
+
 /// Why frames with these caps cannot be described, and what to do about it.
 pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
     if !readable(caps).is_empty() {

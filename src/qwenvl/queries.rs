@@ -6,6 +6,7 @@ use gst::subclass::prelude::*;
 use super::imp::{CAT, QwenVL, lock};
 use super::memory;
 use super::sample::MAX_HELD;
+use super::settings::Attach;
 
 impl QwenVL {
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -41,6 +42,11 @@ impl QwenVL {
             let readable = memory::readable(&caps);
             if !readable.is_empty() {
                 caps = readable;
+            }
+            // Held buffers of a small pool are copied, which works with the system's memory alone.
+            let system = memory::of_the_system(&caps);
+            if lock(&self.settings).attach == Attach::Window && !system.is_empty() {
+                caps = system;
             }
         }
         gst::log!(CAT, imp = self, "Caps: {caps:?}");
