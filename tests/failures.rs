@@ -174,65 +174,6 @@ fn video_of_odd_sizes() {
 }
 
 #[test]
-fn memory_that_cannot_be_read() {
-    common::init();
-    for (feature, element) in [
-        ("memory:CUDAMemory", "cudadownload"),
-        ("memory:GLMemory", "gldownload"),
-        ("memory:VAMemory", "vapostproc"),
-        ("memory:Martian", "an element that downloads"),
-    ] {
-        let run = Run::new(
-            "appsrc name=src format=time ! qwenvl name=q ! fakesink",
-            hooks(echo(Duration::ZERO)),
-        );
-        let source = run.pipeline.by_name("src").unwrap();
-        let caps = gst_video::VideoCapsBuilder::new()
-            .features([feature])
-            .format(gst_video::VideoFormat::Nv12)
-            .width(64)
-            .height(64)
-            .framerate(gst::Fraction::new(10, 1))
-            .build();
-        source.set_property("caps", &caps);
-        run.set_state(gst::State::Playing).unwrap();
-        let buffer = gst::Buffer::with_size(6144).unwrap();
-        // Queued; what becomes of it shows on the bus.
-        let _: gst::FlowReturn = source.emit_by_name("push-buffer", &[&buffer]);
-        let messages = Messages::until_end(&run.pipeline.bus().unwrap(), &run.element);
-        let error = only_error(&messages, element);
-        assert!(error.message().contains(feature));
-    }
-}
-
-#[test]
-fn system_memory_is_preferred_and_other_features_pass_as_they_are() {
-    common::init();
-    let element = gst::ElementFactory::make("qwenvl").build().unwrap();
-    let pad = element.static_pad("sink").unwrap();
-    let caps = |s: &str| s.parse::<gst::Caps>().unwrap();
-    let offered = caps(
-        "video/x-raw(memory:CUDAMemory),format=NV12; video/x-raw,format=NV12; \
-         video/x-raw(memory:SystemMemory, meta:GstVideoOverlayComposition),format=NV12",
-    );
-    let taken = pad.query_caps(Some(&offered));
-    let features: Vec<String> = taken
-        .iter_with_features()
-        .map(|(_, f)| f.to_string())
-        .collect();
-    assert_eq!(
-        features,
-        [
-            "memory:SystemMemory",
-            "memory:SystemMemory, meta:GstVideoOverlayComposition"
-        ]
-    );
-    // If there is nothing else, it may come, to be refused with a text.
-    let cuda = caps("video/x-raw(memory:CUDAMemory),format=NV12");
-    assert!(!pad.query_caps(Some(&cuda)).is_empty());
-}
-
-#[test]
 fn a_panic_anywhere_is_one_error() {
     let stage = |stage: Stage| Hooks {
         at: Arc::new(move |at| assert!(at != stage, "on purpose")),

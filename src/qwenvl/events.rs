@@ -7,7 +7,7 @@ use gst::glib;
 use gst::subclass::prelude::*;
 
 use super::imp::{CAT, QwenVL, lock};
-use super::queries;
+use super::memory;
 use super::session::{Drained, Interrupted, Session};
 use super::settings::Mode;
 use super::text::Mark;
@@ -122,10 +122,10 @@ impl QwenVL {
     }
 
     fn check_caps(&self, caps: &gst::CapsRef) -> Result<gst_video::VideoInfo, glib::Error> {
-        if let Some(text) = queries::refusal(caps) {
+        if let Some(text) = memory::refusal(caps) {
             return Err(glib::Error::new(gst::StreamError::Format, &text));
         }
-        let info = gst_video::VideoInfo::from_caps(caps).map_err(|error| {
+        let info = memory::layout(caps).map_err(|error| {
             let text = format!("{error}: {caps}");
             glib::Error::new(gst::StreamError::Format, &text)
         })?;

@@ -270,7 +270,7 @@ impl ElementImpl for QwenVL {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let video = super::queries::template_caps();
+            let video = super::memory::template_caps();
             let always = gst::PadPresence::Always;
             let source = gst::PadDirection::Src;
             [

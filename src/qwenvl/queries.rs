@@ -4,50 +4,9 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::imp::{CAT, QwenVL, lock};
+use super::memory;
 use super::sample::MAX_HELD;
-
-/// Every raw format, in any memory. What cannot be mapped is refused with a text when it comes,
-/// because a refusal by template says nothing to the user.
-pub(super) fn template_caps() -> gst::Caps {
-    let video = gst_video::VideoCapsBuilder::new;
-    let mut caps = video()
-        .format_list(gst_video::VideoFormat::iter_raw())
-        .build();
-    caps.merge(video().any_features().build());
-    caps
-}
-
-/// Whether a feature leaves frames where the CPU can read them. What `meta:` announces travels with
-/// the buffer and does not matter here; `format:Interlaced` are fields, each in a buffer of its own.
-fn plain(feature: &str) -> bool {
-    ["memory:SystemMemory", "format:Interlaced"].contains(&feature) || feature.starts_with("meta:")
-}
-
-/// Whether frames with these features lie in memory that the CPU can read.
-fn readable(features: &gst::CapsFeaturesRef) -> bool {
-    !features.is_any() && features.iter().all(|feature| plain(feature))
-}
-
-/// Why frames with these caps cannot be described, and what to do about it.
-pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
-    let features = caps.features(0)?;
-    if readable(features) {
-        return None;
-    }
-    let memory = features.iter().find(|feature| !plain(feature))?;
-    let element = match memory.as_str() {
-        "memory:CUDAMemory" => "cudadownload",
-        "memory:GLMemory" => "gldownload",
-        "memory:VAMemory" | "memory:VASurface" | "memory:DMABuf" => "vapostproc",
-        "memory:D3D11Memory" => "d3d11download",
-        "memory:VulkanImage" => "vulkandownload",
-        "memory:NVMM" => "nvvideoconvert",
-        _ => "an element that downloads to system memory",
-    };
-    Some(format!(
-        "Frames in {memory} cannot be read: put {element} and the caps filter video/x-raw in front"
-    ))
-}
+use super::settings::Attach;
 
 impl QwenVL {
     pub(super) fn sink_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
@@ -71,7 +30,8 @@ impl QwenVL {
         }
     }
 
-    /// What downstream takes; only system memory if upstream has any of that to offer.
+    /// What downstream takes. Memory that cannot be read is left in only if upstream, which asks with
+    /// a filter, has nothing else: then it comes as an event and is refused with a text.
     fn caps(&self, pad: &gst::Pad, filter: Option<&gst::CapsRef>) -> gst::Caps {
         let filter = filter.map(ToOwned::to_owned);
         let template = pad.pad_template_caps();
@@ -79,12 +39,13 @@ impl QwenVL {
         caps = caps.intersect_with_mode(&template, gst::CapsIntersectMode::First);
         if let Some(filter) = &filter {
             caps = filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First);
-            let system: gst::Caps = caps
-                .iter_with_features()
-                .filter(|(_, features)| readable(features))
-                .map(|(structure, features)| (structure.to_owned(), features.to_owned()))
-                .collect();
-            if !system.is_empty() {
+            let readable = memory::readable(&caps);
+            if !readable.is_empty() {
+                caps = readable;
+            }
+            // Held buffers of a small pool are copied, which works with the system's memory alone.
+            let system = memory::of_the_system(&caps);
+            if lock(&self.settings).attach == Attach::Window && !system.is_empty() {
                 caps = system;
             }
         }

@@ -159,7 +159,7 @@ impl Messages {
         }
     }
 
-    fn add(&mut self, message: &gst::Message, element: &gst::Element) {
+    pub fn add(&mut self, message: &gst::Message, element: &gst::Element) {
         let ours = message.src() == Some(element.upcast_ref());
         match message.view() {
             gst::MessageView::Eos(_) => self.eos = true,
