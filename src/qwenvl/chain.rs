@@ -221,6 +221,11 @@ impl QwenVL {
             let info = stream.info.clone()?;
             (info, stream.orientation, stream.segment.clone()?)
         };
+        let overload = plan.settings.overload.resolve(live);
+        // Asked before a copy is made that nobody would take.
+        if overload != Overload::Block && !session.has_room() {
+            return None;
+        }
         // With attach=window it is held anyway, and upstream will not miss it.
         let most = if self.hold.active() {
             usize::MAX
@@ -248,7 +253,7 @@ impl QwenVL {
             running_time: gst::ClockTime::from_nseconds(due.kept.time),
             next: due.kept.next,
             part,
-            overload: plan.settings.overload.resolve(live),
+            overload,
             plan,
             arrived: Instant::now(),
         })

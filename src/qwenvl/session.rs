@@ -178,6 +178,14 @@ impl Session {
         }
     }
 
+    /// Whether a frame that does not wait would be taken. Counts one that would not.
+    pub(super) fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        let room = state.frames_waiting() < MAX_WORK;
+        state.stats.skipped += u64::from(!room);
+        room
+    }
+
     /// Hands a frame to the worker. If there is no room, waits for it or skips the frame.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
         let mut state = self.lock();

@@ -1,13 +1,11 @@
 //! The source pad and, with `attach=window`, its task.
 
-use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::{Item, Place};
-use crate::qwenvl::failure;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Attach, Settings};
 
@@ -58,20 +56,9 @@ impl QwenVL {
     }
 
     fn start_src(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
-        let (element, weak) = (self.obj().downgrade(), pad.downgrade());
-        pad.start_task(move || {
-            let (Some(element), Some(pad)) = (element.upgrade(), weak.upgrade()) else {
-                return;
-            };
-            let this = element.imp();
-            let turn = || match this.hold.next() {
-                Some((item, descriptions)) => this.let_go(&pad, item, descriptions),
-                None => drop(pad.pause_task()),
-            };
-            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(turn)) {
-                this.fail(&failure::panicked("the source pad", &*panic));
-                this.hold.refused(gst::FlowError::Error);
-            }
+        self.start_task(pad, "the source pad", |this, pad| match this.hold.next() {
+            Some((item, descriptions)) => this.let_go(pad, item, descriptions),
+            None => drop(pad.pause_task()),
         })
     }
 

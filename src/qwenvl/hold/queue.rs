@@ -307,7 +307,7 @@ mod tests {
             let places: Vec<Place> = (0..parts)
                 .flat_map(|part| (0..frames).map(move |time| Place { part, time }))
                 .collect();
-            let starts = |place: &Place| place.time % stride == 0;
+            let starts = |place: &Place| place.time.is_multiple_of(stride);
             let windows: Vec<(u64, Place)> =
                 (0..).zip(places.iter().copied().filter(starts)).collect();
             // Every second window has no description.

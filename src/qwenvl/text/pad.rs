@@ -1,14 +1,11 @@
 //! The request pad `text` and its task.
 
-use std::panic::{self, AssertUnwindSafe};
-
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
 use super::timeline::Out;
 use super::{Mark, Placing};
 use crate::message::Segment;
-use crate::qwenvl::failure;
 use crate::qwenvl::hold::pad as hold;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::sample::end_of;
@@ -101,22 +98,12 @@ impl QwenVL {
     }
 
     fn start_text(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
-        let (element, weak) = (self.obj().downgrade(), pad.downgrade());
         let mut segment = None;
-        pad.start_task(move || {
-            let (Some(element), Some(pad)) = (element.upgrade(), weak.upgrade()) else {
-                return;
-            };
-            let this = element.imp();
-            let turn = || match this.text.next() {
-                Some(out) => this.push_text(&pad, out, &mut segment),
-                None => drop(pad.pause_task()),
-            };
-            if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(turn)) {
-                this.fail(&failure::panicked("the text pad", &*panic));
-                let _ = pad.pause_task();
-            }
-        })
+        let turn = move |this: &Self, pad: &gst::Pad| match this.text.next() {
+            Some(out) => this.push_text(pad, out, &mut segment),
+            None => drop(pad.pause_task()),
+        };
+        self.start_task(pad, "the text pad", turn)
     }
 
     fn placing(&self) -> Placing {
