@@ -171,3 +171,59 @@ fn stopping_waits_for_the_handler_and_for_nothing_else() {
     assert_eq!(bench.messages.descriptions().len(), 1);
     assert_eq!(bench.messages.dropped(), ["cancelled"]);
 }
+
+#[test]
+fn eos_does_not_wait_for_a_handler_for_ever() {
+    let (mut bench, backend) = bench(&[("eos-timeout", "50000000")]);
+    let blocked = Blocked::connect(&bench);
+    bench.frames(0..2_000);
+    backend.take().answer();
+    blocked.wait();
+    assert!(bench.eos_in_thread()());
+    blocked.release();
+    bench.ended(2);
+    assert_eq!(bench.messages.dropped(), ["eos-timeout"]);
+    bench.stop();
+}
+
+#[test]
+fn a_handler_may_end_the_stream() {
+    let (mut bench, backend) = bench(&[]);
+    let (tx, rx) = mpsc::channel();
+    connect(&bench, move |element, _| {
+        let sink = element.static_pad("sink").unwrap();
+        tx.send(sink.send_event(gst::event::Eos::new())).unwrap();
+    });
+    bench.frames(0..2_000);
+    backend.take().answer();
+    assert_eq!(rx.recv_timeout(WATCHDOG), Ok(true));
+    bench.ended(2);
+    assert_eq!(bench.messages.dropped(), ["eos-timeout"]);
+    bench.stop();
+}
+
+/// The worker is about to post an answer when the flush comes.
+#[test]
+fn what_is_being_said_at_a_flush_is_said_before_its_end() {
+    let (mut bench, backend) = bench(&[]);
+    let (call, called) = mpsc::channel();
+    bench.bus.set_sync_handler(move |_, message| {
+        let name = message.structure().map(|s| s.name().as_str());
+        if name == Some("qwenvl/description") {
+            call.send(()).unwrap();
+            // Time for a mistake to show.
+            thread::sleep(Duration::from_millis(100));
+        }
+        gst::BusSyncReply::Pass
+    });
+    bench.frames(0..2_000);
+    backend.take().answer();
+    called.recv_timeout(WATCHDOG).unwrap();
+    bench.event(gst::event::FlushStart::new());
+    bench.event(gst::event::FlushStop::new(true));
+    bench.collect();
+    assert_eq!(bench.messages.descriptions().len(), 1);
+    assert_eq!(bench.messages.dropped(), ["flush"]);
+    bench.bus.unset_sync_handler();
+    bench.stop();
+}

@@ -3,14 +3,16 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use common::manual::Manual;
 use common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
+use gstqwenvl::testing::Stage;
 
 const FILE: &str = "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=64,framerate=10/1";
 const LIVE: &str =
@@ -379,4 +381,45 @@ fn a_flush_forgets_the_texts_of_before() {
         starts.iter().all(|pts| *pts >= 5 * ClockTime::SECOND),
         "{starts:?}"
     );
+}
+
+/// The worker has a frame in its hands, of a later time than all that follows.
+#[test]
+fn a_flush_forgets_what_the_worker_is_at() {
+    let line = format!(
+        "{FILE} ! qwenvl name=q ! fakesink name=v sync=true q.text ! fakesink name=t async=false"
+    );
+    let mut hooks = hooks(echo(Duration::from_millis(10)));
+    let (hold, held) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (stop, stopped) = (hold.clone(), held.clone());
+    hooks.at = Arc::new(move |stage| {
+        if stage == Stage::Worker && stop.load(Ordering::SeqCst) {
+            stopped.store(true, Ordering::SeqCst);
+            wait_until("permission", || !stop.load(Ordering::SeqCst));
+        }
+    });
+    let run = Run::new(&line, hooks);
+    let seen = watch(&run);
+    let frames = video(&run);
+    run.set_state(gst::State::Playing).unwrap();
+    wait_until("video", || frames.load(Ordering::SeqCst) > 45);
+    hold.store(true, Ordering::SeqCst);
+    wait_until("the worker", || held.load(Ordering::SeqCst));
+    let pipeline = run.pipeline.clone();
+    let seek = thread::spawn(move || {
+        let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
+        pipeline.seek_simple(flags, ClockTime::ZERO)
+    });
+    // Time for a mistake to show.
+    thread::sleep(Duration::from_millis(100));
+    seen.lock().unwrap().clear();
+    hold.store(false, Ordering::SeqCst);
+    seek.join().unwrap().unwrap();
+    wait_until("the end", || seen.lock().unwrap().last() == Some(&Out::Eos));
+    let starts: Vec<_> = texts(&seen).into_iter().map(|(pts, ..)| pts).collect();
+    // The source ends after 100 frames, wherever they were.
+    assert_eq!(starts, [ClockTime::ZERO, 4 * ClockTime::SECOND]);
 }

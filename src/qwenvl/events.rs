@@ -12,6 +12,10 @@ use super::session::{Drained, Interrupted, Session};
 use super::settings::Mode;
 use super::text::Mark;
 
+/// The worker does at once what a flush or the end asks of it. This much longer it is waited for if
+/// an application's handler keeps it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl QwenVL {
     pub(super) fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
         gst::log!(CAT, imp = self, "{event:?}");
@@ -65,7 +69,7 @@ impl QwenVL {
                     stream.segment = None;
                 }
                 if let Some(session) = self.session() {
-                    session.flush_stop();
+                    self.check_prompt(session.flush_stop(self.patience()));
                 }
                 self.text_flush_stop(&event);
                 self.hold_flush_stop(&event);
@@ -148,12 +152,15 @@ impl QwenVL {
         let Some(session) = self.session() else {
             return true;
         };
-        let timeout = lock(&self.settings).eos_timeout;
-        match drain(&session, timeout) {
+        let timeout = match self.is_worker() {
+            true => 0,
+            false => lock(&self.settings).eos_timeout,
+        };
+        match self.drain(&session, timeout) {
             Ok(()) => true,
             Err(Interrupted::Failed) => {
                 // Its windows' messages come before the end, as always.
-                session.wait_finished();
+                self.check_prompt(session.wait_finished(self.patience()));
                 true
             }
             Err(Interrupted::Flushing) => {
@@ -166,14 +173,34 @@ impl QwenVL {
             }
         }
     }
-}
 
-fn drain(session: &Session, timeout: u64) -> Result<(), Interrupted> {
-    if session.drain(Some(Duration::from_nanos(timeout)))? == Drained::TimedOut {
-        session.expire();
-        session.drain(None)?;
+    fn drain(&self, session: &Session, timeout: u64) -> Result<(), Interrupted> {
+        if session.drain(Some(Duration::from_nanos(timeout)))? == Drained::TimedOut {
+            session.expire();
+            let drained = session.drain(Some(self.patience()))?;
+            self.check_prompt(drained == Drained::Yes);
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// How long to wait for the worker: it cannot be waited for by its own handlers.
+    fn patience(&self) -> Duration {
+        if self.is_worker() {
+            Duration::ZERO
+        } else {
+            PATIENCE
+        }
+    }
+
+    fn check_prompt(&self, in_time: bool) {
+        if !in_time {
+            gst::warning!(
+                CAT,
+                imp = self,
+                "A handler of the application is not done: some messages come late"
+            );
+        }
+    }
 }
 
 /// Whole frame intervals in a duration.

@@ -66,6 +66,13 @@ impl QwenVL {
         lock(&self.running).as_ref().map(|r| r.session.clone())
     }
 
+    /// Whether this is the worker's thread: in a handler of an application.
+    pub(super) fn is_worker(&self) -> bool {
+        let running = lock(&self.running);
+        let worker = running.as_ref().map(|r| r.worker.thread().id());
+        worker == Some(thread::current().id())
+    }
+
     pub(super) fn session_and_hooks(&self) -> Option<(Arc<Session>, Hooks)> {
         let running = lock(&self.running);
         running

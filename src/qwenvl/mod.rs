@@ -30,9 +30,14 @@
 //! **Signal `description`** (`void handler(GstElement *element, GstStructure *description, gpointer
 //! user_data)`): the structure of each `qwenvl/description`, emitted after its message is posted,
 //! once and in the same order, from the element's worker thread with no lock held. A handler may
-//! set and get properties and send events. Until it returns, no other window is described, and EOS
-//! and the change to READY wait; video goes on as with a slow model. As in every thread of a
-//! pipeline, a handler must not change the pipeline's state.
+//! set and get properties and send events. Until it returns, no other window is described, and the
+//! change to READY waits; EOS waits for it as for an answer, and FLUSH_STOP for a second. Video goes on
+//! as with a slow model. As in every thread of a pipeline, a handler must not change the pipeline's
+//! state.
+//!
+//! **Flushes.** When FLUSH_STOP has passed, every window of before has had its message, and nothing
+//! that is said later is about it. The one exception is a window whose message the application itself
+//! keeps in a handler for longer than a second.
 //!
 //! The default model is a small one that is part of the plugin and knows synthetic traffic only;
 //! `model=Qwen/Qwen3-VL-2B-Instruct` downloads and runs a real one.

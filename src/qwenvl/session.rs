@@ -87,6 +87,8 @@ struct State {
     control: VecDeque<Control>,
     /// Raised by every flush. What belongs to an older one must not come out.
     epoch: u64,
+    /// The epoch that the worker is in: behind, until it has ended the windows of the one before.
+    reached: u64,
     flushing: bool,
     stopping: bool,
     /// Somebody posts an error.
@@ -150,6 +152,23 @@ impl Session {
         self.changed
             .wait(guard)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change, but not past the deadline. `false` if that is over.
+    fn wait_until<'a>(
+        &self,
+        guard: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> (MutexGuard<'a, State>, bool) {
+        let Some(deadline) = deadline else {
+            return (self.wait(guard), true);
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return (guard, false);
+        }
+        let result = self.changed.wait_timeout(guard, left);
+        (result.unwrap_or_else(PoisonError::into_inner).0, true)
     }
 
     // The streaming thread.
@@ -245,29 +264,24 @@ impl Session {
             if state.idle() {
                 return Ok(Drained::Yes);
             }
-            state = match deadline {
-                None => self.wait(state),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(Drained::TimedOut);
-                    }
-                    self.changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            let in_time;
+            (state, in_time) = self.wait_until(state, deadline);
+            if !in_time {
+                return Ok(Drained::TimedOut);
+            }
         }
     }
 
     /// After a failure: waits until the worker has ended every window, unless a flush or a stop
-    /// comes, which ends them as well.
-    pub(super) fn wait_finished(&self) {
+    /// comes, which ends them as well; at most for `timeout`. Whether it has not timed out.
+    pub(super) fn wait_finished(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
         let mut state = self.lock();
-        while !(state.finished || state.flushing || state.stopping) {
-            state = self.wait(state);
+        let mut in_time = true;
+        while in_time && !(state.finished || state.flushing || state.stopping) {
+            (state, in_time) = self.wait_until(state, deadline);
         }
+        in_time
     }
 
     /// The time for the last answers is over, and for frames that have not even become windows.
@@ -291,9 +305,19 @@ impl Session {
         });
     }
 
-    /// Frames are welcome again.
-    pub(super) fn flush_stop(&self) {
-        self.change(|state| state.flushing = false);
+    /// Frames are welcome again, when the worker has ended everything of before the flush, or
+    /// `timeout` is over. Whether it has not timed out.
+    pub(super) fn flush_stop(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        let mut state = self.lock();
+        let mut in_time = true;
+        while in_time && state.reached < state.epoch && !(state.finished || state.stopping) {
+            (state, in_time) = self.wait_until(state, deadline);
+        }
+        state.flushing = false;
+        drop(state);
+        self.changed.notify_all();
+        in_time
     }
 
     /// Ends all waits for good and tells the worker to finish.
@@ -381,6 +405,11 @@ impl Session {
             state.outstanding = 0;
             state.control.clear();
         });
+    }
+
+    /// The worker has ended everything of before this epoch.
+    pub(super) fn reached(&self, epoch: u64) {
+        self.change(|state| state.reached = epoch);
     }
 
     /// The epoch that the stream is in now.

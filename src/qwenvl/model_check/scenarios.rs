@@ -86,6 +86,7 @@ impl Worker {
             Next::Control(Control::Flush(epoch)) => {
                 self.epoch = self.epoch.max(epoch);
                 self.end_all(End::Flushed);
+                self.session.reached(self.epoch);
             }
             Next::Control(Control::Expire) => self.end_all(End::Late),
             Next::Control(Control::Stop | Control::Abort(_)) => {
@@ -253,7 +254,7 @@ fn of_two_failures_one_is_posted_and_all_give_up() {
             })
         });
         assert_eq!(stage.session.wait_ready(), Err(Interrupted::Failed));
-        stage.session.wait_finished();
+        assert!(stage.session.wait_finished(SECOND));
         assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Given)]);
         for other in others {
             other.join().unwrap();
@@ -330,14 +331,16 @@ fn an_answer_comes_when_its_time_is_over() {
 
 #[test]
 fn an_answer_meets_two_flushes() {
-    check(3, || {
+    check(2, || {
         let stage = Stage::new();
         let engine = stage.answer();
-        let seeks = stage.spawn(|session| {
+        let ends = stage.ends.clone();
+        let seeks = stage.spawn(move |session| {
             for epoch in 1..=2 {
                 session.flush_start();
-                session.flush_stop();
-                // What is left of an older epoch does not come out any more.
+                assert!(session.flush_stop(SECOND));
+                // The windows of before have ended, and nothing of theirs comes out any more.
+                assert_eq!(ends.lock().unwrap().len(), 1);
                 assert!(epochs(session).iter().all(|of| *of >= epoch));
             }
         });
@@ -349,11 +352,26 @@ fn an_answer_meets_two_flushes() {
 }
 
 #[test]
+fn stop_and_failure_end_the_wait_of_a_flush() {
+    let acts: [fn(&Session); 2] = [Session::stop, |session| session.fail("broken")];
+    for act in acts {
+        check(3, move || {
+            let stage = Stage::new();
+            let other = stage.spawn(act);
+            stage.session.flush_start();
+            assert!(stage.session.flush_stop(SECOND));
+            other.join().unwrap();
+            stage.finish(1);
+        });
+    }
+}
+
+#[test]
 fn a_frame_after_a_flush_becomes_a_window() {
     check(3, || {
         let stage = Stage::new();
         stage.session.flush_start();
-        stage.session.flush_stop();
+        assert!(stage.session.flush_stop(SECOND));
         let engine = stage.answer();
         stage.session.push_frame(frame(), true).unwrap();
         engine.join().unwrap();

@@ -165,8 +165,12 @@ impl Text {
         });
     }
 
+    /// What the worker had in its hands at the flush is forgotten, too.
     pub(super) fn flush_stop(&self) {
-        self.change(|state| (state.flushing, state.refused) = (false, false));
+        self.change(|state| {
+            state.timeline.flush();
+            (state.flushing, state.refused) = (false, false);
+        });
     }
 
     /// The peer takes nothing more until it is flushed.

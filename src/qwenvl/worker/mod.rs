@@ -141,6 +141,7 @@ impl Worker {
                 // Of two flushes in a row, the second one overtakes the first.
                 self.epoch = self.epoch.max(epoch);
                 self.drop_all(Reason::Flush, None);
+                self.session.reached(self.epoch);
             }
             Next::Control(Control::Expire) => self.drop_all(Reason::EosTimeout, None),
             // Both end `run`.
