@@ -234,9 +234,11 @@ impl ObjectImpl for QwenVL {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
             "stats" => {
-                let stats = self.session().map(|session| session.stats());
-                let held = self.hold.len();
-                stats.unwrap_or_default().structure(held).to_value()
+                let session = self.session();
+                let stats = session.as_ref().map(|session| session.stats());
+                let kv_blocks = session.map_or(0, |session| session.kv_blocks());
+                let stats = stats.unwrap_or_default();
+                stats.structure(self.hold.len(), kv_blocks).to_value()
             }
             "stream-id" => {
                 let stream_id = lock(&self.settings).stream_id.clone();

@@ -5,7 +5,7 @@
 //! variable, so whatever can end a wait wakes all of them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use qwen3_vl::backend::{self, Backend};
@@ -95,7 +95,8 @@ struct State {
     claimed: bool,
     /// The error has been posted.
     failed: bool,
-    ready: bool,
+    /// There once the model is loaded. The worker owns it.
+    backend: Option<Weak<dyn Backend>>,
     /// The worker is gone.
     finished: bool,
     /// Whether the worker has something in its hands.
@@ -190,7 +191,7 @@ impl Session {
             if let Some(why) = state.interrupted() {
                 return Err(why);
             }
-            if state.ready {
+            if state.backend.is_some() {
                 return Ok(());
             }
             state = self.wait(state);
@@ -351,6 +352,13 @@ impl Session {
         self.lock().stats.clone()
     }
 
+    /// Blocks of KV cache that windows hold.
+    pub(super) fn kv_blocks(&self) -> usize {
+        let backend = self.lock().backend.clone();
+        let backend = backend.and_then(|backend| backend.upgrade());
+        backend.map_or(0, |backend| backend.kv_blocks())
+    }
+
     /// Changes the counters.
     pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut self.lock().stats);
@@ -361,7 +369,7 @@ impl Session {
     /// The model is loaded.
     pub(super) fn ready(&self, backend: Arc<dyn Backend>) {
         self.change(|state| {
-            state.ready = true;
+            state.backend = Some(Arc::downgrade(&backend));
             state.control.push_back(Control::Ready(backend));
         });
     }

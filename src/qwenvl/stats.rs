@@ -22,8 +22,8 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    /// As a structure, with the number of buffers and events that are held.
-    pub(super) fn structure(&self, held: usize) -> gst::Structure {
+    /// As a structure, with the number of buffers and events that are held, and of blocks of KV cache.
+    pub(super) fn structure(&self, held: usize, kv_blocks: usize) -> gst::Structure {
         gst::Structure::builder("qwenvl/stats")
             .field("frames", self.frames)
             .field("sampled", self.sampled)
@@ -34,6 +34,7 @@ impl Stats {
             .field("late", self.late)
             .field("outstanding", self.outstanding)
             .field("held", held as u64)
+            .field("kv-blocks", kv_blocks as u64)
             .build()
     }
 }

@@ -1,6 +1,7 @@
 //! A camera with a pool of four buffers, as V4L2 and VA-API have, and a screen; `qwenvl` between.
 //! Events and frames go through one thread, as in a pipeline.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -24,7 +25,8 @@ type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
 /// What the streaming thread does.
 enum Step {
-    Frame(gst::ClockTime),
+    /// A frame, and whether it does not continue the one before.
+    Frame(gst::ClockTime, bool),
     Event(gst::Event),
 }
 
@@ -51,6 +53,8 @@ pub struct Camera {
     pub taken: Arc<Mutex<Vec<(gst::ClockTime, usize)>>>,
     /// What came out.
     pub shown: Arc<Mutex<Vec<Shown>>>,
+    /// Milliseconds for which the screen keeps the next buffer.
+    pub slow: Arc<AtomicU64>,
     src: gst::Pad,
     screen: gst::Pad,
     steps: Option<Sender<Step>>,
@@ -87,6 +91,8 @@ impl Camera {
             .build();
         let shown = Arc::new(Mutex::new(Vec::new()));
         let screen = shown.clone();
+        let slow = Arc::new(AtomicU64::new(0));
+        let keep = slow.clone();
         // Without a template it would take the caps that it has got, and no others.
         let any = gst::PadTemplate::new(
             "sink",
@@ -96,6 +102,7 @@ impl Camera {
         );
         let screen = gst::Pad::builder_from_template(&any.unwrap())
             .chain_function(move |_, _, buffer| {
+                thread::sleep(Duration::from_millis(keep.swap(0, Ordering::Relaxed)));
                 screen.lock().unwrap().push(Shown {
                     pts: buffer.pts().unwrap(),
                     memory: address(&buffer),
@@ -118,8 +125,8 @@ impl Camera {
                 for step in to_do {
                     let result = match step {
                         Step::Event(event) => Done::Event(src.push_event(event)),
-                        Step::Frame(pts) => {
-                            let buffer = frame(&pool, pts);
+                        Step::Frame(pts, discont) => {
+                            let buffer = frame(&pool, pts, discont);
                             let identity = (pts, address(&buffer));
                             let flow = src.push(buffer);
                             if flow.is_ok() {
@@ -138,6 +145,7 @@ impl Camera {
             pool,
             taken,
             shown,
+            slow,
             src,
             screen,
             steps: Some(steps),
@@ -159,7 +167,12 @@ impl Camera {
 
     /// A frame, when its turn comes.
     pub fn frame(&mut self, ms: u64) {
-        self.step(Step::Frame(gst::ClockTime::from_mseconds(ms)));
+        self.frame_after(ms, false);
+    }
+
+    /// A frame that does not continue the one before, if `discont`.
+    pub fn frame_after(&mut self, ms: u64, discont: bool) {
+        self.step(Step::Frame(gst::ClockTime::from_mseconds(ms), discont));
     }
 
     /// An event, when its turn comes.
@@ -231,6 +244,15 @@ impl Camera {
         shown.iter().map(|s| (s.pts, s.memory)).collect()
     }
 
+    /// Fails unless what came out is what went in, and forgets both. Not while a step is pending.
+    pub fn check_shown(&self) -> Vec<gst::Structure> {
+        let taken = std::mem::take(&mut *self.taken.lock().unwrap());
+        let shown = std::mem::take(&mut *self.shown.lock().unwrap());
+        let frames: Vec<_> = shown.iter().map(|s| (s.pts, s.memory)).collect();
+        assert_eq!(frames, taken);
+        shown.into_iter().flat_map(|s| s.descriptions).collect()
+    }
+
     /// Every buffer that can be had from the pool now.
     pub fn in_pool(&self) -> usize {
         let all: Vec<_> = std::iter::from_fn(|| acquire(&self.pool).ok()).collect();
@@ -255,10 +277,13 @@ fn acquire(pool: &gst::BufferPool) -> Result<gst::Buffer, gst::FlowError> {
     pool.acquire_buffer(Some(&gst::BufferPoolAcquireParams::with_flags(flags)))
 }
 
-fn frame(pool: &gst::BufferPool, pts: gst::ClockTime) -> gst::Buffer {
+fn frame(pool: &gst::BufferPool, pts: gst::ClockTime, discont: bool) -> gst::Buffer {
     let mut buffer = acquire(pool).expect("the camera has a buffer");
     let header = buffer.get_mut().unwrap();
     header.set_pts(pts);
     header.set_duration(gst::ClockTime::from_mseconds(100));
+    if discont {
+        header.set_flags(gst::BufferFlags::DISCONT);
+    }
     buffer
 }

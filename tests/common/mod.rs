@@ -4,6 +4,8 @@
 
 pub mod bench;
 pub mod camera;
+pub mod ledger;
+pub mod life;
 pub mod manual;
 pub mod media;
 pub mod rtsp;

@@ -1,5 +1,6 @@
 //! The backend that runs the model in this process.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -12,10 +13,12 @@ use crate::engine::runner::Runner;
 use crate::engine::sink::Sink;
 use crate::engine::{Command, Engine};
 use crate::frames::VisionInput;
+use crate::model::KvPool;
 
 /// A model in this process, with a thread of its own.
 pub struct LocalBackend {
     model: ModelInfo,
+    kv: Arc<KvPool>,
     engine: Engine,
     next: AtomicU64,
 }
@@ -29,6 +32,7 @@ impl LocalBackend {
     pub fn start(model: ModelInfo, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             model,
+            kv: runner.parts.model.kv.clone(),
             engine: Engine::start(runner)?,
             next: AtomicU64::new(0),
         })
@@ -52,6 +56,10 @@ impl Backend for LocalBackend {
             },
         );
         Box::new(LocalWindow { id, commands })
+    }
+
+    fn kv_blocks(&self) -> usize {
+        self.kv.used()
     }
 }
 

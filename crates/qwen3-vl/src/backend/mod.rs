@@ -27,6 +27,11 @@ pub trait Backend: Send + Sync {
 
     /// Opens a window. Never blocks on inference.
     fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput>;
+
+    /// Blocks of KV cache that windows hold now, if the backend has such a cache in this process.
+    fn kv_blocks(&self) -> usize {
+        0
+    }
 }
 
 /// An open window. Dropping it before `close` cancels it ([`Event::Cancelled`]).

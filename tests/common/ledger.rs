@@ -1,0 +1,180 @@
+//! What must be true of all messages of an element, checked in the thread that posts them, so that
+//! none has to be kept.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+
+/// Ids that have been seen: all below `next`, and some above.
+#[derive(Debug, Default)]
+struct Ids {
+    next: u64,
+    ahead: BTreeSet<u64>,
+}
+
+impl Ids {
+    /// Whether it is new.
+    fn add(&mut self, id: u64) -> bool {
+        let new = id >= self.next && self.ahead.insert(id);
+        while self.ahead.remove(&self.next) {
+            self.next += 1;
+        }
+        new
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub described: u64,
+    pub dropped: u64,
+    pub errors: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    windows: Ids,
+    requests: Ids,
+    /// Least epoch, as `stream-id`, of which something may still be said.
+    epoch: u64,
+    /// Window of the last description.
+    last: Option<u64>,
+    /// Windows described whose description has not been met on a buffer.
+    loose: BTreeSet<u64>,
+    /// The other way round: a buffer may be faster than the message.
+    early: BTreeSet<u64>,
+    counts: Counts,
+    /// The first thing that was wrong.
+    wrong: Option<String>,
+}
+
+/// Descriptions that never come to a buffer are forgotten when so many others came after them.
+const MOST_LOOSE: usize = 1_000;
+
+/// See the module's text. The element's `stream-id` is the number of its epoch.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Mutex<State>>);
+
+impl Ledger {
+    /// Reads those messages on the bus that are of `element`, and leaves none there.
+    pub fn new(bus: &gst::Bus, element: &gst::Element) -> Self {
+        let this = Self::default();
+        let (ledger, element) = (this.clone(), element.downgrade());
+        bus.set_sync_handler(move |_, message| {
+            let Some(element) = element.upgrade() else {
+                return gst::BusSyncReply::Drop;
+            };
+            match message.view() {
+                _ if message.src() != Some(element.upcast_ref()) => (),
+                gst::MessageView::Error(_) => ledger.0.lock().unwrap().counts.errors += 1,
+                gst::MessageView::Element(message) => {
+                    if let Some(structure) = message.structure() {
+                        ledger.0.lock().unwrap().see(structure);
+                    }
+                }
+                _ => (),
+            }
+            gst::BusSyncReply::Drop
+        });
+        this
+    }
+
+    /// All of before this epoch has been said: its flush or its end has passed.
+    pub fn begin(&self, epoch: u64) {
+        self.0.lock().unwrap().epoch = epoch;
+    }
+
+    /// What a buffer carries.
+    pub fn attached(&self, description: &gst::StructureRef) {
+        let mut state = self.0.lock().unwrap();
+        state.check_epoch(description);
+        let id = description.get("window-id").unwrap();
+        if !state.loose.remove(&id) && !state.early.insert(id) {
+            state.wrong(format!("attached twice: {description}"));
+        }
+    }
+
+    /// A text, which says of which epoch it is.
+    pub fn text(&self, text: &str) {
+        let mut state = self.0.lock().unwrap();
+        if text.parse().is_ok_and(|epoch: u64| epoch < state.epoch) {
+            state.wrong(format!("a text of epoch {text}"));
+        }
+    }
+
+    /// What has been counted so far.
+    pub fn counts<T>(&self, read: impl FnOnce(&Counts) -> T) -> T {
+        read(&self.0.lock().unwrap().counts)
+    }
+
+    /// Fails if something was wrong.
+    pub fn check(&self) {
+        let wrong = self.0.lock().unwrap().wrong.take();
+        if let Some(wrong) = wrong {
+            panic!("{wrong}");
+        }
+    }
+
+    /// Fails if a window or request up to the last one has not ended, or if something was attached
+    /// that was not said, or twice.
+    pub fn check_all_ended(&self) {
+        self.check();
+        let state = self.0.lock().unwrap();
+        for ids in [&state.windows, &state.requests] {
+            assert!(ids.ahead.is_empty(), "{} has not ended", ids.next);
+        }
+        assert_eq!(state.windows.next, state.requests.next);
+        assert!(state.early.is_empty(), "{:?}", state.early);
+    }
+}
+
+impl State {
+    fn wrong(&mut self, what: String) {
+        let epoch = self.epoch;
+        self.wrong
+            .get_or_insert(format!("in epoch {epoch}: {what}"));
+    }
+
+    fn check_epoch(&mut self, structure: &gst::StructureRef) {
+        let stream: String = structure.get("stream-id").unwrap();
+        if stream.parse::<u64>().unwrap() < self.epoch {
+            self.wrong(format!("of an older epoch: {structure}"));
+        }
+    }
+
+    fn see(&mut self, structure: &gst::StructureRef) {
+        self.check_epoch(structure);
+        let described = match structure.name().as_str() {
+            "qwenvl/description" => true,
+            "qwenvl/dropped" => false,
+            _ => return,
+        };
+        let number = |name: &str| structure.get::<u64>(name).unwrap();
+        let window = number("window-id");
+        if !self.windows.add(window) || !self.requests.add(number("request-id")) {
+            self.wrong(format!("ended twice: {structure}"));
+        }
+        let frames: gst::Array = structure.get("frame-pts").unwrap();
+        let frames: Vec<u64> = frames.iter().map(|pts| pts.get().unwrap()).collect();
+        if number("start-running-time") > number("end-running-time")
+            || !frames.is_sorted_by(|a, b| a < b)
+        {
+            self.wrong(format!("not in the order of time: {structure}"));
+        }
+        if !described {
+            self.counts.dropped += 1;
+            return;
+        }
+        self.counts.described += 1;
+        // In the order of the answers, which come in the order of the questions.
+        if self.last.replace(window) >= Some(window) {
+            self.wrong(format!("out of order: {structure}"));
+        }
+        if !self.early.remove(&window) {
+            self.loose.insert(window);
+        }
+        if self.loose.len() > MOST_LOOSE {
+            self.loose.pop_first();
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The life of one element, to which anything may happen in any order, and what must be true of it:
+//! every window ends in exactly one message, no answer outlives its flush, every frame passes as it
+//! is, and nothing is held at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use gst::prelude::*;
+use proptest::prelude::*;
+use qwen3_vl::backend::{Event, Failure};
+
+use super::camera::{BUFFERS, CAPS, Camera, Done};
+use super::ledger::Ledger;
+use super::manual::Manual;
+use super::{bench::Bench, hooks, in_time, wait_until};
+
+/// What happens next. Frames and events queue up in the streaming thread; the rest is done at once,
+/// by whoever it may be in an application.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// That many frames, so many milliseconds apart.
+    Frames(u64, u64),
+    /// PTS jump by so many milliseconds.
+    Jump(i64),
+    Gap,
+    /// A new segment, with its base in seconds.
+    Segment(u64),
+    /// The other format.
+    Caps,
+    Property(&'static str, &'static str),
+    /// A property that makes no sense: a warning, and the last good ones stay.
+    Nonsense,
+    /// The text pad is requested, or released if it is there.
+    Text,
+    /// Downstream keeps the next buffer for so many milliseconds.
+    Slow(u64),
+    /// The oldest request is answered.
+    Answer,
+    /// The oldest request is impossible.
+    Refuse,
+    /// The backend gives the oldest request up.
+    GiveUp,
+    /// The backend breaks.
+    Break,
+    /// A seek: flush and a new segment.
+    Seek,
+    /// The stream ends; something else may follow at once.
+    Eos,
+    /// Down to this state and up again.
+    Restart(gst::State),
+    /// Nothing, until the streaming thread has done everything.
+    Settle,
+}
+
+/// Any of them. Downstream keeps no buffer longer than `slow` milliseconds.
+pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
+    let property = prop::sample::select(vec![
+        ("window-duration", "1000000000"),
+        ("window-duration", "2000000000"),
+        ("window-stride", "0"),
+        ("window-stride", "500000000"),
+        ("fps", "2/1"),
+        ("fps", "5/1"),
+        ("mode", "images"),
+        ("mode", "video"),
+        ("emit-tokens", "true"),
+        ("max-pending", "0"),
+        ("max-pending", "2"),
+        ("overload", "auto"),
+        ("overload", "block"),
+        ("overload", "drop-oldest"),
+        ("overload", "drop-newest"),
+        ("text-timing", "answer"),
+        ("text-timing", "span"),
+    ]);
+    let step = prop::sample::select(vec![40, 100, 500, 1_300]);
+    prop_oneof![
+        12 => (1u64..12, step).prop_map(|(count, step)| Op::Frames(count, step)),
+        1 => (-20_000i64..20_000).prop_map(Op::Jump),
+        1 => Just(Op::Gap),
+        1 => (0u64..100).prop_map(Op::Segment),
+        1 => Just(Op::Caps),
+        4 => property.prop_map(|(name, value)| Op::Property(name, value)),
+        1 => Just(Op::Nonsense),
+        1 => Just(Op::Text),
+        1 => (0..=slow).prop_map(Op::Slow),
+        6 => Just(Op::Answer),
+        1 => Just(Op::Refuse),
+        1 => Just(Op::GiveUp),
+        1 => Just(Op::Break),
+        2 => Just(Op::Seek),
+        1 => Just(Op::Eos),
+        1 => prop::sample::select(vec![gst::State::Ready, gst::State::Null]).prop_map(Op::Restart),
+        3 => Just(Op::Settle),
+    ]
+}
+
+pub struct Life {
+    element: gst::Element,
+    bus: gst::Bus,
+    camera: Camera,
+    backend: Manual,
+    pub ledger: Ledger,
+    /// The element's text pad and its peer.
+    text: Option<(gst::Pad, gst::Pad)>,
+    /// Milliseconds for which the peer keeps the next text.
+    slow: Arc<AtomicU64>,
+    /// Where the stream is, in milliseconds.
+    now: u64,
+    /// The next frame does not continue the one before.
+    discont: bool,
+    caps: usize,
+    /// Raised by seeks and restarts; stream-id and prompt say in which one a window has opened.
+    epoch: u64,
+    /// Times that the backend broke.
+    broken: usize,
+    /// Since the last restart.
+    may_fail: bool,
+    /// As a camera does it: a frame when its time has come.
+    pub paced: bool,
+}
+
+impl Life {
+    pub fn new(live: bool) -> Self {
+        let backend = Manual::new();
+        let (element, bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
+        let ledger = Ledger::new(&bus, &element);
+        element.set_property("window-duration", 1_000_000_000u64);
+        let mut life = Self {
+            camera: Camera::new(&element, live),
+            element,
+            bus,
+            backend,
+            ledger,
+            text: None,
+            slow: Arc::default(),
+            now: 0,
+            discont: false,
+            caps: 0,
+            epoch: 0,
+            broken: 0,
+            may_fail: false,
+            paced: false,
+        };
+        life.set_epoch(0);
+        life.set_state(gst::State::Playing);
+        life.camera.start(0);
+        life
+    }
+
+    pub fn step(&mut self, op: Op) {
+        match op {
+            Op::Frames(count, step) => self.frames(count, step),
+            Op::Jump(by) => {
+                self.now = self.now.saturating_add_signed(by);
+                self.discont = true;
+            }
+            Op::Gap => {
+                let at = gst::ClockTime::from_mseconds(self.now);
+                self.camera.event(gst::event::Gap::builder(at).build());
+            }
+            Op::Segment(base) => {
+                let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+                segment.set_base(gst::ClockTime::from_seconds(base));
+                self.camera.event(gst::event::Segment::new(&segment));
+            }
+            Op::Caps => {
+                self.caps = 1 - self.caps;
+                let caps = CAPS[self.caps].parse().unwrap();
+                self.camera.event(gst::event::Caps::new(&caps));
+            }
+            Op::Property(name, value) => self.element.set_property_from_str(name, value),
+            Op::Nonsense => {
+                // A frame first, for which the new stream-id is taken up: now nothing is any more.
+                self.frames(1, 40);
+                self.settle();
+                self.element.set_property("fps", gst::Fraction::new(0, 1));
+            }
+            Op::Text => self.toggle_text(),
+            Op::Slow(time) => {
+                self.camera.slow.store(time, Ordering::Relaxed);
+                self.slow.store(time, Ordering::Relaxed);
+            }
+            Op::Answer => self.answer(),
+            Op::Refuse => self.end(Event::Failed(Failure::Request("impossible".into()))),
+            Op::GiveUp => self.end(Event::Cancelled),
+            Op::Break => {
+                if let Some(asked) = self.backend.try_take() {
+                    self.broken += 1;
+                    self.may_fail = true;
+                    asked.end(Event::Failed(Failure::Backend("broken".into())));
+                }
+            }
+            Op::Seek => self.seek(),
+            Op::Eos => {
+                self.camera.event(gst::event::Eos::new());
+                self.camera.start(self.caps);
+            }
+            Op::Restart(state) => self.restart(state),
+            Op::Settle => self.settle(),
+        }
+    }
+
+    fn frames(&mut self, count: u64, step: u64) {
+        for _ in 0..count {
+            let discont = std::mem::take(&mut self.discont);
+            self.camera.frame_after(self.now, discont);
+            self.now += step;
+            if self.paced {
+                thread::sleep(Duration::from_millis(step.min(100)));
+            }
+        }
+    }
+
+    fn toggle_text(&mut self) {
+        if let Some((text, reader)) = self.text.take() {
+            let _ = text.unlink(&reader);
+            self.element.release_request_pad(&text);
+            reader.set_active(false).unwrap();
+            return;
+        }
+        let (ledger, slow) = (self.ledger.clone(), self.slow.clone());
+        let reader = gst::Pad::builder(gst::PadDirection::Sink)
+            .chain_function(move |_, _, buffer| {
+                thread::sleep(Duration::from_millis(slow.swap(0, Ordering::Relaxed)));
+                ledger.text(&String::from_utf8_lossy(&buffer.map_readable().unwrap()));
+                Ok(gst::FlowSuccess::Ok)
+            })
+            .build();
+        reader.set_active(true).unwrap();
+        let text = self.element.request_pad_simple("text").unwrap();
+        text.link(&reader).unwrap();
+        self.text = Some((text, reader));
+    }
+
+    fn end(&self, event: Event) {
+        if let Some(asked) = self.backend.try_take() {
+            asked.end(event);
+        }
+    }
+
+    /// The answer is the epoch of the question.
+    fn answer(&self) {
+        if let Some(mut asked) = self.backend.try_take() {
+            asked.token("a piece");
+            asked.answer();
+        }
+    }
+
+    /// Waits for the streaming thread, with an engine that answers as long as it does not get on.
+    pub fn settle(&mut self) {
+        while !self.camera.is_done() {
+            if !self.camera.wait() {
+                self.answer();
+            }
+        }
+        self.check_results(false);
+    }
+
+    fn check_results(&mut self, flushed: bool) {
+        for done in self.camera.take_results() {
+            let Done::Flow(Err(error)) = done else {
+                continue;
+            };
+            let expected = match error {
+                // Also when a sticky event meets a pad that is flushing or inactive already.
+                gst::FlowError::Error => self.may_fail || flushed,
+                gst::FlowError::Flushing => flushed,
+                // Caps that a flush lets nobody take.
+                gst::FlowError::NotNegotiated => flushed,
+                _ => false,
+            };
+            assert!(expected, "{error:?}");
+        }
+        for description in self.camera.check_shown() {
+            self.ledger.attached(&description);
+        }
+        self.ledger.check();
+    }
+
+    fn set_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.element.set_property("fps", gst::Fraction::new(2, 1));
+        for name in ["stream-id", "prompt"] {
+            self.element.set_property(name, epoch.to_string());
+        }
+    }
+
+    /// What is under way belongs to the past.
+    fn next_epoch(&mut self) {
+        self.set_epoch(self.epoch + 1);
+        // Nothing else wakes a streaming thread that waits.
+        self.camera.wait_all();
+        self.check_results(true);
+        wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
+    }
+
+    fn seek(&mut self) {
+        self.camera.event_now(gst::event::FlushStart::new());
+        self.next_epoch();
+        // Now, too: a seek ends before the next one begins.
+        self.camera.event_now(gst::event::FlushStop::new(true));
+        self.ledger.begin(self.epoch);
+        self.camera.start(self.caps);
+    }
+
+    fn restart(&mut self, down: gst::State) {
+        self.set_state(down);
+        self.ledger.begin(self.epoch);
+        self.next_epoch();
+        self.ledger.begin(self.epoch);
+        self.may_fail = false;
+        self.camera.restart();
+        if let Some((_, reader)) = &self.text {
+            for active in [false, true] {
+                reader.set_active(active).unwrap();
+            }
+        }
+        self.set_state(gst::State::Playing);
+        self.camera.start(self.caps);
+    }
+
+    fn set_state(&self, state: gst::State) {
+        let element = self.element.clone();
+        in_time("a state change", move || element.set_state(state)).unwrap();
+    }
+
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats: gst::Structure = self.element.property("stats");
+        stats.get(name).unwrap()
+    }
+
+    /// Ends the stream one way or the other, and the element, and looks back.
+    pub fn check(mut self, end: Op) {
+        let runs_on = matches!(end, Op::Eos | Op::Seek);
+        self.step(end);
+        self.settle();
+        if runs_on && !self.may_fail {
+            wait_until("the last windows", || self.stat("outstanding") == 0);
+        }
+        wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
+        // One more window says how many there were before it.
+        self.restart(gst::State::Null);
+        self.camera.frame_after(self.now, true);
+        self.settle();
+        wait_until("one more window", || self.stat("outstanding") == 1);
+        self.set_state(gst::State::Null);
+        if self.text.is_some() {
+            self.toggle_text();
+        }
+        self.ledger.check_all_ended();
+        let errors = self.ledger.counts(|counts| counts.errors);
+        assert!(errors <= self.broken, "{errors} errors");
+
+        let weak = self.element.downgrade();
+        let Self {
+            element,
+            bus,
+            camera,
+            backend,
+            ..
+        } = self;
+        drop((element, bus, camera));
+        wait_until("the end of the element", || weak.upgrade().is_none());
+        drop(backend);
+    }
+}
