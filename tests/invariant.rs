@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::life::{Life, Op, any_op};
+use common::life::{Life, Op, Way, any_op};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -22,7 +22,7 @@ proptest! {
         ops in prop::collection::vec(any_op(10), 1..60),
         end in prop::sample::select(vec![Op::Eos, Op::Seek, Op::Restart(gst::State::Ready)]),
     ) {
-        let mut life = Life::new(live);
+        let mut life = Life::new(Way::new(live));
         for op in ops {
             life.step(op);
         }

@@ -37,7 +37,7 @@ struct State {
     requests: Ids,
     /// Least epoch, as `stream-id`, of which something may still be said.
     epoch: u64,
-    /// Window of the last description.
+    /// Number of the last answer.
     last: Option<u64>,
     /// Windows described whose description has not been met on a buffer.
     loose: BTreeSet<u64>,
@@ -46,6 +46,12 @@ struct State {
     counts: Counts,
     /// The first thing that was wrong.
     wrong: Option<String>,
+}
+
+/// Epoch and number of an answer that the test has given; the demo model's say other things.
+fn told(text: &str) -> Option<(u64, u64)> {
+    let (epoch, number) = text.split_once(' ')?;
+    Some((epoch.parse().ok()?, number.parse().ok()?))
 }
 
 /// Descriptions that never come to a buffer are forgotten when so many others came after them.
@@ -84,21 +90,21 @@ impl Ledger {
         self.0.lock().unwrap().epoch = epoch;
     }
 
-    /// What a buffer carries.
-    pub fn attached(&self, description: &gst::StructureRef) {
+    /// What a buffer carries, and `others` may carry as well.
+    pub fn attached(&self, description: &gst::StructureRef, others: bool) {
         let mut state = self.0.lock().unwrap();
         state.check_epoch(description);
         let id = description.get("window-id").unwrap();
-        if !state.loose.remove(&id) && !state.early.insert(id) {
+        if !others && !state.loose.remove(&id) && !state.early.insert(id) {
             state.wrong(format!("attached twice: {description}"));
         }
     }
 
-    /// A text, which says of which epoch it is.
+    /// What comes out of the text pad.
     pub fn text(&self, text: &str) {
         let mut state = self.0.lock().unwrap();
-        if text.parse().is_ok_and(|epoch: u64| epoch < state.epoch) {
-            state.wrong(format!("a text of epoch {text}"));
+        if told(text).is_some_and(|(epoch, _)| epoch < state.epoch) {
+            state.wrong(format!("a text of an older epoch: {text}"));
         }
     }
 
@@ -166,9 +172,11 @@ impl State {
             return;
         }
         self.counts.described += 1;
-        // In the order of the answers, which come in the order of the questions.
-        if self.last.replace(window) >= Some(window) {
-            self.wrong(format!("out of order: {structure}"));
+        let text: String = structure.get("text").unwrap();
+        if let Some((_, number)) = told(&text)
+            && self.last.replace(number) >= Some(number)
+        {
+            self.wrong(format!("not in the order of the answers: {structure}"));
         }
         if !self.early.remove(&window) {
             self.loose.insert(window);

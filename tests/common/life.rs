@@ -15,6 +15,7 @@ use super::camera::{BUFFERS, CAPS, Camera, Done};
 use super::ledger::Ledger;
 use super::manual::Manual;
 use super::{bench::Bench, hooks, in_time, wait_until};
+use gstqwenvl::testing::Hooks;
 
 /// What happens next. Frames and events queue up in the streaming thread; the rest is done at once,
 /// by whoever it may be in an application.
@@ -97,7 +98,32 @@ pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
+/// How an element lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    pub live: bool,
+    /// With the demo model, which nobody can tell what to answer when.
+    pub demo: bool,
+    /// `attach=window`.
+    pub holds: bool,
+    /// As a camera does it: a frame when its time has come.
+    pub paced: bool,
+}
+
+impl Way {
+    /// With an engine that answers when it is told to, and as fast as it goes.
+    pub fn new(live: bool) -> Self {
+        Self {
+            live,
+            demo: false,
+            holds: false,
+            paced: false,
+        }
+    }
+}
+
 pub struct Life {
+    way: Way,
     element: gst::Element,
     bus: gst::Bus,
     camera: Camera,
@@ -114,22 +140,33 @@ pub struct Life {
     caps: usize,
     /// Raised by seeks and restarts; stream-id and prompt say in which one a window has opened.
     epoch: u64,
+    /// Number of the next answer.
+    answers: u64,
     /// Times that the backend broke.
     broken: usize,
     /// Since the last restart.
     may_fail: bool,
-    /// As a camera does it: a frame when its time has come.
-    pub paced: bool,
 }
 
 impl Life {
-    pub fn new(live: bool) -> Self {
+    pub fn new(way: Way) -> Self {
         let backend = Manual::new();
-        let (element, bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
+        let hooks = if way.demo {
+            Hooks::default()
+        } else {
+            hooks(Arc::new(backend.clone()))
+        };
+        let (element, bus, _) = Bench::idle(hooks);
         let ledger = Ledger::new(&bus, &element);
         element.set_property("window-duration", 1_000_000_000u64);
+        element.set_property("max-tokens", 24u32);
+        if way.holds {
+            element.set_property_from_str("attach", "window");
+            element.set_property("attach-timeout", 500_000_000u64);
+        }
         let mut life = Self {
-            camera: Camera::new(&element, live),
+            way,
+            camera: Camera::new(&element, way.live),
             element,
             bus,
             backend,
@@ -140,9 +177,9 @@ impl Life {
             discont: false,
             caps: 0,
             epoch: 0,
+            answers: 0,
             broken: 0,
             may_fail: false,
-            paced: false,
         };
         life.set_epoch(0);
         life.set_state(gst::State::Playing);
@@ -208,7 +245,7 @@ impl Life {
             let discont = std::mem::take(&mut self.discont);
             self.camera.frame_after(self.now, discont);
             self.now += step;
-            if self.paced {
+            if self.way.paced {
                 thread::sleep(Duration::from_millis(step.min(100)));
             }
         }
@@ -241,11 +278,13 @@ impl Life {
         }
     }
 
-    /// The answer is the epoch of the question.
-    fn answer(&self) {
+    /// The answer is the epoch of the question and a number.
+    fn answer(&mut self) {
         if let Some(mut asked) = self.backend.try_take() {
             asked.token("a piece");
-            asked.answer();
+            let text = format!("{} {}", asked.question.prompt, self.answers);
+            asked.answer_with(text);
+            self.answers += 1;
         }
     }
 
@@ -274,8 +313,10 @@ impl Life {
             };
             assert!(expected, "{error:?}");
         }
-        for description in self.camera.check_shown() {
-            self.ledger.attached(&description);
+        // What is held comes later, in a copy if it was of a pool, and on several frames.
+        let held = self.way.holds;
+        for description in self.camera.check_shown(held, flushed) {
+            self.ledger.attached(&description, held);
         }
         self.ledger.check();
     }
@@ -283,8 +324,9 @@ impl Life {
     fn set_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.element.set_property("fps", gst::Fraction::new(2, 1));
-        for name in ["stream-id", "prompt"] {
-            self.element.set_property(name, epoch.to_string());
+        self.element.set_property("stream-id", epoch.to_string());
+        if !self.way.demo {
+            self.element.set_property("prompt", epoch.to_string());
         }
     }
 
@@ -338,7 +380,11 @@ impl Life {
         self.step(end);
         self.settle();
         if runs_on && !self.may_fail {
-            wait_until("the last windows", || self.stat("outstanding") == 0);
+            let left = ["outstanding", "held", "kv-blocks"];
+            wait_until("the last windows", || {
+                left.iter().all(|name| self.stat(name) == 0)
+            });
+            self.check_results(false);
         }
         wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
         // One more window says how many there were before it.

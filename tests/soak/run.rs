@@ -1,0 +1,232 @@
+//! Eight live streams with random faults, for MINUTES: see `common::life` for what happens to them and
+//! what must stay true. Three of them have the demo model, two hold their video (`attach=window`).
+//!
+//! `soak MINUTES [--seed SEED]`; run it by `scripts/soak`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod memory;
+
+use std::process::{ExitCode, exit};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+use common::ledger::Ledger;
+use common::life::{Life, Op, Way, any_op};
+use memory::Memory;
+use proptest::sample::select;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+const STREAMS: u64 = 8;
+/// Downstream keeps no buffer longer, in milliseconds.
+const SLOW: u64 = 1_000;
+/// Events of one life; then the element ends, and another one begins.
+const LIFE: usize = 100;
+/// A stream must do something within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What the memory of the last minute may be above that of the first one.
+const GROWTH_MIB: f64 = 16.0;
+
+/// A stream does nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "stream {number} has done nothing for {PATIENCE:?}, it is at {what}.\n\
+     gdb --pid {} --batch -ex 'thread apply all backtrace' shows why, for a minute",
+    std::process::id()
+)]
+struct StandsStill {
+    number: usize,
+    what: String,
+}
+
+/// What is known of a stream outside of its thread.
+#[derive(Default)]
+struct Stream {
+    /// Seconds since the start at which it did something last, and what it is at.
+    doing: Mutex<(u64, String)>,
+    ledger: Mutex<Ledger>,
+    /// Windows described and dropped, and errors, in the lives before this one.
+    before: [AtomicU64; 3],
+    lives: AtomicU64,
+}
+
+impl Stream {
+    /// Windows described and dropped, and errors.
+    fn counts(&self) -> [u64; 3] {
+        let now = self.ledger.lock().unwrap().counts(|counts| {
+            let errors = counts.errors as u64;
+            [counts.described, counts.dropped, errors]
+        });
+        [0, 1, 2].map(|i| now[i] + self.before[i].load(Ordering::Relaxed))
+    }
+
+    fn ended(&self) {
+        for (sum, count) in self.before.iter().zip(self.counts()) {
+            sum.store(count, Ordering::Relaxed);
+        }
+        *self.ledger.lock().unwrap() = Ledger::default();
+        self.lives.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn way(stream: u64) -> Way {
+    Way {
+        live: true,
+        demo: stream < 3,
+        holds: stream == 0 || stream == 3,
+        paced: true,
+    }
+}
+
+/// Lives one life after the other until `stop`.
+fn live(number: u64, seed: u64, start: Instant, stop: &AtomicBool, stream: &Stream) {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..16].copy_from_slice(&number.to_le_bytes());
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let ops = any_op(SLOW);
+    let ends = select(vec![Op::Eos, Op::Seek, Op::Restart(gst::State::Ready)]);
+    let doing = |what: &dyn std::fmt::Debug| {
+        *stream.doing.lock().unwrap() = (start.elapsed().as_secs(), format!("{what:?}"));
+    };
+    while !stop.load(Ordering::Relaxed) {
+        let mut life = Life::new(way(number));
+        *stream.ledger.lock().unwrap() = life.ledger.clone();
+        for _ in 0..LIFE {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let op = ops.new_tree(&mut runner).unwrap().current();
+            doing(&op);
+            life.step(op);
+        }
+        let end = ends.new_tree(&mut runner).unwrap().current();
+        doing(&("the end", &end));
+        life.check(end);
+        stream.ended();
+    }
+}
+
+fn report(seconds: u64, rss: f64, streams: &[Arc<Stream>]) {
+    let sums = |i: usize| streams.iter().map(|s| s.counts()[i]).sum::<u64>();
+    let lives: u64 = streams
+        .iter()
+        .map(|s| s.lives.load(Ordering::Relaxed))
+        .sum();
+    let [answers, drops, errors] = [0, 1, 2].map(sums);
+    println!(
+        "{seconds:>5} s  {rss:>6.1} MiB  {:>5} windows  {answers:>5} answers  {drops:>5} drops  \
+         {errors:>3} errors  {lives:>3} lives  {:>3} threads",
+        answers + drops,
+        memory::threads(),
+    );
+}
+
+/// Watches over the streams until all have ended.
+fn watch(
+    minutes: u64,
+    start: Instant,
+    stop: &AtomicBool,
+    streams: &[Arc<Stream>],
+    mut threads: Vec<JoinHandle<()>>,
+) -> anyhow::Result<Memory> {
+    let mut memory = Memory::default();
+    for second in 1.. {
+        let next = start + Duration::from_secs(second);
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        let running = second <= minutes * 60;
+        if running {
+            memory.sample();
+        } else {
+            stop.store(true, Ordering::Relaxed);
+        }
+        if second.is_multiple_of(10) {
+            report(second, memory.now(), streams);
+        }
+        for (number, stream) in streams.iter().enumerate() {
+            let (since, what) = stream.doing.lock().unwrap().clone();
+            if what.is_empty()
+                || threads.is_empty()
+                || second.saturating_sub(since) < PATIENCE.as_secs()
+            {
+                continue;
+            }
+            bail!(StandsStill { number, what });
+        }
+        let (ended, rest): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(JoinHandle::is_finished);
+        threads = rest;
+        for thread in ended {
+            ensure!(thread.join().is_ok(), "a stream failed");
+        }
+        if threads.is_empty() {
+            report(second, memory.now(), streams);
+            return Ok(memory);
+        }
+    }
+    unreachable!("seconds do not end")
+}
+
+fn arguments() -> anyhow::Result<(u64, u64)> {
+    let usage = "soak MINUTES [--seed SEED]";
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (minutes, seed) = match &arguments[..] {
+        [minutes] => (minutes, None),
+        [minutes, option, seed] if option == "--seed" => (minutes, Some(seed)),
+        _ => bail!("{usage}"),
+    };
+    let clock = SystemTime::UNIX_EPOCH.elapsed()?.as_millis() as u64;
+    let seed = seed.map_or(Ok(clock), |seed| seed.parse());
+    Ok((minutes.parse().context(usage)?, seed.context(usage)?))
+}
+
+fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let stop = Arc::new(AtomicBool::new(false));
+    let streams: Vec<_> = (0..STREAMS).map(|_| Arc::<Stream>::default()).collect();
+    let threads = (0..STREAMS)
+        .zip(streams.iter().cloned())
+        .map(|(i, stream)| {
+            let stop = stop.clone();
+            thread::spawn(move || live(i, seed, start, &stop, &stream))
+        });
+    let memory = watch(minutes, start, &stop, &streams, threads.collect())?;
+    let growth = memory.growth();
+    println!(
+        "Memory by minute (the most, MiB): {:.1?}\nLast minute - first minute: {growth:.1} MiB; \
+         slope after the first minute: {:.3} MiB a minute",
+        memory.minutes(),
+        memory.slope()
+    );
+    for (number, stream) in streams.iter().enumerate() {
+        let [answers, drops, errors] = stream.counts();
+        let way = way(number as u64);
+        println!("stream {number}: {answers} answers, {drops} drops, {errors} errors, {way:?}");
+        ensure!(answers > 0, "stream {number} has described nothing");
+    }
+    ensure!(growth <= GROWTH_MIB, "memory grows");
+    Ok(())
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let (minutes, seed) = arguments()?;
+    println!("{STREAMS} streams, {minutes} minutes, --seed {seed}");
+    common::init();
+    if let Err(error) = soak(minutes, seed) {
+        println!("FAILED, --seed {seed}: {error}");
+        if error.is::<StandsStill>() {
+            // Time to look at it.
+            thread::sleep(Duration::from_secs(60));
+        }
+        // Without waiting for anything.
+        exit(1);
+    }
+    println!("Passed.");
+    Ok(ExitCode::SUCCESS)
+}
