@@ -381,7 +381,7 @@ fn gl_textures_pass_to_gl_elements_and_are_copied_as_textures() {
     run.set_state(gst::State::Playing).unwrap();
     wait_until("the video", || passed.lock().unwrap().len() == 80);
     let stats: gst::Structure = run.element.property("stats");
-    assert_eq!(stats.get::<u64>("copied"), Ok(14));
+    assert_eq!(stats.get::<u64>("copied"), Ok(7));
     closed.store(false, Ordering::SeqCst);
     let messages = run.finish();
     assert!(messages.errors.is_empty(), "{messages:?}");

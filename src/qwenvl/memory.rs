@@ -14,8 +14,6 @@
 //! - VA: `_va_map_unlocked` (gstvaallocator.c) gets an image of the surface; `vah264dec` and its
 //!   kin copy frames to system memory by the same map.
 
-use std::sync::LazyLock;
-
 use gst_video::{VideoCapsBuilder, VideoFormat, VideoInfo};
 
 const DMABUF: &str = "memory:DMABuf";
@@ -72,7 +70,7 @@ const LINEAR: [(&str, VideoFormat); 42] = [
 ];
 
 /// What can be read, each kind of memory by itself.
-static READABLE: LazyLock<gst::Caps> = LazyLock::new(|| {
+fn all_readable() -> gst::Caps {
     let video = || gst::Caps::builder("video/x-raw");
     let dmabuf = || video().features([DMABUF]);
     [
@@ -91,7 +89,7 @@ static READABLE: LazyLock<gst::Caps> = LazyLock::new(|| {
     ]
     .into_iter()
     .collect()
-});
+}
 
 /// Every raw format, in any memory. What cannot be read is refused with a text when it comes,
 /// because a refusal by template says nothing to the user.
@@ -118,6 +116,7 @@ fn aside(feature: &str) -> bool {
 
 /// The part of the caps whose frames can be read, in the same order.
 pub(super) fn readable(caps: &gst::CapsRef) -> gst::Caps {
+    let all = all_readable();
     let definite = caps
         .iter_with_features()
         .filter(|(_, features)| !features.is_any());
@@ -127,7 +126,7 @@ pub(super) fn readable(caps: &gst::CapsRef) -> gst::Caps {
             let alone = gst::Caps::builder_full()
                 .structure_with_features(structure.to_owned(), memory)
                 .build();
-            let part = alone.intersect_with_mode(&READABLE, gst::CapsIntersectMode::First);
+            let part = alone.intersect_with_mode(&all, gst::CapsIntersectMode::First);
             let part: Vec<_> = part.iter().map(ToOwned::to_owned).collect();
             part.into_iter().map(|s| (s, features.to_owned()))
         })

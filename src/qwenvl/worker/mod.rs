@@ -25,7 +25,7 @@ use super::failure;
 use super::hold::{Hold, Place};
 use super::hooks::{Hooks, Stage};
 use super::imp::CAT;
-use super::sample::{Plan, Sample, end_of, utc};
+use super::sample::{Plan, Sample, end_of};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
 use super::signals;
@@ -216,7 +216,7 @@ impl Worker {
             end,
             partial: false,
             frames: Vec::new(),
-            utc: utc(sample.frame.buffer()),
+            utc: None,
         };
         self.ids.request += 1;
         self.text.opened(id, request.start);

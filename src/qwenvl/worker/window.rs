@@ -11,7 +11,7 @@ use qwen3_vl::window::Pairs;
 
 use super::picture::{Converter, Picture, PictureError};
 use crate::message::Request;
-use crate::qwenvl::sample::{Plan, Sample};
+use crate::qwenvl::sample::{Plan, Sample, utc};
 use crate::qwenvl::session::Session;
 use crate::qwenvl::settings::{Mode, Overload};
 
@@ -64,6 +64,11 @@ impl OpenWindow {
     ) -> Result<(), PictureError> {
         self.request.frames.push(sample.pts);
         self.last = sample.running_time;
+        // A camera may say its time with some frames only.
+        self.request.utc = self.request.utc.or_else(|| {
+            let since = self.start.absdiff(sample.pts).nseconds();
+            utc(sample.frame.buffer())?.checked_sub(since)
+        });
         self.arrived = sample.arrived;
         let Target::Input { input, size } = &mut self.target else {
             return Ok(());
