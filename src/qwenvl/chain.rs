@@ -109,7 +109,7 @@ impl QwenVL {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let (session, hooks) = self.session_and_hooks().ok_or(gst::FlowError::Flushing)?;
         let descriptions = session.take_descriptions()?;
-        Self::attach(&mut buffer, descriptions);
+        self.attach(&mut buffer, descriptions);
         let holds = self.hold.active();
         let seen = panic::catch_unwind(AssertUnwindSafe(|| {
             (hooks.at)(Stage::Sampling);
@@ -162,8 +162,10 @@ impl QwenVL {
     }
 
     /// Puts descriptions on a buffer.
-    pub(super) fn attach(buffer: &mut gst::Buffer, descriptions: Vec<gst::Structure>) {
+    pub(super) fn attach(&self, buffer: &mut gst::Buffer, descriptions: Vec<gst::Structure>) {
         if !descriptions.is_empty() {
+            #[cfg(feature = "analytics")]
+            self.attach_analytics(buffer.make_mut(), &descriptions);
             meta::add(buffer.make_mut(), descriptions);
         }
     }

@@ -42,6 +42,8 @@
 //! The default model is a small one that is part of the plugin and knows synthetic traffic only;
 //! `model=Qwen/Qwen3-VL-2B-Instruct` downloads and runs a real one.
 
+#[cfg(feature = "analytics")]
+pub mod analytics;
 mod chain;
 mod events;
 mod failure;

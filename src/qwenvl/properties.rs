@@ -187,6 +187,15 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .blurb("Where the texts of the text pad stand in time")
             .mutable_ready()
             .build(),
+        #[cfg(feature = "analytics")]
+        glib::ParamSpecBoolean::builder("attach-analytics")
+            .nick("Attach analytics")
+            .blurb("Put each description on its buffer as GstAnalyticsRelationMeta too: for prompts \
+                with a choice of answers, because a process keeps every label that it has made, and \
+                makes 1024 at most")
+            .default_value(d.attach_analytics)
+            .mutable_playing()
+            .build(),
         glib::ParamSpecBoolean::builder("emit-tokens")
             .nick("Emit tokens")
             .blurb("Post a message qwenvl/token for every piece of an answer")
@@ -239,6 +248,8 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         "attach" => put::<Attach>(&mut s.attach, value),
         "attach-timeout" => put(&mut s.attach_timeout, value),
         "text-timing" => put::<TextTiming>(&mut s.text_timing, value),
+        #[cfg(feature = "analytics")]
+        "attach-analytics" => put(&mut s.attach_analytics, value),
         "emit-tokens" => put(&mut s.emit_tokens, value),
         "stream-id" => put(&mut s.stream_id, value),
         _ => (),
@@ -277,6 +288,8 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "attach" => s.attach.to_value(),
         "attach-timeout" => s.attach_timeout.to_value(),
         "text-timing" => s.text_timing.to_value(),
+        #[cfg(feature = "analytics")]
+        "attach-analytics" => s.attach_analytics.to_value(),
         "emit-tokens" => s.emit_tokens.to_value(),
         _ => return None,
     })

@@ -165,6 +165,8 @@ pub(super) struct Settings {
     /// Nanoseconds.
     pub(super) attach_timeout: u64,
     pub(super) text_timing: TextTiming,
+    #[cfg(feature = "analytics")]
+    pub(super) attach_analytics: bool,
     pub(super) emit_tokens: bool,
     /// `None` = the element's name.
     pub(super) stream_id: Option<String>,
@@ -202,6 +204,8 @@ impl Default for Settings {
             attach: Attach::default(),
             attach_timeout: 10 * gst::ClockTime::SECOND.nseconds(),
             text_timing: TextTiming::Auto,
+            #[cfg(feature = "analytics")]
+            attach_analytics: false,
             emit_tokens: false,
             stream_id: None,
         }

@@ -68,7 +68,7 @@ impl QwenVL {
                 pad.push_event(event);
             }
             Item::Buffer(mut buffer, position) => {
-                Self::attach(&mut buffer, descriptions);
+                self.attach(&mut buffer, descriptions);
                 if let Err(error) = self.push(buffer, position) {
                     gst::debug!(CAT, obj = pad, "Downstream says {error}");
                     self.hold.refused(error);
