@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qwen3_vl::backend::{self, Backend};
 
 use super::sample::Sample;
 use super::stats::Stats;
-use super::sync::{Condvar, Instant, Mutex, MutexGuard};
+use super::sync::{Condvar, Mutex, MutexGuard, now};
 use super::text::Mark;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.
@@ -164,7 +164,7 @@ impl Session {
         let Some(deadline) = deadline else {
             return (self.wait(guard), true);
         };
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(now());
         if left.is_zero() {
             return (guard, false);
         }
@@ -256,7 +256,7 @@ impl Session {
 
     /// Waits until every window has ended, for at most `timeout`, if there is one.
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<Drained, Interrupted> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
         let mut state = self.lock();
         loop {
             if let Some(why) = state.interrupted() {
@@ -276,7 +276,7 @@ impl Session {
     /// After a failure: waits until the worker has ended every window, unless a flush or a stop
     /// comes, which ends them as well; at most for `timeout`. Whether it has not timed out.
     pub(super) fn wait_finished(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = now().checked_add(timeout);
         let mut state = self.lock();
         let mut in_time = true;
         while in_time && !(state.finished || state.flushing || state.stopping) {
@@ -309,7 +309,7 @@ impl Session {
     /// Frames are welcome again, when the worker has ended everything of before the flush, or
     /// `timeout` is over. Whether it has not timed out.
     pub(super) fn flush_stop(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now().checked_add(timeout);
+        let deadline = now().checked_add(timeout);
         let mut state = self.lock();
         let mut in_time = true;
         while in_time && state.reached < state.epoch && !(state.finished || state.stopping) {

@@ -2,4 +2,8 @@
 
 pub(super) use std::sync::atomic::AtomicBool;
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
-pub(super) use std::time::Instant;
+
+/// The time of day.
+pub(super) fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}

@@ -1,8 +1,8 @@
 //! Loom's locks, with timed waits: loom's own never time out.
 
 use std::cell::Cell;
-use std::sync::LockResult;
-use std::time::Duration;
+use std::sync::{LazyLock, LockResult};
+use std::time::{Duration, Instant};
 
 pub(in crate::qwenvl) use loom::sync::atomic::AtomicBool;
 pub(in crate::qwenvl) use loom::sync::{Mutex, MutexGuard};
@@ -18,26 +18,10 @@ pub(in crate::qwenvl) fn time_is_over_after(waits: usize) {
     PATIENCE.set(waits);
 }
 
-/// A moment of a clock that only waits move.
-#[derive(Clone, Copy)]
-pub(in crate::qwenvl) struct Instant(Duration);
-
-impl Instant {
-    pub(in crate::qwenvl) fn now() -> Self {
-        Self(NOW.get())
-    }
-
-    pub(in crate::qwenvl) fn elapsed(&self) -> Duration {
-        NOW.get() - self.0
-    }
-
-    pub(in crate::qwenvl) fn checked_add(&self, time: Duration) -> Option<Self> {
-        self.0.checked_add(time).map(Self)
-    }
-
-    pub(in crate::qwenvl) fn saturating_duration_since(&self, other: Self) -> Duration {
-        self.0.saturating_sub(other.0)
-    }
+/// A clock that only waits move.
+pub(in crate::qwenvl) fn now() -> Instant {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *START + NOW.get()
 }
 
 /// Loom's, with times.

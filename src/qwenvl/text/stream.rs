@@ -5,9 +5,9 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::sync::{AtomicBool, Condvar, Instant, Mutex, MutexGuard};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
 use super::timeline::{Out, Placing, Timeline};
 use crate::message::Segment;
 
@@ -99,7 +99,7 @@ impl Text {
         if let Some(position) = position {
             state.timeline.video(position.nseconds());
         }
-        state.pushing = Some(Instant::now());
+        state.pushing = Some(now());
         let wake = state.timeline.due() || state.timeline.waits();
         drop(state);
         if wake {
@@ -187,7 +187,7 @@ impl Text {
             }
             let stuck = state
                 .pushing
-                .is_some_and(|since| since.elapsed() >= PATIENCE);
+                .is_some_and(|since| now().saturating_duration_since(since) >= PATIENCE);
             match state.timeline.next(stuck) {
                 Some(Out::Text { .. } | Out::Gap { .. }) if state.refused => continue,
                 Some(out) => return Some(out),
@@ -200,7 +200,7 @@ impl Text {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(since) => {
-                    let left = PATIENCE.saturating_sub(since.elapsed());
+                    let left = PATIENCE.saturating_sub(now().saturating_duration_since(since));
                     let result = self.changed.wait_timeout(state, left);
                     result.unwrap_or_else(PoisonError::into_inner).0
                 }

@@ -1,0 +1,130 @@
+//! What is held, compiled with loom's locks: see `qwenvl::model_check`.
+
+#[path = "stream.rs"]
+#[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use self::stream::{Hold, Item};
+use super::queue::{self, Place};
+use crate::qwenvl::model_check::{check, sync};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(time: u64) -> Place {
+    Place { part: 0, time }
+}
+
+fn frame() -> Item {
+    Item::Buffer(gst::Buffer::new(), None)
+}
+
+/// Holds frames at these times, of which as much may be held as `limit`.
+fn push(hold: &Hold, times: &[u64], limit: Duration) -> Result<(), gst::FlowError> {
+    for time in times {
+        hold.push(frame(), Some(at(*time)), None, limit)?;
+    }
+    Ok(())
+}
+
+/// The source pad's task, which ends after so many things or when it is told to rest. Gives the number
+/// of descriptions of each.
+fn task(hold: &Arc<Hold>, most: usize) -> thread::JoinHandle<Vec<usize>> {
+    let hold = hold.clone();
+    thread::spawn(move || {
+        let next = || hold.next().map(|(_, descriptions)| descriptions.len());
+        std::iter::from_fn(next).take(most).collect()
+    })
+}
+
+fn started() -> Arc<Hold> {
+    let hold = Arc::new(Hold::default());
+    hold.start();
+    hold
+}
+
+#[test]
+fn the_end_of_a_window_lets_its_frames_go() {
+    check(3, || {
+        let hold = started();
+        let task = task(&hold, 2);
+        let worker = thread::spawn({
+            let hold = hold.clone();
+            move || {
+                hold.opened(0, at(0), 2);
+                hold.decided(at(2));
+                hold.closed(0, SECOND);
+                let description = gst::Structure::new_empty("description");
+                hold.ended(0, Some(description));
+            }
+        });
+        push(&hold, &[0, 1], SECOND).unwrap();
+        worker.join().unwrap();
+        assert_eq!(task.join().unwrap(), [1, 1]);
+    });
+}
+
+#[test]
+fn a_window_that_takes_too_long_is_not_waited_for() {
+    check(3, || {
+        sync::time_is_over_after(0);
+        let hold = started();
+        let task = task(&hold, 1);
+        hold.opened(0, at(0), 2);
+        push(&hold, &[0], SECOND).unwrap();
+        hold.decided(at(2));
+        hold.closed(0, SECOND);
+        assert_eq!(task.join().unwrap(), [0]);
+    });
+}
+
+#[test]
+fn room_ends_the_wait_for_room() {
+    check(3, || {
+        let hold = started();
+        hold.all_decided();
+        let task = task(&hold, 3);
+        // One nanosecond is as much as may be held.
+        push(&hold, &[0, 1, 2], Duration::from_nanos(1)).unwrap();
+        assert_eq!(task.join().unwrap(), [0; 3]);
+    });
+}
+
+#[test]
+fn stop_flush_and_refusal_end_all_waits() {
+    let acts: [(fn(&Hold), _); 3] = [
+        (Hold::stop, gst::FlowError::Flushing),
+        (Hold::flush_start, gst::FlowError::Flushing),
+        (
+            |hold| hold.refused(gst::FlowError::NotLinked),
+            gst::FlowError::NotLinked,
+        ),
+    ];
+    for (act, why) in acts {
+        check(3, move || {
+            let hold = started();
+            push(&hold, &[0, 1], SECOND).unwrap();
+            // What follows finds no room, as nobody pushes.
+            hold.all_decided();
+            let other = thread::spawn({
+                let hold = hold.clone();
+                move || act(&hold)
+            });
+            let limit = Duration::from_nanos(1);
+            assert_eq!(push(&hold, &[2], limit), Err(why));
+            assert_eq!(task(&hold, 9).join().unwrap(), [0; 0]);
+            other.join().unwrap();
+        });
+        check(3, move || {
+            let hold = started();
+            let task = task(&hold, 9);
+            push(&hold, &[0], SECOND).unwrap();
+            act(&hold);
+            assert_eq!(task.join().unwrap(), [0; 0]);
+        });
+    }
+}

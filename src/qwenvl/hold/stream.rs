@@ -1,0 +1,229 @@
+//! What is held, what the threads tell it, and the wait of the source pad's task.
+//!
+//! Whoever tells it something does not wait, except that the streaming thread waits for room when much
+//! video could leave and does not. Only the task pushes.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::queue::{Next, Place, Queue};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
+
+/// What is held.
+#[derive(Debug)]
+pub(in crate::qwenvl) enum Item {
+    /// A frame, and the running time at its end.
+    Buffer(gst::Buffer, Option<gst::ClockTime>),
+    Event(gst::Event),
+}
+
+type Flow = Result<gst::FlowSuccess, gst::FlowError>;
+
+struct State {
+    queue: Queue<Item, gst::Structure>,
+    flushing: bool,
+    /// What downstream said last.
+    flow: Flow,
+}
+
+/// See the module's text.
+pub(in crate::qwenvl) struct Hold {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Whether the source pad is active and pushes from its task.
+    active: AtomicBool,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: Queue::default(),
+                flushing: false,
+                flow: Ok(gst::FlowSuccess::Ok),
+            }),
+            changed: Condvar::new(),
+            active: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Hold {
+    /// Whether the video is held.
+    pub(in crate::qwenvl) fn active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Everything behind this lock is valid at any time.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if self.active() {
+            change(&mut self.lock());
+            self.changed.notify_all();
+        }
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'a, State> {
+        match until {
+            None => self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let left = until.saturating_duration_since(now());
+                let result = self.changed.wait_timeout(state, left);
+                result.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// How many buffers and events are held.
+    pub(in crate::qwenvl) fn len(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    // The streaming thread.
+
+    /// Takes a frame, which leaves at `deadline` at the latest; waits first while as much video as
+    /// `limit` is held that could leave.
+    ///
+    /// # Errors
+    ///
+    /// What downstream said to the last push, or that the element is flushing.
+    pub(in crate::qwenvl) fn push(
+        &self,
+        frame: Item,
+        place: Option<Place>,
+        deadline: Option<Instant>,
+        limit: Duration,
+    ) -> Flow {
+        let mut state = self.lock();
+        loop {
+            if !self.active() || state.flushing {
+                return Err(gst::FlowError::Flushing);
+            }
+            state.flow?;
+            if !state.queue.is_full(now(), limit) {
+                break;
+            }
+            state = self.wait(state, None);
+        }
+        state.queue.push(frame, place, deadline);
+        drop(state);
+        self.changed.notify_all();
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// Takes an event, which leaves behind the frames before it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::push`].
+    pub(in crate::qwenvl) fn event(&self, event: gst::Event) -> Flow {
+        let mut state = self.lock();
+        if !self.active() || state.flushing {
+            return Err(gst::FlowError::Flushing);
+        }
+        state.flow?;
+        state.queue.push(Item::Event(event), None, None);
+        drop(state);
+        self.changed.notify_all();
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    // The worker.
+
+    /// No window opens before this place any more.
+    pub(in crate::qwenvl) fn decided(&self, to: Place) {
+        self.change(|state| state.queue.decided(to));
+    }
+
+    /// No window opens any more.
+    pub(in crate::qwenvl) fn all_decided(&self) {
+        self.decided(Place::END);
+    }
+
+    /// A window opens and will end at the running time `end` at the latest.
+    pub(in crate::qwenvl) fn opened(&self, window: u64, start: Place, end: u64) {
+        self.change(|state| state.queue.opened(window, start, end));
+    }
+
+    /// A window waits for its answer; nothing waits for it longer than `patience`.
+    pub(in crate::qwenvl) fn closed(&self, window: u64, patience: Duration) {
+        if let Some(until) = now().checked_add(patience) {
+            self.change(|state| state.queue.closed(window, until));
+        }
+    }
+
+    /// A window ended, with its description if it has one.
+    pub(in crate::qwenvl) fn ended(&self, window: u64, description: Option<gst::Structure>) {
+        self.change(|state| state.queue.ended(window, description));
+    }
+
+    // The pad.
+
+    pub(super) fn start(&self) {
+        let mut state = self.lock();
+        *state = State {
+            queue: Queue::default(),
+            flushing: false,
+            flow: Ok(gst::FlowSuccess::Ok),
+        };
+        self.active.store(true, Ordering::Release);
+    }
+
+    pub(super) fn stop(&self) {
+        self.active.store(false, Ordering::Release);
+        // Under the lock: whoever waits is either before its look at `active` or already asleep.
+        self.lock().queue = Queue::default();
+        self.changed.notify_all();
+    }
+
+    /// Forgets everything and lets the task rest.
+    pub(super) fn flush_start(&self) {
+        self.change(|state| {
+            state.flushing = true;
+            state.queue = Queue::default();
+        });
+    }
+
+    pub(super) fn flush_stop(&self) {
+        self.change(|state| (state.flushing, state.flow) = (false, Ok(gst::FlowSuccess::Ok)));
+    }
+
+    /// Downstream takes nothing more until it is flushed.
+    pub(super) fn refused(&self, why: gst::FlowError) {
+        self.change(|state| {
+            state.flow = Err(why);
+            state.queue = Queue::default();
+        });
+    }
+
+    /// Waits for what to push next; none if the task shall rest.
+    pub(super) fn next(&self) -> Option<(Item, Vec<gst::Structure>)> {
+        let mut state = self.lock();
+        loop {
+            if !self.active() || state.flushing || state.flow.is_err() {
+                return None;
+            }
+            let until = match state.queue.next(now()) {
+                Next::Push(item, descriptions) => {
+                    drop(state);
+                    self.changed.notify_all();
+                    return Some((item, descriptions));
+                }
+                Next::WaitUntil(until) => Some(until),
+                Next::Wait => None,
+            };
+            state = self.wait(state, until);
+        }
+    }
+}
