@@ -55,11 +55,12 @@ impl QwenVL {
                 true
             }
             gst::EventView::FlushStart(_) => {
+                // First, because windows that a flush ends let go what is held.
+                self.hold_flush_start(&event);
                 if let Some(session) = self.session() {
                     session.flush_start();
                 }
                 self.text_flush_start(&event);
-                self.hold_flush_start(&event);
                 return true;
             }
             gst::EventView::FlushStop(_) => {
