@@ -64,7 +64,7 @@ impl OpenWindow {
     ) -> Result<(), PictureError> {
         self.request.frames.push(sample.pts);
         self.last = sample.running_time;
-        // A camera may say its time with some frames only.
+        // Some come without it: rtph264depay loses that of key frames which come with parameter sets.
         self.request.utc = self.request.utc.or_else(|| {
             let since = self.start.absdiff(sample.pts).nseconds();
             utc(sample.frame.buffer())?.checked_sub(since)
