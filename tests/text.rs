@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use common::bench::Bench;
 use common::manual::Manual;
 use common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
@@ -422,4 +423,33 @@ fn a_flush_forgets_what_the_worker_is_at() {
     let starts: Vec<_> = texts(&seen).into_iter().map(|(pts, ..)| pts).collect();
     // The source ends after 100 frames, wherever they were.
     assert_eq!(starts, [ClockTime::ZERO, 4 * ClockTime::SECOND]);
+}
+
+/// Upstream says again where it is, but not that it begins.
+#[test]
+fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
+    bench.event(gst::event::FlushStart::new());
+    bench.event(gst::event::FlushStop::new(true));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    let reader = gst::Pad::builder(gst::PadDirection::Sink)
+        .event_function(move |pad, parent, event| {
+            note.lock().unwrap().push(event.type_());
+            gst::Pad::event_default(pad, parent, event)
+        })
+        .build();
+    reader.set_active(true).unwrap();
+    let text = bench.element.request_pad_simple("text").unwrap();
+    text.link(&reader).unwrap();
+    let segment = gst::FormattedSegment::<ClockTime>::new();
+    bench.event(gst::event::Segment::new(&segment));
+    wait_until("the segment", || seen.lock().unwrap().len() >= 3);
+    let first = [
+        gst::EventType::StreamStart,
+        gst::EventType::Caps,
+        gst::EventType::Segment,
+    ];
+    assert_eq!(seen.lock().unwrap()[..3], first);
+    bench.stop();
 }

@@ -2,11 +2,12 @@
 //! every window ends in exactly one message, no answer outlives its flush, every frame passes as it
 //! is, and nothing is held at the end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::Duration;
 
+use gst::glib;
 use gst::prelude::*;
 use proptest::prelude::*;
 use qwen3_vl::backend::{Event, Failure};
@@ -122,6 +123,21 @@ impl Way {
     }
 }
 
+/// Warnings of GLib and GStreamer.
+static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn note_complaints() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        glib::log_set_default_handler(|domain, level, text| {
+            glib::log_default_handler(domain, level, Some(text));
+            if matches!(level, glib::LogLevel::Warning | glib::LogLevel::Critical) {
+                COMPLAINTS.lock().unwrap().push(text.into());
+            }
+        });
+    });
+}
+
 pub struct Life {
     way: Way,
     element: gst::Element,
@@ -150,6 +166,7 @@ pub struct Life {
 
 impl Life {
     pub fn new(way: Way) -> Self {
+        note_complaints();
         let backend = Manual::new();
         let hooks = if way.demo {
             Hooks::default()
@@ -319,6 +336,7 @@ impl Life {
             self.ledger.attached(&description, held);
         }
         self.ledger.check();
+        assert_eq!(COMPLAINTS.lock().unwrap()[..], [""; 0]);
     }
 
     fn set_epoch(&mut self, epoch: u64) {

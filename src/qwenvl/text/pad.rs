@@ -89,9 +89,7 @@ impl QwenVL {
         let segment = lock(&self.stream).segment.clone();
         if let Some(segment) = segment {
             self.text.set_placing(self.placing());
-            let group = self.sinkpad.sticky_event::<gst::event::StreamStart>(0);
-            let group = group.and_then(|event| event.group_id());
-            self.text.mark(Mark::Segment(segment, Some(group)));
+            self.text.mark(Mark::Segment(segment, Some(self.group())));
         }
         self.start_text(pad)
             .map_err(|_| gst::loggable_error!(CAT, "The text task does not start"))
@@ -152,6 +150,12 @@ impl QwenVL {
         }
     }
 
+    /// The group of the video's stream.
+    fn group(&self) -> Option<gst::GroupId> {
+        let start = self.sinkpad.sticky_event::<gst::event::StreamStart>(0);
+        start.and_then(|event| event.group_id())
+    }
+
     fn start_stream(&self, pad: &gst::Pad, group: Option<gst::GroupId>) {
         let id = pad.create_stream_id(&*self.obj(), Some(NAME));
         let event = gst::event::StreamStart::builder(&id).flags(gst::StreamFlags::SPARSE);
@@ -171,7 +175,10 @@ impl QwenVL {
         gst::log!(CAT, obj = pad, "{out:?}");
         match out {
             Out::Mark(Mark::Segment(new, stream)) => {
-                if let Some(group) = stream {
+                // A flush may have come before the pad could say that its stream begins.
+                let begun = pad.sticky_event::<gst::event::StreamStart>(0).is_some();
+                if stream.is_some() || !begun {
+                    let group = stream.flatten().or_else(|| self.group());
                     self.start_stream(pad, group);
                 }
                 let mut new = gst::FormattedSegment::clone(&new);
