@@ -275,9 +275,15 @@ fn what_downstream_says_reaches_upstream() {
 #[test]
 fn a_pool_of_four_does_not_run_dry() {
     let backend = Manual::new();
-    let (element, _bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
+    let (element, bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
     element.set_property_from_str("attach", "window");
     element.set_state(gst::State::Playing).unwrap();
+    // Frames that come before are lost to the window.
+    let mut messages = Messages::default();
+    wait_until("loading", || {
+        messages.take_from(&bus, &element);
+        messages.is_loaded()
+    });
     let mut camera = Camera::new(&element, true);
     camera.start(0);
     // The camera fails if there is no buffer when it takes a picture.

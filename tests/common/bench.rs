@@ -67,10 +67,7 @@ impl Bench {
     pub fn ready(mut self) -> Self {
         wait_until("loading", || {
             self.collect();
-            self.messages
-                .progress
-                .iter()
-                .any(|(kind, _)| *kind == gst::ProgressType::Complete)
+            self.messages.is_loaded()
         });
         self
     }

@@ -182,6 +182,12 @@ impl Messages {
         }
     }
 
+    /// Whether the model is there.
+    pub fn is_loaded(&self) -> bool {
+        let mut kinds = self.progress.iter().map(|(kind, _)| *kind);
+        kinds.any(|kind| kind == gst::ProgressType::Complete)
+    }
+
     pub fn named(&self, name: &str) -> Vec<&gst::Structure> {
         self.structures
             .iter()
