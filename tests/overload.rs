@@ -58,6 +58,45 @@ fn drop_oldest_spares_the_window_that_is_being_answered() {
     }
 }
 
+/// An engine that answers several at once may be done with a later one first.
+#[test]
+fn answers_are_told_in_the_order_of_their_windows() {
+    let (mut bench, backend) = bench("drop-newest");
+    bench.frames(0..2_000);
+    let (first, second) = (backend.take(), backend.take());
+    second.answer();
+    bench.frames(2_000..3_000);
+    // The first one holds back the second, which no longer takes the place of one that waits.
+    let third = backend.take();
+    assert!(bench.messages.ids().is_empty());
+    first.answer();
+    bench.ended(2);
+    third.end(qwen3_vl::backend::Event::Cancelled);
+    bench.ended(3);
+    let told = |name: &str| -> Vec<u64> {
+        let named = bench.messages.named(name).into_iter();
+        named.map(|s| s.get("window-id").unwrap()).collect()
+    };
+    assert_eq!(told("qwenvl/description"), [0, 1]);
+    assert_eq!(told("qwenvl/dropped"), [2]);
+    bench.stop();
+}
+
+#[test]
+fn at_the_end_what_has_its_answer_is_told() {
+    let (mut bench, backend) = bench("drop-newest");
+    bench.element.set_property("eos-timeout", 300_000_000u64);
+    bench.frames(0..2_000);
+    let (first, second) = (backend.take(), backend.take());
+    second.answer();
+    assert!(bench.eos_in_thread()());
+    bench.ended(2);
+    assert_eq!(bench.messages.dropped(), ["eos-timeout"]);
+    assert_eq!(bench.messages.descriptions().len(), 1);
+    assert!(first.is_cancelled());
+    bench.stop();
+}
+
 #[test]
 fn drop_newest_keeps_what_waits() {
     let (mut bench, backend) = bench("drop-newest");

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::bench::Bench;
+use common::manual::Manual;
 use common::{Messages, Run, echo, hooks, wait_until};
 use gst::prelude::*;
 
@@ -268,6 +270,37 @@ fn gap_events_pass_and_break_nothing() {
         frames(&messages),
         [vec![0, 500, 3_000, 3_500], vec![4_000, 4_500]]
     );
+}
+
+/// A camera that falls silent is described as far as it was seen, not when it comes back.
+#[test]
+fn windows_that_end_in_a_gap_are_told_at_once() {
+    let backend = Manual::new();
+    let mut bench = Bench::new(hooks(Arc::new(backend.clone())), false, &[]).ready();
+    bench.frames(0..3_000);
+    for (start, duration) in [(3_000, 900), (3_900, 6_000)] {
+        assert_eq!(backend.waiting(), 0);
+        let start = gst::ClockTime::from_mseconds(start);
+        let duration = gst::ClockTime::from_mseconds(duration);
+        bench.event(gst::event::Gap::builder(start).duration(duration).build());
+    }
+    backend.take().answer();
+    bench.ended(1);
+    let description = bench.messages.descriptions()[0];
+    assert!(!description.get::<bool>("partial").unwrap());
+    assert_eq!(description.get::<u64>("end-pts").unwrap(), 4_000_000_000);
+    // The windows go on where they were; what lies in the gap is none.
+    bench.frames(10_000..12_500);
+    backend.take().answer();
+    bench.ended(2);
+    let starts: Vec<u64> = bench
+        .messages
+        .descriptions()
+        .iter()
+        .map(|d| d.get("start-pts").unwrap())
+        .collect();
+    assert_eq!(starts, [0, 10_000_000_000]);
+    bench.stop();
 }
 
 #[test]

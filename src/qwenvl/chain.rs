@@ -80,15 +80,34 @@ impl Stream {
         self.live
     }
 
+    /// Nothing comes for so long from this PTS on. Gives the running time at the end of that, and the
+    /// part of the stream.
+    pub(super) fn skip(
+        &mut self,
+        start: gst::ClockTime,
+        duration: gst::ClockTime,
+    ) -> Option<(gst::ClockTime, u64)> {
+        let end = self.end_of(start, duration)?;
+        self.position = self.position.max(Some(end));
+        Some((end, self.reached.part))
+    }
+
+    /// Running time at the end of what lasts so long: a rate stretches it, and the segment may stop
+    /// before.
+    fn end_of(&self, start: gst::ClockTime, duration: gst::ClockTime) -> Option<gst::ClockTime> {
+        let segment = self.segment.as_ref()?;
+        let end = start.saturating_add(duration);
+        let end = segment.stop().map_or(end, |stop| end.min(stop));
+        segment.to_running_time(end)
+    }
+
     /// Where the buffer stands, and whether it is to be kept; `None` if it stands nowhere.
     fn place(&mut self, buffer: &gst::BufferRef, plan: &Plan) -> Option<(Place, Option<Due>)> {
         let segment = self.segment.as_ref()?;
         let pts = buffer.pts()?;
         let running_time = segment.to_running_time(pts)?;
-        // In running time, which a rate stretches; the segment may stop before the frame does.
-        let end = pts.saturating_add(buffer.duration().unwrap_or_default());
-        let end = segment.stop().map_or(end, |stop| end.min(stop));
-        self.position = segment.to_running_time(end).max(Some(running_time));
+        let end = self.end_of(pts, buffer.duration().unwrap_or_default());
+        self.position = end.max(Some(running_time));
         let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
         let kept = sampler.push(Some(running_time.nseconds()));
         let time = kept.map_or(running_time.nseconds(), |kept| kept.time);

@@ -54,6 +54,10 @@ impl QwenVL {
                 self.break_stream();
                 true
             }
+            gst::EventView::Gap(gap) => {
+                self.skip(gap.get());
+                true
+            }
             gst::EventView::FlushStart(_) => {
                 // First, because windows that a flush ends let go what is held.
                 self.hold_flush_start(&event);
@@ -99,6 +103,14 @@ impl QwenVL {
         };
         if let Some(session) = self.session() {
             session.push_break(at, part);
+        }
+    }
+
+    /// Nothing comes for so long: windows that end in it need not wait for the next frame. Never waits.
+    fn skip(&self, (start, duration): (gst::ClockTime, Option<gst::ClockTime>)) {
+        let skipped = lock(&self.stream).skip(start, duration.unwrap_or_default());
+        if let (Some((to, part)), Some(session)) = (skipped, self.session()) {
+            session.push_gap(to, part);
         }
     }
 

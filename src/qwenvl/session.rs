@@ -22,6 +22,8 @@ const MAX_WORK: usize = 8;
 pub(super) enum Work {
     /// A sampled frame.
     Frame(Box<Sample>),
+    /// Nothing comes until this running time.
+    Gap { to: gst::ClockTime, part: u64 },
     /// The stream ends or breaks here, at this running time, and another part of it follows: windows
     /// close.
     Break {
@@ -242,6 +244,20 @@ impl Session {
             } else {
                 state.work.push_back(Work::Break { at, part });
             }
+        });
+    }
+
+    /// Says that no frame of `part` comes before this running time. Never waits.
+    pub(super) fn push_gap(&self, to: gst::ClockTime, part: u64) {
+        self.change(|state| {
+            if state.interrupted().is_some() {
+                return;
+            }
+            // A stream may have nothing but gaps for long.
+            if let Some(Work::Gap { .. }) = state.work.back() {
+                state.work.pop_back();
+            }
+            state.work.push_back(Work::Gap { to, part });
         });
     }
 

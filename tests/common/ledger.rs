@@ -37,7 +37,7 @@ struct State {
     requests: Ids,
     /// Least epoch, as `stream-id`, of which something may still be said.
     epoch: u64,
-    /// Number of the last answer.
+    /// Number of the question that was answered last.
     last: Option<u64>,
     /// Windows described whose description has not been met on a buffer.
     loose: BTreeSet<u64>,
@@ -48,7 +48,7 @@ struct State {
     wrong: Option<String>,
 }
 
-/// Epoch and number of an answer that the test has given; the demo model's say other things.
+/// Epoch and number of the question of an answer that the test has given; the demo model's say other things.
 fn told(text: &str) -> Option<(u64, u64)> {
     let (epoch, number) = text.split_once(' ')?;
     Some((epoch.parse().ok()?, number.parse().ok()?))
@@ -176,7 +176,7 @@ impl State {
         if let Some((_, number)) = told(&text)
             && self.last.replace(number) >= Some(number)
         {
-            self.wrong(format!("not in the order of the answers: {structure}"));
+            self.wrong(format!("not in the order of the questions: {structure}"));
         }
         if !self.early.remove(&window) {
             self.loose.insert(window);

@@ -14,7 +14,7 @@ use qwen3_vl::backend::{Event, Failure};
 
 use super::camera::{BUFFERS, CAPS, Camera, Done};
 use super::ledger::Ledger;
-use super::manual::Manual;
+use super::manual::{Asked, Manual};
 use super::{bench::Bench, hooks, in_time, wait_until};
 use gstqwenvl::testing::Hooks;
 
@@ -40,6 +40,8 @@ pub enum Op {
     Slow(u64),
     /// The oldest request is answered.
     Answer,
+    /// The newest one is.
+    AnswerNewest,
     /// The oldest request is impossible.
     Refuse,
     /// The backend gives the oldest request up.
@@ -89,6 +91,7 @@ pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
         1 => Just(Op::Text),
         1 => (0..=slow).prop_map(Op::Slow),
         6 => Just(Op::Answer),
+        2 => Just(Op::AnswerNewest),
         1 => Just(Op::Refuse),
         1 => Just(Op::GiveUp),
         1 => Just(Op::Break),
@@ -156,8 +159,6 @@ pub struct Life {
     caps: usize,
     /// Raised by seeks and restarts; stream-id and prompt say in which one a window has opened.
     epoch: u64,
-    /// Number of the next answer.
-    answers: u64,
     /// Times that the backend broke.
     broken: usize,
     /// Since the last restart.
@@ -194,7 +195,6 @@ impl Life {
             discont: false,
             caps: 0,
             epoch: 0,
-            answers: 0,
             broken: 0,
             may_fail: false,
         };
@@ -237,7 +237,8 @@ impl Life {
                 self.camera.slow.store(time, Ordering::Relaxed);
                 self.slow.store(time, Ordering::Relaxed);
             }
-            Op::Answer => self.answer(),
+            Op::Answer => answer(self.backend.try_take()),
+            Op::AnswerNewest => answer(self.backend.try_take_newest()),
             Op::Refuse => self.end(Event::Failed(Failure::Request("impossible".into()))),
             Op::GiveUp => self.end(Event::Cancelled),
             Op::Break => {
@@ -295,21 +296,11 @@ impl Life {
         }
     }
 
-    /// The answer is the epoch of the question and a number.
-    fn answer(&mut self) {
-        if let Some(mut asked) = self.backend.try_take() {
-            asked.token("a piece");
-            let text = format!("{} {}", asked.question.prompt, self.answers);
-            asked.answer_with(text);
-            self.answers += 1;
-        }
-    }
-
     /// Waits for the streaming thread, with an engine that answers as long as it does not get on.
     pub fn settle(&mut self) {
         while !self.camera.is_done() {
             if !self.camera.wait() {
-                self.answer();
+                answer(self.backend.try_take());
             }
         }
         self.check_results(false);
@@ -429,5 +420,14 @@ impl Life {
         drop((element, bus, camera));
         wait_until("the end of the element", || weak.upgrade().is_none());
         drop(backend);
+    }
+}
+
+/// The answer is the epoch and the number of the question.
+fn answer(asked: Option<Asked>) {
+    if let Some(mut asked) = asked {
+        asked.token("a piece");
+        let text = format!("{} {}", asked.question.prompt, asked.number);
+        asked.answer_with(text);
     }
 }

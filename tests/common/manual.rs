@@ -1,6 +1,6 @@
 //! A backend that answers when the test says so.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use qwen3_vl::frames::VisionInput;
 
 /// What the backend was asked and has not answered.
 pub struct Asked {
+    /// Number of the question.
+    pub number: usize,
     pub question: Question,
     pub head: WindowHead,
     pub inputs: Vec<VisionInput>,
@@ -72,6 +74,7 @@ pub struct Manual {
     model: ModelInfo,
     pub asked: Arc<Mutex<Vec<Asked>>>,
     pub at: Arc<dyn Fn(Call) + Send + Sync>,
+    questions: Arc<AtomicUsize>,
 }
 
 impl Manual {
@@ -82,6 +85,7 @@ impl Manual {
                 .clone(),
             asked: Arc::default(),
             at: Arc::new(|_| ()),
+            questions: Arc::default(),
         }
     }
 
@@ -93,6 +97,11 @@ impl Manual {
     pub fn try_take(&self) -> Option<Asked> {
         let mut asked = self.asked.lock().unwrap();
         (!asked.is_empty()).then(|| asked.remove(0))
+    }
+
+    /// Takes the newest request, if there is one.
+    pub fn try_take_newest(&self) -> Option<Asked> {
+        self.asked.lock().unwrap().pop()
     }
 
     /// Takes the oldest request, once there is one.
@@ -135,6 +144,7 @@ impl WindowInput for Window {
         (self.backend.at)(Call::Close);
         let cancelled = Arc::new(AtomicBool::new(false));
         self.backend.asked.lock().unwrap().push(Asked {
+            number: self.backend.questions.fetch_add(1, Ordering::SeqCst),
             question,
             head: self.head.clone(),
             inputs: std::mem::take(&mut self.inputs),

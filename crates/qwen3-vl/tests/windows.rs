@@ -64,6 +64,26 @@ fn the_grid_does_not_drift() {
 }
 
 #[test]
+fn a_gap_ends_the_windows_that_end_in_it() {
+    let mut windows = Windows::new(rules(), 0);
+    windows.push(0, SECOND);
+    windows.push(SECOND, 2 * SECOND);
+    assert_eq!(windows.skip(4 * SECOND - 1), []);
+    let (window, partial) = (0, false);
+    assert_eq!(
+        windows.skip(4 * SECOND),
+        [Event::Closed { window, partial }]
+    );
+    assert_eq!(windows.skip(100 * SECOND), []);
+    let window = 1;
+    let end = 12 * SECOND;
+    assert_eq!(
+        windows.push(9 * SECOND, 10 * SECOND),
+        [Event::Opened { window, end }, Event::Frame { window }]
+    );
+}
+
+#[test]
 fn a_jitter_loses_no_frame_of_a_stream_as_slow_as_the_sampling_rate() {
     let mut sampler = Sampler::new(rules());
     let times = [0, 512, 991, 1520, 1985, 2503, 2980, 3508, 3982, 4500];

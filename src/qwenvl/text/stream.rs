@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
-use super::timeline::{Out, Placing, Timeline};
+use super::timeline::{Out, Placing, Push, Timeline};
 use crate::message::Segment;
 
 /// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds the
@@ -31,6 +31,26 @@ struct State {
     refused: bool,
     /// When the push of video began that is going on.
     pushing: Option<Instant>,
+    /// The task sleeps until a push may be stuck: the next push need not wake it for that.
+    armed: bool,
+}
+
+impl State {
+    /// How the push goes, and how long until it goes worse.
+    fn push(&self) -> (Push, Option<Duration>) {
+        let Some(since) = self.pushing else {
+            return (Push::Free, None);
+        };
+        let so_far = now().saturating_duration_since(since);
+        let left = |all: Duration| Some(all.saturating_sub(so_far));
+        if so_far < PATIENCE {
+            (Push::Free, left(PATIENCE))
+        } else if so_far < 2 * PATIENCE {
+            (Push::Stuck, left(2 * PATIENCE))
+        } else {
+            (Push::StillStuck, None)
+        }
+    }
 }
 
 /// See the module's text.
@@ -49,6 +69,7 @@ impl Default for Text {
                 flushing: false,
                 refused: false,
                 pushing: None,
+                armed: false,
             }),
             changed: Condvar::new(),
             active: AtomicBool::new(false),
@@ -100,7 +121,7 @@ impl Text {
             state.timeline.video(position.nseconds());
         }
         state.pushing = Some(now());
-        let wake = state.timeline.due() || state.timeline.waits();
+        let wake = state.timeline.due() || (state.timeline.waits() && !state.armed);
         drop(state);
         if wake {
             self.changed.notify_all();
@@ -185,26 +206,25 @@ impl Text {
             if !self.active() || state.flushing {
                 return None;
             }
-            let stuck = state
-                .pushing
-                .is_some_and(|since| now().saturating_duration_since(since) >= PATIENCE);
-            match state.timeline.next(stuck) {
+            let (push, left) = state.push();
+            match state.timeline.next(push) {
                 Some(Out::Text { .. } | Out::Gap { .. }) if state.refused => continue,
                 Some(out) => return Some(out),
                 None => {}
             }
-            let waits = state.timeline.waits();
-            state = match state.pushing.filter(|_| waits && !stuck) {
+            let left = left.filter(|_| state.timeline.waits());
+            state.armed = left.is_some();
+            state = match left {
                 None => self
                     .changed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
-                Some(since) => {
-                    let left = PATIENCE.saturating_sub(now().saturating_duration_since(since));
+                Some(left) => {
                     let result = self.changed.wait_timeout(state, left);
                     result.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            state.armed = false;
         }
     }
 }

@@ -25,6 +25,19 @@ pub(in crate::qwenvl) enum Placing {
     Span,
 }
 
+/// How the push of video goes that began last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Push {
+    /// It may return at any moment.
+    Free,
+    /// It does not return: a muxer holds the video back until it knows what text there is. A window
+    /// that has no text yet no longer holds this stream back.
+    Stuck,
+    /// Nor has it after a GAP: the muxer is not sparse-aware. It stays at the text that it has until
+    /// it has the next one, so it is given one.
+    StillStuck,
+}
+
 /// What comes next on the pad.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Out<M> {
@@ -38,6 +51,15 @@ pub(super) enum Out<M> {
     Gap { start: Nanos, end: Nanos },
     /// An event of the stream.
     Mark(M),
+}
+
+/// What must lie behind the last thing for a muxer that is not sparse-aware.
+#[derive(Debug)]
+enum More {
+    /// A GAP.
+    Gap(Nanos, Nanos),
+    /// A text, although there is nothing to say.
+    Text,
 }
 
 #[derive(Debug)]
@@ -76,10 +98,14 @@ pub(super) struct Timeline<M> {
     placed: bool,
     /// The segment is new, so the peer has forgotten how far the stream is.
     forgotten: bool,
-    /// A second GAP is due: some muxers read only where one starts.
-    again: bool,
+    /// What is due, if nothing else is.
+    more: Option<More>,
     /// The text on show.
     shown: Option<String>,
+    /// Where the last text of this segment starts.
+    last: Option<Nanos>,
+    /// The peer stays at a text until something lies behind it, so something follows at once.
+    hurried: bool,
     /// Texts that a slow peer lost.
     pub(super) lost: u64,
 }
@@ -95,8 +121,10 @@ impl<M> Timeline<M> {
             covered: 0,
             placed: false,
             forgotten: false,
-            again: false,
+            more: None,
             shown: None,
+            last: None,
+            hurried: false,
             lost: 0,
         }
     }
@@ -152,7 +180,7 @@ impl<M> Timeline<M> {
             (Placing::Span, _) => return,
             (Placing::Answer { hold }, _) => {
                 let start = self.video.max(self.said);
-                let end = start + hold;
+                let end = start + self.hold(hold);
                 self.entries.push_back(Entry::Text { start, end, text });
             }
         }
@@ -165,14 +193,22 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether windows may hold the stream back.
-    pub(super) fn waits(&self) -> bool {
-        self.placing == Placing::Span
+    /// How long a text stands before it is said again.
+    fn hold(&self, hold: Nanos) -> Nanos {
+        if self.hurried {
+            hold.min(2 * LEAD)
+        } else {
+            hold
+        }
     }
 
-    /// What to push now; nothing if the stream has to go on first. If the video is `stuck` behind
-    /// this stream, a window that has no text yet no longer holds it back.
-    pub(super) fn next(&mut self, stuck: bool) -> Option<Out<M>> {
+    /// Whether this stream may hold the video back: by windows, or by a text for lack of the next one.
+    pub(super) fn waits(&self) -> bool {
+        self.placing == Placing::Span || self.last.is_some_and(|last| last <= self.video)
+    }
+
+    /// What to push now; nothing if the stream has to go on first.
+    pub(super) fn next(&mut self, push: Push) -> Option<Out<M>> {
         let skip = match self.placing {
             Placing::Span => 0,
             // Windows have no place of their own, and hold nothing back.
@@ -185,12 +221,17 @@ impl<M> Timeline<M> {
             }
         };
         match self.entries.get(skip) {
-            None | Some(Entry::Window { .. }) => self.gap(stuck),
+            None | Some(Entry::Window { .. }) => {
+                let stuck = push >= Push::Stuck;
+                let more = self.more().or_else(|| self.gap(stuck));
+                more.or_else(|| self.release(push))
+            }
             Some(_) => Some(match self.entries.remove(skip)? {
                 Entry::Text { start, end, text } => self.say(start, end, text),
                 Entry::Mark { mark, segment } => {
                     self.placed = segment.is_some();
                     self.forgotten = self.placed;
+                    (self.last, self.more) = (None, None);
                     self.said = self.said.max(segment.unwrap_or(0));
                     Out::Mark(mark)
                 }
@@ -200,9 +241,15 @@ impl<M> Timeline<M> {
     }
 
     fn say(&mut self, start: Nanos, end: Nanos, text: String) -> Out<M> {
-        // A video that was stuck did not wait: its text is late, but stands as long.
-        let (start, length) = (start.max(self.said), end.saturating_sub(start));
+        let (place, mut length) = (start, end.saturating_sub(start));
+        let start = place.max(self.said);
+        if start > place && self.placing == Placing::Span {
+            // A video that was stuck did not wait: its text is late, and stands about as long. Less by
+            // what may have to be put behind it, or each would be later than the one before.
+            length = length.saturating_sub(LEAST_GAP).max(LEAST_GAP);
+        }
         let end = start + length;
+        self.last = Some(start);
         self.covered = self.covered.max(end);
         self.forgotten = false;
         self.said = match self.placing {
@@ -213,7 +260,43 @@ impl<M> Timeline<M> {
         if let Placing::Answer { .. } = self.placing {
             self.shown = Some(text.clone());
         }
+        let more = match self.placing {
+            Placing::Span if !text.is_empty() => More::Text,
+            _ => More::Gap(start, end),
+        };
+        self.more = self.hurried.then_some(more);
         Out::Text { start, end, text }
+    }
+
+    /// What is due because of what was said last.
+    fn more(&mut self) -> Option<Out<M>> {
+        Some(match self.more.take()? {
+            More::Gap(start, end) => {
+                (self.said, self.forgotten) = (self.said.max(end), false);
+                Out::Gap { start, end }
+            }
+            More::Text => self.say_nothing(),
+        })
+    }
+
+    /// Lets a video go on that only another text sets free.
+    fn release(&mut self, push: Push) -> Option<Out<M>> {
+        let behind = self.last.is_some_and(|last| last <= self.video);
+        (push == Push::StillStuck && behind).then(|| {
+            self.hurried = true;
+            self.say_nothing()
+        })
+    }
+
+    /// A text that tells nothing new: the one on show, or an empty one.
+    fn say_nothing(&mut self) -> Out<M> {
+        let start = self.said.max(self.covered);
+        match (self.placing, self.shown.clone()) {
+            (Placing::Answer { hold }, Some(text)) => {
+                self.say(start, start + self.hold(hold), text)
+            }
+            _ => self.say(start, start + LEAST_GAP, String::new()),
+        }
     }
 
     /// Up to where a GAP or the text on show goes on, if that is worth saying.
@@ -251,15 +334,14 @@ impl<M> Timeline<M> {
 
     fn gap(&mut self, stuck: bool) -> Option<Out<M>> {
         let start = self.silent_from(stuck);
-        let to = match std::mem::take(&mut self.again) {
-            true => start + LEAST_GAP,
-            false => self.gap_end(stuck)?,
-        };
+        let to = self.gap_end(stuck)?;
         if let (Placing::Answer { hold }, Some(text)) = (self.placing, self.shown.clone()) {
             let start = start.max(self.video);
-            return Some(self.say(start, start + hold.min(2 * LEAD), text));
+            let hold = hold.min(2 * LEAD);
+            return Some(self.say(start, start + hold, text));
         }
-        self.again = stuck && to > start + LEAST_GAP;
+        // Some read only where one starts.
+        self.more = stuck.then_some(More::Gap(to, to + LEAST_GAP));
         (self.said, self.forgotten) = (to, false);
         Some(Out::Gap { start, end: to })
     }
@@ -273,7 +355,7 @@ mod tests {
     const ANSWER: Placing = Placing::Answer { hold: 4 * SECOND };
 
     fn all(timeline: &mut Timeline<&'static str>) -> Vec<Out<&'static str>> {
-        std::iter::from_fn(|| timeline.next(false)).collect()
+        std::iter::from_fn(|| timeline.next(Push::Free)).collect()
     }
 
     fn text(start: Nanos, end: Nanos, text: &str) -> Out<&'static str> {
@@ -307,25 +389,28 @@ mod tests {
     fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
         let mut t = Timeline::new(Placing::Span);
         t.mark("segment", Some(0));
-        assert_eq!(t.next(false), Some(Out::Mark("segment")));
+        assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
         t.opened(0, 0);
         t.video(2 * SECOND);
-        assert_eq!(t.next(false), None);
+        assert_eq!(t.next(Push::Free), None);
         assert!(t.waits());
         let end = 2 * SECOND + LEAD;
-        assert_eq!(t.next(true), Some(Out::Gap { start: 0, end }));
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start: 0, end }));
         let (start, end) = (end, end + LEAST_GAP);
-        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
-        assert_eq!(t.next(true), None);
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::Stuck), None);
         t.ended(0, Some(("late".into(), 4 * SECOND)));
-        assert_eq!(t.next(false), Some(text(end, end + 4 * SECOND, "late")));
+        assert_eq!(
+            t.next(Push::Free),
+            Some(text(end, end + 4 * SECOND - LEAST_GAP, "late"))
+        );
         // Stuck again, behind that text: it too is followed by two GAPs.
         t.opened(1, 4 * SECOND);
         t.video(8 * SECOND);
         let (start, end) = (end, 8 * SECOND + LEAD);
-        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
         let (start, end) = (end, end + LEAST_GAP);
-        assert_eq!(t.next(true), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
     }
 
     #[test]
@@ -335,9 +420,62 @@ mod tests {
         t.ended(0, Some(("one".into(), 0)));
         let one = text(0, 4 * SECOND, "one");
         assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
-        assert!(!t.waits());
         t.video(3 * SECOND);
-        assert_eq!(t.next(true), None, "it still stands");
+        assert_eq!(t.next(Push::Stuck), None, "it still stands");
+    }
+
+    #[test]
+    fn a_muxer_that_stays_at_a_text_gets_another_one() {
+        let mut t = Timeline::new(Placing::Span);
+        t.mark("segment", Some(0));
+        t.opened(0, 0);
+        t.opened(1, 4 * SECOND);
+        t.ended(0, Some(("one".into(), 4 * SECOND)));
+        let one = text(0, 4 * SECOND, "one");
+        assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
+        let (start, end) = (0, 2 * SECOND + LEAD);
+        t.video(2 * SECOND);
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
+        let (start, end) = (end, end + LEAST_GAP);
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::Stuck), None);
+        // An empty text, and something behind it.
+        let (start, end) = (4 * SECOND, 4 * SECOND + LEAST_GAP);
+        assert_eq!(t.next(Push::StillStuck), Some(text(start, end, "")));
+        assert_eq!(t.next(Push::StillStuck), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::StillStuck), None);
+        // From then on at once, and the texts get no later than that.
+        for id in 1..20 {
+            t.opened(id + 1, (id + 1) * 4 * SECOND);
+            t.ended(id, Some(("next".into(), (id + 1) * 4 * SECOND)));
+            let (start, end) = (id * 4 * SECOND + LEAST_GAP, (id + 1) * 4 * SECOND);
+            let next = text(start, end, "next");
+            let (start, end) = (end, end + LEAST_GAP);
+            let nothing = text(start, end, "");
+            assert_eq!(all(&mut t), [next, nothing, Out::Gap { start, end }]);
+        }
+    }
+
+    #[test]
+    fn for_such_a_muxer_live_texts_are_short() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
+        t.ended(0, Some(("one".into(), 0)));
+        let one = text(0, 4 * SECOND, "one");
+        assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
+        assert!(t.waits(), "the video is where the text is");
+        let (start, end) = (4 * SECOND, 5 * SECOND);
+        let again = text(start, end, "one");
+        assert_eq!(t.next(Push::StillStuck), Some(again));
+        assert_eq!(t.next(Push::StillStuck), Some(Out::Gap { start, end }));
+        assert!(!t.waits(), "the video is before the text");
+        assert_eq!(t.next(Push::StillStuck), None);
+        t.ended(1, Some(("two".into(), 0)));
+        let (start, end) = (5 * SECOND, 6 * SECOND);
+        assert_eq!(
+            all(&mut t),
+            [text(start, end, "two"), Out::Gap { start, end }]
+        );
     }
 
     #[test]
@@ -397,7 +535,7 @@ mod tests {
         t.ended(0, Some(("one".into(), 5 * SECOND)));
         assert_eq!(all(&mut t), [text(end, end + 4 * SECOND, "one")]);
         t.video(9 * SECOND);
-        assert_eq!(t.next(false), None, "it still stands");
+        assert_eq!(t.next(Push::Free), None, "it still stands");
         t.video(10 * SECOND);
         let next = end + 4 * SECOND;
         let again = 10 * SECOND;
@@ -415,7 +553,7 @@ mod tests {
             t.ended(id, Some((id.to_string(), 0)));
         }
         assert_eq!(t.lost, 3);
-        assert!(matches!(t.next(false), Some(Out::Text { text, .. }) if text == "3"));
+        assert!(matches!(t.next(Push::Free), Some(Out::Text { text, .. }) if text == "3"));
     }
 
     proptest::proptest! {
@@ -431,7 +569,7 @@ mod tests {
             let (mut open, mut id, mut told) = (Vec::new(), 0, Vec::new());
             let (mut out, mut said) = (Vec::new(), 0);
             let mut take = |t: &mut Timeline<()>, out: &mut Vec<u64>| {
-                while let Some(next) = t.next(false) {
+                while let Some(next) = t.next(Push::Free) {
                     match next {
                         Out::Text { start, end, text } => {
                             let id: u64 = text.parse().expect("a number");

@@ -52,7 +52,7 @@ pub(super) struct Worker {
     converter: Converter,
     windows: Option<Windows>,
     open: BTreeMap<u64, OpenWindow>,
-    /// Closed windows without an answer, oldest first.
+    /// Closed windows that have not been told of, oldest first.
     asked: VecDeque<Asked>,
 }
 
@@ -121,9 +121,9 @@ impl Worker {
         match work {
             Work::Frame(sample) if sample.overload == Overload::Block => {
                 let max_pending = sample.plan.settings.max_pending as usize;
-                self.backend.is_some() && self.asked.len() <= max_pending
+                self.backend.is_some() && self.unanswered().count() <= max_pending
             }
-            Work::Frame(_) | Work::Break { .. } | Work::Mark(_) => true,
+            Work::Frame(_) | Work::Gap { .. } | Work::Break { .. } | Work::Mark(_) => true,
         }
     }
 
@@ -131,9 +131,10 @@ impl Worker {
         match next {
             Next::Work(Work::Frame(sample)) => return self.frame(*sample),
             Next::Work(Work::Break { at, part }) => {
-                self.end_windows(at)?;
+                self.end_windows(at);
                 self.hold.decided(Place { part, time: 0 });
             }
+            Next::Work(Work::Gap { to, part }) => self.gap(to, part),
             Next::Work(Work::Mark(mark)) => self.text.mark(mark),
             Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
@@ -154,7 +155,7 @@ impl Worker {
         (self.hooks.at)(Stage::Worker);
         if self.open.values().any(|window| window.is_after(&sample)) {
             // Time has jumped back; the windows will say that they were cut.
-            self.end_windows(None)?;
+            self.end_windows(None);
         }
         let rules = sample.plan.rules;
         let first = self.ids.window;
@@ -171,8 +172,7 @@ impl Worker {
                     self.opened(window, end, &sample, picture.shown())?;
                 }
                 Event::Frame { window } => self.covered(window, &sample, &mut picture),
-                Event::Closed { window, partial } => self.closed(window, partial),
-                Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
+                end => self.end_window(end),
             }
         }
         self.text.decided(sample.running_time);
@@ -184,19 +184,35 @@ impl Worker {
     }
 
     /// The stream breaks at this running time: what is open is complete.
-    fn end_windows(&mut self, at: Option<gst::ClockTime>) -> Result<(), Fatal> {
+    fn end_windows(&mut self, at: Option<gst::ClockTime>) {
         for window in self.open.values_mut() {
             window.cut(at);
         }
-        let events = self.windows.as_mut().map(Windows::finish);
-        for event in events.unwrap_or_default() {
-            match event {
-                Event::Closed { window, partial } => self.closed(window, partial),
-                Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
-                Event::Opened { .. } | Event::Frame { .. } => (),
-            }
+        let ends = self.windows.as_mut().map(Windows::finish);
+        ends.unwrap_or_default()
+            .into_iter()
+            .for_each(|end| self.end_window(end));
+    }
+
+    /// The stream has come to this running time without a frame.
+    fn gap(&mut self, to: gst::ClockTime, part: u64) {
+        let to_nanos = to.nseconds();
+        let ends = self.windows.as_mut().map(|windows| windows.skip(to_nanos));
+        ends.unwrap_or_default()
+            .into_iter()
+            .for_each(|end| self.end_window(end));
+        self.text.decided(to);
+        let time = to_nanos;
+        self.hold.decided(Place { part, time });
+    }
+
+    fn end_window(&mut self, end: Event) {
+        match end {
+            Event::Closed { window, partial } => self.closed(window, partial),
+            Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
+            // Neither is an end.
+            Event::Opened { .. } | Event::Frame { .. } => (),
         }
-        Ok(())
     }
 
     fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) -> Result<(), Fatal> {
@@ -270,11 +286,12 @@ impl Worker {
         };
         // The oldest one is being answered; max-pending others may wait.
         let room = 1 + window.plan.settings.max_pending as usize;
-        while window.overload != Overload::Block && self.asked.len() >= room {
-            if window.overload == Overload::DropNewest || room == 1 {
+        while window.overload != Overload::Block && self.unanswered().count() >= room {
+            let oldest = self.unanswered().nth(1);
+            if window.overload == Overload::DropNewest || oldest.is_none() {
                 return self.post_dropped(&window.request, Reason::Overload, None);
             }
-            if let Some(oldest) = self.asked.remove(1) {
+            if let Some(oldest) = oldest.and_then(|oldest| self.asked.remove(oldest)) {
                 oldest.cancel();
                 self.post_dropped(&oldest.request, Reason::Overload, None);
             }
@@ -291,6 +308,12 @@ impl Worker {
         if let Some(asked) = self.asked.back_mut() {
             asked.handle = Some(handle);
         }
+    }
+
+    /// Which of the asked windows have no answer, oldest first.
+    fn unanswered(&self) -> impl Iterator<Item = usize> {
+        let asked = self.asked.iter().enumerate();
+        asked.filter_map(|(index, asked)| asked.end.is_none().then_some(index))
     }
 
     fn event(&mut self, id: u64, event: backend::Event) -> Result<(), Fatal> {
@@ -314,10 +337,27 @@ impl Worker {
             }
             return Ok(());
         }
-        let Some(asked) = index.and_then(|index| self.asked.remove(index)) else {
-            self.ended_early(id, event);
-            return Ok(());
-        };
+        match index.and_then(|index| self.asked.get_mut(index)) {
+            Some(asked) => asked.end = Some(event),
+            None => self.ended_early(id, event),
+        }
+        self.tell_ended();
+        Ok(())
+    }
+
+    /// Tells what has become of the oldest windows: they are told in their order, whichever is
+    /// answered first.
+    fn tell_ended(&mut self) {
+        while self.asked.front().is_some_and(|asked| asked.end.is_some())
+            && let Some(mut asked) = self.asked.pop_front()
+            && let Some(event) = asked.end.take()
+        {
+            self.tell(&asked, event);
+        }
+    }
+
+    fn tell(&self, asked: &Asked, event: backend::Event) {
+        let id = asked.request.window_id;
         match (event, &self.backend) {
             (backend::Event::Answer(answer), Some(backend)) => {
                 let structure = asked
@@ -339,7 +379,6 @@ impl Worker {
             }
             _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
         }
-        Ok(())
     }
 
     /// A terminal event for a window that does not wait for one: it is open, or dropped already.
@@ -361,7 +400,14 @@ impl Worker {
         if let Some(windows) = &mut self.windows {
             windows.clear();
         }
-        for asked in std::mem::take(&mut self.asked) {
+        for mut asked in std::mem::take(&mut self.asked) {
+            // It only waited for the answer of another one.
+            if reason == Reason::EosTimeout
+                && let Some(event) = asked.end.take()
+            {
+                self.tell(&asked, event);
+                continue;
+            }
             // The backend may be what has just panicked.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
             self.post_dropped(&asked.request, reason, message);

@@ -123,6 +123,7 @@ impl OpenWindow {
             handle: None,
             tokens: 0,
             late: pushed.saturating_duration_since(self.arrived),
+            end: None,
         };
         (asked, question, odd)
     }
@@ -136,6 +137,8 @@ pub(super) struct Asked {
     pub(super) tokens: u32,
     /// From the arrival of the last frame to its hand-over.
     pub(super) late: Duration,
+    /// What the backend said at last, if a window before this one is still to be answered.
+    pub(super) end: Option<backend::Event>,
 }
 
 impl Asked {

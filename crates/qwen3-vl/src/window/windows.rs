@@ -107,6 +107,13 @@ impl Windows {
         events
     }
 
+    /// The stream has come to `time` without a frame: windows that end by then are complete.
+    pub fn skip(&mut self, time: Nanos) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.close_until(time, &mut events);
+        events
+    }
+
     /// The stream ends or breaks here: closes what is open, and the next frame is the first.
     pub fn finish(&mut self) -> Vec<Event> {
         self.restart();
