@@ -155,7 +155,7 @@ fn subtitles_hold_every_description() {
     }
 }
 
-/// What qtdemux finds in a file: the start of each text, and the text.
+/// What qtdemux finds in a file: the running time of each text, and the text.
 fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
     let line = format!(
         "filesrc location=\"{}\" ! qtdemux name=d d.subtitle_0 ! queue ! \
@@ -171,7 +171,9 @@ fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
         let buffer = sample.buffer().unwrap();
         let text = buffer.map_readable().unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
-        (buffer.pts().unwrap(), text)
+        let segment = sample.segment().unwrap();
+        let segment = segment.downcast_ref::<gst::ClockTime>().unwrap();
+        (segment.to_running_time(buffer.pts()).unwrap(), text)
     };
     let texts = std::iter::from_fn(|| sink.pull_sample().ok()).map(text);
     let texts = texts.filter(|(_, text)| !text.trim().is_empty()).collect();
@@ -231,7 +233,13 @@ fn muxers_do_not_deadlock() {
             assert_eq!(said.len(), 3, "{line}: {said:?}");
         }
         if mux == "qtmux" {
-            assert_eq!(texts_of(&file), said, "{line}");
+            let stored = texts_of(&file);
+            // The file's clock is coarser.
+            let near = ClockTime::from_mseconds(10);
+            let same = said.len() == stored.len()
+                && std::iter::zip(&said, &stored)
+                    .all(|((a, said), (b, stored))| said == stored && a.absdiff(*b) < near);
+            assert!(same, "{line}: {said:?} {stored:?}");
         }
     }
 }
