@@ -63,6 +63,19 @@ fn the_grid_does_not_drift() {
     assert_eq!(ms, [0, 520, 1000, 1520, 2000, 2520, 3000, 3520]);
 }
 
+/// A frame that would do for the next due time may still be from before the last one.
+#[test]
+fn a_short_step_back_brings_no_frame_before_the_last() {
+    let times = [0, 480, 100, 460, 530, 1000];
+    let kept = sampled(rules(), times.map(|ms| ms * MS));
+    assert_eq!(kept, [0, 480 * MS, 1000 * MS]);
+    let times = [0, 200, 490, 300, 470, 900, 1010];
+    assert_eq!(
+        sampled(rules(), times.map(|ms| ms * MS)),
+        [0, 490 * MS, 900 * MS]
+    );
+}
+
 #[test]
 fn a_gap_ends_the_windows_that_end_in_it() {
     let mut windows = Windows::new(rules(), 0);
@@ -425,8 +438,10 @@ proptest! {
                 (None, None) => prop_assert!(false),
                 (None, Some(last)) => prop_assert!(time < last.next && !nearest(last.next)),
             }
+            let anew = last.is_none_or(|last| time + rules.duration() < last.time);
+            prop_assert!(kept.is_none() || anew || before < time);
             last = kept.or(last);
-            before = time;
+            before = if anew { time } else { before.max(time) };
         }
     }
 

@@ -29,7 +29,7 @@ struct Grid {
     due: Nanos,
     /// Time that the last kept frame stands for.
     last: Nanos,
-    /// Time of the frame before, kept or not.
+    /// Latest time of the frames before, kept or not.
     before: Nanos,
 }
 
@@ -72,7 +72,7 @@ impl Sampler {
                 (grid.anchor, before.max(grid.due))
             }
             Some(grid) if before.saturating_add(self.rules.duration()) >= grid.last => {
-                grid.before = before;
+                grid.before = grid.before.max(before);
                 return None;
             }
             _ => (before, before),
