@@ -172,7 +172,7 @@ fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
         let text = buffer.map_readable().unwrap();
         let text = String::from_utf8(text.to_vec()).unwrap();
         let segment = sample.segment().unwrap();
-        let segment = segment.downcast_ref::<gst::ClockTime>().unwrap();
+        let segment = segment.downcast_ref::<ClockTime>().unwrap();
         (segment.to_running_time(buffer.pts()).unwrap(), text)
     };
     let texts = std::iter::from_fn(|| sink.pull_sample().ok()).map(text);

@@ -8,7 +8,7 @@
 //! - `text`: the request pad with the answers as timed text, and its task
 //!
 //! and around them `imp` (pads, states), `properties`, `signals`, `settings`, `events`, `queries`,
-//! `memory`, `loader`, `failure`, `stats`, `sync`, `task` and, for tests, `hooks`.
+//! `memory`, `loader`, `failure`, `stats`, `monitor`, `sync`, `task` and, for tests, `hooks`.
 //!
 //! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own,
 //! the text stream's own and that of `hold` are never held together, and none is held while a buffer, event or query goes
@@ -54,6 +54,7 @@ mod loader;
 mod memory;
 #[cfg(test)]
 mod model_check;
+mod monitor;
 mod properties;
 mod queries;
 mod sample;

@@ -5,14 +5,15 @@
 //! variable, so whatever can end a wait wakes all of them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use qwen3_vl::backend::{self, Backend};
 
+use super::monitor::Monitor;
 use super::sample::Sample;
 use super::stats::Stats;
-use super::sync::{Condvar, Mutex, MutexGuard, now};
+use super::sync::now;
 use super::text::Mark;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.
@@ -134,51 +135,14 @@ impl State {
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Session {
-    state: Mutex<State>,
-    changed: Condvar,
-}
+pub(super) struct Session(Monitor<State>);
 
 impl Session {
-    /// A panic elsewhere must not spread: everything behind this lock is valid at any time.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changed.notify_all();
-        result
-    }
-
-    fn wait<'a>(&self, guard: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
-            .wait(guard)
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a change, but not past the deadline. `false` if that is over.
-    fn wait_until<'a>(
-        &self,
-        guard: MutexGuard<'a, State>,
-        deadline: Option<Instant>,
-    ) -> (MutexGuard<'a, State>, bool) {
-        let Some(deadline) = deadline else {
-            return (self.wait(guard), true);
-        };
-        let left = deadline.saturating_duration_since(now());
-        if left.is_zero() {
-            return (guard, false);
-        }
-        let result = self.changed.wait_timeout(guard, left);
-        (result.unwrap_or_else(PoisonError::into_inner).0, true)
-    }
-
     // The streaming thread.
 
     /// The descriptions that the next buffer shall carry.
     pub(super) fn take_descriptions(&self) -> Result<Vec<gst::Structure>, Interrupted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.stats.frames += 1;
         match state.interrupted() {
             Some(why) => Err(why),
@@ -188,7 +152,7 @@ impl Session {
 
     /// Waits until the model is loaded.
     pub(super) fn wait_ready(&self) -> Result<(), Interrupted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         loop {
             if let Some(why) = state.interrupted() {
                 return Err(why);
@@ -196,13 +160,13 @@ impl Session {
             if state.backend.is_some() {
                 return Ok(());
             }
-            state = self.wait(state);
+            state = self.0.wait(state);
         }
     }
 
     /// Whether a frame that does not wait would be taken. Counts one that would not.
     pub(super) fn has_room(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let room = state.frames_waiting() < MAX_WORK;
         state.stats.skipped += u64::from(!room);
         room
@@ -210,7 +174,7 @@ impl Session {
 
     /// Hands a frame to the worker. If there is no room, waits for it or skips the frame.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         loop {
             if let Some(why) = state.interrupted() {
                 return Err(why);
@@ -222,19 +186,19 @@ impl Session {
                 state.stats.skipped += 1;
                 return Ok(());
             }
-            state = self.wait(state);
+            state = self.0.wait(state);
         }
         state.stats.sampled += 1;
         state.work.push_back(Work::Frame(sample));
         drop(state);
-        self.changed.notify_all();
+        self.0.wake();
         Ok(())
     }
 
     /// Says that the stream breaks or ends at this running time, and that `part` is what follows.
     /// Never waits.
     pub(super) fn push_break(&self, at: Option<gst::ClockTime>, part: u64) {
-        self.change(|state| {
+        self.0.change(|state| {
             if state.interrupted().is_some() {
                 return;
             }
@@ -249,7 +213,7 @@ impl Session {
 
     /// Says that no frame of `part` comes before this running time. Never waits.
     pub(super) fn push_gap(&self, to: gst::ClockTime, part: u64) {
-        self.change(|state| {
+        self.0.change(|state| {
             if state.interrupted().is_some() {
                 return;
             }
@@ -263,7 +227,7 @@ impl Session {
 
     /// Hands the text stream an event in its order. Never waits.
     pub(super) fn push_mark(&self, mark: Mark) {
-        self.change(|state| {
+        self.0.change(|state| {
             if state.interrupted().is_none() {
                 state.work.push_back(Work::Mark(mark));
             }
@@ -273,7 +237,7 @@ impl Session {
     /// Waits until every window has ended, for at most `timeout`, if there is one.
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<Drained, Interrupted> {
         let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         loop {
             if let Some(why) = state.interrupted() {
                 return Err(why);
@@ -282,7 +246,7 @@ impl Session {
                 return Ok(Drained::Yes);
             }
             let in_time;
-            (state, in_time) = self.wait_until(state, deadline);
+            (state, in_time) = self.0.wait_until(state, deadline);
             if !in_time {
                 return Ok(Drained::TimedOut);
             }
@@ -293,17 +257,17 @@ impl Session {
     /// comes, which ends them as well; at most for `timeout`. Whether it has not timed out.
     pub(super) fn wait_finished(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let mut in_time = true;
         while in_time && !(state.finished || state.flushing || state.stopping) {
-            (state, in_time) = self.wait_until(state, deadline);
+            (state, in_time) = self.0.wait_until(state, deadline);
         }
         in_time
     }
 
     /// The time for the last answers is over, and for frames that have not even become windows.
     pub(super) fn expire(&self) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.stats.skipped += state.frames_waiting() as u64;
             state.work.retain(|work| !matches!(work, Work::Frame(_)));
             state.control.push_back(Control::Expire);
@@ -312,7 +276,7 @@ impl Session {
 
     /// Ends all waits and forgets what belongs to the stream before the flush.
     pub(super) fn flush_start(&self) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.flushing = true;
             state.epoch += 1;
             state.work.clear();
@@ -326,20 +290,20 @@ impl Session {
     /// `timeout` is over. Whether it has not timed out.
     pub(super) fn flush_stop(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let mut in_time = true;
         while in_time && state.reached < state.epoch && !(state.finished || state.stopping) {
-            (state, in_time) = self.wait_until(state, deadline);
+            (state, in_time) = self.0.wait_until(state, deadline);
         }
         state.flushing = false;
         drop(state);
-        self.changed.notify_all();
+        self.0.wake();
         in_time
     }
 
     /// Ends all waits for good and tells the worker to finish.
     pub(super) fn stop(&self) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.stopping = true;
             state.work.clear();
             state.control.push_front(Control::Stop);
@@ -350,13 +314,13 @@ impl Session {
 
     /// Whether this failure is the first one, which is the one to post before [`Self::fail`].
     pub(super) fn claim_failure(&self) -> bool {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         !std::mem::replace(&mut state.claimed, true) && !state.stopping
     }
 
     /// The element failed, because of `why`: everybody gives up.
     pub(super) fn fail(&self, why: &str) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.failed = true;
             state.work.clear();
             state.control.push_front(Control::Abort(why.into()));
@@ -365,26 +329,26 @@ impl Session {
 
     /// The counters.
     pub(super) fn stats(&self) -> Stats {
-        self.lock().stats.clone()
+        self.0.lock().stats.clone()
     }
 
     /// Blocks of KV cache that windows hold.
     pub(super) fn kv_blocks(&self) -> usize {
-        let backend = self.lock().backend.clone();
+        let backend = self.0.lock().backend.clone();
         let backend = backend.and_then(|backend| backend.upgrade());
         backend.map_or(0, |backend| backend.kv_blocks())
     }
 
     /// Changes the counters.
     pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
-        change(&mut self.lock().stats);
+        change(&mut self.0.lock().stats);
     }
 
     // Loader and backend.
 
     /// The model is loaded.
     pub(super) fn ready(&self, backend: Arc<dyn Backend>) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.backend = Some(Arc::downgrade(&backend));
             state.control.push_back(Control::Ready(backend));
         });
@@ -392,18 +356,19 @@ impl Session {
 
     /// Something happened to a window.
     pub(super) fn event(&self, window: u64, event: backend::Event) {
-        self.change(|state| state.control.push_back(Control::Event(window, event)));
+        self.0
+            .change(|state| state.control.push_back(Control::Event(window, event)));
     }
 
     // The worker.
 
     /// What to do next: control first, then work that `admits` lets in.
     pub(super) fn next(&self, outstanding: usize, admits: impl Fn(&Work) -> bool) -> Next {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.outstanding = outstanding;
         state.stats.outstanding = outstanding as u64;
         state.busy = false;
-        self.changed.notify_all();
+        self.0.wake();
         loop {
             if let Some(control) = state.control.pop_front() {
                 state.busy = true;
@@ -414,16 +379,16 @@ impl Session {
             {
                 state.busy = true;
                 drop(state);
-                self.changed.notify_all();
+                self.0.wake();
                 return Next::Work(work);
             }
-            state = self.wait(state);
+            state = self.0.wait(state);
         }
     }
 
     /// The worker is gone.
     pub(super) fn finished(&self) {
-        self.change(|state| {
+        self.0.change(|state| {
             state.finished = true;
             state.busy = false;
             state.outstanding = 0;
@@ -433,17 +398,17 @@ impl Session {
 
     /// The worker has ended everything of before this epoch.
     pub(super) fn reached(&self, epoch: u64) {
-        self.change(|state| state.reached = epoch);
+        self.0.change(|state| state.reached = epoch);
     }
 
     /// The epoch that the stream is in now.
     pub(super) fn epoch(&self) -> u64 {
-        self.lock().epoch
+        self.0.lock().epoch
     }
 
     /// Puts a description on the next buffer, unless it belongs to an older epoch.
     pub(super) fn attach(&self, epoch: u64, description: gst::Structure) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.epoch == epoch {
             state.attach.push(description);
         }

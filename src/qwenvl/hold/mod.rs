@@ -10,4 +10,4 @@ mod stream;
 
 pub(super) use self::queue::Place;
 pub(super) use self::stream::{Hold, Item};
-use super::sync;
+use super::{monitor, sync};

@@ -11,7 +11,7 @@ use loom::thread;
 
 use self::stream::{Hold, Item};
 use super::queue::{self, Place};
-use crate::qwenvl::model_check::{check, sync};
+use crate::qwenvl::model_check::{check, monitor, sync};
 
 const SECOND: Duration = Duration::from_secs(1);
 

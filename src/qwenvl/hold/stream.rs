@@ -3,12 +3,12 @@
 //! Whoever tells it something does not wait, except that the streaming thread waits for room when much
 //! video could leave and does not. Only the task pushes.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::monitor::Monitor;
 use super::queue::{Next, Place, Queue};
-use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
+use super::sync::{AtomicBool, now};
 
 /// What is held.
 #[derive(Debug)]
@@ -27,10 +27,19 @@ struct State {
     flow: Flow,
 }
 
+impl State {
+    fn new() -> Self {
+        Self {
+            queue: Queue::default(),
+            flushing: false,
+            flow: Ok(gst::FlowSuccess::Ok),
+        }
+    }
+}
+
 /// See the module's text.
 pub(in crate::qwenvl) struct Hold {
-    state: Mutex<State>,
-    changed: Condvar,
+    held: Monitor<State>,
     /// Whether the source pad is active and pushes from its task.
     active: AtomicBool,
 }
@@ -38,12 +47,7 @@ pub(in crate::qwenvl) struct Hold {
 impl Default for Hold {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State {
-                queue: Queue::default(),
-                flushing: false,
-                flow: Ok(gst::FlowSuccess::Ok),
-            }),
-            changed: Condvar::new(),
+            held: Monitor::new(State::new()),
             active: AtomicBool::new(false),
         }
     }
@@ -55,39 +59,15 @@ impl Hold {
         self.active.load(Ordering::Acquire)
     }
 
-    /// Everything behind this lock is valid at any time.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut State)) {
         if self.active() {
-            change(&mut self.lock());
-            self.changed.notify_all();
-        }
-    }
-
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        until: Option<Instant>,
-    ) -> MutexGuard<'a, State> {
-        match until {
-            None => self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(until) => {
-                let left = until.saturating_duration_since(now());
-                let result = self.changed.wait_timeout(state, left);
-                result.unwrap_or_else(PoisonError::into_inner).0
-            }
+            self.held.change(change);
         }
     }
 
     /// How many buffers and events are held.
     pub(in crate::qwenvl) fn len(&self) -> usize {
-        self.lock().queue.len()
+        self.held.lock().queue.len()
     }
 
     // The streaming thread.
@@ -105,7 +85,7 @@ impl Hold {
         deadline: Option<Instant>,
         limit: Duration,
     ) -> Flow {
-        let mut state = self.lock();
+        let mut state = self.held.lock();
         loop {
             if !self.active() || state.flushing {
                 return Err(gst::FlowError::Flushing);
@@ -114,11 +94,11 @@ impl Hold {
             if !state.queue.is_full(now(), limit) {
                 break;
             }
-            state = self.wait(state, None);
+            state = self.held.wait(state);
         }
         state.queue.push(frame, place, deadline);
         drop(state);
-        self.changed.notify_all();
+        self.held.wake();
         Ok(gst::FlowSuccess::Ok)
     }
 
@@ -128,14 +108,14 @@ impl Hold {
     ///
     /// As [`Self::push`].
     pub(in crate::qwenvl) fn event(&self, event: gst::Event) -> Flow {
-        let mut state = self.lock();
+        let mut state = self.held.lock();
         if !self.active() || state.flushing {
             return Err(gst::FlowError::Flushing);
         }
         state.flow?;
         state.queue.push(Item::Event(event), None, None);
         drop(state);
-        self.changed.notify_all();
+        self.held.wake();
         Ok(gst::FlowSuccess::Ok)
     }
 
@@ -171,20 +151,15 @@ impl Hold {
     // The pad.
 
     pub(super) fn start(&self) {
-        let mut state = self.lock();
-        *state = State {
-            queue: Queue::default(),
-            flushing: false,
-            flow: Ok(gst::FlowSuccess::Ok),
-        };
+        *self.held.lock() = State::new();
         self.active.store(true, Ordering::Release);
     }
 
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
         // Under the lock: whoever waits is either before its look at `active` or already asleep.
-        self.lock().queue = Queue::default();
-        self.changed.notify_all();
+        self.held.lock().queue = Queue::default();
+        self.held.wake();
     }
 
     /// Forgets everything and lets the task rest.
@@ -209,7 +184,7 @@ impl Hold {
 
     /// Waits for what to push next; none if the task shall rest.
     pub(super) fn next(&self) -> Option<(Item, Vec<gst::Structure>)> {
-        let mut state = self.lock();
+        let mut state = self.held.lock();
         loop {
             if !self.active() || state.flushing || state.flow.is_err() {
                 return None;
@@ -217,13 +192,13 @@ impl Hold {
             let until = match state.queue.next(now()) {
                 Next::Push(item, descriptions) => {
                     drop(state);
-                    self.changed.notify_all();
+                    self.held.wake();
                     return Some((item, descriptions));
                 }
                 Next::WaitUntil(until) => Some(until),
                 Next::Wait => None,
             };
-            state = self.wait(state, until);
+            state = self.held.wait_until(state, until).0;
         }
     }
 }

@@ -5,6 +5,9 @@
 //! What is checked is `session.rs` itself, compiled a second time with loom's locks for those of
 //! `sync`; the text stream's part is checked in `text::model_check`.
 
+#[path = "../monitor.rs"]
+#[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]
+pub(super) mod monitor;
 mod scenarios;
 #[path = "../session.rs"]
 #[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]

@@ -9,4 +9,4 @@ mod timeline;
 
 pub(super) use self::stream::{Mark, Text};
 pub(super) use self::timeline::Placing;
-use super::sync;
+use super::{monitor, sync};

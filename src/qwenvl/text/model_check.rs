@@ -10,7 +10,7 @@ use loom::thread;
 
 use self::stream::{Mark, Text};
 use super::timeline::{self, Out, Placing};
-use crate::qwenvl::model_check::{check, sync};
+use crate::qwenvl::model_check::{check, monitor, sync};
 
 const SECOND: gst::ClockTime = gst::ClockTime::SECOND;
 const ANSWER: Placing = Placing::Answer {

@@ -3,11 +3,11 @@
 //! Whoever tells it something never waits: only the task waits, for the next thing to push, and
 //! only the task pushes.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, now};
+use super::monitor::Monitor;
+use super::sync::{AtomicBool, now};
 use super::timeline::{Out, Placing, Push, Timeline};
 use crate::message::Segment;
 
@@ -36,17 +36,16 @@ struct State {
 }
 
 impl State {
-    /// How the push goes, and how long until it goes worse.
-    fn push(&self) -> (Push, Option<Duration>) {
+    /// How the push goes, and when it will go worse.
+    fn push(&self) -> (Push, Option<Instant>) {
         let Some(since) = self.pushing else {
             return (Push::Free, None);
         };
         let so_far = now().saturating_duration_since(since);
-        let left = |all: Duration| Some(all.saturating_sub(so_far));
         if so_far < PATIENCE {
-            (Push::Free, left(PATIENCE))
+            (Push::Free, since.checked_add(PATIENCE))
         } else if so_far < 2 * PATIENCE {
-            (Push::Stuck, left(2 * PATIENCE))
+            (Push::Stuck, since.checked_add(2 * PATIENCE))
         } else {
             (Push::StillStuck, None)
         }
@@ -55,8 +54,7 @@ impl State {
 
 /// See the module's text.
 pub(in crate::qwenvl) struct Text {
-    state: Mutex<State>,
-    changed: Condvar,
+    state: Monitor<State>,
     /// Whether there is a pad that is active: without one nobody is told anything.
     active: AtomicBool,
 }
@@ -64,14 +62,13 @@ pub(in crate::qwenvl) struct Text {
 impl Default for Text {
     fn default() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Monitor::new(State {
                 timeline: Timeline::new(Placing::Span),
                 flushing: false,
                 refused: false,
                 pushing: None,
                 armed: false,
             }),
-            changed: Condvar::new(),
             active: AtomicBool::new(false),
         }
     }
@@ -83,15 +80,9 @@ impl Text {
         self.active.load(Ordering::Acquire)
     }
 
-    /// Everything behind this lock is valid at any time.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut State)) {
         if self.active() {
-            change(&mut self.lock());
-            self.changed.notify_all();
+            self.state.change(change);
         }
     }
 
@@ -116,7 +107,7 @@ impl Text {
         if !self.active() {
             return;
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(position) = position {
             state.timeline.video(position.nseconds());
         }
@@ -124,14 +115,14 @@ impl Text {
         let wake = state.timeline.due() || (state.timeline.waits() && !state.armed);
         drop(state);
         if wake {
-            self.changed.notify_all();
+            self.state.wake();
         }
     }
 
     /// The buffer has been pushed.
     pub(in crate::qwenvl) fn push_ends(&self) {
         if self.active() {
-            self.lock().pushing = None;
+            self.state.lock().pushing = None;
         }
     }
 
@@ -165,7 +156,7 @@ impl Text {
     // The pad.
 
     pub(super) fn start(&self) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.timeline.flush();
         (state.flushing, state.refused, state.pushing) = (false, false, None);
         self.active.store(true, Ordering::Release);
@@ -174,8 +165,8 @@ impl Text {
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
         // Under the lock: the task is either before its look at `active` or already asleep.
-        drop(self.lock());
-        self.changed.notify_all();
+        drop(self.state.lock());
+        self.state.wake();
     }
 
     /// Forgets everything and lets the task rest.
@@ -201,29 +192,20 @@ impl Text {
 
     /// Waits for what to push next; none if the task shall rest.
     pub(super) fn next(&self) -> Option<Out<Mark>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if !self.active() || state.flushing {
                 return None;
             }
-            let (push, left) = state.push();
+            let (push, until) = state.push();
             match state.timeline.next(push) {
                 Some(Out::Text { .. } | Out::Gap { .. }) if state.refused => continue,
                 Some(out) => return Some(out),
                 None => {}
             }
-            let left = left.filter(|_| state.timeline.waits());
-            state.armed = left.is_some();
-            state = match left {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    let result = self.changed.wait_timeout(state, left);
-                    result.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            let until = until.filter(|_| state.timeline.waits());
+            state.armed = until.is_some();
+            state = self.state.wait_until(state, until).0;
             state.armed = false;
         }
     }
