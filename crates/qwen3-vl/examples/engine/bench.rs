@@ -26,6 +26,9 @@ use qwen3_vl::model::KvCache;
 use qwen3_vl::testing;
 use serde_json::{Value, json};
 
+/// Tokens in a pass, as in the engine.
+const PREFILL: usize = 512;
+
 struct Options {
     folder: PathBuf,
     device: DeviceChoice,
@@ -103,10 +106,8 @@ fn window(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     let sink = Sink::new(Box::new(|_| {}));
     let mut sequence = Sequence::new(0, &WindowHead::default(), sink, kv);
     for pair in 0..options.pairs {
-        sequence.push(
-            VisionInput::Pair([frame(2 * pair), frame(2 * pair + 1)]),
-            Instant::now(),
-        );
+        let pair = VisionInput::Pair([frame(2 * pair), frame(2 * pair + 1)]);
+        sequence.push(pair, 0, Instant::now());
     }
     let question = Question {
         prompt: "Describe the video.".into(),
@@ -118,16 +119,19 @@ fn window(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     sequence.close(question, 0, Instant::now());
 
     let start = Instant::now();
-    while !sequence.waiting.is_empty() {
-        runner.input(&mut sequence)?;
+    while sequence.inputs().next().is_some() {
+        runner.encode_next(&mut [&mut sequence])?;
     }
-    let mut next = runner.tail(&mut sequence)?;
+    runner.advance(&mut sequence)?;
+    while !sequence.state().decoding {
+        runner.forward(vec![(&mut sequence, PREFILL)])?;
+    }
     let answer_begins = start.elapsed();
     let prompt_tokens = sequence.kv.len();
     let start = Instant::now();
     let mut decoded = 0;
-    while let Some(chunk) = next {
-        next = runner.decode(&mut sequence, &chunk)?;
+    while !sequence.ended() {
+        runner.forward(vec![(&mut sequence, 1)])?;
         decoded += 1;
     }
     let decode = start.elapsed();

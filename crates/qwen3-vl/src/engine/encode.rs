@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 use candle_core::Tensor;
 
 use super::runner::{Runner, StepError};
-use super::sequence::EncodedInput;
-use crate::frames::{VisionInput, patch_seconds, patchify};
+use super::vision_cache::Encoded;
+use crate::frames::{VisionInput, patchify};
 use crate::model::{Grid, VisionTokens};
 
 /// Patches that are encoded together, at most, unless one input has more: enough to be bound by
@@ -17,19 +17,28 @@ const BATCH_PATCHES: u32 = 2048;
 const GEOMETRIES: usize = 16;
 
 impl Runner {
-    /// How many of the inputs, from the first on, go through the encoder together: those of one
-    /// kind and size.
-    pub fn batch(&self, inputs: &[VisionInput]) -> usize {
-        let Some(first) = inputs.first() else {
-            return 0;
-        };
-        let (rows, columns) = self.patches(first);
-        let most = (BATCH_PATCHES / (rows * columns).max(1)).max(1);
-        inputs
-            .iter()
-            .take(most as usize)
-            .take_while(|input| input.size() == first.size() && pair(input) == pair(first))
-            .count()
+    /// How many inputs of this size go through the encoder together.
+    pub fn most_together(&self, input: &VisionInput) -> usize {
+        let (rows, columns) = self.patches(input);
+        (BATCH_PATCHES / (rows * columns).max(1)).max(1) as usize
+    }
+
+    /// Whether the inputs can go through the encoder together: they are of one kind and size.
+    pub fn together(a: &VisionInput, b: &VisionInput) -> bool {
+        a.size() == b.size() && pair(a) == pair(b)
+    }
+
+    /// Whether the model can take the input.
+    ///
+    /// # Errors
+    ///
+    /// If the frames do not have the sizes that they say or that the model needs.
+    pub fn check(&self, input: &VisionInput) -> Result<(), StepError> {
+        let config = &self.parts.model.config.vision_config;
+        check(
+            input,
+            (config.patch_size * config.spatial_merge_size) as u32,
+        )
     }
 
     fn patches(&self, input: &VisionInput) -> (u32, u32) {
@@ -43,14 +52,13 @@ impl Runner {
     /// # Errors
     ///
     /// See [`StepError`].
-    pub fn encode(&mut self, inputs: &[VisionInput]) -> Result<Vec<EncodedInput>, StepError> {
+    pub fn encode(&mut self, inputs: &[VisionInput]) -> Result<Vec<Encoded>, StepError> {
         let Some(first) = inputs.first() else {
             return Ok(Vec::new());
         };
         let config = &self.parts.model.config.vision_config;
         let merge = config.spatial_merge_size as u32;
-        let factor = config.patch_size as u32 * merge;
-        inputs.iter().try_for_each(|input| check(input, factor))?;
+        inputs.iter().try_for_each(|input| self.check(input))?;
         let norm = if pair(first) {
             &self.parts.video
         } else {
@@ -69,18 +77,11 @@ impl Runner {
         }
         let patches = self.patches(first);
         let tokens = self.vision(values, patches)?;
-        let encoded = inputs
-            .iter()
-            .zip(tokens)
-            .map(|(input, tokens)| EncodedInput {
-                tokens,
-                merged: (patches.0 / merge, patches.1 / merge),
-                patches,
-                seconds: match input {
-                    VisionInput::Pair([a, b]) => Some(patch_seconds(a.seconds, b.seconds)),
-                    VisionInput::Image(_) => None,
-                },
-            });
+        let encoded = tokens.into_iter().map(|tokens| Encoded {
+            tokens,
+            merged: (patches.0 / merge, patches.1 / merge),
+            patches,
+        });
         Ok(encoded.collect())
     }
 

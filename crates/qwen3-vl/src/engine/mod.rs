@@ -9,6 +9,7 @@ pub mod runner;
 pub mod scheduler;
 pub mod sequence;
 pub mod sink;
+pub mod vision_cache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::backend::{Event, Failure, Question, WindowHead};
 use crate::frames::VisionInput;
-use crate::model::{Chunk, KvCache};
+use crate::model::KvCache;
 use runner::{Runner, StepError};
-use scheduler::Step;
+use scheduler::{Scheduler, Step, WindowState};
 use sequence::Sequence;
 use sink::Sink;
 
@@ -82,8 +83,10 @@ impl Engine {
             runner,
             inbox,
             stop: stop.clone(),
+            scheduler: Scheduler::default(),
             windows: Vec::new(),
             closed: 0,
+            pushed: 0,
             broken: None,
         };
         let thread = std::thread::Builder::new()
@@ -118,18 +121,15 @@ impl Drop for Engine {
     }
 }
 
-struct Window {
-    sequence: Sequence,
-    /// What to run for the next token.
-    next: Option<Chunk>,
-}
-
 struct Worker {
     runner: Runner,
     inbox: Receiver<Command>,
     stop: Arc<AtomicBool>,
-    windows: Vec<Window>,
+    scheduler: Scheduler,
+    windows: Vec<Sequence>,
+    /// Windows closed and inputs pushed so far.
     closed: u64,
+    pushed: u64,
     /// Why nothing works any more, after a panic.
     broken: Option<String>,
 }
@@ -137,23 +137,31 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
-            let step = scheduler::next(self.windows.iter().map(|w| w.sequence.state()));
-            let command = match step {
-                Some(_) => self.inbox.try_recv().ok(),
-                None => match self.inbox.recv() {
-                    Ok(command) => Some(command),
-                    Err(_) => return,
-                },
-            };
-            let work = || match (command, step) {
-                (Some(command), _) => self.command(command),
-                (None, Some(step)) => self.step(step),
-                (None, None) => {}
-            };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                self.break_down(&*panic);
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn()));
+            match turn {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(panic) => self.break_down(&*panic),
             }
         }
+    }
+
+    /// Takes every command that is there, then one step; waits for a command if there is none.
+    /// `false` if nobody can send one any more.
+    fn turn(&mut self) -> bool {
+        while let Ok(command) = self.inbox.try_recv() {
+            self.command(command);
+        }
+        self.each(|runner, window| runner.advance(window));
+        let states: Vec<WindowState> = self.windows.iter().map(Sequence::state).collect();
+        match self.scheduler.next(&states) {
+            Some(step) => self.step(step),
+            None => match self.inbox.recv() {
+                Ok(command) => self.command(command),
+                Err(_) => return false,
+            },
+        }
+        true
     }
 
     fn command(&mut self, command: Command) {
@@ -164,53 +172,76 @@ impl Worker {
                     return;
                 }
                 let kv = KvCache::new(&self.runner.parts.model.kv);
-                let sequence = Sequence::new(id, &head, sink, kv);
-                self.windows.push(Window {
-                    sequence,
-                    next: None,
-                });
+                self.windows.push(Sequence::new(id, &head, sink, kv));
             }
             Command::Push { id, input, at } => {
-                if let Some(window) = self.window(id) {
-                    window.sequence.push(input, at);
-                }
+                self.pushed += 1;
+                let since = self.pushed;
+                self.one(id, |runner, window| {
+                    runner.check(&input)?;
+                    window.push(input, since, at);
+                    Ok(())
+                });
             }
             Command::Close { id, question, at } => {
                 self.closed += 1;
                 let order = self.closed;
-                if let Some(window) = self.window(id) {
-                    window.sequence.close(question, order, at);
-                }
+                self.one(id, |_, window| {
+                    window.close(question, order, at);
+                    Ok(())
+                });
             }
-            Command::Cancel { id } => self.windows.retain(|w| w.sequence.id() != id),
+            Command::Cancel { id } => self.windows.retain(|w| w.id() != id),
         }
     }
 
-    fn window(&mut self, id: u64) -> Option<&mut Window> {
-        self.windows.iter_mut().find(|w| w.sequence.id() == id)
+    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
+        let mut act = Some(act);
+        self.each(|runner, window| match act.take_if(|_| window.id() == id) {
+            Some(act) => act(runner, window),
+            None => Ok(()),
+        });
+    }
+
+    /// Does something to every window. One that cannot bear it fails alone.
+    fn each(&mut self, mut act: impl FnMut(&Runner, &mut Sequence) -> Result<(), StepError>) {
+        for window in &mut self.windows {
+            if let Err(error) = act(&self.runner, window) {
+                window.fail(failure(&error));
+            }
+        }
+        self.windows.retain(|window| !window.ended());
     }
 
     fn step(&mut self, step: Step) {
-        let (Step::Input(id) | Step::Tail(id) | Step::Decode(id)) = step;
-        let Some(window) = self.windows.iter_mut().find(|w| w.sequence.id() == id) else {
-            return;
+        let (ids, tokens): (Vec<u64>, Vec<usize>) = match step {
+            Step::Encode(ids) => (ids, Vec::new()),
+            Step::Forward(shares) => shares.iter().map(|s| (s.id, s.tokens)).unzip(),
         };
-        let Window { sequence, next } = window;
-        let result = match step {
-            Step::Input(_) => self.runner.input(sequence),
-            Step::Tail(_) => self.runner.tail(sequence).map(|chunk| *next = chunk),
-            Step::Decode(_) => match next.take() {
-                Some(chunk) => self
-                    .runner
-                    .decode(sequence, &chunk)
-                    .map(|chunk| *next = chunk),
-                None => Ok(()),
-            },
+        let place = |window: &Sequence| ids.iter().position(|id| *id == window.id());
+        let mut chosen: Vec<(usize, &mut Sequence)> = self
+            .windows
+            .iter_mut()
+            .filter_map(|window| Some((place(window)?, window)))
+            .collect();
+        chosen.sort_unstable_by_key(|(place, _)| *place);
+        let result = if tokens.is_empty() {
+            let mut chosen: Vec<_> = chosen.into_iter().map(|(_, window)| window).collect();
+            self.runner.encode_next(&mut chosen)
+        } else {
+            let shares = chosen
+                .into_iter()
+                .map(|(place, window)| (window, tokens[place]));
+            self.runner.forward(shares.collect())
         };
+        // What goes wrong in a step goes wrong for all who were in it: the device has failed.
         if let Err(error) = result {
-            sequence.fail(failure(&error));
+            let concerned = self.windows.iter_mut();
+            for window in concerned.filter(|window| ids.contains(&window.id())) {
+                window.fail(failure(&error));
+            }
         }
-        self.windows.retain(|w| !w.sequence.ended());
+        self.windows.retain(|window| !window.ended());
     }
 
     /// After a panic no state can be trusted: every window fails, and every later one.
@@ -223,7 +254,7 @@ impl Worker {
         let reason = format!("the engine panicked ({text}); restart the element");
         for window in &mut self.windows {
             let fail = AssertUnwindSafe(|| {
-                window.sequence.fail(Failure::Backend(reason.clone()));
+                window.fail(Failure::Backend(reason.clone()));
             });
             // A sink that panics again must not keep the others from their event.
             let _ = catch_unwind(fail);

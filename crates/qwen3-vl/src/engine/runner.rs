@@ -6,13 +6,13 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use super::sequence::Sequence;
+use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
+use crate::frames::VisionInput;
 use crate::load::brief;
-use crate::model::{Chunk, Geometry, Grid, Model};
+use crate::model::text::Part;
+use crate::model::{Geometry, Grid, Model};
 use crate::tokenizer::{Tokenizer, TokenizerError};
-
-/// Tokens that go through the language model at once, at most: bounds the memory of a step.
-const PREFILL_CHUNK: usize = 512;
 
 /// Why a step failed. The sequence is lost, the engine is not.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,7 @@ pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
     pub(super) geometries: HashMap<Grid, Geometry>,
+    recent: VisionCache,
 }
 
 impl Runner {
@@ -76,92 +77,102 @@ impl Runner {
         Self {
             parts,
             geometries: HashMap::new(),
+            recent: VisionCache::default(),
         }
     }
 
-    /// Encodes the sequence's next vision inputs. Their tokens are prefilled at once, unless more
-    /// inputs or the prompt's tail are there already: then they go together, because a pass over
-    /// the weights costs the same for few tokens as for many.
+    /// Encodes waiting inputs of the sequences, in their order, as many as go together: those that
+    /// look like the first. An input that several of them have is encoded once.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
-    pub fn input(&mut self, sequence: &mut Sequence) -> Result<(), StepError> {
-        let batch = self.batch(sequence.waiting.make_contiguous());
-        let inputs: Vec<_> = sequence.waiting.drain(..batch).collect();
+    pub fn encode_next(&mut self, sequences: &mut [&mut Sequence]) -> Result<(), StepError> {
         let start = Instant::now();
-        let encoded = self.encode(&inputs)?;
-        sequence.vision += start.elapsed();
-        let parts = &self.parts;
-        for input in encoded {
-            let chunk = sequence.input_chunk(input, &parts.tokenizer, &parts.model.config)?;
-            sequence.pending.append(chunk);
+        let mut batch: Vec<VisionInput> = Vec::new();
+        for input in sequences.iter().flat_map(|sequence| sequence.inputs()) {
+            let fits = batch
+                .first()
+                .is_none_or(|first| Self::together(first, input));
+            if fits && !batch.iter().any(|other| same(other, input)) {
+                if batch.len() == self.most_together(input) {
+                    break;
+                }
+                batch.push(input.clone());
+            }
         }
-        let more = !sequence.waiting.is_empty() || sequence.state().closed.is_some();
-        if !more || sequence.pending.len() >= PREFILL_CHUNK {
-            self.prefill(sequence)?;
+        for (input, encoded) in std::iter::zip(batch.clone(), self.encode(&batch)?) {
+            self.recent.keep(input, encoded);
+        }
+        let time = start.elapsed();
+        for sequence in sequences {
+            if sequence.encoded(|input| self.recent.find(input).cloned()) {
+                sequence.vision += time;
+            }
         }
         Ok(())
     }
 
-    /// Prefills the prompt's tail and samples the first token. Returns the chunk to decode next.
+    /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one
+    /// had, and lays out what is known of its prompt.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
-    pub fn tail(&mut self, sequence: &mut Sequence) -> Result<Option<Chunk>, StepError> {
-        let chunk = sequence.tail_chunk(&self.parts.tokenizer, Instant::now())?;
-        sequence.pending.append(chunk);
-        match self.prefill(sequence)? {
-            Some(hidden) => self.sample(sequence, &hidden),
-            None => Ok(None),
+    pub fn advance(&self, sequence: &mut Sequence) -> Result<(), StepError> {
+        sequence.encoded(|input| self.recent.find(input).cloned());
+        sequence.advance(&self.parts.tokenizer, &self.parts.model.config)?;
+        let limit = self.context();
+        match sequence.tokens() > limit {
+            true => Err(StepError::Context { limit }),
+            false => Ok(()),
         }
     }
 
-    /// Runs the last sampled token and samples the next.
+    fn context(&self) -> usize {
+        self.parts.model.config.text_config.max_position_embeddings
+    }
+
+    /// Runs so many pending tokens of each sequence through the language model in one pass. Those
+    /// whose prompt or last token is in the cache then sample one.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
-    pub fn decode(
-        &mut self,
-        sequence: &mut Sequence,
-        chunk: &Chunk,
-    ) -> Result<Option<Chunk>, StepError> {
-        let hidden = self.parts.model.text.forward(chunk, &mut sequence.kv)?;
-        self.sample(sequence, &hidden)
-    }
-
-    /// Runs what is pending. Returns the last hidden states.
-    fn prefill(&self, sequence: &mut Sequence) -> Result<Option<Tensor>, StepError> {
-        let limit = self.parts.model.config.text_config.max_position_embeddings;
-        if sequence.tokens() >= limit {
-            return Err(StepError::Context { limit });
-        }
+    pub fn forward(&self, shares: Vec<(&mut Sequence, usize)>) -> Result<(), StepError> {
         let start = Instant::now();
-        let mut hidden = None;
-        for part in std::mem::take(&mut sequence.pending).split(PREFILL_CHUNK)? {
-            hidden = Some(self.parts.model.text.forward(&part, &mut sequence.kv)?);
+        let taken = shares.into_iter().map(|(sequence, tokens)| {
+            let chunk = sequence.take(tokens, start)?;
+            Ok((sequence, chunk))
+        });
+        let mut taken = taken.collect::<Result<Vec<_>, candle_core::Error>>()?;
+        let mut parts: Vec<Part<'_>> = taken
+            .iter_mut()
+            .map(|(sequence, chunk)| Part {
+                chunk,
+                kv: &mut sequence.kv,
+            })
+            .collect();
+        let text = &self.parts.model.text;
+        let hidden = text.forward(&mut parts)?;
+        let time = start.elapsed();
+        let (mut end, mut rows, mut sampling) = (0u32, Vec::new(), Vec::new());
+        for (sequence, chunk) in taken {
+            end += chunk.len() as u32;
+            if sequence.passed(time) {
+                rows.push(end - 1);
+                sampling.push(sequence);
+            }
         }
-        sequence.prefill += start.elapsed();
-        Ok(hidden)
-    }
-
-    fn sample(&self, sequence: &mut Sequence, hidden: &Tensor) -> Result<Option<Chunk>, StepError> {
-        let last = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
-        let mut logits = self
-            .parts
-            .model
-            .text
-            .logits(&last)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let context = self.parts.model.config.text_config.max_position_embeddings;
-        Ok(sequence.sample(
-            &mut logits,
-            context,
-            &self.parts.stop,
-            &self.parts.tokenizer,
-        )?)
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows = Tensor::new(rows, hidden.device())?;
+        let logits = text.logits(&hidden.index_select(&rows, 0)?)?;
+        for (sequence, mut logits) in std::iter::zip(sampling, logits.to_vec2::<f32>()?) {
+            let parts = &self.parts;
+            sequence.sample(&mut logits, self.context(), &parts.stop, &parts.tokenizer)?;
+        }
+        Ok(())
     }
 }

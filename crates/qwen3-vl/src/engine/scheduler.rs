@@ -1,8 +1,11 @@
 //! What the engine does next. Pure: no tensors, no clock.
 //!
-//! Closed windows come first, in the order in which they were closed, because somebody waits for
-//! their answers; then the inputs of open windows, in the order in which the windows were opened,
-//! so that most of a window is in its cache when it closes.
+//! Two kinds of step take turns: vision inputs go through the encoder, and tokens of any number of
+//! windows go through the language model in one pass (continuous batching). Windows that are closed
+//! come first, because somebody waits for their answers: all that decode are in every pass, then
+//! prompts are finished in the order in which their windows were closed. What is open comes in
+//! between, oldest first, and gets a step of its own after every [`Limits::patience`] of the others,
+//! so that nothing starves.
 
 /// What the scheduler needs to know of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,113 +14,372 @@ pub struct WindowState {
     pub id: u64,
     /// Vision inputs that have not been encoded.
     pub waiting: usize,
+    /// When the oldest of those came, as a number that counts up over all windows.
+    pub since: u64,
+    /// Tokens that are not in the cache. Of a window that decodes, the last one sampled.
+    pub pending: usize,
     /// Order in which it was closed, if it was.
     pub closed: Option<u64>,
-    /// Whether the tail of the prompt is in the cache.
-    pub prefilled: bool,
+    /// Whether its prompt is in the cache and its answer has begun.
+    pub decoding: bool,
+}
+
+/// Bounds of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Windows that decode in one pass.
+    pub decoding: usize,
+    /// Tokens that are prefilled in one pass.
+    pub prefill: usize,
+    /// Steps for closed windows after which open ones get one.
+    pub patience: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            decoding: 64,
+            prefill: 512,
+            patience: 8,
+        }
+    }
+}
+
+/// Tokens of one window in a pass, from the first pending one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The window.
+    pub id: u64,
+    /// How many, at least one.
+    pub tokens: usize,
 }
 
 /// One piece of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Encode the window's next vision inputs, at least one, and prefill them.
-    Input(u64),
-    /// Prefill the prompt's tail and sample the first token.
-    Tail(u64),
-    /// Sample one more token.
-    Decode(u64),
+    /// Encode waiting inputs of these windows, in this order, as many as go together and at least
+    /// the first.
+    Encode(Vec<u64>),
+    /// Run these tokens through the language model; who has none pending then samples one.
+    Forward(Vec<Share>),
 }
 
-/// The next piece of work; none if every window waits for its caller.
-pub fn next(windows: impl Iterator<Item = WindowState> + Clone) -> Option<Step> {
-    let closed = windows
-        .clone()
-        .filter(|w| w.closed.is_some())
-        .min_by_key(|w| w.closed);
-    if let Some(window) = closed {
-        return Some(match window {
-            WindowState { waiting: 1.., .. } => Step::Input(window.id),
-            WindowState {
-                prefilled: false, ..
-            } => Step::Tail(window.id),
-            _ => Step::Decode(window.id),
-        });
+/// Plans the steps.
+#[derive(Clone, Debug, Default)]
+pub struct Scheduler {
+    limits: Limits,
+    encoded: bool,
+    /// Steps for closed windows while open ones had work.
+    passed: u32,
+}
+
+impl Scheduler {
+    /// A scheduler with these bounds.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
     }
-    windows
-        .filter(|w| w.waiting > 0)
-        .min_by_key(|w| w.id)
-        .map(|w| Step::Input(w.id))
+
+    /// The next piece of work; none if every window waits for its caller.
+    pub fn next(&mut self, windows: &[WindowState]) -> Option<Step> {
+        let (mut closed, mut open): (Vec<_>, Vec<_>) =
+            windows.iter().copied().partition(|w| w.closed.is_some());
+        closed.sort_unstable_by_key(|w| w.closed);
+        open.sort_unstable_by_key(|w| (w.since, w.id));
+        let (urgent, other) = (self.of_closed(&closed, &open), self.of_open(&open));
+        let step = match (urgent, other) {
+            (Some(_), Some(step)) if self.passed >= self.limits.patience => {
+                self.passed = 0;
+                step
+            }
+            (Some(step), other) => {
+                self.passed = if other.is_some() { self.passed + 1 } else { 0 };
+                step
+            }
+            (None, other) => {
+                self.passed = 0;
+                other?
+            }
+        };
+        self.encoded = matches!(step, Step::Encode(_));
+        Some(step)
+    }
+
+    fn of_closed(&self, closed: &[WindowState], open: &[WindowState]) -> Option<Step> {
+        let decoding = closed.iter().filter(|w| w.decoding && w.pending > 0);
+        let mut shares: Vec<Share> = decoding
+            .take(self.limits.decoding)
+            .map(|w| Share {
+                id: w.id,
+                tokens: w.pending,
+            })
+            .collect();
+        shares.extend(self.prefill(closed.iter().filter(|w| !w.decoding && w.waiting == 0)));
+        let encode = closed.iter().any(|w| w.waiting > 0);
+        if encode && (!self.encoded || shares.is_empty()) {
+            return Some(encode_all(closed.iter().chain(open)));
+        }
+        (!shares.is_empty()).then_some(Step::Forward(shares))
+    }
+
+    fn of_open(&self, open: &[WindowState]) -> Option<Step> {
+        // What follows at once goes in the same pass: that costs the same for few tokens as for many.
+        let full = |w: &&WindowState| w.waiting == 0 || w.pending >= self.limits.prefill;
+        let shares = self.prefill(open.iter().filter(full));
+        let encode = open.iter().any(|w| w.waiting > 0);
+        if encode && (!self.encoded || shares.is_empty()) {
+            return Some(encode_all(open.iter()));
+        }
+        (!shares.is_empty()).then_some(Step::Forward(shares))
+    }
+
+    fn prefill<'a>(&self, windows: impl Iterator<Item = &'a WindowState>) -> Vec<Share> {
+        let mut room = self.limits.prefill;
+        let share = |w: &WindowState| {
+            let tokens = w.pending.min(room);
+            room -= tokens;
+            (tokens > 0).then_some(Share { id: w.id, tokens })
+        };
+        windows.filter_map(share).collect()
+    }
+}
+
+fn encode_all<'a>(windows: impl Iterator<Item = &'a WindowState>) -> Step {
+    let waiting = windows.filter(|w| w.waiting > 0);
+    Step::Encode(waiting.map(|w| w.id).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    fn window(id: u64, waiting: usize, closed: Option<u64>, prefilled: bool) -> WindowState {
-        WindowState {
-            id,
-            waiting,
-            closed,
-            prefilled,
-        }
+    const IDLE: WindowState = WindowState {
+        id: 0,
+        waiting: 0,
+        since: 0,
+        pending: 0,
+        closed: None,
+        decoding: false,
+    };
+
+    fn share(id: u64, tokens: usize) -> Share {
+        Share { id, tokens }
     }
 
     #[test]
-    fn closed_windows_first_in_order_of_closing() {
-        let open = window(1, 3, None, false);
-        let second = window(2, 1, Some(8), false);
-        let first = window(3, 0, Some(7), true);
-        let all = [open, second, first];
-        assert_eq!(next(all.into_iter()), Some(Step::Decode(3)));
-        assert_eq!(next([open, second].into_iter()), Some(Step::Input(2)));
-        assert_eq!(
-            next(
-                [
-                    open,
-                    WindowState {
-                        waiting: 0,
-                        ..second
-                    }
-                ]
-                .into_iter()
-            ),
-            Some(Step::Tail(2))
-        );
-        assert_eq!(next([open].into_iter()), Some(Step::Input(1)));
-        assert_eq!(next([WindowState { waiting: 0, ..open }].into_iter()), None);
+    fn all_that_decode_are_in_every_pass_and_prompts_join_them() {
+        let decoding = |id, order| WindowState {
+            id,
+            pending: 1,
+            closed: Some(order),
+            decoding: true,
+            ..IDLE
+        };
+        let prompt = |id, pending, order| WindowState {
+            id,
+            pending,
+            closed: Some(order),
+            ..IDLE
+        };
+        let open = WindowState {
+            id: 9,
+            pending: 100,
+            ..IDLE
+        };
+        let windows = [
+            open,
+            prompt(1, 500, 7),
+            decoding(2, 5),
+            decoding(3, 4),
+            prompt(4, 30, 6),
+            prompt(5, 10, 8),
+        ];
+        let step = Scheduler::default().next(&windows);
+        let expected = vec![share(3, 1), share(2, 1), share(4, 30), share(1, 482)];
+        assert_eq!(step, Some(Step::Forward(expected)));
     }
 
-    proptest::proptest! {
-        /// Any mix of windows is finished: each step reduces the work left, none is forgotten.
+    #[test]
+    fn closed_windows_lead_a_batch_of_inputs_and_open_ones_fill_it() {
+        let waiting = |id, since, closed| WindowState {
+            id,
+            waiting: 1,
+            since,
+            closed,
+            ..IDLE
+        };
+        let windows = [
+            waiting(1, 3, None),
+            waiting(2, 9, Some(1)),
+            waiting(3, 2, None),
+        ];
+        let step = Scheduler::default().next(&windows);
+        assert_eq!(step, Some(Step::Encode(vec![2, 3, 1])));
+    }
+
+    #[test]
+    fn one_encoded_input_does_not_wait_for_its_prefill_while_more_are_there() {
+        let window = WindowState {
+            waiting: 2,
+            pending: 80,
+            ..IDLE
+        };
+        let mut scheduler = Scheduler::default();
+        for _ in 0..3 {
+            assert_eq!(scheduler.next(&[window]), Some(Step::Encode(vec![0])));
+        }
+        let window = WindowState {
+            waiting: 0,
+            ..window
+        };
+        assert_eq!(
+            scheduler.next(&[window]),
+            Some(Step::Forward(vec![share(0, 80)]))
+        );
+    }
+
+    #[test]
+    fn nothing_is_planned_where_there_is_nothing_to_do() {
+        let asked = WindowState {
+            closed: Some(0),
+            ..IDLE
+        };
+        assert_eq!(Scheduler::default().next(&[IDLE, asked]), None);
+        assert_eq!(Scheduler::default().next(&[]), None);
+    }
+
+    /// A window of the simulation: its state, and the tokens of its answer.
+    #[derive(Clone, Debug)]
+    struct Simulated {
+        state: WindowState,
+        answer: usize,
+        /// Steps since it had work and was given none.
+        passed_over: usize,
+    }
+
+    fn any_window() -> impl Strategy<Value = (usize, usize, bool, usize)> {
+        (0usize..5, 0usize..700, any::<bool>(), 1usize..6)
+    }
+
+    proptest! {
+        /// Any windows are finished, within the bounds of every step, and each of them is served
+        /// within a number of steps that depends on nothing but how many there are.
         #[test]
-        fn all_work_is_done(sizes in proptest::collection::vec((0usize..5, 0usize..4, proptest::bool::ANY), 0..8)) {
-            let mut windows: Vec<(WindowState, usize)> = sizes
-                .iter()
+        fn all_work_is_done_and_nobody_starves(
+            windows in prop::collection::vec(any_window(), 0..12),
+            (decoding, prefill, patience) in (1usize..5, 1usize..600, 1u32..10),
+        ) {
+            let limits = Limits { decoding, prefill, patience };
+            let mut scheduler = Scheduler::new(limits);
+            let count = windows.len();
+            let mut all: Vec<Simulated> = windows
+                .into_iter()
                 .enumerate()
-                .map(|(i, &(waiting, decode, closed))| {
-                    (window(i as u64, waiting, closed.then_some(i as u64), false), decode)
+                .map(|(i, (waiting, pending, closed, answer))| Simulated {
+                    state: WindowState {
+                        id: i as u64,
+                        waiting,
+                        since: i as u64,
+                        // A closed window has at least the prompt's tail to prefill.
+                        pending: pending + usize::from(closed),
+                        closed: closed.then_some(i as u64),
+                        decoding: false,
+                    },
+                    answer,
+                    passed_over: 0,
                 })
                 .collect();
-            let work: usize = windows
+            // Passes that a window may have to wait for those before it.
+            let total: usize = all
                 .iter()
-                .map(|(w, decode)| w.waiting + if w.closed.is_some() { 1 + decode + 1 } else { 0 })
+                .map(|w| w.state.waiting + (w.state.pending + 80 * w.state.waiting) / prefill + w.answer + 3)
                 .sum();
             let mut steps = 0;
-            while let Some(step) = next(windows.iter().map(|(w, _)| *w)) {
+            loop {
+                let states: Vec<_> = all.iter().map(|w| w.state).collect();
+                let Some(step) = scheduler.next(&states) else { break };
                 steps += 1;
-                proptest::prop_assert!(steps <= work);
-                let (Step::Input(id) | Step::Tail(id) | Step::Decode(id)) = step;
-                let at = windows.iter().position(|(w, _)| w.id == id).expect("a known window");
-                let (state, decode) = &mut windows[at];
-                match step {
-                    Step::Input(_) => state.waiting -= 1,
-                    Step::Tail(_) => state.prefilled = true,
-                    Step::Decode(_) if *decode == 0 => { windows.remove(at); }
-                    Step::Decode(_) => *decode -= 1,
+                prop_assert!(steps <= 4 * total + 8, "too many steps");
+                let served: Vec<u64> = match &step {
+                    Step::Encode(ids) => {
+                        prop_assert!(!ids.is_empty());
+                        // The engine takes at least the first one's input.
+                        let window = &mut all[ids[0] as usize].state;
+                        prop_assert!(window.waiting > 0);
+                        window.waiting -= 1;
+                        window.since += count as u64;
+                        window.pending += 80;
+                        vec![ids[0]]
+                    }
+                    Step::Forward(shares) => {
+                        let mut prefilled = 0;
+                        let mut rows = 0;
+                        for share in shares {
+                            let window = &mut all[share.id as usize];
+                            let state = &mut window.state;
+                            prop_assert!(share.tokens > 0 && share.tokens <= state.pending);
+                            if state.decoding { rows += 1 } else { prefilled += share.tokens }
+                            state.pending -= share.tokens;
+                            if state.pending == 0 && state.closed.is_some() && state.waiting == 0 {
+                                state.decoding = true;
+                                window.answer -= 1;
+                                if window.answer > 0 {
+                                    state.pending = 1;
+                                }
+                            }
+                        }
+                        prop_assert!(rows <= decoding && prefilled <= prefill);
+                        shares.iter().map(|share| share.id).collect()
+                    }
+                };
+                let mut ids = served.clone();
+                ids.sort_unstable();
+                ids.dedup();
+                prop_assert_eq!(ids.len(), served.len(), "served twice");
+                for window in &mut all {
+                    let work = window.state.waiting + window.state.pending > 0;
+                    let passed = work && !served.contains(&window.state.id);
+                    window.passed_over = if passed { window.passed_over + 1 } else { 0 };
+                    // Open ones wait for each other and for `patience` steps before each of theirs;
+                    // closed ones for those that were closed before.
+                    prop_assert!(window.passed_over <= (total + 1) * (patience as usize + 2));
                 }
             }
-            proptest::prop_assert!(windows.iter().all(|(w, _)| w.closed.is_none() && w.waiting == 0));
-            proptest::prop_assert_eq!(steps, work);
+            for window in &all {
+                let state = window.state;
+                prop_assert!(state.waiting == 0 && state.pending == 0, "left: {:?}", state);
+                prop_assert!(state.closed.is_none() || window.answer == 0);
+            }
+        }
+
+        /// However long others decode, an open window gets its steps.
+        #[test]
+        fn open_windows_do_not_starve(decoders in 1usize..6, patience in 1u32..10) {
+            let mut scheduler = Scheduler::new(Limits { patience, ..Limits::default() });
+            let mut windows: Vec<WindowState> = (0..decoders as u64)
+                .map(|id| WindowState { id, pending: 1, closed: Some(id), decoding: true, ..IDLE })
+                .collect();
+            windows.push(WindowState { id: 99, waiting: 1, ..IDLE });
+            for (what, bound) in [("encoded", patience), ("prefilled", patience)] {
+                let mut steps = 0;
+                loop {
+                    let served = match scheduler.next(&windows) {
+                        Some(Step::Encode(ids)) => ids == [99],
+                        Some(Step::Forward(shares)) => shares.iter().any(|share| share.id == 99),
+                        None => false,
+                    };
+                    if served { break }
+                    steps += 1;
+                    prop_assert!(steps <= bound, "{what} after {steps}");
+                }
+                if let Some(window) = windows.last_mut() {
+                    (window.waiting, window.pending) = (0, 80);
+                }
+            }
         }
     }
 }

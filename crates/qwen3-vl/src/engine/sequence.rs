@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::WindowState;
 use super::sink::Sink;
+use super::vision_cache::Encoded;
 use crate::backend::{Answer, Event, Failure, FinishReason, Question, Timings, WindowHead};
 use crate::config::Config;
 use crate::detokenize::Detokenizer;
-use crate::frames::VisionInput;
-use crate::model::{Chunk, KvCache, VisionTokens};
+use crate::frames::{VisionInput, patch_seconds};
+use crate::model::{Chunk, KvCache};
 use crate::prompt::{Piece, PositionCursor, PromptBuilder};
 use crate::sampling::Sampler;
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -18,10 +19,10 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 pub struct Sequence {
     id: u64,
     sink: Sink,
-    /// Vision inputs that have not been encoded.
-    pub waiting: VecDeque<VisionInput>,
+    /// Vision inputs that the prompt does not have yet.
+    waiting: VecDeque<Waiting>,
     /// Tokens that are not in the cache yet.
-    pub pending: Chunk,
+    pending: Chunk,
     /// Keys and values so far.
     pub kv: KvCache,
     prompt: PromptBuilder,
@@ -42,7 +43,7 @@ struct Answering {
     question: Question,
     order: u64,
     closed: Instant,
-    queue: Duration,
+    queue: Option<Duration>,
     sampler: Sampler,
     detokenizer: Detokenizer,
     text: String,
@@ -50,17 +51,12 @@ struct Answering {
     first_token: Option<Duration>,
 }
 
-/// A vision input's merged grid and kind, as the prompt needs them.
-#[derive(Clone, Debug)]
-pub struct EncodedInput {
-    /// Its tokens.
-    pub tokens: VisionTokens,
-    /// Rows and columns of merged tokens.
-    pub merged: (u32, u32),
-    /// Rows and columns of patches.
-    pub patches: (u32, u32),
-    /// Time of a temporal patch in seconds; none for an image.
-    pub seconds: Option<f64>,
+/// A vision input on its way into the prompt.
+struct Waiting {
+    input: VisionInput,
+    /// Number of its arrival.
+    since: u64,
+    encoded: Option<Encoded>,
 }
 
 impl Sequence {
@@ -93,16 +89,95 @@ impl Sequence {
     pub fn state(&self) -> WindowState {
         WindowState {
             id: self.id,
-            waiting: self.waiting.len(),
+            waiting: self.unencoded().count(),
+            since: self.unencoded().next().map_or(0, |waiting| waiting.since),
+            pending: self.pending.len(),
             closed: self.answering.as_ref().map(|a| a.order),
-            prefilled: self.prompt_tokens > 0,
+            decoding: self.decoding(),
         }
     }
 
-    /// Takes a vision input that arrived at `now`.
-    pub fn push(&mut self, input: VisionInput, now: Instant) {
-        self.waiting.push_back(input);
+    fn unencoded(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter().filter(|w| w.encoded.is_none())
+    }
+
+    /// Vision inputs that have not been encoded, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = &VisionInput> {
+        self.unencoded().map(|waiting| &waiting.input)
+    }
+
+    /// Whether the prompt is in the cache and the answer has begun.
+    fn decoding(&self) -> bool {
+        self.ids.len() > self.prompt_tokens && self.prompt_tokens > 0
+    }
+
+    /// Takes a vision input that arrived at `now`, as number `since` of all.
+    pub fn push(&mut self, input: VisionInput, since: u64, now: Instant) {
+        self.waiting.push_back(Waiting {
+            input,
+            since,
+            encoded: None,
+        });
         self.last_push = now;
+    }
+
+    /// What `find` knows of inputs that have not been encoded is theirs. Whether it knew any.
+    pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) -> bool {
+        let mut any = false;
+        for waiting in self.waiting.iter_mut().filter(|w| w.encoded.is_none()) {
+            waiting.encoded = find(&waiting.input);
+            any |= waiting.encoded.is_some();
+        }
+        any
+    }
+
+    /// Puts into the prompt what is known of it by now: inputs that are encoded and, when the window
+    /// is closed and has them all, the rest of it.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer fails.
+    pub fn advance(
+        &mut self,
+        tokenizer: &Tokenizer,
+        config: &Config,
+    ) -> Result<(), TokenizerError> {
+        while let Some(encoded) = self.waiting.front_mut().and_then(|w| w.encoded.take())
+            && let Some(Waiting { input, .. }) = self.waiting.pop_front()
+        {
+            let chunk = self.input_chunk(&input, encoded, tokenizer, config)?;
+            self.pending.append(chunk);
+        }
+        if self.waiting.is_empty() && self.answering.is_some() && self.prompt_tokens == 0 {
+            let chunk = self.tail_chunk(tokenizer)?;
+            self.pending.append(chunk);
+        }
+        Ok(())
+    }
+
+    /// Takes the next tokens for a pass that begins at `now`, at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn take(&mut self, count: usize, now: Instant) -> candle_core::Result<Chunk> {
+        if self.prompt_tokens > 0
+            && let Some(answering) = &mut self.answering
+        {
+            let closed = answering.closed;
+            answering
+                .queue
+                .get_or_insert_with(|| now.saturating_duration_since(closed));
+        }
+        self.pending.take(count)
+    }
+
+    /// Counts the time of a pass that it was in. Whether a token is to be sampled behind it.
+    pub fn passed(&mut self, time: Duration) -> bool {
+        if !self.decoding() {
+            self.prefill += time;
+        }
+        self.prompt_tokens > 0 && self.pending.is_empty()
     }
 
     /// Takes the question. `order` counts the closed windows of the engine.
@@ -112,7 +187,7 @@ impl Sequence {
             question,
             order,
             closed: now,
-            queue: Duration::ZERO,
+            queue: None,
             detokenizer: Detokenizer::default(),
             text: String::new(),
             completion: 0,
@@ -120,43 +195,29 @@ impl Sequence {
         });
     }
 
-    /// The chunk that an encoded vision input adds to the cache.
-    ///
-    /// # Errors
-    ///
-    /// If the tokenizer fails.
-    pub fn input_chunk(
+    fn input_chunk(
         &mut self,
-        input: EncodedInput,
+        input: &VisionInput,
+        encoded: Encoded,
         tokenizer: &Tokenizer,
         config: &Config,
     ) -> Result<Chunk, TokenizerError> {
-        let placeholder = match input.seconds {
-            Some(seconds) => {
-                self.prompt.video_patch(seconds);
+        let placeholder = match input {
+            VisionInput::Pair([a, b]) => {
+                self.prompt.video_patch(patch_seconds(a.seconds, b.seconds));
                 config.video_token_id
             }
-            None => {
+            VisionInput::Image(_) => {
                 self.prompt.image();
                 config.image_token_id
             }
         };
-        self.grid = [self.grid[0] + 1, input.patches.0, input.patches.1];
-        self.chunk(Some((input, placeholder)), tokenizer)
+        self.grid = [self.grid[0] + 1, encoded.patches.0, encoded.patches.1];
+        self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// The chunk of the prompt's tail, which marks the end of waiting in the queue.
-    ///
-    /// # Errors
-    ///
-    /// If the tokenizer fails.
-    pub fn tail_chunk(
-        &mut self,
-        tokenizer: &Tokenizer,
-        now: Instant,
-    ) -> Result<Chunk, TokenizerError> {
-        if let Some(answering) = &mut self.answering {
-            answering.queue = now.duration_since(answering.closed);
+    fn tail_chunk(&mut self, tokenizer: &Tokenizer) -> Result<Chunk, TokenizerError> {
+        if let Some(answering) = &self.answering {
             self.prompt.finish(&answering.question.prompt);
         }
         let chunk = self.chunk(None, tokenizer)?;
@@ -166,7 +227,7 @@ impl Sequence {
 
     fn chunk(
         &mut self,
-        mut input: Option<(EncodedInput, u32)>,
+        mut input: Option<(Encoded, u32)>,
         tokenizer: &Tokenizer,
     ) -> Result<Chunk, TokenizerError> {
         let mut chunk = Chunk::default();
@@ -197,8 +258,8 @@ impl Sequence {
         self.ids.len()
     }
 
-    /// Chooses the next token. Returns the chunk to decode next, or none when the answer is
-    /// complete and has been sent. `context` is the most tokens that the model can hold.
+    /// Chooses the next token, which is pending then, unless the answer is complete and has been sent.
+    /// `context` is the most tokens that the model can hold.
     ///
     /// # Errors
     ///
@@ -209,9 +270,9 @@ impl Sequence {
         context: usize,
         stop: &[u32],
         tokenizer: &Tokenizer,
-    ) -> Result<Option<Chunk>, TokenizerError> {
+    ) -> Result<(), TokenizerError> {
         let Some(answering) = &mut self.answering else {
-            return Ok(None);
+            return Ok(());
         };
         let generated = &self.ids[self.prompt_tokens..];
         let token = answering.sampler.next(logits, &self.ids, generated);
@@ -220,8 +281,7 @@ impl Sequence {
             .first_token
             .get_or_insert(self.last_push.elapsed());
         if stop.contains(&token) {
-            self.finish(FinishReason::Stop, tokenizer)?;
-            return Ok(None);
+            return self.finish(FinishReason::Stop, tokenizer);
         }
         self.ids.push(token);
         if let Some(piece) = answering.detokenizer.push(token, tokenizer)? {
@@ -232,15 +292,11 @@ impl Sequence {
             .as_ref()
             .map_or(0, |a| a.question.max_tokens as usize);
         if self.ids.len() - self.prompt_tokens >= limit || self.ids.len() >= context {
-            self.finish(FinishReason::Length, tokenizer)?;
-            return Ok(None);
+            return self.finish(FinishReason::Length, tokenizer);
         }
-        let mut chunk = Chunk {
-            ids: vec![token],
-            ..Chunk::default()
-        };
-        self.cursor.text(1, &mut chunk.positions);
-        Ok(Some(chunk))
+        self.pending.ids.push(token);
+        self.cursor.text(1, &mut self.pending.positions);
+        Ok(())
     }
 
     fn say(&mut self, piece: String) {
@@ -275,7 +331,7 @@ impl Sequence {
             prompt_tokens: self.prompt_tokens as u32,
             completion_tokens: answering.completion,
             timings: Timings {
-                queue: answering.queue,
+                queue: answering.queue.unwrap_or_default(),
                 vision: self.vision,
                 prefill: self.prefill,
                 first_token: answering.first_token.unwrap_or_default(),

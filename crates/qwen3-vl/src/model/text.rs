@@ -54,6 +54,21 @@ impl Chunk {
         self.positions.extend(next.positions);
     }
 
+    /// Takes the first tokens, at most `count`, out of the chunk.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn take(&mut self, count: usize) -> Result<Self> {
+        if count >= self.len() {
+            return Ok(std::mem::take(self));
+        }
+        let rest = self.slice(count, self.len())?;
+        let first = self.slice(0, count)?;
+        *self = rest;
+        Ok(first)
+    }
+
     /// Cuts the chunk into pieces of at most `size` tokens, vision tokens and their DeepStack rows
     /// with it.
     ///
@@ -90,6 +105,14 @@ impl Chunk {
             vision,
         })
     }
+}
+
+/// What one sequence has in a pass.
+pub struct Part<'a> {
+    /// Its next tokens.
+    pub chunk: &'a Chunk,
+    /// Its cache.
+    pub kv: &'a mut KvCache,
 }
 
 impl TextModel {
@@ -129,24 +152,30 @@ impl TextModel {
         })
     }
 
-    /// Runs a chunk through the layers and appends it to the cache. Returns the last hidden states
-    /// `[tokens, hidden]`, normalised: what [`TextModel::logits`] takes.
+    /// Runs chunks of any number of sequences through the layers in one pass, without padding, and
+    /// appends each to its cache. Returns the last hidden states `[tokens of all, hidden]`,
+    /// normalised: what [`TextModel::logits`] takes.
     ///
     /// # Errors
     ///
-    /// If the device fails; the cache holds what it held before then.
-    pub fn forward(&self, chunk: &Chunk, kv: &mut KvCache) -> Result<Tensor> {
-        let tokens = chunk.len();
-        let mut x = self.embed(chunk)?;
-        let rope = self.rope.table(&chunk.positions, x.dtype(), x.device())?;
-        kv.reserve(tokens)?;
+    /// If the device fails; the caches hold what they held before then.
+    pub fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor> {
+        let mut all = Chunk::default();
+        for part in &mut *parts {
+            all.append(part.chunk.clone());
+            part.kv.reserve(part.chunk.len())?;
+        }
+        let mut x = self.embed(&all)?;
+        let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, index, &rope, kv)?;
-            if let Some(taps) = deepstack_rows(chunk, index, &x)? {
+            x = layer.forward(&x, index, &rope, parts)?;
+            if let Some(taps) = deepstack_rows(&all, index, &x)? {
                 x = (x + taps)?;
             }
         }
-        kv.advance(tokens);
+        for part in parts {
+            part.kv.advance(part.chunk.len());
+        }
         self.norm.forward(&x)
     }
 
@@ -259,10 +288,10 @@ impl Layer {
         x: &Tensor,
         index: usize,
         rope: &RopeTable,
-        kv: &mut KvCache,
+        parts: &mut [Part<'_>],
     ) -> Result<Tensor> {
         let x = add(
-            self.attention(&self.input_norm.forward(x)?, index, rope, kv)?,
+            self.attention(&self.input_norm.forward(x)?, index, rope, parts)?,
             x,
         )?;
         add(self.mlp.forward(&self.post_norm.forward(&x)?)?, &x)
@@ -273,15 +302,25 @@ impl Layer {
         x: &Tensor,
         index: usize,
         rope: &RopeTable,
-        kv: &mut KvCache,
+        parts: &mut [Part<'_>],
     ) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let heads = |t: Tensor| t.reshape((tokens, (), self.head_dim));
         let q = rope.rotate(&self.q_norm.forward(&heads(self.q.forward(x)?)?)?)?;
         let k = rope.rotate(&self.k_norm.forward(&heads(self.k.forward(x)?)?)?)?;
-        kv.write(index, &k, &heads(self.v.forward(x)?)?)?;
-        self.o
-            .forward(&attend(&q, &kv.layer(index), kv.len() + tokens, true)?)
+        let v = heads(self.v.forward(x)?)?;
+        let (mut first, mut seen) = (0, Vec::with_capacity(parts.len()));
+        for Part { chunk, kv } in parts {
+            let rows = |all: &Tensor| all.narrow(0, first, chunk.len());
+            kv.write(index, &rows(&k)?, &rows(&v)?)?;
+            let keys = kv.len() + chunk.len();
+            seen.push(attend(&rows(&q)?, &kv.layer(index), keys, true)?);
+            first += chunk.len();
+        }
+        self.o.forward(&match &seen[..] {
+            [one] => one.clone(),
+            many => Tensor::cat(many, 0)?,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::engine::sequence::Sequence;
 use crate::engine::sink::Sink;
 use crate::frames::VisionInput;
 use crate::load::{LoadOptions, load_runner};
+use crate::model::text::Part;
 use crate::model::{Chunk, KvCache};
 
 /// Anything that keeps a check from being made.
@@ -118,11 +119,20 @@ pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Chec
         _ => golden.inputs()?.into_iter().flatten().collect(),
     };
     let chunks = prompt(runner, &golden, case, &inputs, &mut checks)?;
-    // One-shot and in small chunks: the same tokens, and the same logits within the tolerance.
-    for size in [usize::MAX, 7] {
-        let (logits, tokens) = generate(runner, &chunks, size)?;
-        checks.logits(&logits, size)?;
-        checks.tokens(&tokens, size)?;
+    // One-shot, in small chunks, and several of both in the same passes: the same tokens, and the
+    // same logits within the tolerance.
+    let whole = chunks.clone();
+    let small = chunks.iter().map(|chunk| chunk.split(7));
+    let small: Vec<Chunk> = small.collect::<candle_core::Result<Vec<_>>>()?.concat();
+    for (how, prompts) in [
+        ("", vec![whole.clone()]),
+        (" in chunks of 7", vec![small.clone()]),
+        (" together", vec![small.clone(), whole, small]),
+    ] {
+        for Generated { logits, tokens } in generate(runner, &prompts)? {
+            checks.logits(&logits, how)?;
+            checks.tokens(&tokens, how)?;
+        }
     }
     Ok(checks.all)
 }
@@ -169,7 +179,7 @@ impl Checks<'_> {
         );
     }
 
-    fn logits(&mut self, logits: &[f32], size: usize) -> Result<(), Error> {
+    fn logits(&mut self, logits: &[f32], how: &str) -> Result<(), Error> {
         if !self
             .golden
             .names()?
@@ -181,11 +191,11 @@ impl Checks<'_> {
         let want = self.golden.f32("last_logits")?;
         let stride = if want.len() == logits.len() { 1 } else { 16 };
         let got: Vec<f32> = logits.iter().step_by(stride).copied().collect();
-        self.floats(&format!("logits{}", suffix(size)), &got, &want);
+        self.floats(&format!("logits{how}"), &got, &want);
         Ok(())
     }
 
-    fn tokens(&mut self, tokens: &[u32], size: usize) -> Result<(), Error> {
+    fn tokens(&mut self, tokens: &[u32], how: &str) -> Result<(), Error> {
         let want: Vec<i64> = self
             .golden
             .i32("greedy")?
@@ -193,16 +203,8 @@ impl Checks<'_> {
             .map(i64::from)
             .collect();
         let got: Vec<i64> = tokens.iter().map(|t| i64::from(*t)).collect();
-        self.same(&format!("24 greedy tokens{}", suffix(size)), &got, &want);
+        self.same(&format!("24 greedy tokens{how}"), &got, &want);
         Ok(())
-    }
-}
-
-fn suffix(size: usize) -> String {
-    if size == usize::MAX {
-        String::new()
-    } else {
-        format!(" in chunks of {size}")
     }
 }
 
@@ -220,6 +222,7 @@ fn prompt(
     };
     let kv = KvCache::new(&runner.parts.model.kv);
     let mut sequence = Sequence::new(0, &head, Sink::new(Box::new(|_| {})), kv);
+    let now = std::time::Instant::now();
     let mut chunks = Vec::new();
     let mut embeddings = Vec::new();
     let taps = runner
@@ -230,17 +233,19 @@ fn prompt(
         .deepstack_visual_indexes
         .len();
     let mut deepstack = vec![Vec::new(); taps];
-    let mut rest = inputs;
-    while !rest.is_empty() {
-        let (batch, others) = rest.split_at(runner.batch(rest));
-        rest = others;
-        for encoded in runner.encode(batch)? {
+    let together = inputs.chunk_by(Runner::together);
+    let batches = together.flat_map(|run| run.chunks(runner.most_together(&run[0])));
+    let batches: Vec<_> = batches.collect();
+    for batch in batches {
+        for (input, encoded) in std::iter::zip(batch, runner.encode(batch)?) {
             embeddings.extend(floats(&encoded.tokens.embeddings)?);
             for (all, tap) in deepstack.iter_mut().zip(&encoded.tokens.deepstack) {
                 all.extend(floats(tap)?);
             }
-            let parts = &runner.parts;
-            chunks.push(sequence.input_chunk(encoded, &parts.tokenizer, &parts.model.config)?);
+            sequence.push(input.clone(), 0, now);
+            sequence.encoded(|_| Some(encoded.clone()));
+            runner.advance(&mut sequence)?;
+            chunks.push(sequence.take(usize::MAX, now)?);
         }
     }
     let names = golden.names()?;
@@ -259,7 +264,6 @@ fn prompt(
         .as_str()
         .unwrap_or("Hello, 世界!")
         .to_owned();
-    let now = std::time::Instant::now();
     let question = Question {
         prompt,
         max_tokens: 24,
@@ -268,7 +272,8 @@ fn prompt(
         emit_tokens: false,
     };
     sequence.close(question, 0, now);
-    chunks.push(sequence.tail_chunk(&runner.parts.tokenizer, now)?);
+    runner.advance(&mut sequence)?;
+    chunks.push(sequence.take(usize::MAX, now)?);
     let ids: Vec<i64> = chunks
         .iter()
         .flat_map(|c| &c.ids)
@@ -300,40 +305,73 @@ fn prompt(
     Ok(chunks)
 }
 
-/// Logits behind the prompt and 24 greedy tokens.
-fn generate(runner: &Runner, chunks: &[Chunk], size: usize) -> Result<(Vec<f32>, Vec<u32>), Error> {
+/// What a prompt gave.
+struct Generated {
+    logits: Vec<f32>,
+    tokens: Vec<u32>,
+}
+
+/// Logits behind each prompt and 24 greedy tokens, all in the same passes: a prompt's next chunk or
+/// its next token.
+fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, Error> {
+    struct Going {
+        chunks: std::vec::IntoIter<Chunk>,
+        next: Option<Chunk>,
+        position: u32,
+        kv: KvCache,
+        first: Option<Vec<f32>>,
+        tokens: Vec<u32>,
+    }
     let text = &runner.parts.model.text;
-    let mut kv = KvCache::new(&runner.parts.model.kv);
-    let mut hidden = None;
-    for chunk in chunks {
-        for part in chunk.split(size)? {
-            hidden = Some(text.forward(&part, &mut kv)?);
+    let going = prompts.iter().map(|chunks| {
+        let last = chunks.iter().rev().find_map(|c| c.positions.last());
+        let mut chunks = chunks.clone().into_iter();
+        Some(Going {
+            next: chunks.next(),
+            chunks,
+            position: last?[0],
+            kv: KvCache::new(&runner.parts.model.kv),
+            first: None,
+            tokens: Vec::new(),
+        })
+    });
+    let mut going: Vec<Going> = going.collect::<Option<_>>().ok_or("an empty prompt")?;
+    while going.iter().any(|prompt| prompt.next.is_some()) {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for Going { next, kv, .. } in &mut going {
+            parts.extend(next.as_ref().map(|chunk| Part { chunk, kv }));
+        }
+        let hidden = text.forward(&mut parts)?;
+        let mut end = 0;
+        for prompt in &mut going {
+            let Some(chunk) = prompt.next.take() else {
+                continue;
+            };
+            end += chunk.len();
+            prompt.next = prompt.chunks.next();
+            if prompt.next.is_some() {
+                continue;
+            }
+            let logits = floats(&text.logits(&hidden.narrow(0, end - 1, 1)?)?)?;
+            let mut sampler = crate::sampling::Sampler::new(Generation::default(), 0);
+            let token = sampler.next(&mut logits.clone(), &[], &[]);
+            prompt.first.get_or_insert(logits);
+            prompt.tokens.push(token);
+            prompt.position += 1;
+            prompt.next = (prompt.tokens.len() < 24).then(|| Chunk {
+                ids: vec![token],
+                positions: vec![[prompt.position; 3]],
+                vision: Vec::new(),
+            });
         }
     }
-    let mut hidden = hidden.ok_or("an empty prompt")?;
-    let last = chunks
-        .iter()
-        .rev()
-        .find_map(|c| c.positions.last())
-        .ok_or("no positions")?[0];
-    let (mut first, mut tokens) = (None, Vec::new());
-    for i in 0..24 {
-        let row = hidden.narrow(0, hidden.dim(0)? - 1, 1)?;
-        let logits = floats(&text.logits(&row)?)?;
-        let mut scores = logits.clone();
-        let token =
-            crate::sampling::Sampler::new(Generation::default(), 0).next(&mut scores, &[], &[]);
-        first.get_or_insert(logits);
-        tokens.push(token);
-        let positions = vec![[last + 1 + i; 3]];
-        let chunk = Chunk {
-            ids: vec![token],
-            positions,
-            vision: Vec::new(),
-        };
-        hidden = text.forward(&chunk, &mut kv)?;
-    }
-    Ok((first.unwrap_or_default(), tokens))
+    let done = going.into_iter();
+    Ok(done
+        .map(|prompt| Generated {
+            logits: prompt.first.unwrap_or_default(),
+            tokens: prompt.tokens,
+        })
+        .collect())
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, Error> {
