@@ -1,19 +1,27 @@
 //! The engine through its seam, with the demo model: answers, failures and ends of windows.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use proptest::prelude::{Just, Strategy};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use qwen3_vl::backend::{
     Answer, Backend, Event, EventSink, Failure, Generation, Question, RequestHandle, WindowHead,
     WindowInput,
 };
+use qwen3_vl::engine::runner::Runner;
+use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sink::Sink;
 use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load, load_runner};
+use qwen3_vl::model::KvCache;
 use qwen3_vl::testing::clip;
 
 /// No wait lasts longer: what is not there by then has hung.
@@ -24,14 +32,17 @@ const SMALL: Size = Size {
     height: 96,
 };
 
-fn backend() -> Arc<dyn Backend> {
+fn options() -> LoadOptions {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
-    let options = LoadOptions {
+    LoadOptions {
         source: ModelSource::Folder(folder),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
-    };
-    load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap()
+    }
+}
+
+fn backend() -> Arc<dyn Backend> {
+    load(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap()
 }
 
 /// Pairs of clip `k`, two frames a second.
@@ -220,6 +231,88 @@ fn the_way_of_the_frames_does_not_change_the_answer() {
             }
         });
     }
+}
+
+/// Windows of any length, with shared frames or not, greedy or sampled, in any order and all at
+/// once: each has the answer that it has alone.
+#[test]
+fn any_mix_of_windows_gets_the_answers_of_each_alone() {
+    let backend = backend();
+    let clips: Vec<_> = (0..3).map(|k| pairs(6, SMALL, k)).collect();
+    // Clip, first and last pair, temperature and length of the answer.
+    let asked = [
+        (0, 0..4, 0.0, 40),
+        (0, 2..6, 1.2, 40),
+        (0, 0..6, 0.0, 3),
+        (1, 0..1, 0.0, 40),
+        (1, 0..6, 1.2, 25),
+        (2, 1..5, 0.0, 40),
+        (2, 3..4, 0.8, 1),
+        (2, 0..6, 0.0, 40),
+    ];
+    let inputs =
+        |(clip, range, ..): &(usize, Range<usize>, f64, u32)| clips[*clip][range.clone()].to_vec();
+    let alone: Vec<Answer> = asked
+        .iter()
+        .map(|window| answer(&ask(&*backend, inputs(window), question(window.2, window.3)).1))
+        .collect();
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..4 {
+        // Every window's pushes in their order, and its end, shuffled with the others'.
+        let steps = asked
+            .iter()
+            .enumerate()
+            .flat_map(|(i, window)| vec![i; window.1.len() + 1]);
+        let order = Just(steps.collect::<Vec<_>>()).prop_shuffle();
+        let order = order.new_tree(&mut runner).unwrap().current();
+        let mut windows: Vec<_> = asked
+            .iter()
+            .map(|window| {
+                let (sink, rx) = log();
+                let open = backend.open(WindowHead::default(), sink);
+                (Some(open), rx, inputs(window).into_iter())
+            })
+            .collect();
+        for (step, i) in order.into_iter().enumerate() {
+            let (open, _, inputs) = &mut windows[i];
+            match inputs.next() {
+                Some(input) => open.as_mut().unwrap().push(input),
+                None => drop(open.take().unwrap().close(question(asked[i].2, asked[i].3))),
+            }
+            if step % 5 == 0 {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        for ((_, rx, _), alone) in windows.iter().zip(&alone) {
+            let found = answer(rx);
+            assert_eq!(found.tokens, alone.tokens);
+            assert_eq!(found.prompt_tokens, alone.prompt_tokens);
+        }
+    }
+    assert_eq!(backend.kv_blocks(), 0);
+}
+
+#[test]
+fn frames_that_windows_share_are_encoded_once() {
+    let (_, mut runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let now = Instant::now();
+    let window = |runner: &Runner| {
+        let sink = Sink::new(Box::new(|_| ()));
+        let kv = KvCache::new(&runner.parts.model.kv);
+        Sequence::new(0, &WindowHead::default(), sink, kv)
+    };
+    let (mut a, mut b, mut late) = (window(&runner), window(&runner), window(&runner));
+    let [first, second] = <[VisionInput; 2]>::try_from(pairs(2, SMALL, 0)).unwrap();
+    a.push(first.clone(), 0, now);
+    b.push(second.clone(), 1, now);
+    b.push(first.clone(), 2, now);
+    runner.encode_next(&mut [&mut a, &mut b]).unwrap();
+    assert_eq!(a.inputs().count() + b.inputs().count(), 0);
+    late.push(first, 3, now);
+    late.push(pairs(1, SMALL, 7).remove(0), 4, now);
+    runner.advance(&mut late).unwrap();
+    assert_eq!(late.inputs().count(), 1, "the other one is new");
+    assert!(late.vision.is_zero());
 }
 
 #[test]
