@@ -26,6 +26,33 @@ fn every_scene_of_the_film_is_described_rightly() {
 }
 
 #[test]
+fn without_room_in_the_cache_every_window_says_so() {
+    let run = media::file(&media::path("film.mp4"), "kv-memory=1");
+    let messages = run.finish();
+    assert!(messages.eos && messages.errors.is_empty(), "{messages:?}");
+    let dropped = messages.named("qwenvl/dropped");
+    assert_eq!(dropped.len(), media::rows("film.json").len());
+    for s in dropped {
+        let text: String = s.get("message").unwrap();
+        assert!(text.contains("kv-memory"), "{text}");
+        assert_eq!(s.get::<String>("reason").unwrap(), "error");
+    }
+}
+
+/// Windows that overlap, in a cache that holds few of them: they wait for each other.
+#[test]
+fn with_little_room_in_the_cache_a_file_waits() {
+    let answers = |more: &str| {
+        let properties = format!("prompt=\"{DESCRIBE}\" window-stride=1000000000 {more}");
+        let run = media::file(&media::path("film.mp4"), &properties);
+        media::texts(&run.finish())
+    };
+    let all = answers("");
+    assert!(all.len() > 20);
+    assert_eq!(answers("kv-memory=3000000"), all);
+}
+
+#[test]
 fn clips_are_described_as_well_as_by_transformers() {
     compare(DESCRIBE, "describe", "hf");
 }

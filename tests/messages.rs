@@ -191,6 +191,24 @@ fn a_failed_request_is_dropped_and_the_next_one_answered() {
 }
 
 #[test]
+fn a_window_that_the_engine_has_no_room_for_is_overload() {
+    let backend = Manual::new();
+    let mut bench = Bench::new(
+        hooks(Arc::new(backend.clone())),
+        true,
+        &[("window-duration", "1000000000"), ("min-frames", "2")],
+    )
+    .ready();
+    bench.frames(0..1_000);
+    backend
+        .take()
+        .end(Event::Failed(Failure::Full("full".into())));
+    bench.ended(1);
+    assert_eq!(bench.messages.dropped(), ["overload"]);
+    bench.stop();
+}
+
+#[test]
 fn properties_change_with_the_next_window() {
     let backend = Manual::new();
     let mut bench = Bench::new(

@@ -162,6 +162,14 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .blurb("Most closed windows that may wait behind the one that is being answered")
             .default_value(d.max_pending)
             .build(),
+        glib::ParamSpecUInt64::builder("kv-memory")
+            .nick("KV cache memory")
+            .blurb("Bytes for the KV cache of the model; windows for which it has no room wait or are \
+                dropped, as overload says (0 = half of the memory that is free when the model is \
+                loaded)")
+            .default_value(d.kv_memory)
+            .mutable_ready()
+            .build(),
         glib::ParamSpecUInt64::builder("eos-timeout")
             .nick("EOS timeout")
             .blurb("Longest time in ns that the end of the stream waits for the last answers")
@@ -244,6 +252,7 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         "seed" => put(&mut s.seed, value),
         "overload" => put::<Overload>(&mut s.overload, value),
         "max-pending" => put(&mut s.max_pending, value),
+        "kv-memory" => put(&mut s.kv_memory, value),
         "eos-timeout" => put(&mut s.eos_timeout, value),
         "attach" => put::<Attach>(&mut s.attach, value),
         "attach-timeout" => put(&mut s.attach_timeout, value),
@@ -284,6 +293,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "seed" => s.seed.to_value(),
         "overload" => s.overload.to_value(),
         "max-pending" => s.max_pending.to_value(),
+        "kv-memory" => s.kv_memory.to_value(),
         "eos-timeout" => s.eos_timeout.to_value(),
         "attach" => s.attach.to_value(),
         "attach-timeout" => s.attach_timeout.to_value(),

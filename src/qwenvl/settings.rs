@@ -160,6 +160,7 @@ pub(super) struct Settings {
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
     /// Nanoseconds.
+    pub(super) kv_memory: u64,
     pub(super) eos_timeout: u64,
     pub(super) attach: Attach,
     /// Nanoseconds.
@@ -200,6 +201,7 @@ impl Default for Settings {
             seed: 0,
             overload: Overload::default(),
             max_pending: 2,
+            kv_memory: 0,
             eos_timeout: 60 * gst::ClockTime::SECOND.nseconds(),
             attach: Attach::default(),
             attach_timeout: 10 * gst::ClockTime::SECOND.nseconds(),
@@ -262,11 +264,26 @@ impl Settings {
                 Dtype::F16 => DtypeChoice::F16,
                 Dtype::F32 => DtypeChoice::F32,
             },
+            kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
         })
     }
 
-    pub(super) fn window_head(&self) -> WindowHead {
+    /// What stands before the frames of a window of so many, each of so many vision tokens.
+    pub(super) fn window_head(&self, frames: u32, vision_tokens: u32, waits: bool) -> WindowHead {
+        let inputs = match self.mode {
+            Mode::Video => frames.div_ceil(2),
+            Mode::Images => frames,
+        };
+        // A token has at least one byte. Around an input stand its time and two special tokens.
+        let text = [Some(&self.prompt), self.system_prompt.as_ref()];
+        let text: usize = text.into_iter().flatten().map(|text| text.len()).sum();
+        let tokens = u64::from(inputs) * (u64::from(vision_tokens) + 24)
+            + u64::from(self.max_tokens)
+            + text as u64
+            + 32;
         WindowHead {
+            tokens: usize::try_from(tokens).unwrap_or(usize::MAX),
+            waits,
             layout: match self.prompt_layout {
                 Layout::Canonical => PromptLayout::Canonical,
                 Layout::Nested => PromptLayout::Nested,

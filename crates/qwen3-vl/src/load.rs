@@ -120,6 +120,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Type of the weights.
     pub dtype: DtypeChoice,
+    /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
+    pub kv_memory: Option<u64>,
 }
 
 /// How far loading has come.
@@ -203,6 +205,11 @@ pub fn load_runner(
         what: "ready".into(),
         percent: 100,
     });
+    let bytes = options
+        .kv_memory
+        .or_else(|| Some(free_memory(model.kv.device())? / 2))
+        .unwrap_or(u64::MAX);
+    let kv_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / model.kv.block_bytes().max(1);
     let mut stop = generation.eos_token_id.to_vec();
     if stop.is_empty() {
         stop = tokenizer.default_stop_tokens();
@@ -214,8 +221,22 @@ pub fn load_runner(
         generation,
         video,
         image,
+        kv_blocks,
     };
     Ok((name, Runner::new(parts)))
+}
+
+/// Bytes that are free where the cache will be; none if the system does not say.
+fn free_memory(device: &Device) -> Option<u64> {
+    if !device.is_cpu() {
+        return None;
+    }
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// The first line of an error of candle's, which may carry a backtrace.

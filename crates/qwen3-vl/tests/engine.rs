@@ -38,6 +38,7 @@ fn options() -> LoadOptions {
         source: ModelSource::Folder(folder),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
+        kv_memory: None,
     }
 }
 
@@ -289,6 +290,58 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
             assert_eq!(found.prompt_tokens, alone.prompt_tokens);
         }
     }
+    assert_eq!(backend.kv_blocks(), 0);
+}
+
+/// Room for one window at a time: those that wait are answered one after the other, the others fail
+/// at once, and one that can never fit says so.
+#[test]
+fn a_full_cache_holds_windows_back_or_refuses_them() {
+    let head = |tokens, waits| WindowHead {
+        tokens,
+        waits,
+        ..WindowHead::default()
+    };
+    let ask = |backend: &dyn Backend, head| {
+        let (sink, rx) = log();
+        let mut window = backend.open(head, sink);
+        pairs(2, SMALL, 0)
+            .into_iter()
+            .for_each(|pair| window.push(pair));
+        (move || window.close(question(0.0, 8)), rx)
+    };
+    let expected = answer(&self::ask(&*backend(), pairs(2, SMALL, 0), question(0.0, 8)).1).tokens;
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let block = runner.parts.model.kv.block_bytes() as u64;
+    let options = LoadOptions {
+        kv_memory: Some(2 * block),
+        ..options()
+    };
+    let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let (close, first) = ask(&*backend, head(200, false));
+    let waiting = [0, 1].map(|_| ask(&*backend, head(200, true)));
+    let (_close, full) = ask(&*backend, head(1, false));
+    let (_close, never) = ask(&*backend, head(257, true));
+    assert_fails(&full, Failure::Full, "kv-memory");
+    assert_fails(&never, Failure::Request, "kv-memory");
+    let waiting = waiting.map(|(close, rx)| {
+        close();
+        rx
+    });
+    assert!(
+        waiting.iter().all(|rx| rx.try_recv().is_err()),
+        "the first one has all room"
+    );
+    close();
+    for rx in [first].iter().chain(&waiting) {
+        assert_eq!(answer(rx).tokens, expected);
+    }
+    // One that said too little is refused when it needs more, and disturbs nobody.
+    let (close, small) = ask(&*backend, head(200, false));
+    let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));
+    assert_fails(&liar, Failure::Request, "kv-memory");
+    close();
+    assert_eq!(answer(&small).tokens, expected);
     assert_eq!(backend.kv_blocks(), 0);
 }
 

@@ -11,6 +11,7 @@ fn all_stages(checkpoint: Checkpoint) {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
+        kv_memory: None,
     })
     .unwrap();
     let mut failed = Vec::new();

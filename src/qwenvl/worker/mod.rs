@@ -245,14 +245,10 @@ impl Worker {
             return Ok(());
         };
         let model = backend.model();
+        let frames = planned_frames(rules, sample).max(rules.least_frames());
         let size = settings
             .budget(model)
-            .size(
-                planned_frames(rules, sample).max(rules.least_frames()),
-                shown,
-                model.factor,
-                model.temporal_patch,
-            )
+            .size(frames, shown, model.factor, model.temporal_patch)
             .map_err(|error| {
                 Fatal(glib::Error::new(
                     gst::StreamError::Format,
@@ -260,7 +256,11 @@ impl Worker {
                 ))
             })?;
         let session = self.session.clone();
-        let input = backend.open(settings.window_head(), Ending::sink(session, id));
+        let vision_tokens = (size.width / model.factor) * (size.height / model.factor);
+        let waits = sample.overload == Overload::Block;
+        // Room for the frames that the window may get; rounding may bring one more than planned.
+        let head = settings.window_head(frames + 1, vision_tokens, waits);
+        let input = backend.open(head, Ending::sink(session, id));
         window.target = Target::Input { input, size };
         Ok(())
     }
@@ -375,7 +375,7 @@ impl Worker {
             }
             (backend::Event::Failed(error), _) => {
                 gst::warning!(CAT, obj = self.element, "window {id}: {error}");
-                self.post_dropped(&asked.request, Reason::Error, Some(&error.to_string()));
+                self.post_dropped(&asked.request, reason(&error), Some(&error.to_string()));
             }
             _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
         }
@@ -389,7 +389,7 @@ impl Worker {
         }
         match event {
             backend::Event::Failed(error) => {
-                self.drop_open(id, Reason::Error, Some(&error.to_string()));
+                self.drop_open(id, reason(&error), Some(&error.to_string()));
             }
             _ => self.drop_open(id, Reason::Cancelled, None),
         }
@@ -441,6 +441,14 @@ impl Worker {
             .build();
         // Without a bus there is nobody to tell.
         let _ = self.element.post_message(message);
+    }
+}
+
+/// How a failure of the backend is told.
+fn reason(error: &Failure) -> Reason {
+    match error {
+        Failure::Full(_) => Reason::Overload,
+        Failure::Request(_) | Failure::Backend(_) => Reason::Error,
     }
 }
 

@@ -80,6 +80,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
         source,
         device: options.device,
         dtype: options.dtype,
+        kv_memory: None,
     };
     let start = Instant::now();
     let (_, mut runner) = load_runner(&load, &mut |_| {}, &AtomicBool::new(false))?;

@@ -38,6 +38,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
     let head = WindowHead {
         layout: options.layout,
         system_prompt: None,
+        ..WindowHead::default()
     };
     let mut window = backend.open(
         head,
@@ -89,6 +90,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             source: ModelSource::Folder(folder),
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
+            kv_memory: None,
         },
         frames,
         size: Size {

@@ -29,6 +29,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             source: ModelSource::Folder(folder.into()),
             device,
             dtype,
+            kv_memory: None,
         })
         .map_err(|e| anyhow!(e))?;
         for case in parity::cases(checkpoint) {

@@ -91,6 +91,11 @@ pub struct WindowHead {
     pub layout: PromptLayout,
     /// System prompt; none by default.
     pub system_prompt: Option<String>,
+    /// Most tokens that prompt and answer will have: the window is admitted when the KV cache has
+    /// room for them. A window that says less than it needs may be refused later.
+    pub tokens: usize,
+    /// Whether it waits for that room; else it fails at once with [`Failure::Full`].
+    pub waits: bool,
 }
 
 /// What stands behind the frames, and how to answer it.
@@ -162,6 +167,9 @@ pub enum Failure {
     /// This request is impossible, for instance too many tokens for the context; others may work.
     #[error("{0}")]
     Request(String),
+    /// There is no memory for it now; later there may be.
+    #[error("{0}")]
+    Full(String),
     /// The backend is broken and will answer nothing more, for instance after a panic.
     #[error("{0}")]
     Backend(String),

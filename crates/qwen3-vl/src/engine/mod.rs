@@ -4,6 +4,7 @@
 //! is unbounded, so that no caller ever waits behind a forward pass; what is in it is bounded by
 //! the callers, who bound their open and closed windows.
 
+pub mod admission;
 mod encode;
 pub mod runner;
 pub mod scheduler;
@@ -22,6 +23,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::backend::{Event, Failure, Question, WindowHead};
 use crate::frames::VisionInput;
 use crate::model::KvCache;
+use crate::model::kv_cache::BLOCK_TOKENS;
+use admission::{Admission, Admitted};
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
 use sequence::Sequence;
@@ -80,6 +83,7 @@ impl Engine {
         let (commands, inbox) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker {
+            admission: Admission::new(runner.parts.kv_blocks),
             runner,
             inbox,
             stop: stop.clone(),
@@ -125,6 +129,7 @@ struct Worker {
     runner: Runner,
     inbox: Receiver<Command>,
     stop: Arc<AtomicBool>,
+    admission: Admission,
     scheduler: Scheduler,
     windows: Vec<Sequence>,
     /// Windows closed and inputs pushed so far.
@@ -152,8 +157,13 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             self.command(command);
         }
-        self.each(|runner, window| runner.advance(window));
-        let states: Vec<WindowState> = self.windows.iter().map(Sequence::state).collect();
+        let windows = &self.windows;
+        self.admission
+            .retain(|id| windows.iter().any(|window| window.id() == id));
+        self.advance();
+        let admitted = self.windows.iter();
+        let admitted = admitted.filter(|window| self.admission.is_admitted(window.id()));
+        let states: Vec<WindowState> = admitted.map(Sequence::state).collect();
         match self.scheduler.next(&states) {
             Some(step) => self.step(step),
             None => match self.inbox.recv() {
@@ -172,7 +182,16 @@ impl Worker {
                     return;
                 }
                 let kv = KvCache::new(&self.runner.parts.model.kv);
-                self.windows.push(Sequence::new(id, &head, sink, kv));
+                let mut window = Sequence::new(id, &head, sink, kv);
+                let full = StepError::Memory {
+                    needed: head.tokens,
+                    limit: self.admission.limit() * BLOCK_TOKENS,
+                };
+                match self.admission.open(id, blocks(head.tokens), head.waits) {
+                    Admitted::Now | Admitted::Later => self.windows.push(window),
+                    Admitted::Full => window.fail(Failure::Full(full.to_string())),
+                    Admitted::Never => window.fail(failure(&full)),
+                }
             }
             Command::Push { id, input, at } => {
                 self.pushed += 1;
@@ -193,6 +212,27 @@ impl Worker {
             }
             Command::Cancel { id } => self.windows.retain(|w| w.id() != id),
         }
+    }
+
+    /// Makes all that have been admitted ready for the next step.
+    fn advance(&mut self) {
+        let mut admission = std::mem::replace(&mut self.admission, Admission::new(0));
+        self.each(|runner, window| {
+            let id = window.id();
+            if !admission.is_admitted(id) {
+                return Ok(());
+            }
+            runner.advance(window)?;
+            let needed = window.tokens();
+            match admission.grow(id, blocks(needed)) {
+                true => Ok(()),
+                false => {
+                    let limit = admission.limit() * BLOCK_TOKENS;
+                    Err(StepError::Memory { needed, limit })
+                }
+            }
+        });
+        self.admission = admission;
     }
 
     fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
@@ -262,6 +302,11 @@ impl Worker {
         self.windows.clear();
         self.broken = Some(reason);
     }
+}
+
+/// Blocks that so many tokens need.
+fn blocks(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK_TOKENS)
 }
 
 fn failure(error: &StepError) -> Failure {

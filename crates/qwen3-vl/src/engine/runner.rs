@@ -37,6 +37,16 @@ pub enum StepError {
         /// What sides must be multiples of.
         factor: u32,
     },
+    /// The KV cache is full.
+    #[error(
+        "the KV cache is full: {needed} tokens are needed and {limit} fit, less what other windows have; use fewer frames, fewer pixels or more kv-memory"
+    )]
+    Memory {
+        /// Tokens of the window.
+        needed: usize,
+        /// Tokens that fit into an empty cache.
+        limit: usize,
+    },
     /// The context is full.
     #[error(
         "the window needs more than the model's {limit} tokens of context: use fewer frames, fewer pixels or a shorter window"
@@ -61,6 +71,8 @@ pub struct RunnerParts {
     pub video: PreprocessorConfig,
     /// Normalisation and pixel budget of images.
     pub image: PreprocessorConfig,
+    /// Blocks that the KV cache may have.
+    pub kv_blocks: usize,
 }
 
 /// Runs a model, one step at a time.

@@ -219,6 +219,7 @@ fn prompt(
     let head = WindowHead {
         layout: case.layout,
         system_prompt: None,
+        ..WindowHead::default()
     };
     let kv = KvCache::new(&runner.parts.model.kv);
     let mut sequence = Sequence::new(0, &head, Sink::new(Box::new(|_| {})), kv);
