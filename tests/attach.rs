@@ -272,6 +272,36 @@ fn what_downstream_says_reaches_upstream() {
     peer.set_active(true).unwrap();
 }
 
+/// Upstream, which is at its end, pushes nothing more that could fail.
+#[test]
+fn an_end_that_downstream_does_not_take_is_an_error() {
+    for (flow, errors) in [
+        (gst::FlowError::NotNegotiated, 1),
+        (gst::FlowError::Flushing, 0),
+        (gst::FlowError::Eos, 0),
+    ] {
+        let backend = Manual::new();
+        let mut bench = bench(&backend, false, &[TWO_SECONDS]);
+        let peer = bench.element.static_pad("src").unwrap().peer().unwrap();
+        peer.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            info.flow_res = Err(flow);
+            gst::PadProbeReturn::Handled
+        });
+        bench.frames(0..2000);
+        backend.take().answer();
+        wait_until("the answer of downstream", || bench.push(2000) == Err(flow));
+        // Any other event is only not taken.
+        let event = gst::Structure::new_empty("any");
+        assert!(!bench.event(gst::event::CustomDownstream::new(event)));
+        bench.collect();
+        assert_eq!(bench.messages.errors.len(), 0, "{flow:?}");
+        assert!(!bench.eos_in_thread()());
+        bench.collect();
+        assert_eq!(bench.messages.errors.len(), errors, "{flow:?}");
+        bench.stop();
+    }
+}
+
 #[test]
 fn a_pool_of_four_does_not_run_dry() {
     let backend = Manual::new();
