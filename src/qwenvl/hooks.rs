@@ -1,21 +1,9 @@
 //! What tests may replace.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use qwen3_vl::backend::Backend;
-use qwen3_vl::load::{self, LoadError, LoadOptions, Progress};
-
-/// Loads a model; [`qwen3_vl::load::load`] outside tests.
-pub type LoadFn = Arc<
-    dyn Fn(
-            &LoadOptions,
-            &mut dyn FnMut(Progress),
-            &AtomicBool,
-        ) -> Result<Arc<dyn Backend>, LoadError>
-        + Send
-        + Sync,
->;
+pub use qwen3_vl::load::LoadFn;
+use qwen3_vl::registry;
 
 /// A place that a frame passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +17,7 @@ pub enum Stage {
 /// What tests may replace: the loader, and what happens when a frame passes a stage.
 #[derive(Clone)]
 pub struct Hooks {
-    /// Loads the model.
+    /// Loads the model; outside tests [`registry::load`], so that elements share it.
     pub load: LoadFn,
     /// Called at every stage. A test may wait or panic there.
     pub at: Arc<dyn Fn(Stage) + Send + Sync>,
@@ -38,7 +26,7 @@ pub struct Hooks {
 impl Default for Hooks {
     fn default() -> Self {
         Self {
-            load: Arc::new(load::load),
+            load: Arc::new(registry::load),
             at: Arc::new(|_| ()),
         }
     }

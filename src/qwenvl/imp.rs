@@ -236,9 +236,9 @@ impl ObjectImpl for QwenVL {
             "stats" => {
                 let session = self.session();
                 let stats = session.as_ref().map(|session| session.stats());
-                let kv_blocks = session.map_or(0, |session| session.kv_blocks());
-                let stats = stats.unwrap_or_default();
-                stats.structure(self.hold.len(), kv_blocks).to_value()
+                let engine = session.map(|session| session.engine_use());
+                let (stats, engine) = (stats.unwrap_or_default(), engine.unwrap_or_default());
+                stats.structure(self.hold.len(), engine).to_value()
             }
             "stream-id" => {
                 let stream_id = lock(&self.settings).stream_id.clone();

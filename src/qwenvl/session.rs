@@ -12,7 +12,7 @@ use qwen3_vl::backend::{self, Backend};
 
 use super::monitor::Monitor;
 use super::sample::Sample;
-use super::stats::Stats;
+use super::stats::{EngineUse, Stats};
 use super::sync::now;
 use super::text::Mark;
 
@@ -98,7 +98,7 @@ struct State {
     claimed: bool,
     /// The error has been posted.
     failed: bool,
-    /// There once the model is loaded. The worker owns it.
+    /// There once the model is loaded, until the worker is gone, which owns it.
     backend: Option<Weak<dyn Backend>>,
     /// The worker is gone.
     finished: bool,
@@ -332,11 +332,17 @@ impl Session {
         self.0.lock().stats.clone()
     }
 
-    /// Blocks of KV cache that windows hold.
-    pub(super) fn kv_blocks(&self) -> usize {
-        let backend = self.0.lock().backend.clone();
-        let backend = backend.and_then(|backend| backend.upgrade());
-        backend.map_or(0, |backend| backend.kv_blocks())
+    /// What is known of the engine. With the lock held, so that the worker, which forgets it under
+    /// the same lock, and never the caller is the last one to hold it: its end takes a while.
+    pub(super) fn engine_use(&self) -> EngineUse {
+        let state = self.0.lock();
+        let Some(backend) = &state.backend else {
+            return EngineUse::default();
+        };
+        EngineUse {
+            kv_blocks: backend.upgrade().map_or(0, |backend| backend.kv_blocks()),
+            elements: backend.strong_count(),
+        }
     }
 
     /// Changes the counters.
@@ -346,11 +352,15 @@ impl Session {
 
     // Loader and backend.
 
-    /// The model is loaded.
+    /// The model is loaded. If the worker is gone, it is for nobody.
     pub(super) fn ready(&self, backend: Arc<dyn Backend>) {
+        let mut backend = Some(backend);
         self.0.change(|state| {
-            state.backend = Some(Arc::downgrade(&backend));
-            state.control.push_back(Control::Ready(backend));
+            if state.finished {
+                return;
+            }
+            state.backend = backend.as_ref().map(Arc::downgrade);
+            state.control.extend(backend.take().map(Control::Ready));
         });
     }
 
@@ -386,13 +396,15 @@ impl Session {
         }
     }
 
-    /// The worker is gone.
+    /// The worker is gone, but for the engine that it may still hold.
     pub(super) fn finished(&self) {
-        self.0.change(|state| {
+        // What is left may hold an engine, which does not end under the lock.
+        let _left = self.0.change(|state| {
             state.finished = true;
             state.busy = false;
             state.outstanding = 0;
-            state.control.clear();
+            state.backend = None;
+            std::mem::take(&mut state.control)
         });
     }
 

@@ -21,9 +21,19 @@ pub(super) struct Stats {
     pub(super) outstanding: u64,
 }
 
+/// How much of the engine is in use, by all who share it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct EngineUse {
+    /// Blocks of KV cache that windows hold.
+    pub(super) kv_blocks: usize,
+    /// Elements.
+    pub(super) elements: usize,
+}
+
 impl Stats {
-    /// As a structure, with the number of buffers and events that are held, and of blocks of KV cache.
-    pub(super) fn structure(&self, held: usize, kv_blocks: usize) -> gst::Structure {
+    /// As a structure, with the number of buffers and events that are held, and what is known of the
+    /// engine.
+    pub(super) fn structure(&self, held: usize, engine: EngineUse) -> gst::Structure {
         gst::Structure::builder("qwenvl/stats")
             .field("frames", self.frames)
             .field("sampled", self.sampled)
@@ -34,7 +44,8 @@ impl Stats {
             .field("late", self.late)
             .field("outstanding", self.outstanding)
             .field("held", held as u64)
-            .field("kv-blocks", kv_blocks as u64)
+            .field("kv-blocks", engine.kv_blocks as u64)
+            .field("sharing", engine.elements as u64)
             .build()
     }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use gst::prelude::*;
 use gst_check::Harness;
 use gstqwenvl::testing::{self, Hooks, Stage};
+use qwen3_vl::frames::Size;
+use qwen3_vl::testing::clip;
 
 use super::{Messages, in_time, wait_until};
 
@@ -72,8 +74,13 @@ impl Bench {
         self
     }
 
+    /// A frame that shows something else every half second.
     pub fn buffer(ms: u64) -> gst::Buffer {
-        let mut buffer = gst::Buffer::with_size(96 * 64 * 3).unwrap();
+        let size = Size {
+            width: 96,
+            height: 64,
+        };
+        let mut buffer = gst::Buffer::from_slice(clip((ms / 500) as u32, size, 0));
         let header = buffer.get_mut().unwrap();
         header.set_pts(gst::ClockTime::from_mseconds(ms));
         header.set_duration(gst::ClockTime::from_mseconds(100));

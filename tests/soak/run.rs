@@ -15,8 +15,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use common::bench::Bench;
 use common::ledger::Ledger;
 use common::life::{Life, Op, Way, any_op};
+use common::wait_until;
+use gst::prelude::*;
+use gstqwenvl::testing::Hooks;
 use memory::Memory;
 use proptest::sample::select;
 use proptest::strategy::{Strategy, ValueTree};
@@ -113,6 +117,32 @@ fn live(number: u64, seed: u64, start: Instant, stop: &AtomicBool, stream: &Stre
     }
 }
 
+/// An element that has joined the engine of the demo streams to see what they leave there.
+struct Witness(gst::Element);
+
+impl Witness {
+    fn new() -> Self {
+        let (element, ..) = Bench::idle(Hooks::default());
+        element.set_state(gst::State::Paused).unwrap();
+        let this = Self(element);
+        wait_until("the engine", || this.stat("sharing") > 0);
+        this
+    }
+
+    fn stat(&self, name: &str) -> u64 {
+        let stats: gst::Structure = self.0.property("stats");
+        stats.get(name).unwrap()
+    }
+
+    /// All others are gone.
+    fn check(self) {
+        wait_until("an engine without windows", || {
+            self.stat("sharing") == 1 && self.stat("kv-blocks") == 0
+        });
+        self.0.set_state(gst::State::Null).unwrap();
+    }
+}
+
 fn report(seconds: u64, rss: f64, streams: &[Arc<Stream>]) {
     let sums = |i: usize| streams.iter().map(|s| s.counts()[i]).sum::<u64>();
     let lives: u64 = streams
@@ -128,11 +158,11 @@ fn report(seconds: u64, rss: f64, streams: &[Arc<Stream>]) {
     );
 }
 
-/// Watches over the streams until all have ended.
+/// Watches over the streams until all have ended, and says `end` when the time is over.
 fn watch(
     minutes: u64,
     start: Instant,
-    stop: &AtomicBool,
+    mut end: impl FnMut(),
     streams: &[Arc<Stream>],
     mut threads: Vec<JoinHandle<()>>,
 ) -> anyhow::Result<Memory> {
@@ -144,7 +174,7 @@ fn watch(
         if running {
             memory.sample();
         } else {
-            stop.store(true, Ordering::Relaxed);
+            end();
         }
         if second.is_multiple_of(10) {
             report(second, memory.now(), streams);
@@ -189,6 +219,7 @@ fn arguments() -> anyhow::Result<(u64, u64)> {
 fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
     let start = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
+    let mut witness = None;
     let streams: Vec<_> = (0..STREAMS).map(|_| Arc::<Stream>::default()).collect();
     let threads = (0..STREAMS)
         .zip(streams.iter().cloned())
@@ -196,7 +227,15 @@ fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
             let stop = stop.clone();
             thread::spawn(move || live(i, seed, start, &stop, &stream))
         });
-    let memory = watch(minutes, start, &stop, &streams, threads.collect())?;
+    let threads = threads.collect();
+    let end = || {
+        witness.get_or_insert_with(Witness::new);
+        stop.store(true, Ordering::Relaxed);
+    };
+    let memory = watch(minutes, start, end, &streams, threads)?;
+    if let Some(witness) = witness {
+        witness.check();
+    }
     let growth = memory.growth();
     println!(
         "Memory by minute (the most, MiB): {:.1?}\nLast minute - first minute: {growth:.1} MiB; \

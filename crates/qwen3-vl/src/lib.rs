@@ -7,7 +7,8 @@
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
 //! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU.
 //! 5. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one.
+//! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
+//!    one for all who load the same model.
 
 pub mod backend;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod hub;
 pub mod load;
 pub mod model;
 pub mod prompt;
+pub mod registry;
 pub mod sampling;
 #[doc(hidden)]
 pub mod testing;

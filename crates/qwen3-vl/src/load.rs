@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 
@@ -92,6 +92,21 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl DeviceChoice {
+    /// What `Auto` stands for on this machine.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        // Without a driver this is an error.
+        static GPU: LazyLock<bool> =
+            LazyLock::new(|| cfg!(feature = "cuda") && Device::new_cuda(0).is_ok());
+        match self {
+            Self::Auto if *GPU => Self::Cuda(0),
+            Self::Auto => Self::Cpu,
+            chosen => chosen,
+        }
+    }
+}
+
 impl FromStr for DtypeChoice {
     type Err = UnknownChoice;
 
@@ -107,6 +122,17 @@ impl FromStr for DtypeChoice {
                 name: name.into(),
                 choices: "auto, bf16, f16 or f32",
             }),
+        }
+    }
+}
+
+impl DtypeChoice {
+    /// What `Auto` stands for on this device, where the checkpoint has no say.
+    #[must_use]
+    pub fn on(self, device: DeviceChoice) -> Self {
+        match (self, device) {
+            (Self::Auto, DeviceChoice::Cuda(_)) => Self::Bf16,
+            (dtype, _) => dtype,
         }
     }
 }
@@ -133,8 +159,19 @@ pub struct Progress {
     pub percent: u32,
 }
 
+/// What [`load`] looks like.
+pub type LoadFn = Arc<
+    dyn Fn(
+            &LoadOptions,
+            &mut dyn FnMut(Progress),
+            &AtomicBool,
+        ) -> Result<Arc<dyn Backend>, LoadError>
+        + Send
+        + Sync,
+>;
+
 /// Why a model could not be loaded; the text says what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// There is no such model.
     #[error("{0}")]
@@ -150,7 +187,8 @@ pub enum LoadError {
     Cancelled,
 }
 
-/// Loads a model. Blocks, for minutes when it downloads; returns soon after `cancel` is set.
+/// Loads a model for the caller alone. Blocks, for minutes when it downloads; returns soon after
+/// `cancel` is set.
 ///
 /// # Errors
 ///

@@ -61,6 +61,10 @@ impl Backend for LocalBackend {
     fn kv_blocks(&self) -> usize {
         self.kv.used()
     }
+
+    fn is_broken(&self) -> bool {
+        self.engine.is_broken()
+    }
 }
 
 /// A command that finds no engine: only `Open` holds somebody who waits.

@@ -32,6 +32,11 @@ pub trait Backend: Send + Sync {
     fn kv_blocks(&self) -> usize {
         0
     }
+
+    /// Whether it will answer nothing more, as [`Failure::Backend`] says.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// An open window. Dropping it before `close` cancels it ([`Event::Cancelled`]).

@@ -13,8 +13,8 @@ pub mod sink;
 pub mod vision_cache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -70,6 +70,7 @@ pub enum Command {
 pub struct Engine {
     commands: Option<Sender<Command>>,
     stop: Arc<AtomicBool>,
+    broken: Arc<OnceLock<String>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -82,6 +83,7 @@ impl Engine {
     pub fn start(runner: Runner) -> std::io::Result<Self> {
         let (commands, inbox) = unbounded();
         let stop = Arc::new(AtomicBool::new(false));
+        let broken = Arc::default();
         let worker = Worker {
             admission: Admission::new(runner.parts.kv_blocks),
             runner,
@@ -91,7 +93,7 @@ impl Engine {
             windows: Vec::new(),
             closed: 0,
             pushed: 0,
-            broken: None,
+            broken: Arc::clone(&broken),
         };
         let thread = std::thread::Builder::new()
             .name("qwen3-vl".into())
@@ -99,6 +101,7 @@ impl Engine {
         Ok(Self {
             commands: Some(commands),
             stop,
+            broken,
             thread: Some(thread),
         })
     }
@@ -106,6 +109,12 @@ impl Engine {
     /// Where commands go.
     pub fn commands(&self) -> Option<Sender<Command>> {
         self.commands.clone()
+    }
+
+    /// Whether every window fails, after a panic.
+    pub fn is_broken(&self) -> bool {
+        let thread = self.thread.as_ref();
+        self.broken.get().is_some() || thread.is_none_or(JoinHandle::is_finished)
     }
 }
 
@@ -136,7 +145,7 @@ struct Worker {
     closed: u64,
     pushed: u64,
     /// Why nothing works any more, after a panic.
-    broken: Option<String>,
+    broken: Arc<OnceLock<String>>,
 }
 
 impl Worker {
@@ -177,7 +186,7 @@ impl Worker {
     fn command(&mut self, command: Command) {
         match command {
             Command::Open { id, head, mut sink } => {
-                if let Some(reason) = &self.broken {
+                if let Some(reason) = self.broken.get() {
                     sink.send(Event::Failed(Failure::Backend(reason.clone())));
                     return;
                 }
@@ -286,12 +295,10 @@ impl Worker {
 
     /// After a panic no state can be trusted: every window fails, and every later one.
     fn break_down(&mut self, panic: &(dyn std::any::Any + Send)) {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "unknown".into());
+        let text = panic_text(panic);
         let reason = format!("the engine panicked ({text}); restart the element");
+        // First, so that whoever hears of it and loads again gets another engine.
+        let reason = self.broken.get_or_init(|| reason);
         for window in &mut self.windows {
             let fail = AssertUnwindSafe(|| {
                 window.fail(Failure::Backend(reason.clone()));
@@ -300,13 +307,21 @@ impl Worker {
             let _ = catch_unwind(fail);
         }
         self.windows.clear();
-        self.broken = Some(reason);
     }
 }
 
 /// Blocks that so many tokens need.
 fn blocks(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 fn failure(error: &StepError) -> Failure {

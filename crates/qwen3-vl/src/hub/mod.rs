@@ -20,6 +20,9 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::load::{LoadError, Progress};
 use download::{Download, Update};
 
+/// What is fetched if no revision is given.
+pub const DEFAULT_REVISION: &str = "main";
+
 /// How often a waiting [`Hub::fetch`] looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -105,7 +108,7 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<PathBuf, LoadError> {
-        let revision = revision.unwrap_or("main");
+        let revision = revision.unwrap_or(DEFAULT_REVISION);
         check_names(id, revision)?;
         let cached = self.cached(id, revision);
         if let Some(folder) = &cached

@@ -1,0 +1,286 @@
+//! One engine for all in the process who load the same model.
+//!
+//! Engines are known weakly: each ends with the last of its users. A load has a thread of its own,
+//! and whoever asks for the model meanwhile waits for that load like the first one. So each of them
+//! can give up without harm to the others, and the load is cancelled when nobody waits for it.
+
+mod key;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::engine::panic_text;
+use crate::load::{self, LoadError, LoadFn, LoadOptions, Progress};
+use key::Key;
+
+/// How often somebody who waits looks whether they were cancelled.
+const POLL: Duration = Duration::from_millis(50);
+
+type Loaded = Result<Arc<dyn Backend>, LoadError>;
+
+/// Like [`load::load`], but gives the engine that is there for this model already, if there is one.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub fn load(
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Loaded {
+    static PROCESS: LazyLock<Registry> = LazyLock::new(|| Registry::new(Arc::new(load::load)));
+    PROCESS.load(options, progress, cancel)
+}
+
+/// Engines by what they were loaded from. A clone is the same registry.
+#[derive(Clone)]
+pub struct Registry {
+    load: LoadFn,
+    /// Held for look-ups only.
+    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+}
+
+impl Registry {
+    /// An empty registry that loads with this function.
+    pub fn new(load: LoadFn) -> Self {
+        Self {
+            load,
+            entries: Arc::default(),
+        }
+    }
+
+    /// The engine for this model: the one that is there, or the one that is being loaded, or a new
+    /// one. Neither a failed load nor an engine that broke down is given to anybody who asks later.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load(
+        &self,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Loaded {
+        let key = Key::new(options);
+        match self.find(&key) {
+            Found::Engine(engine) => {
+                progress(Progress {
+                    what: "sharing the engine that is there".into(),
+                    percent: 100,
+                });
+                Ok(engine)
+            }
+            Found::Load(waiter) => waiter.wait(progress, cancel),
+            Found::Nothing(waiter) => {
+                self.start(key, options, &waiter.wanted);
+                waiter.wait(progress, cancel)
+            }
+        }
+    }
+
+    /// What there is for this key; if nothing, there is a load now, which the caller must start.
+    fn find(&self, key: &Key) -> Found {
+        let (waiter, updates) = mpsc::channel();
+        let mut engine = None;
+        let mut entries = self.lock();
+        entries.retain(|_, entry| entry.is_alive());
+        match entries.get_mut(key) {
+            Some(Entry::Loaded(loaded)) => engine = loaded.upgrade(),
+            Some(Entry::Loading(load)) => {
+                if let Some(wanted) = load.wanted.upgrade() {
+                    load.join(waiter);
+                    return Found::Load(Waiter { wanted, updates });
+                }
+            }
+            None => (),
+        }
+        if let Some(engine) = engine.take_if(|engine| !engine.is_broken()) {
+            return Found::Engine(engine);
+        }
+        let wanted = Arc::new(Wanted::default());
+        let load = Load {
+            wanted: Arc::downgrade(&wanted),
+            waiters: vec![waiter],
+            last: None,
+        };
+        entries.insert(key.clone(), Entry::Loading(load));
+        // Before `engine`, of which this may be the last user.
+        drop(entries);
+        Found::Nothing(Waiter { wanted, updates })
+    }
+
+    fn start(&self, key: Key, options: &LoadOptions, wanted: &Arc<Wanted>) {
+        let task = Task {
+            registry: self.clone(),
+            key: key.clone(),
+            options: options.clone(),
+            wanted: Arc::downgrade(wanted),
+            cancel: wanted.cancel.clone(),
+        };
+        let thread = thread::Builder::new().name("qwen3-vl-load".into());
+        if let Err(error) = thread.spawn(move || task.run()) {
+            let error = LoadError::Device(format!("no thread to load the model: {error}"));
+            self.finish(key, Err(error));
+        }
+    }
+
+    /// Tells those who wait how far the load has come, which must be wanted.
+    fn tell(&self, key: &Key, progress: &Progress) {
+        if let Some(Entry::Loading(load)) = self.lock().get_mut(key) {
+            load.tell(progress);
+        }
+    }
+
+    /// Ends a load, which must be wanted.
+    fn finish(&self, key: Key, result: Loaded) {
+        let mut entries = self.lock();
+        let entry = match &result {
+            Ok(engine) => entries.insert(key, Entry::Loaded(Arc::downgrade(engine))),
+            Err(_) => entries.remove(&key),
+        };
+        drop(entries);
+        if let Some(Entry::Loading(load)) = entry {
+            load.finish(result);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        // Valid after every statement, so a panic elsewhere does not matter.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the registry knows of a model.
+enum Entry {
+    Loading(Load),
+    Loaded(Weak<dyn Backend>),
+}
+
+impl Entry {
+    fn is_alive(&self) -> bool {
+        let users = match self {
+            Self::Loading(load) => load.wanted.strong_count(),
+            Self::Loaded(engine) => engine.strong_count(),
+        };
+        users > 0
+    }
+}
+
+enum Found {
+    Engine(Arc<dyn Backend>),
+    Load(Waiter),
+    Nothing(Waiter),
+}
+
+/// A load under way. While it is wanted, nothing else takes its place in the registry.
+struct Load {
+    wanted: Weak<Wanted>,
+    waiters: Vec<Sender<Update>>,
+    last: Option<Progress>,
+}
+
+enum Update {
+    Progress(Progress),
+    Finished(Loaded),
+}
+
+// A waiter who has given up hears nothing.
+impl Load {
+    fn join(&mut self, waiter: Sender<Update>) {
+        if let Some(last) = &self.last {
+            let _ = waiter.send(Update::Progress(last.clone()));
+        }
+        self.waiters.push(waiter);
+    }
+
+    fn tell(&mut self, progress: &Progress) {
+        self.last = Some(progress.clone());
+        for waiter in &self.waiters {
+            let _ = waiter.send(Update::Progress(progress.clone()));
+        }
+    }
+
+    /// Keeps nothing back: from here on, an engine has its users and nobody else.
+    fn finish(self, result: Loaded) {
+        let results = std::iter::repeat_n(result, self.waiters.len());
+        for (waiter, result) in self.waiters.into_iter().zip(results) {
+            let _ = waiter.send(Update::Finished(result));
+        }
+    }
+}
+
+/// Held by all who wait for a load.
+#[derive(Default)]
+struct Wanted {
+    cancel: Arc<AtomicBool>,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Somebody who waits for a load.
+struct Waiter {
+    wanted: Arc<Wanted>,
+    updates: Receiver<Update>,
+}
+
+impl Waiter {
+    fn wait(&self, progress: &mut dyn FnMut(Progress), cancel: &AtomicBool) -> Loaded {
+        loop {
+            let update = self.updates.recv_timeout(POLL);
+            if cancel.load(Ordering::Relaxed) {
+                return Err(LoadError::Cancelled);
+            }
+            match update {
+                Ok(Update::Progress(step)) => progress(step),
+                Ok(Update::Finished(result)) => return result,
+                Err(RecvTimeoutError::Timeout) => (),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(LoadError::Invalid("loading broke off".into()));
+                }
+            }
+        }
+    }
+}
+
+/// The thread of a load.
+struct Task {
+    registry: Registry,
+    key: Key,
+    options: LoadOptions,
+    wanted: Weak<Wanted>,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Task {
+    fn run(self) {
+        let mut tell = |progress| {
+            if let Some(_wanted) = self.wanted.upgrade() {
+                self.registry.tell(&self.key, &progress);
+            }
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            (self.registry.load)(&self.options, &mut tell, &self.cancel)
+        }));
+        let result = result.unwrap_or_else(|panic| {
+            let text = panic_text(&*panic);
+            Err(LoadError::Invalid(format!("loading panicked ({text})")))
+        });
+        // If nobody waits any more, an engine ends here.
+        if let Some(_wanted) = self.wanted.upgrade() {
+            self.registry.finish(self.key, result);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
