@@ -87,10 +87,9 @@ fn stat(element: &gst::Element, name: &str) -> u64 {
     stats.get(name).unwrap()
 }
 
-/// The first three scenes of the film.
 fn film(hooks: Hooks) -> Run {
     let line = format!(
-        "filesrc location=\"{}\" ! decodebin ! identity eos-after=299 ! \
+        "filesrc location=\"{}\" ! decodebin ! \
          qwenvl name=q prompt=\"{DESCRIBE}\" emit-tokens=true ! fakesink",
         media::path("film.mp4").display()
     );
@@ -112,7 +111,7 @@ fn pieces(messages: &Messages) -> Vec<(u64, String)> {
 fn eight_elements_are_one_engine_and_all_say_what_one_alone_says() {
     let alone = film(Engines::new().hooks()).finish();
     let truths = media::rows("film.json");
-    let wanted: Vec<_> = truths[..3]
+    let wanted: Vec<_> = truths
         .iter()
         .map(|row| media::text(row, "describe"))
         .collect();

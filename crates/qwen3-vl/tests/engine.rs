@@ -22,6 +22,7 @@ use qwen3_vl::engine::sink::Sink;
 use qwen3_vl::frames::{Frame, Size, VisionInput};
 use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load, load_runner};
 use qwen3_vl::model::KvCache;
+use qwen3_vl::registry::Registry;
 use qwen3_vl::testing::clip;
 
 /// No wait lasts longer: what is not there by then has hung.
@@ -515,8 +516,14 @@ fn the_end_of_the_backend_ends_every_window() {
 
 #[test]
 fn a_panic_breaks_the_engine_for_everybody_once() {
+    let registry = Registry::new(Arc::new(load));
+    let shared = || {
+        let never = AtomicBool::new(false);
+        registry.load(&options(), &mut |_| (), &never).unwrap()
+    };
     for at_the_end in [false, true] {
-        let backend = backend();
+        let backend = shared();
+        assert_eq!(Arc::strong_count(&shared()), 2, "it is not shared");
         let (sink, open) = log();
         let window = backend.open(WindowHead::default(), sink);
 
@@ -564,5 +571,10 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
         window.close(question(0.0, 8));
         let (_, later) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
         assert_fails(&later, Failure::Backend, "panicked (on purpose)");
+
+        // Whoever loads the model again gets another engine.
+        let next = shared();
+        assert!(!next.is_broken());
+        assert_works(&*next);
     }
 }

@@ -101,8 +101,8 @@ fn manual() -> (Registry, Receiver<Begun>) {
             let _ = tell.try_send(cancel.load(Ordering::Relaxed));
             match ended.recv_timeout(Duration::from_millis(1)) {
                 Ok(result) => return result,
-                Err(mpsc::RecvTimeoutError::Timeout) => (),
-                Err(mpsc::RecvTimeoutError::Disconnected) => panic!("on purpose"),
+                Err(RecvTimeoutError::Timeout) => (),
+                Err(RecvTimeoutError::Disconnected) => panic!("on purpose"),
             }
         }
     });
