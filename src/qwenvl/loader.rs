@@ -81,7 +81,9 @@ impl Task {
             }
             Ok(Ok(backend)) => {
                 let model = backend.model();
-                let text = format!("Loaded {} on {}", model.name, model.device);
+                let rounded = model.quantization.as_ref();
+                let rounded = rounded.map_or(String::new(), |text| format!(" ({text})"));
+                let text = format!("Loaded {}{rounded} on {}", model.name, model.device);
                 self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text);
                 if let (ModelSource::Embedded { .. }, Some(element)) =

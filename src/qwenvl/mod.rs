@@ -72,7 +72,7 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-pub use settings::{Attach, Dtype, Layout, Mode, Overload, TextTiming};
+pub use settings::{Attach, Dtype, Layout, Mode, Overload, Quantization, TextTiming};
 
 glib::wrapper! {
     /// The element `qwenvl`.

@@ -4,7 +4,7 @@ use gst::glib;
 use gst::glib::value::FromValue;
 use gst::prelude::*;
 
-use super::settings::{Attach, Dtype, Layout, Mode, Overload, Settings, TextTiming};
+use super::settings::{Attach, Dtype, Layout, Mode, Overload, Quantization, Settings, TextTiming};
 
 /// Specifications of all properties.
 pub(super) fn all() -> Vec<glib::ParamSpec> {
@@ -39,7 +39,13 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecEnum::builder_with_default("dtype", d.dtype)
             .nick("Data type")
-            .blurb("Type of the weights")
+            .blurb("Type of the weights; with quantization, of those that it leaves alone")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("quantization", d.quantization)
+            .nick("Quantization")
+            .blurb("What the linear layers of the language model are rounded to while they are \
+                loaded: less memory, faster answers, not quite the same")
             .mutable_ready()
             .build(),
         glib::ParamSpecEnum::builder_with_default("prompt-layout", d.prompt_layout)
@@ -231,6 +237,7 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         "revision" => put(&mut s.revision, value),
         "device" => text(&mut s.device, value),
         "dtype" => put::<Dtype>(&mut s.dtype, value),
+        "quantization" => put::<Quantization>(&mut s.quantization, value),
         "prompt-layout" => put::<Layout>(&mut s.prompt_layout, value),
         "prompt" => text(&mut s.prompt, value),
         "system-prompt" => put(&mut s.system_prompt, value),
@@ -272,6 +279,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "revision" => s.revision.to_value(),
         "device" => s.device.to_value(),
         "dtype" => s.dtype.to_value(),
+        "quantization" => s.quantization.to_value(),
         "prompt-layout" => s.prompt_layout.to_value(),
         "prompt" => s.prompt.to_value(),
         "system-prompt" => s.system_prompt.to_value(),

@@ -3,7 +3,7 @@
 use gst::glib;
 use qwen3_vl::backend::{Generation, ModelInfo, PromptLayout, WindowHead};
 use qwen3_vl::frames::Budget;
-use qwen3_vl::load::{DtypeChoice, LoadOptions, ModelSource, UnknownChoice};
+use qwen3_vl::load::{self, DtypeChoice, LoadOptions, ModelSource, UnknownChoice};
 use qwen3_vl::window::{RulesError, WindowRules, WindowSettings};
 
 use crate::demo;
@@ -25,6 +25,22 @@ pub enum Dtype {
     /// Single precision.
     #[enum_value(name = "IEEE single precision", nick = "f32")]
     F32,
+}
+
+/// What the linear layers of the language model are rounded to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLQuantization")]
+pub enum Quantization {
+    /// Nothing.
+    #[default]
+    #[enum_value(name = "Nothing: as dtype says", nick = "none")]
+    None,
+    /// 8 bits.
+    #[enum_value(name = "8 bits (8.5 with scales; ggml's Q8_0)", nick = "q8-0")]
+    Q8_0,
+    /// 4 bits.
+    #[enum_value(name = "4 bits (4.5 with scales; ggml's Q4_K)", nick = "q4-k")]
+    Q4K,
 }
 
 /// Where the vision tokens stand in the prompt.
@@ -134,6 +150,7 @@ pub(super) struct Settings {
     pub(super) revision: Option<String>,
     pub(super) device: String,
     pub(super) dtype: Dtype,
+    pub(super) quantization: Quantization,
     pub(super) prompt_layout: Layout,
     pub(super) prompt: String,
     pub(super) system_prompt: Option<String>,
@@ -180,6 +197,7 @@ impl Default for Settings {
             revision: None,
             device: "auto".into(),
             dtype: Dtype::default(),
+            quantization: Quantization::default(),
             prompt_layout: Layout::default(),
             prompt: "Describe this video.".into(),
             system_prompt: None,
@@ -263,6 +281,11 @@ impl Settings {
                 Dtype::Bf16 => DtypeChoice::Bf16,
                 Dtype::F16 => DtypeChoice::F16,
                 Dtype::F32 => DtypeChoice::F32,
+            },
+            quantization: match self.quantization {
+                Quantization::None => load::Quantization::None,
+                Quantization::Q8_0 => load::Quantization::Q8_0,
+                Quantization::Q4K => load::Quantization::Q4K,
             },
             kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
         })

@@ -11,7 +11,9 @@ use crate::backend::local::LocalBackend;
 use crate::backend::{Backend, Generation, ModelInfo};
 use crate::config::{Config, GenerationConfig, PreprocessorConfig};
 use crate::engine::runner::{Runner, RunnerParts};
-use crate::model::{Model, Target, Weights};
+pub use crate::model::Quantization;
+use crate::model::linear::Linear;
+use crate::model::{Model, Target, Weights, quantized};
 use crate::tokenizer::Tokenizer;
 
 /// Where the checkpoint's files are.
@@ -47,7 +49,8 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32.
+/// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32. With a
+/// [`Quantization`] this is the type of what that leaves alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DtypeChoice {
     /// CPU: as stored in the checkpoint (exact). CUDA: bf16.
@@ -65,9 +68,9 @@ pub enum DtypeChoice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}: use {choices}")]
 pub struct UnknownChoice {
-    what: &'static str,
-    name: String,
-    choices: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    pub(crate) choices: &'static str,
 }
 
 impl FromStr for DeviceChoice {
@@ -146,6 +149,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Type of the weights.
     pub dtype: DtypeChoice,
+    /// What the linear layers of the language model are rounded to, whatever type they are stored in.
+    pub quantization: Quantization,
     /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
 }
@@ -397,6 +402,7 @@ fn target(options: &LoadOptions) -> Result<Target, LoadError> {
             device,
             compute: DType::F32,
             store,
+            quantization: options.quantization,
         },
         _ => {
             let compute = store.unwrap_or(DType::BF16);
@@ -404,6 +410,7 @@ fn target(options: &LoadOptions) -> Result<Target, LoadError> {
                 device,
                 compute,
                 store: Some(compute),
+                quantization: options.quantization,
             }
         }
     })
@@ -421,10 +428,18 @@ fn model_info(
         (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
         _ => "cuda:0".into(),
     };
+    let layers: Vec<_> = runner
+        .parts
+        .model
+        .text
+        .linears()
+        .map(Linear::format)
+        .collect();
     Ok(ModelInfo {
         name,
         backend: "local",
         device,
+        quantization: quantized::summary(options.quantization, &layers),
         factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
         temporal_patch: vision.temporal_patch_size as u32,
         video_pixels: range(&runner.parts.video),

@@ -20,7 +20,7 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::engine::sink::Sink;
 use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load, load_runner};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner};
 use qwen3_vl::model::KvCache;
 use qwen3_vl::registry::Registry;
 use qwen3_vl::testing::clip;
@@ -39,6 +39,7 @@ fn options() -> LoadOptions {
         source: ModelSource::Folder(folder),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
         kv_memory: None,
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
 use qwen3_vl::testing::{Checkpoint, parity};
 
 fn all_stages(checkpoint: Checkpoint) {
@@ -11,6 +11,7 @@ fn all_stages(checkpoint: Checkpoint) {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
         kv_memory: None,
     })
     .unwrap();

@@ -3,8 +3,8 @@
 //! ```text
 //! engine write-2b FOLDER         random weights, 4 GB; needs Qwen's tokenizer (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]  8 frames of 320x256, 32 tokens
-//!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --pairs 4  --size 320x256  --tokens 32
-//!     --windows 2
+//!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
+//!     --pairs 4  --size 320x256  --tokens 32  --windows 2
 //! ```
 //!
 //! The windows are the same and answered one after the other: the first one also pays for memory
@@ -21,7 +21,9 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::engine::sink::Sink;
 use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load_runner};
+use qwen3_vl::load::{
+    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load_runner,
+};
 use qwen3_vl::model::KvCache;
 use qwen3_vl::testing;
 use serde_json::{Value, json};
@@ -33,6 +35,7 @@ struct Options {
     folder: PathBuf,
     device: DeviceChoice,
     dtype: DtypeChoice,
+    quantization: Quantization,
     pairs: u32,
     size: Size,
     tokens: u32,
@@ -51,6 +54,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
         folder,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
         pairs: 4,
         size: Size {
             width: 320,
@@ -63,6 +67,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
         match arg {
             Long("device") => options.device = args.value()?.parse()?,
             Long("dtype") => options.dtype = args.value()?.parse()?,
+            Long("quantization") => options.quantization = args.value()?.parse()?,
             Long("pairs") => options.pairs = args.value()?.parse()?,
             Long("tokens") => options.tokens = args.value()?.parse()?,
             Long("windows") => options.windows = args.value()?.parse()?,
@@ -80,6 +85,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
         source,
         device: options.device,
         dtype: options.dtype,
+        quantization: options.quantization,
         kv_memory: None,
     };
     let start = Instant::now();

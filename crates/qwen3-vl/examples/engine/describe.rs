@@ -4,6 +4,7 @@
 //! ```text
 //! engine describe FOLDER FRAMES.rgb --size 320x256 --seconds 0,0.5,1,1.5 [--prompt TEXT]
 //!     [--tokens 64] [--layout canonical|nested] [--images] [--device cpu|cuda:N] [--dtype auto|…]
+//!     [--quantization none|q8-0|q4-k]
 //! ```
 //!
 //! FRAMES.rgb holds the frames one behind the other, 3 bytes a pixel, each at the size that the
@@ -17,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::backend::{Event, Generation, PromptLayout, Question, WindowHead};
 use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, load};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load};
 
 struct Options {
     load: LoadOptions,
@@ -90,6 +91,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             source: ModelSource::Folder(folder),
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
+            quantization: Quantization::None,
             kv_memory: None,
         },
         frames,
@@ -122,6 +124,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             Long("images") => options.images = true,
             Long("device") => options.load.device = args.value()?.parse()?,
             Long("dtype") => options.load.dtype = args.value()?.parse()?,
+            Long("quantization") => options.load.quantization = args.value()?.parse()?,
             other => return Err(other.unexpected().into()),
         }
     }

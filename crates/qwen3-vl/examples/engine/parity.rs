@@ -9,7 +9,7 @@
 
 use anyhow::{anyhow, ensure};
 use lexopt::prelude::*;
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
 use qwen3_vl::testing::{Checkpoint, parity};
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
@@ -29,6 +29,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             source: ModelSource::Folder(folder.into()),
             device,
             dtype,
+            quantization: Quantization::None,
             kv_memory: None,
         })
         .map_err(|e| anyhow!(e))?;

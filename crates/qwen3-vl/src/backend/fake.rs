@@ -35,6 +35,7 @@ impl FakeBackend {
             name: "fake".into(),
             backend: "fake",
             device: "none".into(),
+            quantization: None,
             factor: 32,
             temporal_patch: 2,
             video_pixels: (4096, 25_165_824),

@@ -65,6 +65,9 @@ pub struct ModelInfo {
     pub backend: &'static str,
     /// Device that computes, for instance `cpu` or `cuda:0`.
     pub device: String,
+    /// What weights have been rounded to, and what could not be, for instance `q8-0`; none if none
+    /// have.
+    pub quantization: Option<String>,
     /// Sizes must be multiples of this many pixels (patch size times spatial merge).
     pub factor: u32,
     /// Frames per temporal patch.

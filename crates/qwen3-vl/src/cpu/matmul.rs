@@ -16,7 +16,7 @@ const FEW_ROWS: usize = 32;
 /// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
 /// cache.
 const DEPTH: usize = 512;
@@ -46,8 +46,12 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usiz
             if m <= FEW_ROWS {
                 few_rows(x, w, output, first, (m, n, k));
             } else {
+                let rows = w.len() / k;
+                let turned = |first, depth, out: &mut [f32]| {
+                    transpose(w, (rows, k), (first, depth), out);
+                };
                 // SAFETY: the columns from `first` on belong to this task alone.
-                unsafe { many_rows(x, w, output.at(first), (m, n, k), scratch) };
+                unsafe { many_rows(x, rows, output.at(first), (m, n, k), scratch, turned) };
             }
         });
     // SAFETY: the panels are all columns, and each has been written in all rows.
@@ -55,23 +59,24 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usiz
     out
 }
 
-/// One panel of weights `w` `[rows, k]`, turned and multiplied depth by depth.
+/// One panel of weights `[rows, k]`, multiplied depth by depth: `turned(first, depth, out)` writes
+/// the columns from `first` on, each of `rows` values.
 ///
 /// # Safety
 ///
 /// `out` is the first of `rows` columns of an `[m, n]` output that no other task writes.
-unsafe fn many_rows<W: DotWeight>(
+pub(super) unsafe fn many_rows(
     x: &[f32],
-    w: &[W],
+    rows: usize,
     out: *mut f32,
     (m, n, k): (usize, usize, usize),
     scratch: &mut Vec<f32>,
+    mut turned: impl FnMut(usize, usize, &mut [f32]),
 ) {
-    let rows = w.len() / k;
     scratch.resize(rows * DEPTH.min(k), 0.0);
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
-        transpose(w, (rows, k), (first, depth), scratch);
+        turned(first, depth, scratch);
         // By columns: outᵀ [rows, m] (+)= w [rows, depth] times xᵀ [depth, m].
         let out = Columns {
             first: out,
@@ -88,7 +93,7 @@ unsafe fn many_rows<W: DotWeight>(
 }
 
 /// Enough panels for every core, not so many that a task is too short.
-fn few_rows_panel(n: usize) -> usize {
+pub(super) fn few_rows_panel(n: usize) -> usize {
     n.div_ceil(rayon::current_num_threads() * 8).clamp(16, 1024)
 }
 

@@ -8,6 +8,7 @@ pub mod dot;
 pub mod matmul;
 pub mod norm;
 pub mod product;
+pub mod quantized;
 pub mod transpose;
 pub mod vector;
 

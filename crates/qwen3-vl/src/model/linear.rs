@@ -6,17 +6,25 @@ use candle_core::{
     CpuStorage, CustomOp2, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail,
 };
 
+use super::quantized::QuantizedWeight;
 use super::weights::{Weights, WeightsError};
 use crate::cpu::activation;
 use crate::cpu::dot::DotWeight;
 use crate::cpu::matmul::matmul_t;
+use crate::cpu::quantized::Format;
 
-/// `y = x Wᵀ + b`. Quantised weights will be another kind of weight here.
+/// `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `[out, in]`.
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+/// `[out, in]`.
+#[derive(Clone, Debug)]
+enum Weight {
+    Plain(Tensor),
+    Quantized(QuantizedWeight),
 }
 
 impl Linear {
@@ -31,7 +39,28 @@ impl Linear {
         (out, input): (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
         let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
-        Ok(Self { weight, bias: None })
+        Ok(Self::new(weight, None))
+    }
+
+    /// Loads `{name}.weight` `[out, in]`, rounded if the [`Quantization`](super::Quantization) of the
+    /// load says so and its blocks fit.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load_quantized(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let Some(format) = weights.quantization().format(shape.1) else {
+            return Self::load(weights, name, shape);
+        };
+        let weight = weights.quantized(&format!("{name}.weight"), shape, format)?;
+        Ok(Self {
+            weight: Weight::Quantized(weight),
+            bias: None,
+        })
     }
 
     /// Loads `{name}.weight` and `{name}.bias`.
@@ -53,7 +82,10 @@ impl Linear {
 
     /// A layer of given weight `[out, in]` and bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self {
+            weight: Weight::Plain(weight),
+            bias,
+        }
     }
 
     /// `x` `[rows, in]` to `[rows, out]`.
@@ -62,9 +94,10 @@ impl Linear {
     ///
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match x.device() {
-            Device::Cpu => x.apply_op2_no_bwd(&self.weight, &MatmulT)?,
-            _ => x.matmul(&self.weight.t()?)?,
+        let y = match (&self.weight, x.device()) {
+            (Weight::Quantized(weight), _) => weight.forward(x)?,
+            (Weight::Plain(weight), Device::Cpu) => x.apply_op2_no_bwd(weight, &MatmulT)?,
+            (Weight::Plain(weight), _) => x.matmul(&weight.t()?)?,
         };
         match &self.bias {
             Some(bias) => add(y, bias),
@@ -72,9 +105,20 @@ impl Linear {
         }
     }
 
-    /// The weight, `[out, in]`.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// What the weight is rounded to, if it is.
+    pub fn format(&self) -> Option<Format> {
+        match &self.weight {
+            Weight::Plain(_) => None,
+            Weight::Quantized(weight) => Some(weight.format()),
+        }
+    }
+
+    /// Memory that the weight takes.
+    pub fn bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Plain(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Weight::Quantized(weight) => weight.bytes(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod kv_cache;
 pub mod linear;
 pub mod norm;
+pub mod quantized;
 pub mod rope;
 pub mod text;
 pub mod vision;
@@ -13,6 +14,7 @@ pub mod weights;
 use std::sync::Arc;
 
 pub use kv_cache::{KvCache, KvPool};
+pub use quantized::Quantization;
 pub use text::{Chunk, TextModel};
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 pub use weights::{Target, Weights, WeightsError};

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensors};
 
+use super::quantized::{Quantization, QuantizedWeight};
+use crate::cpu::quantized::Format;
 use crate::load::brief;
 
 /// Why weights cannot be used.
@@ -128,6 +132,44 @@ pub struct Weights {
     compute: DType,
     /// Type of matrices; as stored if none.
     store: Option<DType>,
+    quantization: Quantization,
+}
+
+/// A tensor in its file.
+pub(super) struct Stored<'a> {
+    bytes: &'a [u8],
+    dtype: DType,
+    shape: &'a [usize],
+}
+
+impl Stored<'_> {
+    /// Its shape, if it is a matrix.
+    pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
+        candle_core::Shape::from(self.shape).dims2()
+    }
+
+    /// A copy.
+    pub(super) fn tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        Tensor::from_raw_buffer(self.bytes, self.dtype, self.shape, device)
+    }
+
+    /// Some of its values as f32.
+    pub(super) fn widen(&self, values: Range<usize>, out: &mut [f32]) {
+        fn each<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
+            let (bytes, _) = bytes.as_chunks::<N>();
+            bytes
+                .iter()
+                .zip(out)
+                .for_each(|(bytes, out)| *out = widen(*bytes));
+        }
+        let size = self.dtype.size_in_bytes();
+        let bytes = &self.bytes[values.start * size..values.end * size];
+        match self.dtype {
+            DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            DType::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            _ => each(bytes, out, f32::from_le_bytes),
+        }
+    }
 }
 
 impl Weights {
@@ -179,6 +221,7 @@ impl Weights {
             device,
             compute,
             store,
+            quantization,
         } = target;
         Self {
             shards,
@@ -186,6 +229,7 @@ impl Weights {
             device,
             compute,
             store,
+            quantization,
         }
     }
 
@@ -205,6 +249,11 @@ impl Weights {
     /// Type of arithmetic.
     pub fn compute(&self) -> DType {
         self.compute
+    }
+
+    /// What linear layers are rounded to.
+    pub fn quantization(&self) -> Quantization {
+        self.quantization
     }
 
     /// Whether there is a tensor of that name.
@@ -243,6 +292,22 @@ impl Weights {
         self.load(name, shape, Some(DType::F32), Ok)
     }
 
+    /// A linear layer's matrix, rounded from what the checkpoint stores.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn quantized(
+        &self,
+        name: &str,
+        (out, input): (usize, usize),
+        format: Format,
+    ) -> Result<QuantizedWeight, WeightsError> {
+        self.read(name, &[out, input], |stored| {
+            QuantizedWeight::new(&stored, format, &self.device)
+        })
+    }
+
     fn load(
         &self,
         name: &str,
@@ -250,6 +315,19 @@ impl Weights {
         dtype: Option<DType>,
         reshape: impl FnOnce(Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, WeightsError> {
+        self.read(name, expected, |stored| {
+            let tensor = stored.tensor(&self.device)?;
+            reshape(tensor.to_dtype(dtype.unwrap_or(stored.dtype))?)
+        })
+    }
+
+    /// Finds a tensor and lets `copy` make something of it.
+    fn read<T>(
+        &self,
+        name: &str,
+        expected: &[usize],
+        copy: impl FnOnce(Stored<'_>) -> candle_core::Result<T>,
+    ) -> Result<T, WeightsError> {
         let missing = || WeightsError::Missing(name.into());
         let shard = &self.shards[*self.place.get(name).ok_or_else(missing)?];
         let info = shard.metadata.info(name).ok_or_else(missing)?;
@@ -273,15 +351,17 @@ impl Weights {
         };
         let (start, end) = info.data_offsets;
         let bytes = &shard.bytes.get()[shard.data + start..shard.data + end];
-        let tensor = Tensor::from_raw_buffer(bytes, stored, expected, &self.device)
-            .and_then(|t| t.to_dtype(dtype.unwrap_or(stored)))
-            .and_then(reshape)
-            .map_err(|source| WeightsError::Device {
-                name: name.into(),
-                source,
-            })?;
+        let stored = Stored {
+            bytes,
+            dtype: stored,
+            shape: expected,
+        };
+        let made = copy(stored).map_err(|source| WeightsError::Device {
+            name: name.into(),
+            source,
+        })?;
         shard.forget(start, end);
-        Ok(tensor)
+        Ok(made)
     }
 }
 
@@ -313,6 +393,8 @@ pub struct Target {
     pub compute: DType,
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
+    /// What the linear layers of the language model are rounded to.
+    pub quantization: Quantization,
 }
 
 impl Target {
@@ -322,6 +404,7 @@ impl Target {
             device: Device::Cpu,
             compute: DType::F32,
             store: None,
+            quantization: Quantization::None,
         }
     }
 }

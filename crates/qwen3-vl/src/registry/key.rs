@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::hub::DEFAULT_REVISION;
-use crate::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource};
+use crate::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
 
 /// What makes two loads equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,7 @@ pub(super) struct Key {
     source: Source,
     device: DeviceChoice,
     dtype: DtypeChoice,
+    quantization: Quantization,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,7 @@ impl Key {
             source,
             device,
             dtype,
+            quantization,
             kv_memory: _,
         } = options;
         let source = match source {
@@ -46,6 +48,7 @@ impl Key {
             source,
             device,
             dtype: dtype.on(device),
+            quantization: *quantization,
         }
     }
 }
@@ -73,6 +76,7 @@ mod tests {
                 source,
                 device,
                 dtype,
+                quantization: Quantization::None,
                 kv_memory: None,
             })
         };
@@ -102,6 +106,10 @@ mod tests {
             gpu(DtypeChoice::Auto),
             gpu(DtypeChoice::F16),
             device(DeviceChoice::Cuda(1)),
+            Key {
+                quantization: Quantization::Q4K,
+                ..of(folder("."))
+            },
         ];
         for (i, a) in different.iter().enumerate() {
             assert!(different[..i].iter().all(|b| a != b), "{a:?}");

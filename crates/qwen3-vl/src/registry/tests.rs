@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::backend::fake::{FakeBackend, Outcome};
 use crate::backend::{EventSink, ModelInfo, WindowHead, WindowInput};
-use crate::load::{DeviceChoice, DtypeChoice, ModelSource};
+use crate::load::{DeviceChoice, DtypeChoice, ModelSource, Quantization};
 
 /// No wait lasts longer: what is not there by then has hung.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -44,6 +44,7 @@ fn options(folder: &str, dtype: DtypeChoice) -> LoadOptions {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
         dtype,
+        quantization: Quantization::None,
         kv_memory: None,
     }
 }

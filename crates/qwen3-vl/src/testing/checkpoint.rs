@@ -74,6 +74,28 @@ pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
     })
 }
 
+/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, in bf16.
+/// No reference values, no tokenizer.
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn write_wide(dir: &Path) -> io::Result<()> {
+    let dimensions = Dimensions {
+        hidden: 256,
+        intermediate: 512,
+        heads: 8,
+        ..SMALL
+    };
+    write_configs(dir, &dimensions, "bfloat16")?;
+    write_weights(dir, &dimensions, Dtype::BF16, |name, shape| {
+        hash_fill(name, shape, 4)
+            .into_iter()
+            .flat_map(|value| half::bf16::from_f32(value).to_le_bytes())
+            .collect()
+    })
+}
+
 /// Writes a checkpoint with the real dimensions of the 2B model and cheap random bf16 weights
 /// (4 GB, one tensor in memory at a time), for speed and memory. No tokenizer.
 ///

@@ -1,0 +1,72 @@
+//! Rows of x in 8 bits.
+
+use rayon::prelude::*;
+
+/// Values that share a scale.
+pub const BLOCK: usize = 32;
+
+/// Rows of x, each value rounded to a whole number from -127 to 127 times the scale of its block.
+pub struct Rows {
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    /// Sum of a block, as rounded.
+    sums: Vec<f32>,
+    width: usize,
+}
+
+/// One row.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    pub values: &'a [i8],
+    pub scales: &'a [f32],
+    pub sums: &'a [f32],
+}
+
+impl Rows {
+    /// Rounds `x`, which has `width` values a row, a multiple of [`BLOCK`].
+    pub fn new(x: &[f32], width: usize) -> Self {
+        let blocks = x.len() / BLOCK;
+        let mut rows = Self {
+            values: vec![0; x.len()],
+            scales: vec![0.0; blocks],
+            sums: vec![0.0; blocks],
+            width,
+        };
+        let per_row = width / BLOCK;
+        rows.values
+            .par_chunks_mut(width)
+            .zip(rows.scales.par_chunks_mut(per_row))
+            .zip(rows.sums.par_chunks_mut(per_row))
+            .zip(x.par_chunks(width))
+            .for_each(|(((values, scales), sums), x)| {
+                let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks_exact(BLOCK));
+                for (i, (values, x)) in blocks.enumerate() {
+                    (scales[i], sums[i]) = round(x, values);
+                }
+            });
+        rows
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> Row<'_> {
+        let (width, blocks) = (self.width, self.width / BLOCK);
+        Row {
+            values: &self.values[i * width..][..width],
+            scales: &self.scales[i * blocks..][..blocks],
+            sums: &self.sums[i * blocks..][..blocks],
+        }
+    }
+}
+
+/// One block; its scale and its sum.
+fn round(x: &[f32], values: &mut [i8]) -> (f32, f32) {
+    let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let scale = largest / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut sum = 0i32;
+    for (value, x) in values.iter_mut().zip(x) {
+        *value = (x * inverse).round_ties_even() as i8;
+        sum += i32::from(*value);
+    }
+    (scale, scale * sum as f32)
+}

@@ -1,0 +1,115 @@
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::*;
+
+fn values(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| (((i + seed) * 7919 % 4093) as f32 / 2046.5 - 1.0) * (1.0 + (i % 7) as f32))
+        .collect()
+}
+
+/// A matrix, and what candle widens its own rounding of it to.
+fn matrix(format: Format, (n, k): (usize, usize)) -> (QuantizedMatrix, Vec<f32>) {
+    let w = values(n * k, 1);
+    let dtype = match format {
+        Format::Q8_0 => GgmlDType::Q8_0,
+        Format::Q4K => GgmlDType::Q4K,
+    };
+    let tensor = Tensor::from_slice(&w, (n, k), &Device::Cpu).unwrap();
+    let tensor = QTensor::quantize(&tensor, dtype).unwrap();
+    let wide = tensor.dequantize(&Device::Cpu).unwrap();
+    let matrix = QuantizedMatrix::quantize(format, (n, k), |rows, out| {
+        out.copy_from_slice(&w[rows.start * k..rows.end * k]);
+    });
+    assert_eq!(matrix.bytes(), tensor.storage_size_in_bytes());
+    (matrix, wide.flatten_all().unwrap().to_vec1().unwrap())
+}
+
+/// `x wᵀ` in f64, and for each output the largest error that x in 8 bits can bring.
+fn product(x: &[f32], w: &[f32], k: usize) -> Vec<(f64, f64)> {
+    let rows = x.chunks_exact(k);
+    rows.flat_map(|x| {
+        w.chunks_exact(k).map(|w| {
+            let pairs = || x.iter().zip(w).map(|(x, w)| (f64::from(*x), f64::from(*w)));
+            let steps = x.chunks_exact(32).zip(w.chunks_exact(32)).map(|(x, w)| {
+                let step = x.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+                f64::from(step / 2.0 * w.iter().map(|w| w.abs()).sum::<f32>())
+            });
+            (pairs().map(|(x, w)| x * w).sum(), steps.sum())
+        })
+    })
+    .collect()
+}
+
+fn check(format: Format, m: usize, bound: f64, run: impl Fn(&QuantizedMatrix, &[f32]) -> Vec<f32>) {
+    let (n, k) = (70, 512);
+    let (matrix, wide) = matrix(format, (n, k));
+    let x = values(m * k, 5);
+    let got = run(&matrix, &x);
+    assert_eq!(got.len(), m * n);
+    for (got, (want, error)) in got.iter().zip(product(&x, &wide, k)) {
+        let difference = (f64::from(*got) - want).abs();
+        assert!(
+            difference <= error * bound + 1e-2,
+            "{format:?} of {m} rows: {got}, not {want} within {error} * {bound}"
+        );
+    }
+}
+
+const BOTH: [Format; 2] = [Format::Q8_0, Format::Q4K];
+
+/// The identity shows every weight, which is 1 in 8 bits without an error.
+#[test]
+fn weights_are_those_of_candle() {
+    for format in BOTH {
+        for m in [1, 4, FEW_ROWS, FEW_ROWS + 1] {
+            let (n, k) = (70, 512);
+            let (matrix, wide) = matrix(format, (n, k));
+            for first in (0..k).step_by(m) {
+                let mut x = vec![0.0; m * k];
+                (0..m.min(k - first)).for_each(|i| x[i * k + first + i] = 1.0);
+                let got = matrix.matmul_t(&x, m);
+                for i in 0..m.min(k - first) {
+                    for row in 0..n {
+                        let (got, want) = (got[i * n + row], wide[row * k + first + i]);
+                        let close = (got - want).abs() <= 1e-5 * want.abs().max(1.0);
+                        assert!(close, "{format:?} at {row}, {}: {got} {want}", first + i);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn few_rows_are_exact_but_for_their_own_rounding() {
+    for format in BOTH {
+        for m in [1, 3, 4, 6, FEW_ROWS] {
+            check(format, m, 1.0, |w, x| w.matmul_t(x, m));
+        }
+    }
+}
+
+#[test]
+fn many_rows_are_not_rounded() {
+    for format in BOTH {
+        for m in [FEW_ROWS + 1, 100] {
+            check(format, m, 0.0, |w, x| w.matmul_t(x, m));
+        }
+    }
+}
+
+/// What other CPUs run; it rounds x in blocks of 256 for Q4K, so the steps are larger.
+#[test]
+fn candles_own_dot_product_agrees() {
+    for format in BOTH {
+        check(format, 3, 8.0, |w, x| {
+            let sizes = (3, w.rows, w.columns);
+            match &w.blocks {
+                Blocks::Q8_0(w) => candle(x, w, sizes),
+                Blocks::Q4K(w) => candle(x, w, sizes),
+            }
+        });
+    }
+}

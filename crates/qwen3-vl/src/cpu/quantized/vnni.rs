@@ -1,0 +1,157 @@
+//! Integer dot products with AVX-512 VNNI: 64 products of bytes an instruction.
+//!
+//! A decode step reads every weight once; these keep pace with memory, where AVX2 code for the same
+//! blocks does not.
+
+use std::arch::x86_64::*;
+
+use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
+use half::f16;
+
+use super::input::Row;
+
+/// `BlockQ8_0`, whose fields are private: ggml's layout.
+#[repr(C)]
+struct Q8_0 {
+    scale: f16,
+    values: [i8; 32],
+}
+
+/// `BlockQ4K`, likewise. Weight = scale * s * value - least * l, for s and l of its 32.
+#[repr(C)]
+struct Q4K {
+    scale: f16,
+    least: f16,
+    /// s and l of the eight times 32, 6 bits each.
+    six_bit: [u8; 12],
+    /// Values 64 i + j in the low half of byte 32 i + j, 64 i + 32 + j in the high one.
+    values: [u8; 128],
+}
+
+const _: () = assert!(size_of::<Q8_0>() == size_of::<BlockQ8_0>());
+const _: () = assert!(size_of::<Q4K>() == size_of::<BlockQ4K>());
+
+/// Whether this CPU has the instructions.
+pub fn available() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+        && std::arch::is_x86_feature_detected!("avx512vnni")
+        && std::arch::is_x86_feature_detected!("f16c")
+        && std::arch::is_x86_feature_detected!("fma")
+}
+
+/// # Safety
+///
+/// [`available`]; `w` and every x have the same number of values.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+pub unsafe fn dots_q8_0<const M: usize>(w: &[BlockQ8_0], x: [Row<'_>; M]) -> [f32; M] {
+    let blocks = w.as_ptr().cast::<Q8_0>();
+    // Two sums, so that one addition need not wait for the last.
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    for i in 0..w.len() {
+        // SAFETY: the layouts are the same; every x has a scale and 32 values for each block.
+        unsafe {
+            let block = &*blocks.add(i);
+            let weights = _mm256_loadu_si256(block.values.as_ptr().cast());
+            // The instruction wants one side without sign: |w| times x with the sign of w.
+            let negative = _mm256_movepi8_mask(weights);
+            let weights = _mm256_abs_epi8(weights);
+            let scale = widen(block.scale);
+            for m in 0..M {
+                let values = _mm256_loadu_si256(x[m].values.as_ptr().add(32 * i).cast());
+                let values = _mm256_mask_sub_epi8(values, negative, _mm256_setzero_si256(), values);
+                let products = _mm256_dpbusd_epi32(_mm256_setzero_si256(), weights, values);
+                let scale = _mm256_set1_ps(scale * x[m].scales.get_unchecked(i));
+                let sum = &mut sums[m][i % 2];
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scale, *sum);
+            }
+        }
+    }
+    sums.map(|[a, b]| total(_mm256_add_ps(a, b)))
+}
+
+/// # Safety
+///
+/// [`available`]; `w` and every x have the same number of values.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+pub unsafe fn dots_q4k<const M: usize>(w: &[BlockQ4K], x: [Row<'_>; M]) -> [f32; M] {
+    let blocks = w.as_ptr().cast::<Q4K>();
+    let mut sums = [_mm512_setzero_ps(); M];
+    let mut leasts = [_mm256_setzero_ps(); M];
+    let nibble = _mm512_set1_epi8(0x0F);
+    // Low halves of bytes to the first 32 values, high ones to the next.
+    let halves = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
+    let seconds = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
+    for i in 0..w.len() {
+        // SAFETY: the layouts are the same; every x has 8 scales and 256 values for each block.
+        unsafe {
+            let block = &*blocks.add(i);
+            let (scales, least) = six_bit(block);
+            let mut by_input = [_mm512_setzero_ps(); M];
+            for m in 0..M {
+                let of_x = _mm256_loadu_ps(x[m].scales.as_ptr().add(8 * i));
+                by_input[m] = _mm512_castps256_ps512(_mm256_mul_ps(scales, of_x));
+                let sum = _mm256_loadu_ps(x[m].sums.as_ptr().add(8 * i));
+                leasts[m] = _mm256_fmadd_ps(least, sum, leasts[m]);
+            }
+            for part in 0..4 {
+                let bytes = _mm256_loadu_si256(block.values.as_ptr().add(32 * part).cast());
+                let bytes = _mm512_broadcast_i64x4(bytes);
+                let weights = _mm512_and_si512(_mm512_srlv_epi16(bytes, halves), nibble);
+                let index = _mm512_add_epi32(seconds, _mm512_set1_epi32(2 * part as i32));
+                for m in 0..M {
+                    let at = x[m].values.as_ptr().add(256 * i + 64 * part);
+                    let values = _mm512_loadu_si512(at.cast());
+                    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, values);
+                    let scale = _mm512_permutexvar_ps(index, by_input[m]);
+                    sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums[m]);
+                }
+            }
+        }
+    }
+    std::array::from_fn(|m| _mm512_reduce_add_ps(sums[m]) - total(leasts[m]))
+}
+
+/// The eight scales and least values of a block.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn six_bit(block: &Q4K) -> (__m256, __m256) {
+    const SIX: u32 = 0x3f3f_3f3f;
+    let word = |i: usize| {
+        let bytes = &block.six_bit;
+        u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])
+    };
+    let (first, second, third) = (word(0), word(4), word(8));
+    // The first four have their six bits together; the rest four in a half of a byte of the third
+    // word and two on top of the first four's.
+    let low = 0x0f0f_0f0f;
+    let scales = [first & SIX, third & low | (first >> 6 & 0x0303_0303) << 4];
+    let leasts = [
+        second & SIX,
+        third >> 4 & low | (second >> 6 & 0x0303_0303) << 4,
+    ];
+    let widened = |[a, b]: [u32; 2]| {
+        let bytes = _mm_cvtsi64_si128((u64::from(a) | u64::from(b) << 32) as i64);
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+    };
+    let times = |values, scale| _mm256_mul_ps(values, _mm256_set1_ps(scale));
+    (
+        times(widened(scales), widen(block.scale)),
+        times(widened(leasts), widen(block.least)),
+    )
+}
+
+#[target_feature(enable = "f16c")]
+fn widen(value: f16) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(value.to_bits()))))
+}
+
+#[target_feature(enable = "avx")]
+fn total(vector: __m256) -> f32 {
+    let four = _mm_add_ps(
+        _mm256_castps256_ps128(vector),
+        _mm256_extractf128_ps::<1>(vector),
+    );
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
