@@ -25,6 +25,21 @@ fn every_scene_of_the_film_is_described_rightly() {
     }
 }
 
+/// Rounding to 8 bits costs less than what separates the scenes.
+#[test]
+fn eight_bit_weights_tell_the_same() {
+    let properties = format!("prompt=\"{DESCRIBE}\" quantization=q8-0");
+    let messages = media::file(&media::path("film.mp4"), &properties).finish();
+    let truths = media::rows("film.json");
+    let wanted: Vec<&str> = truths.iter().map(|row| text(row, "describe")).collect();
+    assert_eq!(media::texts(&messages), wanted);
+    let loaded = messages
+        .progress
+        .iter()
+        .any(|(_, text)| text == "Loaded demo (q8-0) on cpu");
+    assert!(loaded, "{:?}", messages.progress);
+}
+
 #[test]
 fn without_room_in_the_cache_every_window_says_so() {
     let run = media::file(&media::path("film.mp4"), "kv-memory=1");
