@@ -20,7 +20,9 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::engine::sink::Sink;
 use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner};
+use qwen3_vl::load::{
+    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
+};
 use qwen3_vl::model::KvCache;
 use qwen3_vl::registry::Registry;
 use qwen3_vl::testing::clip;

@@ -74,25 +74,28 @@ pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
     })
 }
 
-/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, in bf16.
-/// No reference values, no tokenizer.
+/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, with a head
+/// of its own. `change` gets the name and shape of each tensor and may alter its values. No reference
+/// values, no tokenizer.
 ///
 /// # Errors
 ///
 /// Those of writing.
-pub fn write_wide(dir: &Path) -> io::Result<()> {
+pub fn write_wide(
+    dir: &Path,
+    change: impl Fn(&str, &[usize], Vec<f32>) -> Vec<f32>,
+) -> io::Result<()> {
     let dimensions = Dimensions {
         hidden: 256,
         intermediate: 512,
         heads: 8,
+        tied: false,
         ..SMALL
     };
-    write_configs(dir, &dimensions, "bfloat16")?;
-    write_weights(dir, &dimensions, Dtype::BF16, |name, shape| {
-        hash_fill(name, shape, 4)
-            .into_iter()
-            .flat_map(|value| half::bf16::from_f32(value).to_le_bytes())
-            .collect()
+    write_configs(dir, &dimensions, "float32")?;
+    write_weights(dir, &dimensions, Dtype::F32, |name, shape| {
+        let values = change(name, shape, hash_fill(name, shape, 4));
+        values.into_iter().flat_map(f32::to_le_bytes).collect()
     })
 }
 
