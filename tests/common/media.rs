@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use gst::prelude::*;
-use gstqwenvl::testing::Hooks;
+use qwen3_vl::load::load;
 
-use super::{Messages, Run};
+use super::{Messages, Run, loader};
 
 pub const DESCRIBE: &str = "Describe the traffic.";
 
@@ -25,10 +25,10 @@ pub fn text<'a>(row: &'a serde_json::Value, field: &str) -> &'a str {
     row[field].as_str().unwrap()
 }
 
-/// A pipeline that decodes a file into `qwenvl name=q` with the real loader.
+/// A pipeline that decodes a file into `qwenvl name=q` with an engine of its own.
 pub fn file(path: &Path, properties: &str) -> Run {
     let line = format!("filesrc name=file ! decodebin ! qwenvl name=q {properties} ! fakesink");
-    let run = Run::new(&line, Hooks::default());
+    let run = Run::new(&line, loader(load));
     let source = run.pipeline.by_name("file").unwrap();
     source.set_property("location", path.to_str().unwrap());
     run
