@@ -164,7 +164,8 @@ impl<M> Timeline<M> {
     }
 
     /// A window ended: its text and where it ends, if it has one. One that was never opened here
-    /// has no place of its own.
+    /// has no place of its own, and none has one before the first segment, where a worker may be ahead
+    /// of a pad that is new.
     pub(super) fn ended(&mut self, id: u64, text: Option<(String, Nanos)>) {
         let place = self
             .entries
@@ -178,6 +179,7 @@ impl<M> Timeline<M> {
                 self.entries.insert(place, Entry::Text { start, end, text });
             }
             (Placing::Span, _) => return,
+            (Placing::Answer { .. }, _) if !self.has_segment() => return,
             (Placing::Answer { hold }, _) => {
                 let start = self.video.max(self.said);
                 let end = start + self.hold(hold);
@@ -193,6 +195,16 @@ impl<M> Timeline<M> {
         }
     }
 
+    /// Whether a segment is in force behind all that has been told so far.
+    fn has_segment(&self) -> bool {
+        let mut entries = self.entries.iter().rev();
+        let last = entries.find_map(|entry| match entry {
+            Entry::Mark { segment, .. } => Some(segment.is_some()),
+            _ => None,
+        });
+        last.unwrap_or(self.placed)
+    }
+
     /// How long a text stands before it is said again.
     fn hold(&self, hold: Nanos) -> Nanos {
         if self.hurried {
@@ -202,9 +214,18 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether this stream may hold the video back: by windows, or by a text for lack of the next one.
+    /// Whether this stream may hold the video back: by windows, or by what it said last for lack of
+    /// more.
     pub(super) fn waits(&self) -> bool {
-        self.placing == Placing::Span || self.last.is_some_and(|last| last <= self.video)
+        self.placing == Placing::Span || self.holds() || (self.placed && self.last.is_none())
+    }
+
+    /// Whether a muxer that is not sparse-aware may stay at the last text: if the video has come to
+    /// it, or if it took it ahead of the video together with the one before, which a text without
+    /// anything behind it makes it do.
+    fn holds(&self) -> bool {
+        let ahead = !self.hurried;
+        self.last.is_some_and(|last| ahead || last <= self.video)
     }
 
     /// What to push now; nothing if the stream has to go on first.
@@ -281,8 +302,7 @@ impl<M> Timeline<M> {
 
     /// Lets a video go on that only another text sets free.
     fn release(&mut self, push: Push) -> Option<Out<M>> {
-        let behind = self.last.is_some_and(|last| last <= self.video);
-        (push == Push::StillStuck && behind).then(|| {
+        (push == Push::StillStuck && self.holds()).then(|| {
             self.hurried = true;
             self.say_nothing()
         })
@@ -302,6 +322,8 @@ impl<M> Timeline<M> {
     /// Up to where a GAP or the text on show goes on, if that is worth saying.
     fn gap_end(&self, stuck: bool) -> Option<Nanos> {
         let to = match self.placing {
+            // Whoever reads a GAP where it starts, and needs more behind it, gets a little more.
+            Placing::Answer { .. } if stuck => self.video + LEAD + LEAST_GAP,
             Placing::Answer { .. } => self.video + LEAD,
             Placing::Span if stuck => self.video + LEAD,
             Placing::Span => match self.entries.front() {
@@ -310,7 +332,8 @@ impl<M> Timeline<M> {
             },
         };
         let least = self.silent_from(stuck) + LEAST_GAP;
-        let repeat = self.forgotten && (stuck || !self.waits());
+        let free = self.placing != Placing::Span && !self.holds();
+        let repeat = self.forgotten && (stuck || free);
         match self.placed {
             true if repeat => Some(to.max(least)),
             true if to >= least => Some(to),
@@ -478,6 +501,44 @@ mod tests {
         );
     }
 
+    /// It reads a GAP where that starts, and the video cannot come to where the next one would be due.
+    #[test]
+    fn such_a_muxer_may_stay_at_a_long_gap() {
+        let mut t = Timeline::new(ANSWER);
+        assert!(!t.waits(), "nothing has been said");
+        t.mark("segment", Some(0));
+        t.video(6 * SECOND);
+        let (start, end) = (0, 6 * SECOND + LEAD);
+        assert_eq!(all(&mut t), [Out::Mark("segment"), Out::Gap { start, end }]);
+        assert!(t.waits());
+        let (start, end) = (end, end + LEAST_GAP);
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
+        let (start, end) = (end, end + LEAST_GAP);
+        assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
+        assert_eq!(t.next(Push::Stuck), None);
+        assert_eq!(t.next(Push::StillStuck), None);
+    }
+
+    /// It has taken both, as its turn at this stream lasts, and waits for a third.
+    #[test]
+    fn such_a_muxer_may_be_ahead_of_the_video() {
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
+        t.video(6 * SECOND);
+        t.ended(0, Some(("one".into(), 0)));
+        t.ended(1, Some(("two".into(), 0)));
+        assert_eq!(all(&mut t).len(), 3);
+        assert_eq!(t.last, Some(10 * SECOND));
+        assert!(t.waits());
+        assert_eq!(t.next(Push::Stuck), None);
+        let (start, end) = (14 * SECOND, 15 * SECOND);
+        let again = text(start, end, "two");
+        assert_eq!(t.next(Push::StillStuck), Some(again));
+        assert_eq!(t.next(Push::StillStuck), Some(Out::Gap { start, end }));
+        assert!(!t.waits(), "each text has something behind it now");
+        assert_eq!(t.next(Push::StillStuck), None);
+    }
+
     #[test]
     fn a_span_that_has_no_window_is_a_gap() {
         let mut t = Timeline::new(Placing::Span);
@@ -512,10 +573,10 @@ mod tests {
     fn a_flush_forgets_all_but_the_count_of_what_is_lost() {
         let mut t = Timeline::new(Placing::Span);
         t.set_placing(ANSWER);
+        t.mark("segment", Some(0));
         for id in 0..=MOST_WAITING as u64 {
             t.ended(id, Some((id.to_string(), 0)));
         }
-        t.mark("segment", Some(0));
         t.flush();
         assert_eq!((all(&mut t), t.lost), (vec![], 1));
         assert!(!t.waits(), "texts still stand where they stood");
@@ -548,12 +609,37 @@ mod tests {
 
     #[test]
     fn a_peer_that_takes_nothing_costs_the_oldest_texts() {
-        let mut t = Timeline::<()>::new(ANSWER);
+        let mut t = Timeline::new(ANSWER);
+        t.mark("segment", Some(0));
         for id in 0..MOST_WAITING as u64 + 3 {
             t.ended(id, Some((id.to_string(), 0)));
         }
         assert_eq!(t.lost, 3);
+        assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
         assert!(matches!(t.next(Push::Free), Some(Out::Text { text, .. }) if text == "3"));
+    }
+
+    #[test]
+    fn outside_of_a_segment_a_text_has_no_place() {
+        let one = || Some(("one".into(), 0));
+        let mut t = Timeline::new(ANSWER);
+        t.ended(0, one());
+        t.mark("segment", Some(0));
+        t.ended(1, one());
+        let texts = |out: Vec<_>| {
+            out.into_iter()
+                .filter(|out| matches!(out, Out::Text { .. }))
+                .count()
+        };
+        assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
+        assert_eq!(texts(all(&mut t)), 1);
+        t.ended(2, one());
+        assert_eq!(texts(all(&mut t)), 1);
+        t.mark("eos", None);
+        t.ended(3, one());
+        assert_eq!(all(&mut t), [Out::Mark("eos")]);
+        t.ended(4, one());
+        assert_eq!(all(&mut t), []);
     }
 
     proptest::proptest! {
