@@ -365,6 +365,28 @@ fn the_latency_of_both_pads() {
     }
 }
 
+/// What upstream can hold, the element can hold and all that it holds itself.
+#[test]
+fn what_is_held_adds_to_both_ends_of_upstreams_latency() {
+    let (min, max) = (ClockTime::from_seconds(1), ClockTime::from_seconds(20));
+    let mut bench = bench(&Manual::new(), true, &[]);
+    let camera = bench.element.static_pad("sink").unwrap().peer().unwrap();
+    let kinds = gst::PadProbeType::QUERY_UPSTREAM | gst::PadProbeType::PUSH;
+    camera.add_probe(kinds, move |_, info| {
+        let query = info.query_mut().map(gst::QueryRef::view_mut);
+        let Some(gst::QueryViewMut::Latency(query)) = query else {
+            return gst::PadProbeReturn::Ok;
+        };
+        query.set(true, min, Some(max));
+        gst::PadProbeReturn::Handled
+    });
+    let src = bench.element.static_pad("src").unwrap();
+    let (all, most) = latency(&src);
+    assert_eq!(most, Some(max + (all - min)));
+    assert!(all > min + ClockTime::from_seconds(4));
+    bench.stop();
+}
+
 #[test]
 fn another_window_duration_is_another_latency() {
     let mut bench = bench(&Manual::new(), true, &[]);

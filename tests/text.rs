@@ -222,7 +222,13 @@ fn muxers_do_not_deadlock() {
             messages.eos && messages.errors.is_empty(),
             "{line}: {messages:?}"
         );
-        assert_eq!(messages.descriptions().len(), 3, "{line}");
+        // A live window that opens before the model is there is dropped.
+        let early = messages.dropped();
+        let loading = early
+            .iter()
+            .all(|why| source.contains("live") && why == "loading");
+        assert!(loading, "{line}: {messages:?}");
+        assert_eq!(messages.descriptions().len() + early.len(), 3, "{line}");
         let said = texts(&seen).into_iter();
         let said: Vec<_> = said
             .filter(|(.., text)| !text.is_empty())
@@ -234,8 +240,8 @@ fn muxers_do_not_deadlock() {
         }
         if mux == "qtmux" {
             let stored = texts_of(&file);
-            // The file's clock is coarser.
-            let near = ClockTime::from_mseconds(10);
+            // The file begins with its first frame, which is not at 0 in a live stream.
+            let near = ClockTime::from_mseconds(100);
             let same = said.len() == stored.len()
                 && std::iter::zip(&said, &stored)
                     .all(|((a, said), (b, stored))| said == stored && a.absdiff(*b) < near);
