@@ -1,0 +1,180 @@
+//! Times the engine on a checkpoint. Prints one JSON object for each part.
+//!
+//! ```text
+//! engine write-2b FOLDER         random weights, 4 GB; needs Qwen's tokenizer (QWEN_TOKENIZER)
+//! engine bench FOLDER [options]
+//!     --part window|first-token|batch|streams    all of them if none is named
+//!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
+//!     --size 320x256  --pairs 4  --tokens 32  --windows 2
+//! ```
+//!
+//! - `window`: vision, prefill and decode of one window after the other. The first one also pays for
+//!   memory that is touched for the first time. `tools/reference/bench_hf.py` times transformers on
+//!   the same input.
+//! - `first-token`: time from the last frame to the first token for windows of 4 to 64 frames, when
+//!   frames come one pair after the other and when all come at once.
+//! - `batch`: tokens a second of 1 to 16 windows that decode together.
+//! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
+
+mod batch;
+mod first_token;
+mod streams;
+mod window;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use lexopt::prelude::*;
+use qwen3_vl::backend::{Generation, Question, WindowHead};
+use qwen3_vl::engine::runner::Runner;
+use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sink::Sink;
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::load::{
+    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load_runner,
+};
+use qwen3_vl::model::KvCache;
+use qwen3_vl::testing;
+use serde_json::{Value, json};
+
+/// Tokens in a pass, as in the engine.
+const PREFILL: usize = 512;
+
+struct Options {
+    load: LoadOptions,
+    parts: Vec<String>,
+    pairs: u32,
+    size: Size,
+    tokens: u32,
+    windows: u32,
+}
+
+pub fn write_2b(mut args: lexopt::Parser) -> anyhow::Result<()> {
+    let folder = PathBuf::from(args.value().context("a folder")?);
+    testing::write_2b(&folder)?;
+    Ok(testing::write_tokenizer(&folder)?)
+}
+
+fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
+    let folder = PathBuf::from(args.value().context("a checkpoint's folder")?);
+    let mut options = Options {
+        load: LoadOptions {
+            source: ModelSource::Folder(folder),
+            device: DeviceChoice::Cpu,
+            dtype: DtypeChoice::Auto,
+            quantization: Quantization::None,
+            kv_memory: None,
+        },
+        parts: Vec::new(),
+        pairs: 4,
+        size: Size {
+            width: 320,
+            height: 256,
+        },
+        tokens: 32,
+        windows: 2,
+    };
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("part") => options.parts.push(args.value()?.string()?),
+            Long("device") => options.load.device = args.value()?.parse()?,
+            Long("dtype") => options.load.dtype = args.value()?.parse()?,
+            Long("quantization") => options.load.quantization = args.value()?.parse()?,
+            Long("pairs") => options.pairs = args.value()?.parse()?,
+            Long("tokens") => options.tokens = args.value()?.parse()?,
+            Long("windows") => options.windows = args.value()?.parse()?,
+            Long("size") => options.size = crate::size(&args.value()?.string()?)?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.parts.is_empty() {
+        options.parts = ["window", "first-token", "batch", "streams"]
+            .map(Into::into)
+            .into();
+    }
+    Ok(options)
+}
+
+pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
+    let options = options(args)?;
+    let start = Instant::now();
+    let (name, mut runner) = load_runner(&options.load, &mut |_| {}, &AtomicBool::new(false))?;
+    let loading = start.elapsed();
+    runner.parts.stop.clear();
+    println!(
+        "{}",
+        json!({ "model": name, "load_s": seconds(loading), "peak_rss_gib": peak_rss_gib() })
+    );
+    for part in &options.parts {
+        let mut figures = match part.as_str() {
+            "window" => window::run(&mut runner, &options)?,
+            "first-token" => first_token::run(&mut runner, &options)?,
+            "batch" => batch::run(&mut runner, &options)?,
+            // The engine takes the runner, so this is the last one.
+            "streams" => {
+                drop(runner);
+                println!("{}", streams::run(&options)?);
+                return Ok(());
+            }
+            other => bail!("unknown part {other}"),
+        };
+        figures["peak_rss_gib"] = peak_rss_gib().into();
+        println!("{figures}");
+    }
+    Ok(())
+}
+
+/// Pairs `first..first + count` of a clip, two frames a second.
+fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = VisionInput> {
+    let frame = move |t: u32| Frame {
+        rgb: testing::clip(t, size, clip).into(),
+        size,
+        seconds: f64::from(t) * 0.5,
+    };
+    (first..first + count)
+        .map(move |pair| VisionInput::Pair([frame(2 * pair), frame(2 * pair + 1)]))
+}
+
+fn sequence(runner: &Runner, id: u64) -> Sequence {
+    let kv = KvCache::new(&runner.parts.model.kv);
+    Sequence::new(id, &WindowHead::default(), Sink::new(Box::new(|_| {})), kv)
+}
+
+fn question(tokens: u32) -> Question {
+    Question {
+        prompt: "Describe the video.".into(),
+        max_tokens: tokens,
+        generation: Generation::default(),
+        seed: 0,
+        emit_tokens: false,
+    }
+}
+
+/// Encodes and prefills all that the sequence has; if it is closed, up to its first token.
+fn prefill(runner: &mut Runner, sequence: &mut Sequence) -> anyhow::Result<()> {
+    while sequence.inputs().next().is_some() {
+        runner.encode_next(&mut [sequence])?;
+    }
+    runner.advance(sequence)?;
+    while sequence.state().pending > 0 && !sequence.state().decoding {
+        runner.forward(vec![(sequence, PREFILL)])?;
+    }
+    Ok(())
+}
+
+fn seconds(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e3).round() / 1e3
+}
+
+/// Most memory that this process has held, from /proc; none elsewhere.
+fn peak_rss_gib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some((kib / 1024.0 / 1024.0 * 100.0).round() / 100.0)
+}
