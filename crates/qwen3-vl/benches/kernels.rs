@@ -1,0 +1,83 @@
+//! The CPU kernels at the sizes of the 2B model's language model: what a token, a few tokens and a
+//! window's prompt cost in its widest linear layer, for each type of weights, and in attention.
+//!
+//! `cargo bench -p qwen3-vl --bench kernels`; whole windows are timed by `engine bench`.
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use half::{bf16, f16};
+use qwen3_vl::cpu::attention::{Block, Shape, attend};
+use qwen3_vl::cpu::dot::DotWeight;
+use qwen3_vl::cpu::matmul::matmul_t;
+use qwen3_vl::cpu::quantized::{Format, QuantizedMatrix};
+use qwen3_vl::testing::weights::hash_fill;
+
+/// Outputs and inputs of the gate and up projections.
+const LAYER: (usize, usize) = (6144, 2048);
+/// Tokens: one window that decodes, 8 and 16 of them, a pair of 320x256, a window of 8 frames.
+const TOKENS: [usize; 5] = [1, 8, 16, 91, 364];
+/// Tokens in a block of the KV cache.
+const BLOCK: usize = 128;
+
+fn linear(c: &mut Criterion) {
+    let (n, k) = LAYER;
+    let weights = hash_fill("w", &[n, k], 1);
+    let x = hash_fill("x", &[TOKENS[4], k], 2);
+    let mut group = c.benchmark_group("linear");
+    group.sample_size(10);
+    let mut time = |name: &str, run: &dyn Fn(&[f32], usize) -> Vec<f32>| {
+        for m in TOKENS {
+            group.throughput(Throughput::Elements(m as u64));
+            let id = BenchmarkId::new(name, m);
+            group.bench_function(id, |b| b.iter(|| run(black_box(&x[..m * k]), m)));
+        }
+    };
+    fn plain<W: DotWeight>(w: &[W]) -> impl Fn(&[f32], usize) -> Vec<f32> {
+        |x, m| matmul_t(x, w, (m, LAYER.0, LAYER.1))
+    }
+    time("f32", &plain(&weights));
+    let halves: Vec<_> = weights.iter().map(|w| bf16::from_f32(*w)).collect();
+    time("bf16", &plain(&halves));
+    let halves: Vec<_> = weights.iter().map(|w| f16::from_f32(*w)).collect();
+    time("f16", &plain(&halves));
+    for (name, format) in [("q8-0", Format::Q8_0), ("q4-k", Format::Q4K)] {
+        let matrix = QuantizedMatrix::quantize(format, LAYER, |rows, out| {
+            out.copy_from_slice(&weights[rows.start * k..rows.end * k]);
+        });
+        time(name, &|x, m| matrix.matmul_t(x, m));
+    }
+}
+
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention");
+    group.sample_size(10);
+    for (queries, keys) in [(1, 400), (1, 3000), (91, 3000), (364, 364)] {
+        let shape = Shape {
+            queries,
+            keys,
+            heads: 16,
+            kv_heads: 8,
+            head_dim: 128,
+            causal: true,
+        };
+        let q = hash_fill("q", &[queries * shape.heads * shape.head_dim], 3);
+        let count = keys.next_multiple_of(BLOCK) * shape.kv_heads * shape.head_dim;
+        let values = hash_fill("kv", &[count], 4);
+        let blocks: Vec<_> = values
+            .chunks_exact(BLOCK * shape.kv_heads * shape.head_dim)
+            .map(|values| Block {
+                keys: values,
+                values,
+            })
+            .collect();
+        let id = BenchmarkId::from_parameter(format!("{queries} of {keys}"));
+        group.bench_function(id, |b| {
+            b.iter(|| attend(black_box(&q), &blocks, BLOCK, shape))
+        });
+    }
+}
+
+criterion_group!(kernels, linear, attention);
+criterion_main!(kernels);
