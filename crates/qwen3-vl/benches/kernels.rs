@@ -16,15 +16,15 @@ use qwen3_vl::testing::weights::hash_fill;
 
 /// Outputs and inputs of the gate and up projections.
 const LAYER: (usize, usize) = (6144, 2048);
-/// Tokens: one window that decodes, 8 and 16 of them, a pair of 320x256, a window of 8 frames.
-const TOKENS: [usize; 5] = [1, 8, 16, 91, 364];
+/// Tokens: one window that decodes, 4 to 32 of them, a pair of 320x256, a window of 8 frames.
+const TOKENS: [usize; 7] = [1, 4, 8, 16, 32, 91, 364];
 /// Tokens in a block of the KV cache.
 const BLOCK: usize = 128;
 
 fn linear(c: &mut Criterion) {
     let (n, k) = LAYER;
     let weights = hash_fill("w", &[n, k], 1);
-    let x = hash_fill("x", &[TOKENS[4], k], 2);
+    let x = hash_fill("x", &[TOKENS[6], k], 2);
     let mut group = c.benchmark_group("linear");
     group.sample_size(10);
     let mut time = |name: &str, run: &dyn Fn(&[f32], usize) -> Vec<f32>| {

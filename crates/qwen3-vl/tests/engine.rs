@@ -346,7 +346,12 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     assert_fails(&liar, Failure::Request, "kv-memory");
     close();
     assert_eq!(answer(&small).tokens, expected);
-    assert_eq!(backend.kv_blocks(), 0);
+    // Whoever hears of the end may look before the engine has let go of the window.
+    let start = Instant::now();
+    while backend.kv_blocks() > 0 {
+        assert!(start.elapsed() < WATCHDOG, "a window keeps its blocks");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Output;
-use super::dot::dots;
+use super::dot::Inputs;
 use super::product::{Columns, multiply};
 use super::transpose::transpose;
 use super::vector;
@@ -177,10 +177,18 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
     let (width, Part { start, len, values }) = (tile.head_dim, part);
     if tile.rows < GEMM_ROWS {
         for i in 0..tile.rows {
-            let q = &tile.q[i * tile.row..][..width];
-            for j in 0..len {
-                scores[i * tile.visible + start + j] =
-                    scale * dots([q], &values[j * tile.kv_row + tile.kv_offset..][..width])[0];
+            let q = Inputs::one(&tile.q[i * tile.row..][..width]);
+            let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
+            let scores = &mut scores[i * tile.visible + start..][..len];
+            let (eights, rest) = scores.as_chunks_mut::<8>();
+            let whole = 8 * eights.len();
+            for (j, eight) in eights.iter_mut().enumerate() {
+                let products = q.dots::<_, 1, 8>(0, std::array::from_fn(|k| key(8 * j + k)));
+                *eight = products.map(|[product]| scale * product);
+            }
+            for (j, score) in rest.iter_mut().enumerate() {
+                let [[product]] = q.dots(0, [key(whole + j)]);
+                *score = scale * product;
             }
         }
         return;

@@ -3,6 +3,8 @@
 //! Written with vector instructions by hand: left to the compiler, the widening of 16-bit weights
 //! comes out four lanes at a time and a decode step is bound by it instead of by memory.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
 use super::vector::Weight;
@@ -35,43 +37,144 @@ dot_weight!(f32, load_f32);
 dot_weight!(bf16, load_bf16);
 dot_weight!(f16, load_f16);
 
-/// One row of weights against `M` inputs of the same length at once, so that a weight is read from
-/// memory only once.
-///
-/// # Panics
-///
-/// If the lengths differ.
-pub fn dots<W: DotWeight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
-    assert!(x.iter().all(|x| x.len() == w.len()), "dots: lengths");
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the CPU has the instructions; the lengths have been checked.
-            return unsafe { x86::dots_avx512(x, w) };
-        }
-        if std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma")
-            && std::arch::is_x86_feature_detected!("f16c")
-        {
-            // SAFETY: as above.
-            return unsafe { x86::dots_avx2(x, w) };
-        }
-    }
-    x.map(|x| dot_portable(x, w))
+/// Vector instructions that this CPU has and the kernels use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// AVX-512: 32 registers of 16 values.
+    Avx512,
+    /// AVX2 with FMA and F16C: 16 registers of 8 values.
+    Avx2,
+    /// None that is known here.
+    Portable,
 }
 
-/// Eight partial sums, which every compiler can keep in vectors.
-fn dot_portable<W: Weight>(x: &[f32], w: &[W]) -> f32 {
-    let mut lanes = [0f32; 8];
-    let (xs, ws) = (x.chunks_exact(8), w.chunks_exact(8));
-    let tail = xs.remainder().iter().zip(ws.remainder());
-    let rest: f32 = tail.map(|(x, w)| x * w.widen()).sum();
-    for (x, w) in xs.zip(ws) {
-        for i in 0..8 {
-            lanes[i] += x[i] * w[i].widen();
+impl Level {
+    /// What this CPU has.
+    pub fn of_this_cpu() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+                && std::arch::is_x86_feature_detected!("f16c")
+            {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    fn lanes(self) -> usize {
+        match self {
+            Self::Avx512 => 16,
+            Self::Avx2 | Self::Portable => 8,
         }
     }
-    lanes.iter().sum::<f32>() + rest
+}
+
+/// Input rows, vector by vector: the first vectors of all rows, then the second ones. Rows as they
+/// lie in a matrix are most often a power of two apart, and more than a few of those do not fit into
+/// a first-level cache at once.
+pub struct Inputs<'a> {
+    level: Level,
+    values: Cow<'a, [f32]>,
+    rows: usize,
+    len: usize,
+}
+
+impl<'a> Inputs<'a> {
+    /// One row, which needs no other place.
+    pub fn one(x: &'a [f32]) -> Self {
+        Self {
+            level: Level::of_this_cpu(),
+            values: Cow::Borrowed(x),
+            rows: 1,
+            len: x.len(),
+        }
+    }
+
+    /// The rows of `x` `[rows, len]`.
+    ///
+    /// # Panics
+    ///
+    /// If `x` does not have that size.
+    pub fn new(x: &'a [f32], rows: usize, len: usize) -> Self {
+        assert!(x.len() == rows * len, "inputs: size");
+        match rows {
+            1 => Self::one(x),
+            _ => Self::laid_out(Level::of_this_cpu(), x, rows, len),
+        }
+    }
+
+    fn laid_out(level: Level, x: &[f32], rows: usize, len: usize) -> Self {
+        let lanes = level.lanes();
+        let mut values = vec![0.0; rows * len.next_multiple_of(lanes)];
+        for (row, x) in x.chunks_exact(len.max(1)).enumerate() {
+            for (step, part) in x.chunks(lanes).enumerate() {
+                values[(step * rows + row) * lanes..][..part.len()].copy_from_slice(part);
+            }
+        }
+        Self {
+            level,
+            values: Cow::Owned(values),
+            rows,
+            len,
+        }
+    }
+
+    /// Vector instructions that they are laid out for.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// `N` rows of weights against the `M` rows from `first` on, so that a weight is read from memory
+    /// and widened once for `M` inputs and an input read once for `N` weights. What comes out for a
+    /// pair does not depend on what else is in the call: a window's answer is the same alone and in a
+    /// batch.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such rows or the lengths differ.
+    pub fn dots<W: DotWeight, const M: usize, const N: usize>(
+        &self,
+        first: usize,
+        w: [&[W]; N],
+    ) -> [[f32; M]; N] {
+        assert!(first + M <= self.rows, "dots: rows");
+        assert!(w.iter().all(|w| w.len() == self.len), "dots: lengths");
+        let x = &self.values[first * self.level.lanes()..];
+        match self.level {
+            // SAFETY: the CPU has the instructions; every vector of the M rows is inside.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::dots_avx512(x, self.rows, w) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::dots_avx2(x, self.rows, w) },
+            _ => dots_portable(x, self.rows, w),
+        }
+    }
+}
+
+/// Eight partial sums for each pair, which every compiler can keep in vectors.
+fn dots_portable<W: Weight, const M: usize, const N: usize>(
+    x: &[f32],
+    rows: usize,
+    w: [&[W]; N],
+) -> [[f32; M]; N] {
+    w.map(|w| {
+        std::array::from_fn(|m| {
+            let mut lanes = [0f32; 8];
+            for (step, w) in w.chunks(8).enumerate() {
+                let x = &x[(step * rows + m) * 8..];
+                for ((lane, x), w) in lanes.iter_mut().zip(x).zip(w) {
+                    *lane += x * w.widen();
+                }
+            }
+            lanes.iter().sum()
+        })
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -173,51 +276,70 @@ pub mod x86 {
 
     /// # Safety
     ///
-    /// The CPU has AVX-512F; all slices are of one length.
+    /// The CPU has AVX-512F; all of `w` are of one length; `x` has `M` of `rows` rows of that length
+    /// in the layout of [`super::Inputs`].
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn dots_avx512<W: DotWeight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
+    pub unsafe fn dots_avx512<W: DotWeight, const M: usize, const N: usize>(
+        x: &[f32],
+        rows: usize,
+        w: [&[W]; N],
+    ) -> [[f32; M]; N] {
         // SAFETY: promised by the caller.
-        unsafe { dots::<Avx512, W, M>(x, w) }
+        unsafe { dots::<Avx512, W, M, N>(x, rows, w) }
     }
 
     /// # Safety
     ///
-    /// The CPU has AVX2, FMA and F16C; all slices are of one length.
+    /// The CPU has AVX2, FMA and F16C; the rest is as for [`dots_avx512`].
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn dots_avx2<W: DotWeight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
+    pub unsafe fn dots_avx2<W: DotWeight, const M: usize, const N: usize>(
+        x: &[f32],
+        rows: usize,
+        w: [&[W]; N],
+    ) -> [[f32; M]; N] {
         // SAFETY: promised by the caller.
-        unsafe { dots::<Avx2, W, M>(x, w) }
+        unsafe { dots::<Avx2, W, M, N>(x, rows, w) }
     }
 
-    /// Independent sums for each input, so that the latency of an addition is hidden.
-    const SUMS: usize = 4;
-
+    /// One sum for each pair: eight or more pairs hide the latency of an addition.
+    ///
     /// # Safety
     ///
-    /// The CPU has `S`'s instructions; all slices are of one length.
+    /// The CPU has `S`'s instructions; the rest is as for [`dots_avx512`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // two arrays at one index
-    unsafe fn dots<S: Simd, W: DotWeight, const M: usize>(x: [&[f32]; M], w: &[W]) -> [f32; M] {
-        // SAFETY: `at + LANES <= len` for every load.
+    #[allow(clippy::needless_range_loop)] // several arrays at one index
+    unsafe fn dots<S: Simd, W: DotWeight, const M: usize, const N: usize>(
+        x: &[f32],
+        rows: usize,
+        w: [&[W]; N],
+    ) -> [[f32; M]; N] {
+        let len = w.first().map_or(0, |w| w.len());
+        let steps = len / S::LANES;
+        // SAFETY: `at + LANES <= len` for every load of w; x has those vectors for all of its rows.
         unsafe {
-            let mut sums = [[S::zero(); SUMS]; M];
-            let step = S::LANES * SUMS;
-            let whole = w.len() / step * step;
-            for base in (0..whole).step_by(step) {
-                for part in 0..SUMS {
-                    let at = base + part * S::LANES;
-                    let weights = W::load::<S>(w.as_ptr().add(at));
-                    for m in 0..M {
-                        let values = S::load_f32(x[m].as_ptr().add(at));
-                        sums[m][part] = S::multiply_add(values, weights, sums[m][part]);
+            let mut sums = [[S::zero(); M]; N];
+            for step in 0..steps {
+                let mut weights = [S::zero(); N];
+                for n in 0..N {
+                    weights[n] = W::load::<S>(w[n].as_ptr().add(step * S::LANES));
+                }
+                for m in 0..M {
+                    let value = S::load_f32(x.as_ptr().add((step * rows + m) * S::LANES));
+                    for n in 0..N {
+                        sums[n][m] = S::multiply_add(value, weights[n], sums[n][m]);
                     }
                 }
             }
-            let mut out = [0f32; M];
-            for m in 0..M {
-                let rest = x[m][whole..].iter().zip(&w[whole..]);
-                out[m] = rest.map(|(x, w)| x * w.widen()).sum::<f32>()
-                    + sums[m].into_iter().map(|sum| S::sum(sum)).sum::<f32>();
+            let mut out = [[0f32; M]; N];
+            for n in 0..N {
+                let rest = &w[n][steps * S::LANES..];
+                for m in 0..M {
+                    out[n][m] = S::sum(sums[n][m]);
+                    if !rest.is_empty() {
+                        let x = &x[(steps * rows + m) * S::LANES..];
+                        out[n][m] += rest.iter().zip(x).map(|(w, x)| x * w.widen()).sum::<f32>();
+                    }
+                }
             }
             out
         }
@@ -245,16 +367,38 @@ mod tests {
             let close = |got: f32| assert!((f64::from(got) - want).abs() < 1e-3, "{got} {want}");
             let w16: Vec<f16> = w.iter().map(|w| f16::from_f32(w.widen())).collect();
             let w32: Vec<f32> = w.iter().map(|w| w.widen()).collect();
-            dots([&x], &w).into_iter().for_each(close);
-            dots([&x; 4], &w).into_iter().for_each(close);
-            dots([&x], &w16).into_iter().for_each(close);
-            dots([&x], &w32).into_iter().for_each(close);
-            close(dot_portable(&x, &w));
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("avx2") {
-                // SAFETY: the CPU has the instructions (FMA and F16C came with AVX2).
-                let got = unsafe { x86::dots_avx2([x.as_slice(); 2], &w16) };
-                got.into_iter().for_each(close);
+            // The second of three rows, and all of four: the others are another number each.
+            let rows: Vec<f32> = (0..4)
+                .flat_map(|m| x.iter().map(move |x| x * m as f32))
+                .collect();
+            let inputs = Inputs::new(&rows[..3 * len], 3, len);
+            close(inputs.dots::<_, 1, 1>(1, [&w])[0][0]);
+            close(Inputs::one(&x).dots::<_, 1, 8>(0, [&w32; 8])[7][0]);
+            let inputs = Inputs::new(&rows, 4, len);
+            let check = |got: [f32; 4]| {
+                for (m, got) in got.into_iter().enumerate() {
+                    let error = f64::from(got) - want * m as f64;
+                    assert!(error.abs() < 4e-3, "{m}: {got} {want}");
+                }
+            };
+            inputs
+                .dots::<_, 4, 4>(0, [&w; 4])
+                .into_iter()
+                .for_each(check);
+            inputs
+                .dots::<_, 4, 2>(0, [&w16; 2])
+                .into_iter()
+                .for_each(check);
+            // The other layouts.
+            for level in [Level::Avx2, Level::Portable] {
+                if level == Level::Avx2 && Level::of_this_cpu() == Level::Portable {
+                    continue;
+                }
+                let inputs = Inputs::laid_out(level, &rows, 4, len);
+                inputs
+                    .dots::<_, 4, 2>(0, [&w16; 2])
+                    .into_iter()
+                    .for_each(check);
             }
         }
     }

@@ -6,13 +6,13 @@
 use rayon::prelude::*;
 
 use super::Output;
-use super::dot::{DotWeight, dots};
+use super::dot::{DotWeight, Inputs, Level};
 use super::product::{Columns, multiply};
 use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
 /// weights for a matrix product.
-const FEW_ROWS: usize = 32;
+const FEW_ROWS: usize = 16;
 /// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.
@@ -34,16 +34,13 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usiz
     // Clearing it first would cost a few per cent.
     let mut out = Vec::with_capacity(m * n);
     let output = Output(out.as_mut_ptr());
-    let panel = if m <= FEW_ROWS {
-        few_rows_panel(n)
-    } else {
-        PANEL
-    };
+    let few = (m <= FEW_ROWS).then(|| Inputs::new(x, m, k));
+    let panel = few.as_ref().map_or(PANEL, |_| few_rows_panel(n));
     w.par_chunks(panel * k)
         .enumerate()
         .for_each_init(Vec::new, |scratch, (index, w)| {
             let first = index * panel;
-            if m <= FEW_ROWS {
+            if let Some(x) = &few {
                 few_rows(x, w, output, first, (m, n, k));
             } else {
                 let rows = w.len() / k;
@@ -94,30 +91,76 @@ pub(super) unsafe fn many_rows(
 
 /// Enough panels for every core, not so many that a task is too short.
 pub(super) fn few_rows_panel(n: usize) -> usize {
-    n.div_ceil(rayon::current_num_threads() * 8).clamp(16, 1024)
+    let panel = n.div_ceil(rayon::current_num_threads() * 8);
+    panel.clamp(16, 1024).next_multiple_of(TOGETHER)
 }
 
+/// Rows of weights that stay in a core's first-level cache while all rows of x meet them.
+const TOGETHER: usize = 24;
+
 fn few_rows<W: DotWeight>(
-    x: &[f32],
+    x: &Inputs<'_>,
     w: &[W],
     output: Output,
     first: usize,
     (m, n, k): (usize, usize, usize),
 ) {
-    for (row, w) in w.chunks_exact(k).enumerate() {
-        // SAFETY: i < m and the column belongs to this task alone.
-        let put = |i: usize, value: f32| unsafe { *output.at(i * n + first + row) = value };
-        let row_of = |i: usize| &x[i * k..(i + 1) * k];
-        let fours = m / 4 * 4;
-        for i in (0..fours).step_by(4) {
-            let values = dots([row_of(i), row_of(i + 1), row_of(i + 2), row_of(i + 3)], w);
-            values
-                .into_iter()
-                .enumerate()
-                .for_each(|(j, value)| put(i + j, value));
+    for (group, w) in w.chunks(TOGETHER * k).enumerate() {
+        let task = FewRows {
+            x,
+            w,
+            output,
+            first: first + group * TOGETHER,
+            n,
+            k,
+        };
+        let mut i = 0;
+        while i < m {
+            // As many sums as the registers hold, and as few loads and widened weights for them.
+            i += match m - i {
+                1 => task.run::<1, 8>(i),
+                2 => task.run::<2, 4>(i),
+                3 => task.run::<3, 4>(i),
+                8.. if x.level() == Level::Avx512 => task.run::<8, 3>(i),
+                _ if x.level() == Level::Avx512 => task.run::<4, 4>(i),
+                _ => task.run::<4, 2>(i),
+            };
         }
-        for i in fours..m {
-            put(i, dots([row_of(i)], w)[0]);
+    }
+}
+
+/// Some rows of weights and the columns of the output from `first` on, which are theirs.
+struct FewRows<'a, W> {
+    x: &'a Inputs<'a>,
+    w: &'a [W],
+    output: Output,
+    first: usize,
+    n: usize,
+    k: usize,
+}
+
+impl<W: DotWeight> FewRows<'_, W> {
+    /// `M` rows of x from row i on with all rows of weights, `N` at a time. Returns `M`.
+    fn run<const M: usize, const N: usize>(&self, i: usize) -> usize {
+        let groups = self.w.chunks_exact(N * self.k);
+        let (rest, whole) = (groups.remainder(), groups.len() * N);
+        for (group, w) in groups.enumerate() {
+            let w = std::array::from_fn(|n| &w[n * self.k..][..self.k]);
+            self.put(i, group * N, self.x.dots::<W, M, N>(i, w));
+        }
+        for (row, w) in rest.chunks_exact(self.k).enumerate() {
+            self.put(i, whole + row, self.x.dots::<W, M, 1>(i, [w]));
+        }
+        M
+    }
+
+    fn put<const M: usize, const N: usize>(&self, i: usize, row: usize, values: [[f32; M]; N]) {
+        for (n, values) in values.into_iter().enumerate() {
+            for (m, value) in values.into_iter().enumerate() {
+                let place = (i + m) * self.n + self.first + row + n;
+                // SAFETY: row and column are inside, and the column belongs to this task alone.
+                unsafe { *self.output.at(place) = value };
+            }
         }
     }
 }
