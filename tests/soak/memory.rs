@@ -41,9 +41,9 @@ impl Memory {
         minutes.last().unwrap_or(&0.0) - minutes.first().unwrap_or(&0.0)
     }
 
-    /// MiB a minute after the first minute, by least squares.
-    pub fn slope(&self) -> f64 {
-        let samples = self.0.get(60..).unwrap_or_default();
+    /// MiB a minute after the first minute, by least squares; none of less than two samples.
+    pub fn slope(&self) -> Option<f64> {
+        let samples = self.0.get(60..).filter(|samples| samples.len() > 1)?;
         let n = samples.len() as f64;
         let middle = (n - 1.0) / 2.0;
         let mean = samples.iter().sum::<f64>() / n;
@@ -51,6 +51,6 @@ impl Memory {
         let both = |(i, mib): (usize, &f64)| seconds(i) * (mib - mean);
         let over: f64 = samples.iter().enumerate().map(both).sum();
         let under: f64 = (0..samples.len()).map(|i| seconds(i).powi(2)).sum();
-        60.0 * over / under
+        Some(60.0 * over / under)
     }
 }

@@ -1,7 +1,8 @@
 //! Eight live streams with random faults, for MINUTES: see `common::life` for what happens to them and
-//! what must stay true. Three of them have the demo model, two hold their video (`attach=window`).
+//! what must stay true. Three of them have the demo model and share its engine, with `--one-engine` all
+//! of them; two hold their video (`attach=window`).
 //!
-//! `soak MINUTES [--seed SEED]`; run it by `scripts/soak`.
+//! `soak MINUTES [--seed SEED] [--one-engine]`; run it by `scripts/soak`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../common/mod.rs"]
@@ -21,6 +22,7 @@ use common::life::{Life, Op, Way, any_op};
 use common::wait_until;
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
+use lexopt::prelude::*;
 use memory::Memory;
 use proptest::sample::select;
 use proptest::strategy::{Strategy, ValueTree};
@@ -78,19 +80,19 @@ impl Stream {
     }
 }
 
-fn way(stream: u64) -> Way {
+fn way(stream: u64, one_engine: bool) -> Way {
     Way {
         live: true,
-        demo: stream < 3,
+        demo: one_engine || stream < 3,
         holds: stream == 0 || stream == 3,
         paced: true,
     }
 }
 
 /// Lives one life after the other until `stop`.
-fn live(number: u64, seed: u64, start: Instant, stop: &AtomicBool, stream: &Stream) {
+fn live(number: u64, options: Options, start: Instant, stop: &AtomicBool, stream: &Stream) {
     let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[..8].copy_from_slice(&options.seed.to_le_bytes());
     bytes[8..16].copy_from_slice(&number.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
@@ -100,7 +102,7 @@ fn live(number: u64, seed: u64, start: Instant, stop: &AtomicBool, stream: &Stre
         *stream.doing.lock().unwrap() = (start.elapsed().as_secs(), format!("{what:?}"));
     };
     while !stop.load(Ordering::Relaxed) {
-        let mut life = Life::new(way(number));
+        let mut life = Life::new(way(number, options.one_engine));
         *stream.ledger.lock().unwrap() = life.ledger.clone();
         for _ in 0..LIFE {
             if stop.load(Ordering::Relaxed) {
@@ -203,20 +205,33 @@ fn watch(
     unreachable!("seconds do not end")
 }
 
-fn arguments() -> anyhow::Result<(u64, u64)> {
-    let usage = "soak MINUTES [--seed SEED]";
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (minutes, seed) = match &arguments[..] {
-        [minutes] => (minutes, None),
-        [minutes, option, seed] if option == "--seed" => (minutes, Some(seed)),
-        _ => bail!("{usage}"),
-    };
-    let clock = SystemTime::UNIX_EPOCH.elapsed()?.as_millis() as u64;
-    let seed = seed.map_or(Ok(clock), |seed| seed.parse());
-    Ok((minutes.parse().context(usage)?, seed.context(usage)?))
+#[derive(Clone, Copy)]
+struct Options {
+    minutes: u64,
+    seed: u64,
+    one_engine: bool,
 }
 
-fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
+fn options() -> anyhow::Result<Options> {
+    let clock = SystemTime::UNIX_EPOCH.elapsed()?.as_millis() as u64;
+    let (mut minutes, mut seed, mut one_engine) = (None, clock, false);
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Value(value) if minutes.is_none() => minutes = Some(value.parse()?),
+            Long("seed") => seed = arguments.value()?.parse()?,
+            Long("one-engine") => one_engine = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Options {
+        minutes: minutes.context("soak MINUTES [--seed SEED] [--one-engine]")?,
+        seed,
+        one_engine,
+    })
+}
+
+fn soak(options: Options) -> anyhow::Result<()> {
     let start = Instant::now();
     let stop = Arc::new(AtomicBool::new(false));
     let mut witness = None;
@@ -225,27 +240,27 @@ fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
         .zip(streams.iter().cloned())
         .map(|(i, stream)| {
             let stop = stop.clone();
-            thread::spawn(move || live(i, seed, start, &stop, &stream))
+            thread::spawn(move || live(i, options, start, &stop, &stream))
         });
     let threads = threads.collect();
     let end = || {
         witness.get_or_insert_with(Witness::new);
         stop.store(true, Ordering::Relaxed);
     };
-    let memory = watch(minutes, start, end, &streams, threads)?;
+    let memory = watch(options.minutes, start, end, &streams, threads)?;
     if let Some(witness) = witness {
         witness.check();
     }
     let growth = memory.growth();
     println!(
         "Memory by minute (the most, MiB): {:.1?}\nLast minute - first minute: {growth:.1} MiB; \
-         slope after the first minute: {:.3} MiB a minute",
+         slope after the first minute: {:.3?} MiB a minute",
         memory.minutes(),
         memory.slope()
     );
     for (number, stream) in streams.iter().enumerate() {
         let [answers, drops, errors] = stream.counts();
-        let way = way(number as u64);
+        let way = way(number as u64, options.one_engine);
         println!("stream {number}: {answers} answers, {drops} drops, {errors} errors, {way:?}");
         ensure!(answers > 0, "stream {number} has described nothing");
     }
@@ -254,10 +269,11 @@ fn soak(minutes: u64, seed: u64) -> anyhow::Result<()> {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let (minutes, seed) = arguments()?;
+    let options = options()?;
+    let Options { minutes, seed, .. } = options;
     println!("{STREAMS} streams, {minutes} minutes, --seed {seed}");
     common::init();
-    if let Err(error) = soak(minutes, seed) {
+    if let Err(error) = soak(options) {
         println!("FAILED, --seed {seed}: {error}");
         if error.is::<StandsStill>() {
             // Time to look at it.
