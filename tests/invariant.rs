@@ -19,10 +19,11 @@ proptest! {
     #[test]
     fn every_window_ends_once(
         live in any::<bool>(),
+        holds in prop::bool::weighted(0.3),
         ops in prop::collection::vec(any_op(10), 1..60),
         end in prop::sample::select(vec![Op::Eos, Op::Seek, Op::Restart(gst::State::Ready)]),
     ) {
-        let mut life = Life::new(Way::new(live));
+        let mut life = Life::new(Way { holds, ..Way::new(live) });
         for op in ops {
             life.step(op);
         }

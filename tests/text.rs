@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::bench::Bench;
+use common::bench::{Bench, CAPS};
 use common::manual::Manual;
 use common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
@@ -493,31 +493,133 @@ fn a_flush_forgets_what_the_worker_is_at() {
     assert_eq!(starts, [ClockTime::ZERO, 4 * ClockTime::SECOND]);
 }
 
+/// What came to the peer of a bench's text pad.
+#[derive(Clone, Debug)]
+enum Got {
+    Event(gst::Event),
+    Text,
+}
+
+/// Requests the text pad and links it to a peer that takes everything.
+fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
+    let got = Arc::new(Mutex::new(Vec::new()));
+    let (events, texts) = (got.clone(), got.clone());
+    let reader = gst::Pad::builder(gst::PadDirection::Sink)
+        .event_function(move |pad, parent, event| {
+            events.lock().unwrap().push(Got::Event(event.clone()));
+            gst::Pad::event_default(pad, parent, event)
+        })
+        .chain_function(move |_, _, _| {
+            texts.lock().unwrap().push(Got::Text);
+            Ok(gst::FlowSuccess::Ok)
+        })
+        .build();
+    reader.set_active(true).unwrap();
+    let text = bench.element.request_pad_simple("text").unwrap();
+    text.link(&reader).unwrap();
+    (reader, got)
+}
+
 /// Upstream says again where it is, but not that it begins.
 #[test]
 fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
     bench.event(gst::event::FlushStart::new());
     bench.event(gst::event::FlushStop::new(true));
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let note = seen.clone();
-    let reader = gst::Pad::builder(gst::PadDirection::Sink)
-        .event_function(move |pad, parent, event| {
-            note.lock().unwrap().push(event.type_());
-            gst::Pad::event_default(pad, parent, event)
-        })
-        .build();
-    reader.set_active(true).unwrap();
-    let text = bench.element.request_pad_simple("text").unwrap();
-    text.link(&reader).unwrap();
+    let (_reader, got) = read(&bench);
     let segment = gst::FormattedSegment::<ClockTime>::new();
     bench.event(gst::event::Segment::new(&segment));
-    wait_until("the segment", || seen.lock().unwrap().len() >= 3);
+    wait_until("the segment", || got.lock().unwrap().len() >= 3);
+    let kinds: Vec<_> = got.lock().unwrap()[..3]
+        .iter()
+        .map(|got| match got {
+            Got::Event(event) => Some(event.type_()),
+            Got::Text => None,
+        })
+        .collect();
     let first = [
         gst::EventType::StreamStart,
         gst::EventType::Caps,
         gst::EventType::Segment,
     ];
-    assert_eq!(seen.lock().unwrap()[..3], first);
+    assert_eq!(kinds, first.map(Some));
+    bench.stop();
+}
+
+/// The segments of `got` so far, and before them the group of the stream.
+fn segments(got: &Mutex<Vec<Got>>) -> (Option<gst::GroupId>, Vec<gst::Segment>) {
+    let (mut group, mut segments) = (None, Vec::new());
+    for got in got.lock().unwrap().iter() {
+        let Got::Event(event) = got else { continue };
+        match event.view() {
+            gst::EventView::StreamStart(start) => group = start.group_id(),
+            gst::EventView::Segment(segment) => segments.push(segment.segment().clone()),
+            _ => (),
+        }
+    }
+    (group, segments)
+}
+
+/// Answers come, and GAPs say so, when the video is through: only backwards is there a stop.
+#[test]
+fn the_text_stream_is_of_the_videos_group_and_ends_later() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
+    let group = gst::GroupId::next();
+    let start = gst::event::StreamStart::builder("camera").group_id(group);
+    bench.event(start.build());
+    bench.event(gst::event::Caps::new(&CAPS.parse().unwrap()));
+    let stop = 10 * ClockTime::SECOND;
+    let mut segment = gst::FormattedSegment::<ClockTime>::new();
+    segment.set_stop(stop);
+    bench.event(gst::event::Segment::new(&segment));
+    let (_reader, got) = read(&bench);
+    segment.set_rate(-1.0);
+    bench.event(gst::event::Segment::new(&segment));
+    wait_until("both segments", || segments(&got).1.len() == 2);
+    let (of_text, segments) = segments(&got);
+    assert_eq!(of_text, Some(group));
+    let stops = segments.iter().map(|segment| segment.stop());
+    let wanted = [None, Some(gst::GenericFormattedValue::from(stop))];
+    let wanted = wanted.map(|stop| stop.unwrap_or(ClockTime::NONE.into()));
+    assert!(stops.eq(wanted), "{segments:?}");
+    bench.stop();
+}
+
+#[test]
+fn a_segment_comes_behind_the_texts_of_the_one_before() {
+    let backend = Manual::new();
+    let properties = [("window-duration", "2000000000"), ("text-timing", "span")];
+    let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready();
+    let (_reader, got) = read(&bench);
+    bench.frames(0..2000);
+    let segment = gst::FormattedSegment::<ClockTime>::new();
+    bench.event(gst::event::Segment::new(&segment));
+    bench.frames(0..500);
+    backend.take().answer();
+    wait_until("the other segment", || segments(&got).1.len() == 2);
+    let got = got.lock().unwrap();
+    let text = got.iter().position(|got| matches!(got, Got::Text));
+    let last = got.iter().rposition(
+        |got| matches!(got, Got::Event(event) if event.type_() == gst::EventType::Segment),
+    );
+    assert!(text.is_some() && text < last, "{got:?}");
+    drop(got);
+    bench.stop();
+}
+
+/// How late a text is shown, and what its peer could take, is not the video's concern.
+#[test]
+fn what_the_peer_of_the_text_says_reaches_upstream_if_it_is_for_all() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
+    let (reader, _got) = read(&bench);
+    while bench.harness.try_pull_upstream_event().is_some() {}
+    let late = gst::event::Qos::new(gst::QOSType::Underflow, 1.0, 0, ClockTime::ZERO);
+    assert!(reader.push_event(late));
+    assert!(reader.push_event(gst::event::Reconfigure::new()));
+    let structure = gst::Structure::new_empty("any");
+    assert!(reader.push_event(gst::event::CustomUpstream::new(structure)));
+    let event = bench.harness.try_pull_upstream_event().unwrap();
+    assert_eq!(event.type_(), gst::EventType::CustomUpstream);
+    assert!(bench.harness.try_pull_upstream_event().is_none());
     bench.stop();
 }

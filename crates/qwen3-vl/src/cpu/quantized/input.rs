@@ -11,6 +11,9 @@ pub struct Rows {
     scales: Vec<f32>,
     /// Sum of a block, as rounded.
     sums: Vec<f32>,
+    /// -128 times the sum of each four whole numbers: what a product with weights that are raised by
+    /// 128 starts from.
+    starts: Vec<i32>,
     width: usize,
 }
 
@@ -20,6 +23,7 @@ pub struct Row<'a> {
     pub values: &'a [i8],
     pub scales: &'a [f32],
     pub sums: &'a [f32],
+    pub starts: &'a [i32],
 }
 
 impl Rows {
@@ -30,6 +34,7 @@ impl Rows {
             values: vec![0; x.len()],
             scales: vec![0.0; blocks],
             sums: vec![0.0; blocks],
+            starts: vec![0; x.len() / 4],
             width,
         };
         let per_row = width / BLOCK;
@@ -37,11 +42,15 @@ impl Rows {
             .par_chunks_mut(width)
             .zip(rows.scales.par_chunks_mut(per_row))
             .zip(rows.sums.par_chunks_mut(per_row))
+            .zip(rows.starts.par_chunks_mut(width / 4))
             .zip(x.par_chunks(width))
-            .for_each(|(((values, scales), sums), x)| {
+            .for_each(|((((values, scales), sums), starts), x)| {
                 let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks_exact(BLOCK));
                 for (i, (values, x)) in blocks.enumerate() {
                     (scales[i], sums[i]) = round(x, values);
+                }
+                for (start, four) in starts.iter_mut().zip(values.chunks_exact(4)) {
+                    *start = -128 * four.iter().map(|value| i32::from(*value)).sum::<i32>();
                 }
             });
         rows
@@ -54,6 +63,7 @@ impl Rows {
             values: &self.values[i * width..][..width],
             scales: &self.scales[i * blocks..][..blocks],
             sums: &self.sums[i * blocks..][..blocks],
+            starts: &self.starts[i * width / 4..][..width / 4],
         }
     }
 }

@@ -43,7 +43,21 @@ fn product(x: &[f32], w: &[f32], k: usize) -> Vec<(f64, f64)> {
 }
 
 fn check(format: Format, m: usize, bound: f64, run: impl Fn(&QuantizedMatrix, &[f32]) -> Vec<f32>) {
-    let (n, k) = (70, 512);
+    // Of narrow blocks also numbers of them that no kernel has a whole step for.
+    for k in [512, 32, 96, 160, 224] {
+        if k % format.block() == 0 {
+            check_width(format, (m, k), bound, &run);
+        }
+    }
+}
+
+fn check_width(
+    format: Format,
+    (m, k): (usize, usize),
+    bound: f64,
+    run: impl Fn(&QuantizedMatrix, &[f32]) -> Vec<f32>,
+) {
+    let n = 70;
     let (matrix, wide) = matrix(format, (n, k));
     let x = values(m * k, 5);
     let got = run(&matrix, &x);

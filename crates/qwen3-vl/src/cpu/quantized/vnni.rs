@@ -48,27 +48,76 @@ pub fn available() -> bool {
 pub unsafe fn dots_q8_0<const M: usize>(w: &[BlockQ8_0], x: [Row<'_>; M]) -> [f32; M] {
     let blocks = w.as_ptr().cast::<Q8_0>();
     // Two sums, so that one addition need not wait for the last.
-    let mut sums = [[_mm256_setzero_ps(); 2]; M];
-    for i in 0..w.len() {
-        // SAFETY: the layouts are the same; every x has a scale and 32 values for each block.
-        unsafe {
-            let block = &*blocks.add(i);
-            let weights = _mm256_loadu_si256(block.values.as_ptr().cast());
-            // The instruction wants one side without sign: |w| times x with the sign of w.
-            let negative = _mm256_movepi8_mask(weights);
-            let weights = _mm256_abs_epi8(weights);
-            let scale = widen(block.scale);
-            for m in 0..M {
-                let values = _mm256_loadu_si256(x[m].values.as_ptr().add(32 * i).cast());
-                let values = _mm256_mask_sub_epi8(values, negative, _mm256_setzero_si256(), values);
-                let products = _mm256_dpbusd_epi32(_mm256_setzero_si256(), weights, values);
-                let scale = _mm256_set1_ps(scale * x[m].scales.get_unchecked(i));
-                let sum = &mut sums[m][i % 2];
-                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scale, *sum);
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    let fours = w.len() / 4 * 4;
+    // SAFETY: the layouts are the same; every x has what belongs to each block.
+    unsafe {
+        for i in (0..fours).step_by(4) {
+            for part in 0..2 {
+                two_q8_0(blocks, x, i + 2 * part, part, &mut sums);
             }
         }
+        if w.len() >= fours + 2 {
+            two_q8_0(blocks, x, fours, 0, &mut sums);
+        }
     }
-    sums.map(|[a, b]| total(_mm256_add_ps(a, b)))
+    let mut out = sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)));
+    if let Some(i) = (w.len() % 2 == 1).then(|| w.len() - 1) {
+        // SAFETY: as above.
+        let last = unsafe { &*blocks.add(i) };
+        for m in 0..M {
+            let values = &x[m].values[32 * i..];
+            let pairs = last.values.iter().zip(values);
+            let sum: i32 = pairs.map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
+            out[m] += sum as f32 * last.scale.to_f32() * x[m].scales[i];
+        }
+    }
+    out
+}
+
+/// Blocks i and i + 1, added to the sums `part`.
+///
+/// # Safety
+///
+/// As for [`dots_q8_0`]; there are these blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+unsafe fn two_q8_0<const M: usize>(
+    blocks: *const Q8_0,
+    x: [Row<'_>; M],
+    i: usize,
+    part: usize,
+    sums: &mut [[__m512; 2]; M],
+) {
+    let zero = _mm512_setzero_si512();
+    let second = _mm512_inserti64x4::<1>(zero, _mm256_set1_epi32(1));
+    // SAFETY: promised by the caller.
+    unsafe {
+        let (a, b) = (&*blocks.add(i), &*blocks.add(i + 1));
+        let weights = _mm512_inserti64x4::<1>(
+            _mm512_castsi256_si512(_mm256_loadu_si256(a.values.as_ptr().cast())),
+            _mm256_loadu_si256(b.values.as_ptr().cast()),
+        );
+        // The instruction wants one side without sign: weights raised by 128, which is what the sums
+        // of x start from.
+        let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
+        let scales = u32::from(a.scale.to_bits()) | u32::from(b.scale.to_bits()) << 16;
+        let scales = _mm256_permutexvar_epi16(
+            _mm256_inserti128_si256::<1>(_mm256_setzero_si256(), _mm_set1_epi16(1)),
+            _mm256_set1_epi32(scales as i32),
+        );
+        let scales = _mm512_cvtph_ps(scales);
+        for m in 0..M {
+            let values = _mm512_loadu_si512(x[m].values.as_ptr().add(32 * i).cast());
+            let start = _mm512_loadu_si512(x[m].starts.as_ptr().add(8 * i).cast());
+            let products = _mm512_dpbusd_epi32(start, weights, values);
+            let of_x = x[m].scales.as_ptr().add(i).cast::<f64>().read_unaligned();
+            let of_x = _mm512_castpd_ps(_mm512_set1_pd(of_x));
+            let scale = _mm512_mul_ps(scales, _mm512_permutexvar_ps(second, of_x));
+            let sum = &mut sums[m][part];
+            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, *sum);
+        }
+    }
 }
 
 /// # Safety
