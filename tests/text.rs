@@ -546,6 +546,32 @@ fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
     bench.stop();
 }
 
+#[test]
+fn a_flush_goes_on_to_the_peer_of_the_text() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
+    let (_reader, got) = read(&bench);
+    wait_until("the segment", || segments(&got).1.len() == 1);
+    bench.event(gst::event::FlushStart::new());
+    bench.event(gst::event::FlushStop::new(true));
+    let segment = gst::FormattedSegment::<ClockTime>::new();
+    bench.event(gst::event::Segment::new(&segment));
+    wait_until("the other segment", || segments(&got).1.len() == 2);
+    let kinds = got.lock().unwrap().clone().into_iter();
+    let kinds = kinds.filter_map(|got| match got {
+        Got::Event(event) => Some(event.type_()),
+        Got::Text => None,
+    });
+    let wanted = [
+        gst::EventType::Segment,
+        gst::EventType::FlushStart,
+        gst::EventType::FlushStop,
+        gst::EventType::Segment,
+    ];
+    let kinds: Vec<_> = kinds.filter(|kind| wanted.contains(kind)).collect();
+    assert_eq!(kinds, wanted);
+    bench.stop();
+}
+
 /// The segments of `got` so far, and before them the group of the stream.
 fn segments(got: &Mutex<Vec<Got>>) -> (Option<gst::GroupId>, Vec<gst::Segment>) {
     let (mut group, mut segments) = (None, Vec::new());
@@ -585,17 +611,27 @@ fn the_text_stream_is_of_the_videos_group_and_ends_later() {
     bench.stop();
 }
 
+/// Also when the worker has not come to the frames of before.
 #[test]
 fn a_segment_comes_behind_the_texts_of_the_one_before() {
-    let backend = Manual::new();
-    let properties = [("window-duration", "2000000000"), ("text-timing", "span")];
-    let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready();
+    let mut hooks = hooks(echo(Duration::ZERO));
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let worker = goes_on.clone();
+    hooks.at = Arc::new(move |stage| {
+        if stage == Stage::Worker {
+            wait_until("permission", || worker.load(Ordering::SeqCst));
+        }
+    });
+    let properties = [("min-frames", "2"), ("text-timing", "span")];
+    let mut bench = Bench::new(hooks, false, &properties).ready();
     let (_reader, got) = read(&bench);
-    bench.frames(0..2000);
+    wait_until("the segment", || segments(&got).1.len() == 1);
+    for ms in [0, 500] {
+        bench.push(ms).unwrap();
+    }
     let segment = gst::FormattedSegment::<ClockTime>::new();
     bench.event(gst::event::Segment::new(&segment));
-    bench.frames(0..500);
-    backend.take().answer();
+    goes_on.store(true, Ordering::SeqCst);
     wait_until("the other segment", || segments(&got).1.len() == 2);
     let got = got.lock().unwrap();
     let text = got.iter().position(|got| matches!(got, Got::Text));

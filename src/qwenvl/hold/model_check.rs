@@ -125,6 +125,8 @@ fn stop_flush_and_refusal_end_all_waits() {
             push(&hold, &[0], SECOND).unwrap();
             act(&hold);
             assert_eq!(task.join().unwrap(), [0; 0]);
+            assert_eq!(push(&hold, &[1], SECOND), Err(why));
+            assert_eq!(hold.event(gst::event::Eos::new()), Err(why));
         });
     }
 }
