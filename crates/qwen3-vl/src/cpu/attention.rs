@@ -73,21 +73,28 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
     let mut out = Vec::with_capacity(q.len());
     let output = Output(out.as_mut_ptr());
     let tiles = queries.div_ceil(TILE);
+    // Heads that share keys share the work of reading them, unless cores would have none.
+    let group = match heads / kv_heads {
+        group if kv_heads * tiles >= rayon::current_num_threads() => group,
+        _ => 1,
+    };
+    let groups = heads / group;
     // The last tiles see the most keys: begin with them, so that no core is left with a long one.
-    (0..heads * tiles)
+    (0..groups * tiles)
         .into_par_iter()
         .with_max_len(1)
         .for_each_init(Scratch::default, |scratch, task| {
-            let (tile, head) = (tiles - 1 - task / heads, task % heads);
+            let (tile, head) = (tiles - 1 - task / groups, task % groups * group);
             let first = tile * TILE;
             let rows = TILE.min(queries - first);
-            // SAFETY: the task's rows and head are its own.
+            // SAFETY: the task's rows and heads are its own.
             let out = unsafe { output.at(first * row + head * head_dim) };
             attend_tile(
                 &Tile {
                     q: &q[first * row + head * head_dim..],
                     rows,
                     row,
+                    group,
                     kv_row,
                     kv_offset: head * kv_heads / heads * head_dim,
                     head_dim,
@@ -110,9 +117,14 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
 }
 
 struct Tile<'a> {
+    /// From the first row of the first head on.
     q: &'a [f32],
+    /// Queries of a head.
     rows: usize,
+    /// Distance of queries, in values.
     row: usize,
+    /// Heads, side by side, that share keys.
+    group: usize,
     kv_row: usize,
     kv_offset: usize,
     head_dim: usize,
@@ -121,46 +133,95 @@ struct Tile<'a> {
     causal: bool,
 }
 
+impl Tile<'_> {
+    /// Where row `r` of all heads begins in q and in the output: those of one head follow each other.
+    fn place(&self, r: usize) -> usize {
+        r % self.rows * self.row + r / self.rows * self.head_dim
+    }
+
+    /// Keys that row `r` sees.
+    fn seen(&self, r: usize) -> usize {
+        if self.causal {
+            self.visible - (self.rows - 1 - r % self.rows)
+        } else {
+            self.visible
+        }
+    }
+}
+
 /// A task's working memory, used again by the next task on that core.
 #[derive(Default)]
 struct Scratch {
-    /// `[rows, visible]`.
+    /// `[heads * rows, keys of a block]`.
     scores: Vec<f32>,
     /// One head's keys, turned, or its values: gemm's kernels read both in sequence, where they lie
     /// one row of all heads apart, most often a power of two.
     head: Vec<f32>,
+    /// Of each row, so far.
+    softmax: Vec<Softmax>,
 }
 
+/// The largest score of a row so far, and the sum of the exponentials of all less that one.
+#[derive(Clone, Copy)]
+struct Softmax {
+    max: f32,
+    sum: f32,
+}
+
+/// Block by block, so that no row needs all of its scores at once: when a larger one comes, what has
+/// been summed up is made smaller (Milakov and Gimelshein, "Online normalizer calculation for
+/// softmax").
 fn attend_tile(
     tile: &Tile<'_>,
     blocks: &[Block<'_>],
     block: usize,
-    Scratch { scores, head }: &mut Scratch,
+    scratch: &mut Scratch,
     out: *mut f32,
 ) {
-    let (rows, visible) = (tile.rows, tile.visible);
-    scores.resize(rows * visible, 0.0);
+    let Scratch {
+        scores,
+        head,
+        softmax,
+    } = scratch;
+    let rows = tile.group * tile.rows;
     let scale = 1.0 / (tile.head_dim as f32).sqrt();
-    let places = (0..blocks.len().min(visible.div_ceil(block))).map(|index| {
+    // SAFETY: row r is the task's own, and `head_dim` long; `weigh` of the first block fills it.
+    let out_of =
+        |r: usize| unsafe { std::slice::from_raw_parts_mut(out.add(tile.place(r)), tile.head_dim) };
+    softmax.clear();
+    softmax.resize(
+        rows,
+        Softmax {
+            max: f32::NEG_INFINITY,
+            sum: 0.0,
+        },
+    );
+    for (index, values) in blocks.iter().enumerate() {
         let start = index * block;
-        (&blocks[index], start, block.min(visible - start))
-    });
-    for (block, start, len) in places.clone() {
-        let values = block.keys;
-        score(tile, Part { start, len, values }, scale, scores, head);
+        if start >= tile.visible {
+            break;
+        }
+        let len = block.min(tile.visible - start);
+        let part = |values| Part { start, len, values };
+        scores.resize(rows * len, 0.0);
+        score(tile, part(values.keys), scale, scores, head);
+        for (r, row) in scores.chunks_exact_mut(len).enumerate() {
+            let seen = tile.seen(r).saturating_sub(start).min(len);
+            let (seen, unseen) = row.split_at_mut(seen);
+            unseen.fill(0.0);
+            let old = softmax[r];
+            let max = vector::max(seen).max(old.max);
+            let shrink = vector::exp(old.max - max);
+            if start > 0 && max > old.max {
+                vector::scale(shrink, out_of(r));
+            }
+            let sum = old.sum * shrink + vector::exp_less(seen, max);
+            softmax[r] = Softmax { max, sum };
+        }
+        weigh(tile, part(values.values), scores, head, out);
     }
-    for (i, row) in scores.chunks_exact_mut(visible).enumerate() {
-        let seen = if tile.causal {
-            visible - (rows - 1 - i)
-        } else {
-            visible
-        };
-        row[seen..].fill(0.0);
-        vector::softmax(&mut row[..seen]);
-    }
-    for (block, start, len) in places {
-        let values = block.values;
-        weigh(tile, Part { start, len, values }, scores, head, out);
+    for (r, softmax) in softmax.iter().enumerate() {
+        vector::scale(1.0 / softmax.sum, out_of(r));
     }
 }
 
@@ -172,14 +233,13 @@ struct Part<'a> {
     values: &'a [f32],
 }
 
-/// `scores[:, start..start + len] = scale * q kᵀ`.
+/// `scores = scale * q kᵀ` for the keys of one block, `[heads * rows, len]`.
 fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: &mut Vec<f32>) {
-    let (width, Part { start, len, values }) = (tile.head_dim, part);
+    let (width, Part { len, values, .. }) = (tile.head_dim, part);
     if tile.rows < GEMM_ROWS {
-        for i in 0..tile.rows {
-            let q = Inputs::one(&tile.q[i * tile.row..][..width]);
-            let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
-            let scores = &mut scores[i * tile.visible + start..][..len];
+        let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
+        for (r, scores) in scores.chunks_exact_mut(len).enumerate() {
+            let q = Inputs::one(&tile.q[tile.place(r)..][..width]);
             let (eights, rest) = scores.as_chunks_mut::<8>();
             let whole = 8 * eights.len();
             for (j, eight) in eights.iter_mut().enumerate() {
@@ -195,72 +255,59 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
     }
     head.resize(width * len, 0.0);
     transpose(values, (len, tile.kv_row), (tile.kv_offset, width), head);
-    // By columns: scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
-    let scores = Columns {
-        first: scores[start..].as_mut_ptr(),
-        step: tile.visible,
-    };
-    let q = Columns {
-        first: tile.q.as_ptr(),
-        step: tile.row,
-    };
-    // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores
-    // [rows, visible], of which columns start..start + len are written.
-    unsafe {
-        multiply(
-            (len, tile.rows, width),
-            scores,
-            false,
-            head.as_ptr(),
-            q,
-            scale,
-        )
-    };
+    for (g, scores) in scores.chunks_exact_mut(tile.rows * len).enumerate() {
+        // By columns: scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
+        let scores = Columns {
+            first: scores.as_mut_ptr(),
+            step: len,
+        };
+        let q = Columns {
+            first: tile.q[g * width..].as_ptr(),
+            step: tile.row,
+        };
+        let sizes = (len, tile.rows, width);
+        // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores [rows, len].
+        unsafe { multiply(sizes, scores, false, head.as_ptr(), q, scale) };
+    }
 }
 
-/// `out += scores[:, start..start + len] v`, or `=` for the first part.
+/// `out += scores v` for the values of one block, or `=` for the first one.
 fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, out: *mut f32) {
     let (width, Part { start, len, values }) = (tile.head_dim, part);
     let row_of = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
     if tile.rows < GEMM_ROWS {
-        for i in 0..tile.rows {
-            // SAFETY: row i of the tile's own head, `width` values; the first part clears them
-            // before anything reads them.
+        for (r, scores) in scores.chunks_exact(len).enumerate() {
+            // SAFETY: the row is the task's own; the first block clears it before anything reads it.
             let out = unsafe {
-                let row = out.add(i * tile.row);
+                let row = out.add(tile.place(r));
                 if start == 0 {
                     row.write_bytes(0, width);
                 }
                 std::slice::from_raw_parts_mut(row, width)
             };
-            for j in 0..len {
-                vector::axpy(scores[i * tile.visible + start + j], row_of(j), out);
+            for (j, score) in scores.iter().enumerate() {
+                vector::axpy(*score, row_of(j), out);
             }
         }
         return;
     }
     head.clear();
     (0..len).for_each(|j| head.extend_from_slice(row_of(j)));
-    // By columns: outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
-    let out = Columns {
-        first: out,
-        step: tile.row,
-    };
-    let scores = Columns {
-        first: scores[start..].as_ptr(),
-        step: tile.visible,
-    };
-    // SAFETY: out covers [rows, width] with stride `row`, head [len, width]; scores as in `score`.
-    unsafe {
-        multiply(
-            (width, tile.rows, len),
-            out,
-            start > 0,
-            head.as_ptr(),
-            scores,
-            1.0,
-        )
-    };
+    for (g, scores) in scores.chunks_exact(tile.rows * len).enumerate() {
+        // By columns: outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
+        let out = Columns {
+            // SAFETY: the output has all heads of the group side by side.
+            first: unsafe { out.add(g * width) },
+            step: tile.row,
+        };
+        let scores = Columns {
+            first: scores.as_ptr(),
+            step: len,
+        };
+        let sizes = (width, tile.rows, len);
+        // SAFETY: out covers [rows, width] with stride `row`, head [len, width], scores [rows, len].
+        unsafe { multiply(sizes, out, start > 0, head.as_ptr(), scores, 1.0) };
+    }
 }
 
 #[cfg(test)]
@@ -311,6 +358,8 @@ mod tests {
             (1, 37, true),
             (3, 20, true),
             (70, 70, true),
+            (5, 150, true),
+            (140, 140, true),
             (65, 97, true),
             (9, 9, false),
         ] {

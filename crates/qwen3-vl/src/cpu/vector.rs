@@ -75,8 +75,16 @@ versions!(
     axpy, axpy_generic, (a: f32, x: &[f32], y: &mut [f32])
 );
 versions!(
-    /// Softmax in place; entries of minus infinity become 0.
-    softmax, softmax_generic, (row: &mut [f32])
+    /// The largest value; minus infinity if there is none.
+    max, max_generic, (row: &[f32]) -> f32
+);
+versions!(
+    /// `row = exp(row - max)`, and its sum.
+    exp_less, exp_less_generic, (row: &mut [f32], max: f32) -> f32
+);
+versions!(
+    /// `row *= factor`.
+    scale, scale_generic, (factor: f32, row: &mut [f32])
 );
 versions!(
     /// `gate = silu(gate) * up`.
@@ -163,10 +171,11 @@ fn add_generic(row: &mut [f32], bias: &[f32]) {
 }
 
 #[inline(always)]
-fn softmax_generic(row: &mut [f32]) {
+fn max_generic(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut chunks = row.chunks_exact(LANES);
-    for chunk in &mut chunks {
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
         for i in 0..LANES {
             lanes[i] = if chunk[i] > lanes[i] {
                 chunk[i]
@@ -175,11 +184,12 @@ fn softmax_generic(row: &mut [f32]) {
             };
         }
     }
-    let max = lanes
-        .iter()
-        .chain(chunks.remainder())
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
+    let all = lanes.iter().chain(rest).copied();
+    all.fold(f32::NEG_INFINITY, f32::max)
+}
+
+#[inline(always)]
+fn exp_less_generic(row: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let mut chunks = row.chunks_exact_mut(LANES);
     for chunk in &mut chunks {
@@ -193,9 +203,13 @@ fn softmax_generic(row: &mut [f32]) {
         *x = exp(*x - max);
         sum += *x;
     }
-    let scale = 1.0 / (sum_lanes(lanes) + sum);
+    sum_lanes(lanes) + sum
+}
+
+#[inline(always)]
+fn scale_generic(factor: f32, row: &mut [f32]) {
     for x in row {
-        *x *= scale;
+        *x *= factor;
     }
 }
 
@@ -320,7 +334,9 @@ mod tests {
         let mut row = vec![f32::NEG_INFINITY; 70];
         row[3] = 1.0;
         row[69] = 1.0;
-        softmax(&mut row);
+        let most = max(&row);
+        let sum = exp_less(&mut row, most);
+        scale(1.0 / sum, &mut row);
         assert_eq!((row[0], row[3], row[69]), (0.0, 0.5, 0.5));
     }
 }
