@@ -229,8 +229,13 @@ fn muxers_do_not_deadlock() {
             .all(|why| source.contains("live") && why == "loading");
         assert!(loading, "{line}: {messages:?}");
         assert_eq!(messages.descriptions().len() + early.len(), 3, "{line}");
-        let said = texts(&seen).into_iter();
-        let said: Vec<_> = said
+        let all = texts(&seen);
+        if mux == "matroskamux" {
+            // It is content with GAPs.
+            assert!(all.iter().all(|(.., text)| !text.is_empty()), "{all:?}");
+        }
+        let said: Vec<_> = all
+            .into_iter()
             .filter(|(.., text)| !text.is_empty())
             .map(|(start, _, text)| (start, text))
             .collect();
