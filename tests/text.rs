@@ -648,6 +648,30 @@ fn a_segment_comes_behind_the_texts_of_the_one_before() {
     bench.stop();
 }
 
+/// The peer need not wait for the next window to know that there is no text before it.
+#[test]
+fn between_windows_there_are_gaps() {
+    let properties = [
+        ("window-duration", "1000000000"),
+        ("window-stride", "3000000000"),
+        ("min-frames", "2"),
+        ("text-timing", "span"),
+    ];
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &properties).ready();
+    let (_reader, got) = read(&bench);
+    bench.frames(0..2500);
+    wait_until("a gap", || {
+        got.lock().unwrap().iter().any(|got| match got {
+            Got::Event(event) => match event.view() {
+                gst::EventView::Gap(gap) => gap.get().0 >= ClockTime::SECOND,
+                _ => false,
+            },
+            Got::Text => false,
+        })
+    });
+    bench.stop();
+}
+
 /// How late a text is shown, and what its peer could take, is not the video's concern.
 #[test]
 fn what_the_peer_of_the_text_says_reaches_upstream_if_it_is_for_all() {
