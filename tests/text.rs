@@ -505,7 +505,8 @@ enum Got {
     Text,
 }
 
-/// Requests the text pad and links it to a peer that takes everything.
+/// Requests the text pad and links it to a peer that takes everything. What the pad has said before
+/// that is told with what it says next.
 fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
     let got = Arc::new(Mutex::new(Vec::new()));
     let (events, texts) = (got.clone(), got.clone());
@@ -551,44 +552,55 @@ fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
     bench.stop();
 }
 
+/// A segment with a stop and, to know it by, this base.
+fn segment(base: ClockTime, rate: f64) -> gst::FormattedSegment<ClockTime> {
+    let mut segment = gst::FormattedSegment::<ClockTime>::new();
+    segment.set_rate(rate);
+    segment.set_stop(10 * ClockTime::SECOND);
+    segment.set_base(base);
+    segment
+}
+
+/// Waits for the segment of this base; where it is in `got`, and what it is.
+fn wait_segment(
+    got: &Mutex<Vec<Got>>,
+    base: ClockTime,
+) -> (usize, gst::FormattedSegment<ClockTime>) {
+    let find = || {
+        let got = got.lock().unwrap();
+        got.iter().enumerate().find_map(|(place, got)| {
+            let Got::Event(event) = got else { return None };
+            let gst::EventView::Segment(event) = event.view() else {
+                return None;
+            };
+            let segment = event.segment().downcast_ref::<ClockTime>()?;
+            (segment.base() == Some(base)).then(|| (place, segment.clone()))
+        })
+    };
+    wait_until("a segment", || find().is_some());
+    find().unwrap()
+}
+
 #[test]
 fn a_flush_goes_on_to_the_peer_of_the_text() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
     let (_reader, got) = read(&bench);
-    wait_until("the segment", || segments(&got).1.len() == 1);
     bench.event(gst::event::FlushStart::new());
     bench.event(gst::event::FlushStop::new(true));
-    let segment = gst::FormattedSegment::<ClockTime>::new();
-    bench.event(gst::event::Segment::new(&segment));
-    wait_until("the other segment", || segments(&got).1.len() == 2);
-    let kinds = got.lock().unwrap().clone().into_iter();
-    let kinds = kinds.filter_map(|got| match got {
-        Got::Event(event) => Some(event.type_()),
-        Got::Text => None,
-    });
-    let wanted = [
-        gst::EventType::Segment,
-        gst::EventType::FlushStart,
-        gst::EventType::FlushStop,
-        gst::EventType::Segment,
-    ];
-    let kinds: Vec<_> = kinds.filter(|kind| wanted.contains(kind)).collect();
-    assert_eq!(kinds, wanted);
+    let base = ClockTime::SECOND;
+    bench.event(gst::event::Segment::new(&segment(base, 1.0)));
+    let (place, _) = wait_segment(&got, base);
+    let flushes = [gst::EventType::FlushStart, gst::EventType::FlushStop];
+    let kinds: Vec<_> = got.lock().unwrap()[..place]
+        .iter()
+        .filter_map(|got| match got {
+            Got::Event(event) => Some(event.type_()),
+            Got::Text => None,
+        })
+        .filter(|kind| flushes.contains(kind))
+        .collect();
+    assert_eq!(kinds, flushes);
     bench.stop();
-}
-
-/// The segments of `got` so far, and before them the group of the stream.
-fn segments(got: &Mutex<Vec<Got>>) -> (Option<gst::GroupId>, Vec<gst::Segment>) {
-    let (mut group, mut segments) = (None, Vec::new());
-    for got in got.lock().unwrap().iter() {
-        let Got::Event(event) = got else { continue };
-        match event.view() {
-            gst::EventView::StreamStart(start) => group = start.group_id(),
-            gst::EventView::Segment(segment) => segments.push(segment.segment().clone()),
-            _ => (),
-        }
-    }
-    (group, segments)
 }
 
 /// Answers come, and GAPs say so, when the video is through: only backwards is there a stop.
@@ -599,20 +611,24 @@ fn the_text_stream_is_of_the_videos_group_and_ends_later() {
     let start = gst::event::StreamStart::builder("camera").group_id(group);
     bench.event(start.build());
     bench.event(gst::event::Caps::new(&CAPS.parse().unwrap()));
-    let stop = 10 * ClockTime::SECOND;
-    let mut segment = gst::FormattedSegment::<ClockTime>::new();
-    segment.set_stop(stop);
-    bench.event(gst::event::Segment::new(&segment));
+    bench.event(gst::event::Segment::new(&segment(ClockTime::ZERO, 1.0)));
     let (_reader, got) = read(&bench);
-    segment.set_rate(-1.0);
-    bench.event(gst::event::Segment::new(&segment));
-    wait_until("both segments", || segments(&got).1.len() == 2);
-    let (of_text, segments) = segments(&got);
-    assert_eq!(of_text, Some(group));
-    let stops = segments.iter().map(|segment| segment.stop());
-    let wanted = [None, Some(gst::GenericFormattedValue::from(stop))];
-    let wanted = wanted.map(|stop| stop.unwrap_or(ClockTime::NONE.into()));
-    assert!(stops.eq(wanted), "{segments:?}");
+    let (forward, backward) = (ClockTime::SECOND, 2 * ClockTime::SECOND);
+    bench.event(gst::event::Segment::new(&segment(forward, 1.0)));
+    assert_eq!(wait_segment(&got, forward).1.stop(), None);
+    bench.event(gst::event::Segment::new(&segment(backward, -1.0)));
+    let stop = wait_segment(&got, backward).1.stop();
+    assert_eq!(stop, Some(10 * ClockTime::SECOND));
+    let got = got.lock().unwrap();
+    let groups = got.iter().filter_map(|got| match got {
+        Got::Event(event) => match event.view() {
+            gst::EventView::StreamStart(start) => Some(start.group_id()),
+            _ => None,
+        },
+        Got::Text => None,
+    });
+    assert_eq!(groups.collect::<Vec<_>>(), [Some(group)]);
+    drop(got);
     bench.stop();
 }
 
@@ -630,21 +646,45 @@ fn a_segment_comes_behind_the_texts_of_the_one_before() {
     let properties = [("min-frames", "2"), ("text-timing", "span")];
     let mut bench = Bench::new(hooks, false, &properties).ready();
     let (_reader, got) = read(&bench);
-    wait_until("the segment", || segments(&got).1.len() == 1);
     for ms in [0, 500] {
         bench.push(ms).unwrap();
     }
+    let base = ClockTime::SECOND;
+    bench.event(gst::event::Segment::new(&segment(base, 1.0)));
+    goes_on.store(true, Ordering::SeqCst);
+    let (place, _) = wait_segment(&got, base);
+    let before = got.lock().unwrap()[..place].to_vec();
+    let text = before.iter().any(|got| matches!(got, Got::Text));
+    assert!(text, "{before:?}");
+    bench.stop();
+}
+
+#[test]
+fn a_peer_that_takes_no_more_gets_no_more_until_a_flush() {
+    let properties = [("window-duration", "1000000000"), ("min-frames", "2")];
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &properties).ready();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let reader = gst::Pad::builder(gst::PadDirection::Sink)
+        .chain_function(move |_, _, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Err(gst::FlowError::Error)
+        })
+        .build();
+    reader.set_active(true).unwrap();
+    let text = bench.element.request_pad_simple("text").unwrap();
+    text.link(&reader).unwrap();
+    bench.frames(0..3500);
+    bench.ended(3);
+    wait_until("a text", || asked.load(Ordering::SeqCst) > 0);
+    bench.event(gst::event::FlushStart::new());
+    bench.event(gst::event::FlushStop::new(true));
+    let before = asked.swap(0, Ordering::SeqCst);
     let segment = gst::FormattedSegment::<ClockTime>::new();
     bench.event(gst::event::Segment::new(&segment));
-    goes_on.store(true, Ordering::SeqCst);
-    wait_until("the other segment", || segments(&got).1.len() == 2);
-    let got = got.lock().unwrap();
-    let text = got.iter().position(|got| matches!(got, Got::Text));
-    let last = got.iter().rposition(
-        |got| matches!(got, Got::Event(event) if event.type_() == gst::EventType::Segment),
-    );
-    assert!(text.is_some() && text < last, "{got:?}");
-    drop(got);
+    bench.frames(0..1500);
+    wait_until("another text", || asked.load(Ordering::SeqCst) > 0);
+    assert_eq!(before, 1);
     bench.stop();
 }
 
