@@ -28,6 +28,12 @@ fn shifted_segment() -> gst::Event {
     gst::event::Segment::new(&segment)
 }
 
+/// A live stream in windows of a second, two frames each.
+fn short_windows(backend: &Manual) -> Bench {
+    let properties = [("window-duration", "1000000000"), ("min-frames", "2")];
+    Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready()
+}
+
 #[test]
 fn all_fields_of_a_description() {
     let backend = Manual::new();
@@ -133,12 +139,7 @@ fn all_fields_of_a_description() {
 #[test]
 fn the_next_buffer_carries_the_description() {
     let backend = Manual::new();
-    let mut bench = Bench::new(
-        hooks(Arc::new(backend.clone())),
-        true,
-        &[("window-duration", "1000000000"), ("min-frames", "2")],
-    )
-    .ready();
+    let mut bench = short_windows(&backend);
     bench.frames(0..2_000);
     backend.take().answer();
     backend.take().answer();
@@ -170,12 +171,7 @@ fn the_next_buffer_carries_the_description() {
 #[test]
 fn a_failed_request_is_dropped_and_the_next_one_answered() {
     let backend = Manual::new();
-    let mut bench = Bench::new(
-        hooks(Arc::new(backend.clone())),
-        true,
-        &[("window-duration", "1000000000"), ("min-frames", "2")],
-    )
-    .ready();
+    let mut bench = short_windows(&backend);
     bench.frames(0..2_000);
     let too_long = Failure::Request("too many tokens".into());
     backend.take().end(Event::Failed(too_long));
@@ -193,12 +189,7 @@ fn a_failed_request_is_dropped_and_the_next_one_answered() {
 #[test]
 fn a_window_that_the_engine_has_no_room_for_is_overload() {
     let backend = Manual::new();
-    let mut bench = Bench::new(
-        hooks(Arc::new(backend.clone())),
-        true,
-        &[("window-duration", "1000000000"), ("min-frames", "2")],
-    )
-    .ready();
+    let mut bench = short_windows(&backend);
     bench.frames(0..1_000);
     backend
         .take()
@@ -211,12 +202,7 @@ fn a_window_that_the_engine_has_no_room_for_is_overload() {
 #[test]
 fn properties_change_with_the_next_window() {
     let backend = Manual::new();
-    let mut bench = Bench::new(
-        hooks(Arc::new(backend.clone())),
-        true,
-        &[("window-duration", "1000000000"), ("min-frames", "2")],
-    )
-    .ready();
+    let mut bench = short_windows(&backend);
     bench.frames(0..500);
     bench.element.set_property("prompt", "Later?");
     bench

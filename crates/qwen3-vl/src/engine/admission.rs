@@ -118,6 +118,13 @@ mod tests {
         assert!(admission.grow(3, 10) && !admission.grow(3, 11));
     }
 
+    /// The oldest admitted window ends, and those of the waiting that are admitted then live.
+    fn oldest_ends(admission: &mut Admission, alive: &mut Vec<u64>, waiting: &mut Vec<u64>) {
+        alive.remove(0);
+        admission.retain(|id| alive.contains(&id) || waiting.contains(&id));
+        alive.extend(waiting.extract_if(.., |id| admission.is_admitted(*id)));
+    }
+
     proptest! {
         /// Never more than there is; and when all have ended, everyone who wanted to wait has been
         /// admitted and everything is free.
@@ -140,22 +147,12 @@ mod tests {
                 prop_assert!(admission.reserved <= limit);
                 // The oldest admitted ones end.
                 for _ in 0..ends.min(alive.len()) {
-                    alive.remove(0);
-                    let all = [alive.clone(), waiting.clone()].concat();
-                    admission.retain(|id| all.contains(&id));
-                    let (now, later) = waiting.iter().partition(|id| admission.is_admitted(**id));
-                    waiting = later;
-                    alive.extend::<Vec<u64>>(now);
+                    oldest_ends(&mut admission, &mut alive, &mut waiting);
                 }
                 prop_assert!(admission.reserved <= limit);
             }
             while !alive.is_empty() {
-                alive.remove(0);
-                let all = [alive.clone(), waiting.clone()].concat();
-                admission.retain(|id| all.contains(&id));
-                let (now, later) = waiting.iter().partition(|id| admission.is_admitted(**id));
-                waiting = later;
-                alive.extend::<Vec<u64>>(now);
+                oldest_ends(&mut admission, &mut alive, &mut waiting);
             }
             prop_assert!(waiting.is_empty());
             prop_assert_eq!(admission.reserved, 0);
