@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::bench::{Bench, CAPS};
 use common::manual::Manual;
 use common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
@@ -25,6 +24,7 @@ enum Out {
     Start(gst::StreamFlags),
     Caps(String),
     Segment,
+    FlushStop,
     Text(ClockTime, Option<ClockTime>, String),
     Gap(ClockTime, Option<ClockTime>),
     Eos,
@@ -42,7 +42,9 @@ fn watch(run: &Run) -> Seen {
         .unwrap()
         .static_pad("sink")
         .unwrap();
-    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+    let kinds = gst::PadProbeType::BUFFER
+        | gst::PadProbeType::EVENT_DOWNSTREAM
+        | gst::PadProbeType::EVENT_FLUSH;
     pad.add_probe(kinds, move |_, info| {
         let out = match &info.data {
             Some(gst::PadProbeData::Buffer(buffer)) => {
@@ -54,6 +56,7 @@ fn watch(run: &Run) -> Seen {
                 gst::EventView::StreamStart(start) => Some(Out::Start(start.stream_flags())),
                 gst::EventView::Caps(caps) => Some(Out::Caps(caps.caps().to_string())),
                 gst::EventView::Segment(_) => Some(Out::Segment),
+                gst::EventView::FlushStop(_) => Some(Out::FlushStop),
                 gst::EventView::Gap(gap) => {
                     let (start, duration) = gap.get();
                     Some(Out::Gap(start, duration))
@@ -76,6 +79,17 @@ fn texts(seen: &Seen) -> Vec<(ClockTime, Option<ClockTime>, String)> {
         _ => None,
     });
     texts.collect()
+}
+
+/// Where the texts begin that came since the flush.
+fn starts_since_flush(seen: &Seen) -> Vec<ClockTime> {
+    let seen = seen.lock().unwrap();
+    let flush = seen.iter().position(|out| *out == Out::FlushStop).unwrap();
+    let starts = seen[flush..].iter().filter_map(|out| match out {
+        Out::Text(pts, ..) => Some(*pts),
+        _ => None,
+    });
+    starts.collect()
 }
 
 /// Counts the buffers that reach the element `v`.
@@ -314,6 +328,7 @@ fn an_overlay_shows_the_answer_on_live_video() {
 #[test]
 fn an_overlay_never_waits_whatever_the_segment() {
     const FRAMES: usize = 50;
+    const STOP: ClockTime = ClockTime::SECOND;
     for what in ["begins late", "ends soon", "comes again"] {
         let line = format!(
             "videotestsrc is-live=true num-buffers={FRAMES} name=c ! \
@@ -324,6 +339,7 @@ fn an_overlay_never_waits_whatever_the_segment() {
         // Without answers there are GAPs alone.
         let run = Run::new(&line, hooks(Arc::new(Manual::new())));
         let frames = video(&run);
+        let outside = Arc::new(AtomicUsize::new(0));
         let pad = run
             .pipeline
             .by_name("c")
@@ -332,7 +348,16 @@ fn an_overlay_never_waits_whatever_the_segment() {
             .unwrap();
         match what {
             "begins late" => pad.set_offset(3_000_000_000),
+            // The last frames, or so: a live source's first frame is at any time after 0.
             "ends soon" => {
+                let outside = outside.clone();
+                pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                    let pts = info.buffer().unwrap().pts().unwrap();
+                    if pts >= STOP {
+                        outside.fetch_add(1, Ordering::SeqCst);
+                    }
+                    gst::PadProbeReturn::Ok
+                });
                 let kind = gst::PadProbeType::EVENT_DOWNSTREAM;
                 pad.add_probe(kind, |_, info| {
                     let Some(gst::PadProbeData::Event(event)) = &mut info.data else {
@@ -341,7 +366,7 @@ fn an_overlay_never_waits_whatever_the_segment() {
                     if let gst::EventView::Segment(segment) = event.view() {
                         let mut segment = segment.segment().clone();
                         let segment = segment.downcast_mut::<ClockTime>().unwrap();
-                        segment.set_stop(ClockTime::SECOND);
+                        segment.set_stop(STOP);
                         *event = gst::event::Segment::new(segment);
                     }
                     gst::PadProbeReturn::Ok
@@ -362,7 +387,9 @@ fn an_overlay_never_waits_whatever_the_segment() {
         }
         let messages = run.finish();
         assert!(messages.eos, "{what}: {messages:?}");
-        assert_eq!(frames.load(Ordering::SeqCst), FRAMES, "{what}");
+        let inside = FRAMES - outside.load(Ordering::SeqCst);
+        assert!(inside > 0, "{what}");
+        assert_eq!(frames.load(Ordering::SeqCst), inside, "{what}");
     }
 }
 
@@ -444,12 +471,11 @@ fn a_flush_forgets_the_texts_of_before() {
     run.set_state(gst::State::Playing).unwrap();
     wait_until("video", || frames.load(Ordering::SeqCst) > 45);
     let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
-    seen.lock().unwrap().clear();
     run.pipeline
         .seek_simple(flags, 5 * ClockTime::SECOND)
         .unwrap();
     wait_until("the end", || seen.lock().unwrap().last() == Some(&Out::Eos));
-    let starts: Vec<_> = texts(&seen).into_iter().map(|(pts, ..)| pts).collect();
+    let starts = starts_since_flush(&seen);
     assert!(!starts.is_empty());
     assert!(
         starts.iter().all(|pts| *pts >= 5 * ClockTime::SECOND),
@@ -489,242 +515,10 @@ fn a_flush_forgets_what_the_worker_is_at() {
     });
     // Time for a mistake to show.
     thread::sleep(Duration::from_millis(100));
-    seen.lock().unwrap().clear();
     hold.store(false, Ordering::SeqCst);
     seek.join().unwrap().unwrap();
     wait_until("the end", || seen.lock().unwrap().last() == Some(&Out::Eos));
-    let starts: Vec<_> = texts(&seen).into_iter().map(|(pts, ..)| pts).collect();
     // The source ends after 100 frames, wherever they were.
+    let starts = starts_since_flush(&seen);
     assert_eq!(starts, [ClockTime::ZERO, 4 * ClockTime::SECOND]);
-}
-
-/// What came to the peer of a bench's text pad.
-#[derive(Clone, Debug)]
-enum Got {
-    Event(gst::Event),
-    Text,
-}
-
-/// Requests the text pad and links it to a peer that takes everything. What the pad has said before
-/// that is told with what it says next.
-fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
-    let got = Arc::new(Mutex::new(Vec::new()));
-    let (events, texts) = (got.clone(), got.clone());
-    let reader = gst::Pad::builder(gst::PadDirection::Sink)
-        .event_function(move |pad, parent, event| {
-            events.lock().unwrap().push(Got::Event(event.clone()));
-            gst::Pad::event_default(pad, parent, event)
-        })
-        .chain_function(move |_, _, _| {
-            texts.lock().unwrap().push(Got::Text);
-            Ok(gst::FlowSuccess::Ok)
-        })
-        .build();
-    reader.set_active(true).unwrap();
-    let text = bench.element.request_pad_simple("text").unwrap();
-    text.link(&reader).unwrap();
-    (reader, got)
-}
-
-/// Upstream says again where it is, but not that it begins.
-#[test]
-fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
-    bench.event(gst::event::FlushStart::new());
-    bench.event(gst::event::FlushStop::new(true));
-    let (_reader, got) = read(&bench);
-    let segment = gst::FormattedSegment::<ClockTime>::new();
-    bench.event(gst::event::Segment::new(&segment));
-    wait_until("the segment", || got.lock().unwrap().len() >= 3);
-    let kinds: Vec<_> = got.lock().unwrap()[..3]
-        .iter()
-        .map(|got| match got {
-            Got::Event(event) => Some(event.type_()),
-            Got::Text => None,
-        })
-        .collect();
-    let first = [
-        gst::EventType::StreamStart,
-        gst::EventType::Caps,
-        gst::EventType::Segment,
-    ];
-    assert_eq!(kinds, first.map(Some));
-    bench.stop();
-}
-
-/// A segment with a stop and, to know it by, this base.
-fn segment(base: ClockTime, rate: f64) -> gst::FormattedSegment<ClockTime> {
-    let mut segment = gst::FormattedSegment::<ClockTime>::new();
-    segment.set_rate(rate);
-    segment.set_stop(10 * ClockTime::SECOND);
-    segment.set_base(base);
-    segment
-}
-
-/// Waits for the segment of this base; where it is in `got`, and what it is.
-fn wait_segment(
-    got: &Mutex<Vec<Got>>,
-    base: ClockTime,
-) -> (usize, gst::FormattedSegment<ClockTime>) {
-    let find = || {
-        let got = got.lock().unwrap();
-        got.iter().enumerate().find_map(|(place, got)| {
-            let Got::Event(event) = got else { return None };
-            let gst::EventView::Segment(event) = event.view() else {
-                return None;
-            };
-            let segment = event.segment().downcast_ref::<ClockTime>()?;
-            (segment.base() == Some(base)).then(|| (place, segment.clone()))
-        })
-    };
-    wait_until("a segment", || find().is_some());
-    find().unwrap()
-}
-
-#[test]
-fn a_flush_goes_on_to_the_peer_of_the_text() {
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
-    let (_reader, got) = read(&bench);
-    bench.event(gst::event::FlushStart::new());
-    bench.event(gst::event::FlushStop::new(true));
-    let base = ClockTime::SECOND;
-    bench.event(gst::event::Segment::new(&segment(base, 1.0)));
-    let (place, _) = wait_segment(&got, base);
-    let flushes = [gst::EventType::FlushStart, gst::EventType::FlushStop];
-    let kinds: Vec<_> = got.lock().unwrap()[..place]
-        .iter()
-        .filter_map(|got| match got {
-            Got::Event(event) => Some(event.type_()),
-            Got::Text => None,
-        })
-        .filter(|kind| flushes.contains(kind))
-        .collect();
-    assert_eq!(kinds, flushes);
-    bench.stop();
-}
-
-/// Answers come, and GAPs say so, when the video is through: only backwards is there a stop.
-#[test]
-fn the_text_stream_is_of_the_videos_group_and_ends_later() {
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
-    let group = gst::GroupId::next();
-    let start = gst::event::StreamStart::builder("camera").group_id(group);
-    bench.event(start.build());
-    bench.event(gst::event::Caps::new(&CAPS.parse().unwrap()));
-    bench.event(gst::event::Segment::new(&segment(ClockTime::ZERO, 1.0)));
-    let (_reader, got) = read(&bench);
-    let (forward, backward) = (ClockTime::SECOND, 2 * ClockTime::SECOND);
-    bench.event(gst::event::Segment::new(&segment(forward, 1.0)));
-    assert_eq!(wait_segment(&got, forward).1.stop(), None);
-    bench.event(gst::event::Segment::new(&segment(backward, -1.0)));
-    let stop = wait_segment(&got, backward).1.stop();
-    assert_eq!(stop, Some(10 * ClockTime::SECOND));
-    let got = got.lock().unwrap();
-    let groups = got.iter().filter_map(|got| match got {
-        Got::Event(event) => match event.view() {
-            gst::EventView::StreamStart(start) => Some(start.group_id()),
-            _ => None,
-        },
-        Got::Text => None,
-    });
-    assert_eq!(groups.collect::<Vec<_>>(), [Some(group)]);
-    drop(got);
-    bench.stop();
-}
-
-/// Also when the worker has not come to the frames of before.
-#[test]
-fn a_segment_comes_behind_the_texts_of_the_one_before() {
-    let mut hooks = hooks(echo(Duration::ZERO));
-    let goes_on = Arc::new(AtomicBool::new(false));
-    let worker = goes_on.clone();
-    hooks.at = Arc::new(move |stage| {
-        if stage == Stage::Worker {
-            wait_until("permission", || worker.load(Ordering::SeqCst));
-        }
-    });
-    let properties = [("min-frames", "2"), ("text-timing", "span")];
-    let mut bench = Bench::new(hooks, false, &properties).ready();
-    let (_reader, got) = read(&bench);
-    for ms in [0, 500] {
-        bench.push(ms).unwrap();
-    }
-    let base = ClockTime::SECOND;
-    bench.event(gst::event::Segment::new(&segment(base, 1.0)));
-    goes_on.store(true, Ordering::SeqCst);
-    let (place, _) = wait_segment(&got, base);
-    let before = got.lock().unwrap()[..place].to_vec();
-    let text = before.iter().any(|got| matches!(got, Got::Text));
-    assert!(text, "{before:?}");
-    bench.stop();
-}
-
-#[test]
-fn a_peer_that_takes_no_more_gets_no_more_until_a_flush() {
-    let properties = [("window-duration", "1000000000"), ("min-frames", "2")];
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &properties).ready();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
-    let reader = gst::Pad::builder(gst::PadDirection::Sink)
-        .chain_function(move |_, _, _| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Err(gst::FlowError::Error)
-        })
-        .build();
-    reader.set_active(true).unwrap();
-    let text = bench.element.request_pad_simple("text").unwrap();
-    text.link(&reader).unwrap();
-    bench.frames(0..3500);
-    bench.ended(3);
-    wait_until("a text", || asked.load(Ordering::SeqCst) > 0);
-    bench.event(gst::event::FlushStart::new());
-    bench.event(gst::event::FlushStop::new(true));
-    let before = asked.swap(0, Ordering::SeqCst);
-    let segment = gst::FormattedSegment::<ClockTime>::new();
-    bench.event(gst::event::Segment::new(&segment));
-    bench.frames(0..1500);
-    wait_until("another text", || asked.load(Ordering::SeqCst) > 0);
-    assert_eq!(before, 1);
-    bench.stop();
-}
-
-/// The peer need not wait for the next window to know that there is no text before it.
-#[test]
-fn between_windows_there_are_gaps() {
-    let properties = [
-        ("window-duration", "1000000000"),
-        ("window-stride", "3000000000"),
-        ("min-frames", "2"),
-        ("text-timing", "span"),
-    ];
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &properties).ready();
-    let (_reader, got) = read(&bench);
-    bench.frames(0..2500);
-    wait_until("a gap", || {
-        got.lock().unwrap().iter().any(|got| match got {
-            Got::Event(event) => match event.view() {
-                gst::EventView::Gap(gap) => gap.get().0 >= ClockTime::SECOND,
-                _ => false,
-            },
-            Got::Text => false,
-        })
-    });
-    bench.stop();
-}
-
-/// How late a text is shown, and what its peer could take, is not the video's concern.
-#[test]
-fn what_the_peer_of_the_text_says_reaches_upstream_if_it_is_for_all() {
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
-    let (reader, _got) = read(&bench);
-    while bench.harness.try_pull_upstream_event().is_some() {}
-    let late = gst::event::Qos::new(gst::QOSType::Underflow, 1.0, 0, ClockTime::ZERO);
-    assert!(reader.push_event(late));
-    assert!(reader.push_event(gst::event::Reconfigure::new()));
-    let structure = gst::Structure::new_empty("any");
-    assert!(reader.push_event(gst::event::CustomUpstream::new(structure)));
-    let event = bench.harness.try_pull_upstream_event().unwrap();
-    assert_eq!(event.type_(), gst::EventType::CustomUpstream);
-    assert!(bench.harness.try_pull_upstream_event().is_none());
-    bench.stop();
 }
