@@ -321,7 +321,13 @@ pub mod x86 {
             for step in 0..steps {
                 let mut weights = [S::zero(); N];
                 for n in 0..N {
-                    weights[n] = W::load::<S>(w[n].as_ptr().add(step * S::LANES));
+                    let at = w[n].as_ptr().add(step * S::LANES);
+                    weights[n] = W::load::<S>(at);
+                    // What the next call most often reads: behind so much arithmetic the CPU does
+                    // not run ahead far enough by itself. A wrong guess costs little.
+                    if M >= 4 {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(N * len).cast());
+                    }
                 }
                 for m in 0..M {
                     let value = S::load_f32(x.as_ptr().add((step * rows + m) * S::LANES));
