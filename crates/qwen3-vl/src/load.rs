@@ -269,11 +269,20 @@ pub fn load_runner(
     Ok((name, Runner::new(parts)))
 }
 
-/// Bytes that are free where the cache will be; none if the system does not say.
+/// Bytes that are free where the cache will be; none if nobody says.
 fn free_memory(device: &Device) -> Option<u64> {
-    if !device.is_cpu() {
-        return None;
+    match device {
+        Device::Cpu => free_system_memory(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+            u64::try_from(free).ok()
+        }
+        _ => None,
     }
+}
+
+fn free_system_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
         .lines()

@@ -225,8 +225,8 @@ impl Worker {
 
     /// Makes all that have been admitted ready for the next step.
     fn advance(&mut self) {
-        let mut admission = std::mem::replace(&mut self.admission, Admission::new(0));
-        self.each(|runner, window| {
+        let admission = &mut self.admission;
+        each(&self.runner, &mut self.windows, |runner, window| {
             let id = window.id();
             if !admission.is_admitted(id) {
                 return Ok(());
@@ -241,25 +241,16 @@ impl Worker {
                 }
             }
         });
-        self.admission = admission;
     }
 
     fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
         let mut act = Some(act);
-        self.each(|runner, window| match act.take_if(|_| window.id() == id) {
-            Some(act) => act(runner, window),
-            None => Ok(()),
-        });
-    }
-
-    /// Does something to every window. One that cannot bear it fails alone.
-    fn each(&mut self, mut act: impl FnMut(&Runner, &mut Sequence) -> Result<(), StepError>) {
-        for window in &mut self.windows {
-            if let Err(error) = act(&self.runner, window) {
-                window.fail(failure(&error));
+        each(&self.runner, &mut self.windows, |runner, window| {
+            match act.take_if(|_| window.id() == id) {
+                Some(act) => act(runner, window),
+                None => Ok(()),
             }
-        }
-        self.windows.retain(|window| !window.ended());
+        });
     }
 
     fn step(&mut self, step: Step) {
@@ -308,6 +299,20 @@ impl Worker {
         }
         self.windows.clear();
     }
+}
+
+/// Does something to every window. One that cannot bear it fails alone.
+fn each(
+    runner: &Runner,
+    windows: &mut Vec<Sequence>,
+    mut act: impl FnMut(&Runner, &mut Sequence) -> Result<(), StepError>,
+) {
+    for window in windows.iter_mut() {
+        if let Err(error) = act(runner, window) {
+            window.fail(failure(&error));
+        }
+    }
+    windows.retain(|window| !window.ended());
 }
 
 /// Blocks that so many tokens need.

@@ -31,6 +31,9 @@ struct Q4K {
 const _: () = assert!(size_of::<Q8_0>() == size_of::<BlockQ8_0>());
 const _: () = assert!(size_of::<Q4K>() == size_of::<BlockQ4K>());
 
+/// Bytes.
+const AHEAD: usize = 8192;
+
 /// Whether this CPU has the instructions.
 pub fn available() -> bool {
     std::arch::is_x86_feature_detected!("avx512f")
@@ -53,6 +56,7 @@ pub unsafe fn dots_q8_0<const M: usize>(w: &[BlockQ8_0], x: [Row<'_>; M]) -> [f3
     // SAFETY: the layouts are the same; every x has what belongs to each block.
     unsafe {
         for i in (0..fours).step_by(4) {
+            ahead(blocks.wrapping_add(i));
             for part in 0..2 {
                 two_q8_0(blocks, x, i + 2 * part, part, &mut sums);
             }
@@ -73,6 +77,17 @@ pub unsafe fn dots_q8_0<const M: usize>(w: &[BlockQ8_0], x: [Row<'_>; M]) -> [f3
         }
     }
     out
+}
+
+/// Asks for the weights of the next rows, which lie behind these: the CPU by itself does not run ahead
+/// far enough for memory to be busy all the time.
+#[inline(always)]
+fn ahead<T>(at: *const T) {
+    let far = at.cast::<i8>().wrapping_add(AHEAD);
+    for line in [0, 64, 128] {
+        // SAFETY: a hint, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(far.wrapping_add(line)) };
+    }
 }
 
 /// Blocks i and i + 1, added to the sums `part`.
@@ -135,6 +150,7 @@ pub unsafe fn dots_q4k<const M: usize>(w: &[BlockQ4K], x: [Row<'_>; M]) -> [f32;
     for i in 0..w.len() {
         // SAFETY: the layouts are the same; every x has 8 scales and 256 values for each block.
         unsafe {
+            ahead(blocks.wrapping_add(i));
             let block = &*blocks.add(i);
             let (scales, least) = six_bit(block);
             let mut by_input = [_mm512_setzero_ps(); M];
