@@ -26,14 +26,44 @@ const DEPTH: usize = 512;
 /// # Panics
 ///
 /// If a slice does not have the size that `m`, `n` and `k` say.
-pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize)) -> Vec<f32> {
+pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], sizes: (usize, usize, usize)) -> Vec<f32> {
+    let len = sizes.0 * sizes.1;
+    // Clearing it first would cost a few per cent.
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: it has room for all columns, which this fills in all rows.
+    unsafe {
+        fill(x, w, sizes, Output(out.as_mut_ptr()));
+        out.set_len(len);
+    }
+    out
+}
+
+/// [`matmul_t`] into `out`, whatever that holds.
+///
+/// # Panics
+///
+/// If a slice does not have the size that `m`, `n` and `k` say.
+pub fn matmul_t_into<W: DotWeight>(
+    x: &[f32],
+    w: &[W],
+    sizes: (usize, usize, usize),
+    out: &mut [f32],
+) {
+    assert!(out.len() == sizes.0 * sizes.1, "matmul_t: size");
+    // SAFETY: the slice is the caller's.
+    unsafe { fill(x, w, sizes, Output(out.as_mut_ptr())) };
+}
+
+/// # Safety
+///
+/// `output` has room for `[m, n]`, and nobody else uses it.
+unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize), output: Output) {
     assert!(x.len() == m * k && w.len() == n * k, "matmul_t: sizes");
     if k == 0 {
-        return vec![0.0; m * n];
+        // SAFETY: the caller's promise.
+        unsafe { output.at(0).write_bytes(0, m * n) };
+        return;
     }
-    // Clearing it first would cost a few per cent.
-    let mut out = Vec::with_capacity(m * n);
-    let output = Output(out.as_mut_ptr());
     let few = (m <= FEW_ROWS).then(|| Inputs::new(x, m, k));
     let panel = few.as_ref().map_or(PANEL, |_| few_rows_panel(n));
     w.par_chunks(panel * k)
@@ -51,9 +81,6 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usiz
                 unsafe { many_rows(x, rows, output.at(first), (m, n, k), scratch, turned) };
             }
         });
-    // SAFETY: the panels are all columns, and each has been written in all rows.
-    unsafe { out.set_len(m * n) };
-    out
 }
 
 /// One panel of weights `[rows, k]`, multiplied depth by depth: `turned(first, depth, out)` writes

@@ -245,11 +245,11 @@ impl Worker {
 
     fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
         let mut act = Some(act);
-        each(&self.runner, &mut self.windows, |runner, window| {
-            match act.take_if(|_| window.id() == id) {
-                Some(act) => act(runner, window),
-                None => Ok(()),
-            }
+        each(&self.runner, &mut self.windows, |runner, window| match act
+            .take_if(|_| window.id() == id)
+        {
+            Some(act) => act(runner, window),
+            None => Ok(()),
         });
     }
 

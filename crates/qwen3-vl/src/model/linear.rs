@@ -3,14 +3,14 @@
 //! On the CPU they go through the kernels of [`crate::cpu`]; elsewhere through candle's own.
 
 use candle_core::{
-    CpuStorage, CustomOp2, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail,
+    CpuStorage, CustomOp2, DType, Device, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result,
+    Shape, Tensor, bail,
 };
 
 use super::quantized::QuantizedWeight;
 use super::weights::{Weights, WeightsError};
 use crate::cpu::activation;
-use crate::cpu::dot::DotWeight;
-use crate::cpu::matmul::matmul_t;
+use crate::cpu::matmul::{matmul_t, matmul_t_into};
 use crate::cpu::quantized::Format;
 
 /// `y = x Wᵀ + b`.
@@ -26,6 +26,11 @@ enum Weight {
     Plain(Tensor),
     Quantized(QuantizedWeight),
 }
+
+/// Room for a large result that one layer after the other makes and uses up: in fresh memory the
+/// system clears each page when it is touched first.
+#[derive(Debug, Default)]
+pub struct Reused(Option<Tensor>);
 
 impl Linear {
     /// Loads `{name}.weight` `[out, in]`.
@@ -105,6 +110,38 @@ impl Linear {
         }
     }
 
+    /// [`Linear::forward`] into the memory of an earlier result, which nobody needs any more then.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward_into(&self, x: &Tensor, reused: &mut Reused) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.forward(x);
+        }
+        let shape = (x.dim(0)?, self.outputs()?);
+        let out = match reused.0.take() {
+            Some(out) if out.dims2()? == shape => out,
+            _ => Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
+        };
+        match &self.weight {
+            Weight::Plain(weight) => out.inplace_op3(x, weight, &MatmulT)?,
+            Weight::Quantized(weight) => weight.forward_into(x, &out)?,
+        }
+        reused.0 = Some(out.clone());
+        match &self.bias {
+            Some(bias) => add(out, bias),
+            None => Ok(out),
+        }
+    }
+
+    fn outputs(&self) -> Result<usize> {
+        match &self.weight {
+            Weight::Plain(weight) => weight.dim(0),
+            Weight::Quantized(weight) => weight.outputs(),
+        }
+    }
+
     /// What the weight is rounded to, if it is.
     pub fn format(&self) -> Option<Format> {
         match &self.weight {
@@ -145,27 +182,60 @@ impl CustomOp2 for MatmulT {
         w: &CpuStorage,
         w_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((m, k), (n, k_w)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
-        if k != k_w {
-            bail!("matmul-t: [{m}, {k}] with [{n}, {k_w}]");
-        }
+        let sizes = sizes(x_layout, w_layout)?;
         let x = slice(x.as_slice::<f32>()?, x_layout)?;
-        fn run<W: DotWeight>(
-            x: &[f32],
-            w: &[W],
-            layout: &Layout,
-            sizes: (usize, usize, usize),
-        ) -> Result<Vec<f32>> {
-            Ok(matmul_t(x, slice(w, layout)?, sizes))
-        }
         let out = match w {
-            CpuStorage::BF16(w) => run(x, w, w_layout, (m, n, k)),
-            CpuStorage::F16(w) => run(x, w, w_layout, (m, n, k)),
-            CpuStorage::F32(w) => run(x, w, w_layout, (m, n, k)),
+            CpuStorage::BF16(w) => matmul_t(x, slice(w, w_layout)?, sizes),
+            CpuStorage::F16(w) => matmul_t(x, slice(w, w_layout)?, sizes),
+            CpuStorage::F32(w) => matmul_t(x, slice(w, w_layout)?, sizes),
             _ => bail!("matmul-t: weights are f32, bf16 or f16"),
-        }?;
-        Ok((CpuStorage::F32(out), (m, n).into()))
+        };
+        Ok((CpuStorage::F32(out), (sizes.0, sizes.1).into()))
     }
+}
+
+impl InplaceOp3 for MatmulT {
+    fn name(&self) -> &'static str {
+        "matmul-t"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        w: &CpuStorage,
+        w_layout: &Layout,
+    ) -> Result<()> {
+        let sizes = sizes(x_layout, w_layout)?;
+        if out_layout.shape().dims2()? != (sizes.0, sizes.1) {
+            bail!(
+                "matmul-t: [{}, {}] into {:?}",
+                sizes.0,
+                sizes.1,
+                out_layout.shape()
+            );
+        }
+        let out = slice_mut(out, out_layout)?;
+        let x = slice(x.as_slice::<f32>()?, x_layout)?;
+        match w {
+            CpuStorage::BF16(w) => matmul_t_into(x, slice(w, w_layout)?, sizes, out),
+            CpuStorage::F16(w) => matmul_t_into(x, slice(w, w_layout)?, sizes, out),
+            CpuStorage::F32(w) => matmul_t_into(x, slice(w, w_layout)?, sizes, out),
+            _ => bail!("matmul-t: weights are f32, bf16 or f16"),
+        }
+        Ok(())
+    }
+}
+
+/// m, n and k of `[m, k]` and `[n, k]`.
+fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
+    let ((m, k), (n, k_w)) = (x.shape().dims2()?, w.shape().dims2()?);
+    if k != k_w {
+        bail!("matmul-t: [{m}, {k}] with [{n}, {k_w}]");
+    }
+    Ok((m, n, k))
 }
 
 /// `sum + other`, where `other` may be one row for all; `sum` is used up.
@@ -252,7 +322,8 @@ pub fn silu_mul(gate: Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+/// The same, to be changed.
+pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => bail!("a CPU kernel needs contiguous f32 values"),

@@ -4,9 +4,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Module, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, InplaceOp2, Layout, Module, Result, Shape, Tensor,
+};
 
-use super::linear::slice;
+use super::linear::{slice, slice_mut};
 use super::weights::Stored;
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::load::UnknownChoice;
@@ -105,11 +107,35 @@ impl QuantizedWeight {
         }
     }
 
+    /// [`QuantizedWeight::forward`] into `out`, on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit or the device is another.
+    pub(super) fn forward_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        match self {
+            Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(matrix)),
+            Self::Device(..) => candle_core::bail!("quantized-matmul-t: not on the CPU"),
+        }
+    }
+
     /// What the weights are rounded to.
     pub fn format(&self) -> Format {
         match self {
             Self::Cpu(matrix) => matrix.format(),
             Self::Device(_, format) => *format,
+        }
+    }
+
+    /// Rows of the matrix.
+    ///
+    /// # Errors
+    ///
+    /// If the weight is not on the CPU.
+    pub(super) fn outputs(&self) -> Result<usize> {
+        match self {
+            Self::Cpu(matrix) => Ok(matrix.dims().0),
+            Self::Device(..) => candle_core::bail!("quantized-matmul-t: not on the CPU"),
         }
     }
 
@@ -139,6 +165,29 @@ impl CustomOp1 for MatmulT<'_> {
         }
         let out = self.0.matmul_t(slice(x.as_slice::<f32>()?, layout)?, m);
         Ok((CpuStorage::F32(out), (m, n).into()))
+    }
+}
+
+impl InplaceOp2 for MatmulT<'_> {
+    fn name(&self) -> &'static str {
+        "quantized-matmul-t"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let (m, k) = layout.shape().dims2()?;
+        let (n, columns) = self.0.dims();
+        if k != columns || out_layout.shape().dims2()? != (m, n) {
+            candle_core::bail!("quantized-matmul-t: [{m}, {k}] with [{n}, {columns}]");
+        }
+        let x = slice(x.as_slice::<f32>()?, layout)?;
+        self.0.matmul_t_into(x, m, slice_mut(out, out_layout)?);
+        Ok(())
     }
 }
 

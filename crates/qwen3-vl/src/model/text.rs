@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::attention::attend;
 use super::kv_cache::KvCache;
-use super::linear::{Linear, add, silu_mul};
+use super::linear::{Linear, Reused, add, silu_mul};
 use super::norm::RmsNorm;
 use super::rope::{RopeTable, TextRope};
 use super::vision::VisionTokens;
@@ -181,8 +181,9 @@ impl TextModel {
         }
         let mut x = self.embed(&all)?;
         let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
+        let mut reused = Default::default();
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, index, &rope, parts)?;
+            x = layer.forward(&x, index, &rope, parts, &mut reused)?;
             if let Some(taps) = deepstack_rows(&all, index, &x)? {
                 x = (x + taps)?;
             }
@@ -303,12 +304,13 @@ impl Layer {
         index: usize,
         rope: &RopeTable,
         parts: &mut [Part<'_>],
+        reused: &mut (Reused, Reused),
     ) -> Result<Tensor> {
         let x = add(
             self.attention(&self.input_norm.forward(x)?, index, rope, parts)?,
             x,
         )?;
-        add(self.mlp.forward(&self.post_norm.forward(&x)?)?, &x)
+        add(self.mlp.forward(&self.post_norm.forward(&x)?, reused)?, &x)
     }
 
     fn attention(
@@ -363,8 +365,9 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down
-            .forward(&silu_mul(self.gate.forward(x)?, &self.up.forward(x)?)?)
+    fn forward(&self, x: &Tensor, (gate, up): &mut (Reused, Reused)) -> Result<Tensor> {
+        let gate = self.gate.forward_into(x, gate)?;
+        let up = self.up.forward_into(x, up)?;
+        self.down.forward(&silu_mul(gate, &up)?)
     }
 }

@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::attend;
-use super::linear::{Linear, add, gelu_tanh};
+use super::linear::{Linear, Reused, add, gelu_tanh};
 use super::norm::LayerNorm;
 use super::rope::{RopeTable, grid_positions, vision_table};
 use super::weights::{Weights, WeightsError};
@@ -169,8 +169,9 @@ impl VisionTower {
         let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
         let mut x = x.reshape((rows, width))?;
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
+        let mut reused = Default::default();
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &geometry.rope, per_grid)?;
+            x = block.forward(&x, &geometry.rope, per_grid, &mut reused)?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
                 deepstack.push(merger.forward(&x)?);
             }
@@ -220,21 +221,28 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
-        let x = add(self.attention(&self.norm1.forward(x)?, rope, per_grid)?, x)?;
-        let inner = gelu_tanh(self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+    fn forward(
+        &self,
+        x: &Tensor,
+        rope: &RopeTable,
+        per_grid: usize,
+        (qkv, inner): &mut (Reused, Reused),
+    ) -> Result<Tensor> {
+        let qkv = self.qkv.forward_into(&self.norm1.forward(x)?, qkv)?;
+        let x = add(self.attention(&qkv, rope, per_grid)?, x)?;
+        let inner = self.fc1.forward_into(&self.norm2.forward(&x)?, inner)?;
+        let inner = gelu_tanh(inner)?;
         add(self.fc2.forward(&inner)?, &x)
     }
 
     /// Patches attend to those of their own grid.
-    fn attention(&self, x: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
-        let (patches, width) = x.dims2()?;
-        let qkv = self.qkv.forward(x)?;
-        let qkv = qkv.reshape((patches, 3 * self.heads, width / self.heads))?;
+    fn attention(&self, qkv: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
+        let patches = qkv.dim(0)?;
+        let qkv = qkv.reshape((patches, 3 * self.heads, ()))?;
         // Rotation is in f32 whatever the type of arithmetic, as in the reference.
         let rotate = |t: Tensor| {
             rope.rotate(&t.to_dtype(candle_core::DType::F32)?)?
-                .to_dtype(x.dtype())
+                .to_dtype(qkv.dtype())
         };
         let grids = (0..patches / per_grid).map(|grid| {
             let qkv = qkv.narrow(0, grid * per_grid, per_grid)?;

@@ -122,10 +122,21 @@ impl QuantizedMatrix {
     ///
     /// If `x` does not have that size.
     pub fn matmul_t(&self, x: &[f32], m: usize) -> Vec<f32> {
+        let mut out = vec![0.0; m * self.rows];
+        self.matmul_t_into(x, m, &mut out);
+        out
+    }
+
+    /// [`QuantizedMatrix::matmul_t`] into `out`, whatever that holds.
+    ///
+    /// # Panics
+    ///
+    /// If `x` or `out` does not have the size.
+    pub fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
         let sizes = (m, self.rows, self.columns);
         match &self.blocks {
-            Blocks::Q8_0(w) => matmul_t(x, w, sizes),
-            Blocks::Q4K(w) => matmul_t(x, w, sizes),
+            Blocks::Q8_0(w) => matmul_t(x, w, sizes, out),
+            Blocks::Q4K(w) => matmul_t(x, w, sizes, out),
         }
     }
 }
@@ -164,18 +175,19 @@ fn quantize<T: Block>(
     blocks
 }
 
-fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize)) -> Vec<f32> {
-    assert!(x.len() == m * k, "matmul_t: sizes");
+fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
+    assert!(x.len() == m * k && out.len() == m * n, "matmul_t: sizes");
     if m == 0 || k == 0 {
-        return vec![0.0; m * n];
+        out.fill(0.0);
+        return;
     }
     if m > FEW_ROWS {
-        return widening(x, w, (m, n, k));
+        return widening(x, w, (m, n, k), out);
     }
     #[cfg(target_arch = "x86_64")]
     if vnni::available() {
         let x = input::Rows::new(x, k);
-        return by_weight_row(w, (m, n, k), |w, put| {
+        return by_weight_row(w, (m, n, k), out, |w, put| {
             let fours = m / 4 * 4;
             // SAFETY: the instructions are there, and rows of weights and of x have k values.
             unsafe {
@@ -188,29 +200,29 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize)) -> V
             }
         });
     }
-    candle(x, w, (m, n, k))
+    candle(x, w, (m, n, k), out);
 }
 
 /// With candle's dot product: AVX2, NEON or plain.
-fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize)) -> Vec<f32> {
+fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
     let width = k / T::VecDotType::BLCK_SIZE;
     let mut rounded = vec![T::VecDotType::zeros(); m * width];
     for (x, rounded) in x.chunks_exact(k).zip(rounded.chunks_exact_mut(width)) {
         T::VecDotType::from_float(x, rounded);
     }
-    by_weight_row(w, (m, n, k), |w, put| {
+    by_weight_row(w, (m, n, k), out, |w, put| {
         let rows = rounded.chunks_exact(width).enumerate();
         rows.for_each(|(i, x)| put(i, T::vec_dot(k, w, x)));
-    })
+    });
 }
 
-/// `[m, n]` of what `dots` puts for each of the n rows of weights, at the m rows of x.
+/// Fills `out` `[m, n]` with what `dots` puts for each of the n rows of weights, at the m rows of x.
 fn by_weight_row<T: GgmlType>(
     w: &[T],
     (m, n, k): (usize, usize, usize),
+    out: &mut [f32],
     dots: impl Fn(&[T], &mut dyn FnMut(usize, f32)) + Sync,
-) -> Vec<f32> {
-    let mut out = vec![0.0; m * n];
+) {
     let output = Output(out.as_mut_ptr());
     let (panel, width) = (few_rows_panel(n), k / T::BLCK_SIZE);
     let panels = w.par_chunks(panel * width).enumerate();
@@ -224,12 +236,10 @@ fn by_weight_row<T: GgmlType>(
             });
         }
     });
-    out
 }
 
 /// With weights widened to f32, a panel of rows and a stretch of columns at a time.
-fn widening<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize)) -> Vec<f32> {
-    let mut out = vec![0.0; m * n];
+fn widening<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
     let output = Output(out.as_mut_ptr());
     let width = k / T::BLCK_SIZE;
     let panels = w.par_chunks(PANEL * width).enumerate();
@@ -256,7 +266,6 @@ fn widening<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize)) -> V
             )
         };
     });
-    out
 }
 
 #[cfg(test)]

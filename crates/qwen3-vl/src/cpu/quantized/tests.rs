@@ -120,10 +120,12 @@ fn candles_own_dot_product_agrees() {
     for format in BOTH {
         check(format, 3, 8.0, |w, x| {
             let sizes = (3, w.rows, w.columns);
+            let mut out = vec![f32::NAN; sizes.0 * sizes.1];
             match &w.blocks {
-                Blocks::Q8_0(w) => candle(x, w, sizes),
-                Blocks::Q4K(w) => candle(x, w, sizes),
+                Blocks::Q8_0(w) => candle(x, w, sizes, &mut out),
+                Blocks::Q4K(w) => candle(x, w, sizes, &mut out),
             }
+            out
         });
     }
 }
