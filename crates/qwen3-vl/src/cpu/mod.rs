@@ -7,6 +7,7 @@ pub mod attention;
 pub mod dot;
 pub mod matmul;
 pub mod norm;
+pub mod pool;
 pub mod product;
 pub mod quantized;
 pub mod transpose;

@@ -106,7 +106,9 @@ impl Runner {
         let shape = (values.len() / patch_len, patch_len);
         let patches = Tensor::from_vec(values, shape, model.kv.device())?;
         let patches = patches.to_dtype(model.kv.dtype())?;
-        Ok(model.vision.forward(&patches, geometry)?)
+        let geometry = &*geometry;
+        let tokens = self.pool.run(|| model.vision.forward(&patches, geometry))?;
+        Ok(tokens)
     }
 }
 

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
+use crate::cpu::pool::Pool;
 use crate::frames::VisionInput;
 use crate::load::brief;
 use crate::model::text::Part;
@@ -80,13 +81,16 @@ pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
     pub(super) geometries: HashMap<Grid, Geometry>,
+    pub(super) pool: Pool,
     recent: VisionCache,
 }
 
 impl Runner {
     /// A runner that has seen no grid yet.
     pub fn new(parts: RunnerParts) -> Self {
+        let on_cpu = parts.model.kv.device().is_cpu();
         Self {
+            pool: if on_cpu { Pool::new() } else { Pool::none() },
             parts,
             geometries: HashMap::new(),
             recent: VisionCache::default(),
@@ -166,7 +170,7 @@ impl Runner {
             })
             .collect();
         let text = &self.parts.model.text;
-        let hidden = text.forward(&mut parts)?;
+        let hidden = self.pool.run(|| text.forward(&mut parts))?;
         let time = start.elapsed();
         let (mut end, mut rows, mut sampling) = (0u32, Vec::new(), Vec::new());
         for (sequence, chunk) in taken {
@@ -180,7 +184,8 @@ impl Runner {
             return Ok(());
         }
         let rows = Tensor::new(rows, hidden.device())?;
-        let logits = text.logits(&hidden.index_select(&rows, 0)?)?;
+        let last = hidden.index_select(&rows, 0)?;
+        let logits = self.pool.run(|| text.logits(&last))?;
         for (sequence, mut logits) in std::iter::zip(sampling, logits.to_vec2::<f32>()?) {
             let parts = &self.parts;
             sequence.sample(&mut logits, self.context(), &parts.stop, &parts.tokenizer)?;
