@@ -51,6 +51,7 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
     let mut parts = [Part {
         chunk: &chunk,
         kv: &mut kv,
+        outputs: chunk.len(),
     }];
     let hidden = model.text.forward(&mut parts).unwrap();
     model.text.logits(&hidden).unwrap().to_vec2().unwrap()

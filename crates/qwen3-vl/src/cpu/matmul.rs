@@ -64,23 +64,30 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
         unsafe { output.at(0).write_bytes(0, m * n) };
         return;
     }
-    let few = (m <= FEW_ROWS).then(|| Inputs::new(x, m, k));
-    let panel = few.as_ref().map_or(PANEL, |_| few_rows_panel(n));
-    w.par_chunks(panel * k)
-        .enumerate()
-        .for_each_init(Vec::new, |scratch, (index, w)| {
-            let first = index * panel;
-            if let Some(x) = &few {
-                few_rows(x, w, output, first, (m, n, k));
-            } else {
-                let rows = w.len() / k;
-                let turned = |first, depth, out: &mut [f32]| {
-                    transpose(w, (rows, k), (first, depth), out);
-                };
-                // SAFETY: the columns from `first` on belong to this task alone.
-                unsafe { many_rows(x, rows, output.at(first), (m, n, k), scratch, turned) };
-            }
-        });
+    if m <= FEW_ROWS {
+        let (x, panel) = (Inputs::new(x, m, k), few_rows_panel(n));
+        let panels = w.par_chunks(panel * k).with_max_len(1).enumerate();
+        panels.for_each(|(index, w)| few_rows(&x, w, output, index * panel, (m, n, k)));
+        return;
+    }
+    let panels = w.par_chunks(PANEL * k).enumerate();
+    panels.for_each_init(Vec::new, |scratch, (index, w)| {
+        let rows = w.len() / k;
+        let turned = |first, depth, out: &mut [f32]| {
+            transpose(w, (rows, k), (first, depth), out);
+        };
+        // SAFETY: these columns belong to this task alone.
+        unsafe {
+            many_rows(
+                x,
+                rows,
+                output.at(index * PANEL),
+                (m, n, k),
+                scratch,
+                turned,
+            )
+        };
+    });
 }
 
 /// One panel of weights `[rows, k]`, multiplied depth by depth: `turned(first, depth, out)` writes
@@ -116,9 +123,10 @@ pub(super) unsafe fn many_rows(
     }
 }
 
-/// Enough panels for every core, not so many that a task is too short.
+/// So many panels that a core hardly waits for the others' last one, not so many that a task is too
+/// short.
 pub(super) fn few_rows_panel(n: usize) -> usize {
-    let panel = n.div_ceil(rayon::current_num_threads() * 8);
+    let panel = n.div_ceil(rayon::current_num_threads() * 32);
     panel.clamp(16, 1024).next_multiple_of(TOGETHER)
 }
 

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
@@ -165,6 +163,7 @@ impl Runner {
         let mut parts: Vec<Part<'_>> = taken
             .iter_mut()
             .map(|(sequence, chunk)| Part {
+                outputs: sequence.samples().into(),
                 chunk,
                 kv: &mut sequence.kv,
             })
@@ -172,20 +171,17 @@ impl Runner {
         let text = &self.parts.model.text;
         let hidden = self.pool.run(|| text.forward(&mut parts))?;
         let time = start.elapsed();
-        let (mut end, mut rows, mut sampling) = (0u32, Vec::new(), Vec::new());
-        for (sequence, chunk) in taken {
-            end += chunk.len() as u32;
-            if sequence.passed(time) {
-                rows.push(end - 1);
+        let mut sampling = Vec::new();
+        for (sequence, _) in taken {
+            sequence.passed(time);
+            if sequence.samples() {
                 sampling.push(sequence);
             }
         }
-        if rows.is_empty() {
+        if sampling.is_empty() {
             return Ok(());
         }
-        let rows = Tensor::new(rows, hidden.device())?;
-        let last = hidden.index_select(&rows, 0)?;
-        let logits = self.pool.run(|| text.logits(&last))?;
+        let logits = self.pool.run(|| text.logits(&hidden))?;
         for (sequence, mut logits) in std::iter::zip(sampling, logits.to_vec2::<f32>()?) {
             let parts = &self.parts;
             sequence.sample(&mut logits, self.context(), &parts.stop, &parts.tokenizer)?;

@@ -172,12 +172,16 @@ impl Sequence {
         self.pending.take(count)
     }
 
-    /// Counts the time of a pass that it was in. Whether a token is to be sampled behind it.
-    pub fn passed(&mut self, time: Duration) -> bool {
+    /// Whether a token is to be sampled behind what has been taken.
+    pub fn samples(&self) -> bool {
+        self.prompt_tokens > 0 && self.pending.is_empty()
+    }
+
+    /// Counts the time of a pass that it was in.
+    pub fn passed(&mut self, time: Duration) {
         if !self.decoding() {
             self.prefill += time;
         }
-        self.prompt_tokens > 0 && self.pending.is_empty()
     }
 
     /// Takes the question. `order` counts the closed windows of the engine.

@@ -15,6 +15,18 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// The angles of some rows (u32).
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn select(&self, rows: &Tensor) -> Result<Self> {
+        Ok(Self {
+            cos: self.cos.index_select(rows, 0)?,
+            sin: self.sin.index_select(rows, 0)?,
+        })
+    }
+
     fn new(angles: &[f32], tokens: usize, dtype: DType, device: &Device) -> Result<Self> {
         let table = |f: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().copied().map(f).collect();

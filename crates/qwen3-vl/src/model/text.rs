@@ -1,6 +1,6 @@
 //! The language model (transformers: `Qwen3VLTextModel` and the output head).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::attention::attend;
 use super::kv_cache::KvCache;
@@ -113,6 +113,8 @@ pub struct Part<'a> {
     pub chunk: &'a Chunk,
     /// Its cache.
     pub kv: &'a mut KvCache,
+    /// How many hidden states of the chunk are asked for: those of its last tokens.
+    pub outputs: usize,
 }
 
 impl TextModel {
@@ -167,31 +169,46 @@ impl TextModel {
     }
 
     /// Runs chunks of any number of sequences through the layers in one pass, without padding, and
-    /// appends each to its cache. Returns the last hidden states `[tokens of all, hidden]`,
-    /// normalised: what [`TextModel::logits`] takes.
+    /// appends each to its cache. Returns the last hidden states that the parts ask for `[outputs of
+    /// all, hidden]`, normalised: what [`TextModel::logits`] takes.
     ///
     /// # Errors
     ///
-    /// If the device fails; the caches hold what they held before then.
+    /// If the device fails or a part asks for more than it has; the caches hold what they held before
+    /// then.
     pub fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor> {
-        let mut all = Chunk::default();
+        let (mut all, mut outputs) = (Chunk::default(), Vec::new());
         for part in &mut *parts {
+            if part.outputs > part.chunk.len() {
+                bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
+            }
             all.append(part.chunk.clone());
+            outputs.extend((all.len() - part.outputs) as u32..all.len() as u32);
             part.kv.reserve(part.chunk.len())?;
         }
         let mut x = self.embed(&all)?;
         let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
+        // Behind the keys and values of the last layer nothing is needed but what is asked for.
+        let asked = match outputs.len() < all.len() {
+            true => Some(Tensor::new(outputs, x.device())?),
+            false => None,
+        };
         let mut reused = Default::default();
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, index, &rope, parts, &mut reused)?;
-            if let Some(taps) = deepstack_rows(&all, index, &x)? {
-                x = (x + taps)?;
+            let taps = deepstack_rows(&all, index, &x)?;
+            let only = asked.as_ref().filter(|_| index + 1 == self.layers.len());
+            x = layer.forward(&x, index, &rope, parts, only, &mut reused)?;
+            if let Some(taps) = taps {
+                x = (x + select(&taps, only)?)?;
             }
         }
         for part in parts {
             part.kv.advance(part.chunk.len());
         }
-        self.norm.forward(&x)
+        match x.dim(0)? {
+            0 => Ok(x),
+            _ => self.norm.forward(&x),
+        }
     }
 
     /// Scores of the whole vocabulary, f32, for hidden states `[rows, hidden]`.
@@ -298,45 +315,77 @@ impl Layer {
         })
     }
 
+    /// The layer for all tokens, or, with `only`, for those rows of them, which are what the parts ask
+    /// for. Keys and values of all go into the caches.
     fn forward(
         &self,
         x: &Tensor,
         index: usize,
         rope: &RopeTable,
         parts: &mut [Part<'_>],
+        only: Option<&Tensor>,
         reused: &mut (Reused, Reused),
     ) -> Result<Tensor> {
-        let x = add(
-            self.attention(&self.input_norm.forward(x)?, index, rope, parts)?,
-            x,
-        )?;
+        let normed = self.input_norm.forward(x)?;
+        self.write(&normed, index, rope, parts)?;
+        let x = select(x, only)?;
+        if x.dim(0)? == 0 {
+            return Ok(x);
+        }
+        let q = self.q.forward(&select(&normed, only)?)?;
+        let q = self.q_norm.forward(&self.heads(q)?)?;
+        let q = match only {
+            Some(rows) => rope.select(rows)?.rotate(&q)?,
+            None => rope.rotate(&q)?,
+        };
+        let (mut first, mut seen) = (0, Vec::with_capacity(parts.len()));
+        for Part { chunk, kv, outputs } in parts {
+            let queries = only.map_or(chunk.len(), |_| *outputs);
+            if queries > 0 {
+                let keys = kv.len() + chunk.len();
+                let q = q.narrow(0, first, queries)?;
+                seen.push(attend(&q, &kv.layer(index), keys, true)?);
+            }
+            first += queries;
+        }
+        let seen = match &seen[..] {
+            [one] => one.clone(),
+            many => Tensor::cat(many, 0)?,
+        };
+        let x = add(self.o.forward(&seen)?, &x)?;
         add(self.mlp.forward(&self.post_norm.forward(&x)?, reused)?, &x)
     }
 
-    fn attention(
+    /// Appends keys and values to the caches.
+    fn write(
         &self,
         x: &Tensor,
         index: usize,
         rope: &RopeTable,
         parts: &mut [Part<'_>],
-    ) -> Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let heads = |t: Tensor| t.reshape((tokens, (), self.head_dim));
-        let q = rope.rotate(&self.q_norm.forward(&heads(self.q.forward(x)?)?)?)?;
-        let k = rope.rotate(&self.k_norm.forward(&heads(self.k.forward(x)?)?)?)?;
-        let v = heads(self.v.forward(x)?)?;
-        let (mut first, mut seen) = (0, Vec::with_capacity(parts.len()));
-        for Part { chunk, kv } in parts {
+    ) -> Result<()> {
+        let k = self.k_norm.forward(&self.heads(self.k.forward(x)?)?)?;
+        let (k, v) = (rope.rotate(&k)?, self.heads(self.v.forward(x)?)?);
+        let mut first = 0;
+        for Part { chunk, kv, .. } in parts {
             let rows = |all: &Tensor| all.narrow(0, first, chunk.len());
             kv.write(index, &rows(&k)?, &rows(&v)?)?;
-            let keys = kv.len() + chunk.len();
-            seen.push(attend(&rows(&q)?, &kv.layer(index), keys, true)?);
             first += chunk.len();
         }
-        self.o.forward(&match &seen[..] {
-            [one] => one.clone(),
-            many => Tensor::cat(many, 0)?,
-        })
+        Ok(())
+    }
+
+    /// `[tokens, heads * head_dim]` by head.
+    fn heads(&self, x: Tensor) -> Result<Tensor> {
+        x.reshape((x.dim(0)?, (), self.head_dim))
+    }
+}
+
+/// Those rows, or all.
+fn select(x: &Tensor, only: Option<&Tensor>) -> Result<Tensor> {
+    match only {
+        Some(rows) => x.index_select(rows, 0),
+        None => Ok(x.clone()),
     }
 }
 

@@ -339,21 +339,25 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
     let mut going: Vec<Going> = going.collect::<Option<_>>().ok_or("an empty prompt")?;
     while going.iter().any(|prompt| prompt.next.is_some()) {
         let mut parts: Vec<Part<'_>> = Vec::new();
-        for Going { next, kv, .. } in &mut going {
-            parts.extend(next.as_ref().map(|chunk| Part { chunk, kv }));
+        for prompt in &mut going {
+            parts.extend(prompt.next.as_ref().map(|chunk| Part {
+                chunk,
+                kv: &mut prompt.kv,
+                outputs: usize::from(prompt.chunks.len() == 0),
+            }));
         }
         let hidden = text.forward(&mut parts)?;
-        let mut end = 0;
+        let mut output = 0;
         for prompt in &mut going {
-            let Some(chunk) = prompt.next.take() else {
+            if prompt.next.is_none() {
                 continue;
-            };
-            end += chunk.len();
+            }
             prompt.next = prompt.chunks.next();
             if prompt.next.is_some() {
                 continue;
             }
-            let logits = floats(&text.logits(&hidden.narrow(0, end - 1, 1)?)?)?;
+            let logits = floats(&text.logits(&hidden.narrow(0, output, 1)?)?)?;
+            output += 1;
             let mut sampler = crate::sampling::Sampler::new(Generation::default(), 0);
             let token = sampler.next(&mut logits.clone(), &[], &[]);
             prompt.first.get_or_insert(logits);

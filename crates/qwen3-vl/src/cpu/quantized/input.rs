@@ -1,5 +1,6 @@
 //! Rows of x in 8 bits.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Values that share a scale.
@@ -45,7 +46,7 @@ impl Rows {
             .zip(rows.starts.par_chunks_mut(width / 4))
             .zip(x.par_chunks(width))
             .for_each(|((((values, scales), sums), starts), x)| {
-                let blocks = values.chunks_exact_mut(BLOCK).zip(x.chunks_exact(BLOCK));
+                let blocks = values.as_chunks_mut().0.iter_mut().zip(x.as_chunks().0);
                 for (i, (values, x)) in blocks.enumerate() {
                     (scales[i], sums[i]) = round(x, values);
                 }
@@ -69,14 +70,20 @@ impl Rows {
 }
 
 /// One block; its scale and its sum.
-fn round(x: &[f32], values: &mut [i8]) -> (f32, f32) {
-    let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let scale = largest / 127.0;
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn round(x: &[f32; BLOCK], values: &mut [i8; BLOCK]) -> (f32, f32) {
+    // As whole numbers, which magnitudes compare like: a compiler may reorder these.
+    let largest = x.iter().map(|x| x.abs().to_bits()).max();
+    let scale = largest.map_or(0.0, f32::from_bits) / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let mut sum = 0i32;
+    let mut sum = 0;
     for (value, x) in values.iter_mut().zip(x) {
-        *value = (x * inverse).round_ties_even() as i8;
+        *value = (x * inverse + ROUNDS).to_bits() as i8;
         sum += i32::from(*value);
     }
     (scale, scale * sum as f32)
 }
+
+/// At 2^23 the steps of f32 are whole numbers: a small value added to this is rounded (ties to even)
+/// and stands in the lowest bits.
+const ROUNDS: f32 = 1.5 * (1 << 23) as f32;

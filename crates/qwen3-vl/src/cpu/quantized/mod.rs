@@ -47,18 +47,24 @@ enum Blocks {
 
 /// A block type with a kernel of ours.
 trait Block: GgmlType {
-    /// A row of weights with `M` rows of x.
+    /// `N` rows of weights with `M` rows of x.
     ///
     /// # Safety
     ///
-    /// [`vnni::available`]; `w` and every x have the same number of values.
+    /// [`vnni::available`]; every w and every x have the same number of values.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize>(w: &[Self], x: [input::Row<'_>; M]) -> [f32; M];
+    unsafe fn dots<const M: usize, const N: usize>(
+        w: [&[Self]; N],
+        x: [input::Row<'_>; M],
+    ) -> [[f32; M]; N];
 }
 
 impl Block for BlockQ8_0 {
     #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize>(w: &[Self], x: [input::Row<'_>; M]) -> [f32; M] {
+    unsafe fn dots<const M: usize, const N: usize>(
+        w: [&[Self]; N],
+        x: [input::Row<'_>; M],
+    ) -> [[f32; M]; N] {
         // SAFETY: promised by the caller.
         unsafe { vnni::dots_q8_0(w, x) }
     }
@@ -66,7 +72,10 @@ impl Block for BlockQ8_0 {
 
 impl Block for BlockQ4K {
     #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize>(w: &[Self], x: [input::Row<'_>; M]) -> [f32; M] {
+    unsafe fn dots<const M: usize, const N: usize>(
+        w: [&[Self]; N],
+        x: [input::Row<'_>; M],
+    ) -> [[f32; M]; N] {
         // SAFETY: promised by the caller.
         unsafe { vnni::dots_q4k(w, x) }
     }
@@ -187,20 +196,50 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
     #[cfg(target_arch = "x86_64")]
     if vnni::available() {
         let x = input::Rows::new(x, k);
-        return by_weight_row(w, (m, n, k), out, |w, put| {
-            let fours = m / 4 * 4;
+        return by_panel(w, (m, n, k), out, |w, put| {
             // SAFETY: the instructions are there, and rows of weights and of x have k values.
-            unsafe {
-                for i in (0..fours).step_by(4) {
-                    let rows = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
-                    let values = T::dots(w, rows);
-                    (0..).zip(values).for_each(|(j, value)| put(i + j, value));
-                }
-                (fours..m).for_each(|i| put(i, T::dots(w, [x.row(i)])[0]));
-            }
+            unsafe { with_integers(w, k, &x, m, put) };
         });
     }
     candle(x, w, (m, n, k), out);
+}
+
+/// A panel of weights with m rows of x.
+///
+/// # Safety
+///
+/// [`vnni::available`]; rows of x and of the weights have k values.
+#[cfg(target_arch = "x86_64")]
+unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, put: Put) {
+    let width = k / T::BLCK_SIZE;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if m == 1 {
+            // Two rows at a time keep memory busier than one.
+            let (x, pairs) = (x.row(0), w.chunks_exact(2 * width));
+            let last = pairs.remainder();
+            for (pair, w) in pairs.enumerate() {
+                let (a, b) = w.split_at(width);
+                let [[a], [b]] = T::dots([a, b], [x]);
+                put.put(2 * pair, 0, a);
+                put.put(2 * pair + 1, 0, b);
+            }
+            if !last.is_empty() {
+                put.put(w.len() / width - 1, 0, T::dots([last], [x])[0][0]);
+            }
+            return;
+        }
+        for (row, w) in w.chunks_exact(width).enumerate() {
+            let fours = m / 4 * 4;
+            for i in (0..fours).step_by(4) {
+                let x = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
+                let [values] = T::dots([w], x);
+                let values = values.into_iter().enumerate();
+                values.for_each(|(j, value)| put.put(row, i + j, value));
+            }
+            (fours..m).for_each(|i| put.put(row, i, T::dots([w], [x.row(i)])[0][0]));
+        }
+    }
 }
 
 /// With candle's dot product: AVX2, NEON or plain.
@@ -210,31 +249,49 @@ fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out
     for (x, rounded) in x.chunks_exact(k).zip(rounded.chunks_exact_mut(width)) {
         T::VecDotType::from_float(x, rounded);
     }
-    by_weight_row(w, (m, n, k), out, |w, put| {
-        let rows = rounded.chunks_exact(width).enumerate();
-        rows.for_each(|(i, x)| put(i, T::vec_dot(k, w, x)));
+    by_panel(w, (m, n, k), out, |w, put| {
+        for (row, w) in w.chunks_exact(k / T::BLCK_SIZE).enumerate() {
+            let rows = rounded.chunks_exact(width).enumerate();
+            // SAFETY: there are this many rows of weights and of x.
+            rows.for_each(|(i, x)| unsafe { put.put(row, i, T::vec_dot(k, w, x)) });
+        }
     });
 }
 
-/// Fills `out` `[m, n]` with what `dots` puts for each of the n rows of weights, at the m rows of x.
-fn by_weight_row<T: GgmlType>(
+/// Where the results of a panel go.
+#[derive(Clone, Copy)]
+struct Put {
+    output: Output,
+    n: usize,
+}
+
+impl Put {
+    /// What row `row` of the panel gives with row `i` of x.
+    ///
+    /// # Safety
+    ///
+    /// The panel and x have these rows.
+    unsafe fn put(self, row: usize, i: usize, value: f32) {
+        // SAFETY: the place is inside, and the column belongs to the panel's task alone.
+        unsafe { *self.output.at(i * self.n + row) = value };
+    }
+}
+
+/// Runs `dots` for each panel of rows of weights.
+fn by_panel<T: GgmlType>(
     w: &[T],
     (m, n, k): (usize, usize, usize),
     out: &mut [f32],
-    dots: impl Fn(&[T], &mut dyn FnMut(usize, f32)) + Sync,
+    dots: impl Fn(&[T], Put) + Sync,
 ) {
+    assert_eq!(out.len(), m * n);
     let output = Output(out.as_mut_ptr());
     let (panel, width) = (few_rows_panel(n), k / T::BLCK_SIZE);
-    let panels = w.par_chunks(panel * width).enumerate();
+    let panels = w.par_chunks(panel * width).with_max_len(1).enumerate();
     panels.for_each(|(index, w)| {
-        for (row, w) in w.chunks_exact(width).enumerate() {
-            let column = index * panel + row;
-            dots(w, &mut |i, value| {
-                assert!(i < m, "by_weight_row: row");
-                // SAFETY: the place is inside, and the column belongs to this task alone.
-                unsafe { *output.at(i * n + column) = value };
-            });
-        }
+        // SAFETY: the panel's first column is inside.
+        let output = Output(unsafe { output.at(index * panel) });
+        dots(w, Put { output, n });
     });
 }
 

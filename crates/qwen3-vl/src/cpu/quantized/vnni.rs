@@ -4,6 +4,7 @@
 //! blocks does not.
 
 use std::arch::x86_64::*;
+use std::ptr;
 
 use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
 use half::f16;
@@ -46,34 +47,54 @@ pub fn available() -> bool {
 
 /// # Safety
 ///
-/// [`available`]; `w` and every x have the same number of values.
+/// [`available`]; every w and every x have the same number of values.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
-pub unsafe fn dots_q8_0<const M: usize>(w: &[BlockQ8_0], x: [Row<'_>; M]) -> [f32; M] {
-    let blocks = w.as_ptr().cast::<Q8_0>();
+pub unsafe fn dots_q8_0<const M: usize, const N: usize>(
+    w: [&[BlockQ8_0]; N],
+    x: [Row<'_>; M],
+) -> [[f32; M]; N] {
+    let width = w[0].len();
+    let mut rows = [ptr::null(); N];
+    for n in 0..N {
+        rows[n] = w[n].as_ptr().cast::<Q8_0>();
+    }
     // Two sums, so that one addition need not wait for the last.
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    let fours = w.len() / 4 * 4;
+    let mut sums = [[[_mm512_setzero_ps(); 2]; M]; N];
+    let fours = width / 4 * 4;
     // SAFETY: the layouts are the same; every x has what belongs to each block.
     unsafe {
         for i in (0..fours).step_by(4) {
-            ahead(blocks.wrapping_add(i));
-            for part in 0..2 {
-                two_q8_0(blocks, x, i + 2 * part, part, &mut sums);
+            for n in 0..N {
+                ahead(rows[n].wrapping_add(i));
+                for part in 0..2 {
+                    two_q8_0(rows[n], x, i + 2 * part, part, &mut sums[n]);
+                }
             }
         }
-        if w.len() >= fours + 2 {
-            two_q8_0(blocks, x, fours, 0, &mut sums);
+        if width >= fours + 2 {
+            for n in 0..N {
+                two_q8_0(rows[n], x, fours, 0, &mut sums[n]);
+            }
         }
     }
-    let mut out = sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)));
-    if let Some(i) = (w.len() % 2 == 1).then(|| w.len() - 1) {
-        // SAFETY: as above.
-        let last = unsafe { &*blocks.add(i) };
+    // Loops, not closures, which would not be inlined into code for these instructions.
+    let mut out = [[0.0; M]; N];
+    for n in 0..N {
         for m in 0..M {
-            let values = &x[m].values[32 * i..];
-            let pairs = last.values.iter().zip(values);
-            let sum: i32 = pairs.map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
-            out[m] += sum as f32 * last.scale.to_f32() * x[m].scales[i];
+            let [a, b] = sums[n][m];
+            out[n][m] = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+        }
+    }
+    if let Some(i) = (width % 2 == 1).then(|| width - 1) {
+        for n in 0..N {
+            // SAFETY: as above.
+            let last = unsafe { &*rows[n].add(i) };
+            for m in 0..M {
+                let values = &x[m].values[32 * i..];
+                let pairs = last.values.iter().zip(values);
+                let sum: i32 = pairs.map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
+                out[n][m] += sum as f32 * last.scale.to_f32() * x[m].scales[i];
+            }
         }
     }
     out
@@ -86,7 +107,7 @@ fn ahead<T>(at: *const T) {
     let far = at.cast::<i8>().wrapping_add(AHEAD);
     for line in [0, 64, 128] {
         // SAFETY: a hint, for any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(far.wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(line)) };
     }
 }
 
@@ -137,45 +158,76 @@ unsafe fn two_q8_0<const M: usize>(
 
 /// # Safety
 ///
-/// [`available`]; `w` and every x have the same number of values.
+/// [`available`]; every w and every x have the same number of values.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
-pub unsafe fn dots_q4k<const M: usize>(w: &[BlockQ4K], x: [Row<'_>; M]) -> [f32; M] {
-    let blocks = w.as_ptr().cast::<Q4K>();
-    let mut sums = [_mm512_setzero_ps(); M];
-    let mut leasts = [_mm256_setzero_ps(); M];
+pub unsafe fn dots_q4k<const M: usize, const N: usize>(
+    w: [&[BlockQ4K]; N],
+    x: [Row<'_>; M],
+) -> [[f32; M]; N] {
+    let mut rows = [ptr::null(); N];
+    for n in 0..N {
+        rows[n] = w[n].as_ptr().cast::<Q4K>();
+    }
+    let mut sums = [[_mm512_setzero_ps(); M]; N];
+    let mut leasts = [[_mm256_setzero_ps(); M]; N];
+    for i in 0..w[0].len() {
+        for n in 0..N {
+            ahead(rows[n].wrapping_add(i));
+            // SAFETY: the layouts are the same; every x has 8 scales and 256 values for each block.
+            unsafe { one_q4k(&*rows[n].add(i), x, i, &mut sums[n], &mut leasts[n]) };
+        }
+    }
+    let mut out = [[0.0; M]; N];
+    for n in 0..N {
+        for m in 0..M {
+            out[n][m] = _mm512_reduce_add_ps(sums[n][m]) - total(leasts[n][m]);
+        }
+    }
+    out
+}
+
+/// Block i, added to the sums.
+///
+/// # Safety
+///
+/// As for [`dots_q4k`]; every x has this block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
+unsafe fn one_q4k<const M: usize>(
+    block: &Q4K,
+    x: [Row<'_>; M],
+    i: usize,
+    sums: &mut [__m512; M],
+    leasts: &mut [__m256; M],
+) {
     let nibble = _mm512_set1_epi8(0x0F);
     // Low halves of bytes to the first 32 values, high ones to the next.
     let halves = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
     let seconds = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
-    for i in 0..w.len() {
-        // SAFETY: the layouts are the same; every x has 8 scales and 256 values for each block.
-        unsafe {
-            ahead(blocks.wrapping_add(i));
-            let block = &*blocks.add(i);
-            let (scales, least) = six_bit(block);
-            let mut by_input = [_mm512_setzero_ps(); M];
+    let (scales, least) = six_bit(block);
+    let mut by_input = [_mm512_setzero_ps(); M];
+    // SAFETY: promised by the caller.
+    unsafe {
+        for m in 0..M {
+            let of_x = _mm256_loadu_ps(x[m].scales.as_ptr().add(8 * i));
+            by_input[m] = _mm512_castps256_ps512(_mm256_mul_ps(scales, of_x));
+            let sum = _mm256_loadu_ps(x[m].sums.as_ptr().add(8 * i));
+            leasts[m] = _mm256_fmadd_ps(least, sum, leasts[m]);
+        }
+        for part in 0..4 {
+            let bytes = _mm256_loadu_si256(block.values.as_ptr().add(32 * part).cast());
+            let bytes = _mm512_broadcast_i64x4(bytes);
+            let weights = _mm512_and_si512(_mm512_srlv_epi16(bytes, halves), nibble);
+            let index = _mm512_add_epi32(seconds, _mm512_set1_epi32(2 * part as i32));
             for m in 0..M {
-                let of_x = _mm256_loadu_ps(x[m].scales.as_ptr().add(8 * i));
-                by_input[m] = _mm512_castps256_ps512(_mm256_mul_ps(scales, of_x));
-                let sum = _mm256_loadu_ps(x[m].sums.as_ptr().add(8 * i));
-                leasts[m] = _mm256_fmadd_ps(least, sum, leasts[m]);
-            }
-            for part in 0..4 {
-                let bytes = _mm256_loadu_si256(block.values.as_ptr().add(32 * part).cast());
-                let bytes = _mm512_broadcast_i64x4(bytes);
-                let weights = _mm512_and_si512(_mm512_srlv_epi16(bytes, halves), nibble);
-                let index = _mm512_add_epi32(seconds, _mm512_set1_epi32(2 * part as i32));
-                for m in 0..M {
-                    let at = x[m].values.as_ptr().add(256 * i + 64 * part);
-                    let values = _mm512_loadu_si512(at.cast());
-                    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, values);
-                    let scale = _mm512_permutexvar_ps(index, by_input[m]);
-                    sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums[m]);
-                }
+                let at = x[m].values.as_ptr().add(256 * i + 64 * part);
+                let values = _mm512_loadu_si512(at.cast());
+                let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, values);
+                let scale = _mm512_permutexvar_ps(index, by_input[m]);
+                sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums[m]);
             }
         }
     }
-    std::array::from_fn(|m| _mm512_reduce_add_ps(sums[m]) - total(leasts[m]))
 }
 
 /// The eight scales and least values of a block.
