@@ -5,7 +5,8 @@
 //! 1. [`frames`]: how many pixels a frame may have, resizing, patches (pure, no tensors).
 //! 2. [`window`]: which frames are kept and which frames make a window (pure, no clock).
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
-//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU.
+//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
+//!    for NVIDIA GPUs.
 //! 5. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
 //! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
 //!    one for all who load the same model.
@@ -13,6 +14,8 @@
 pub mod backend;
 pub mod config;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod detokenize;
 pub mod engine;
 pub mod frames;

@@ -96,6 +96,27 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The device.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Device`] if it is none that this build and machine have.
+    pub fn open(self) -> Result<Device, LoadError> {
+        Ok(match self {
+            Self::Cpu => Device::Cpu,
+            // Without a driver this is an error, which auto takes as "no GPU".
+            Self::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or(Device::Cpu),
+            Self::Auto => Device::Cpu,
+            Self::Cuda(n) => Device::new_cuda(n).map_err(|e| {
+                LoadError::Device(format!(
+                    "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
+                     feature on a machine with an NVIDIA driver",
+                    brief(&e)
+                ))
+            })?,
+        })
+    }
+
     /// What `Auto` stands for on this machine.
     #[must_use]
     pub fn resolved(self) -> Self {
@@ -387,19 +408,7 @@ impl Files {
 }
 
 fn target(options: &LoadOptions) -> Result<Target, LoadError> {
-    let device = match options.device {
-        DeviceChoice::Cpu => Device::Cpu,
-        // Without a driver this is an error, which auto takes as "no GPU".
-        DeviceChoice::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or(Device::Cpu),
-        DeviceChoice::Auto => Device::Cpu,
-        DeviceChoice::Cuda(n) => Device::new_cuda(n).map_err(|e| {
-            LoadError::Device(format!(
-                "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
-                 feature on a machine with an NVIDIA driver",
-                brief(&e)
-            ))
-        })?,
-    };
+    let device = options.device.open()?;
     let store = match options.dtype {
         DtypeChoice::Auto => None,
         DtypeChoice::Bf16 => Some(DType::BF16),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! engine parity   …  every stage against the reference's values
+//! engine kernels  …  a device's kernels against the CPU's
 //! engine bench    …  vision, prefill and decode of one window, timed
 //! engine write-2b …  a checkpoint of the real 2B dimensions to time
 //! engine describe …  an answer about raw frames, to compare with another implementation's
@@ -23,10 +24,11 @@ fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
     let command = args
         .value()
-        .context("a command: parity, bench, write-2b or describe")?
+        .context("a command: parity, kernels, bench, write-2b or describe")?
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
+        "kernels" => parity::kernels(args),
         "bench" => bench::run(args),
         "write-2b" => bench::write_2b(args),
         "describe" => describe::run(args),

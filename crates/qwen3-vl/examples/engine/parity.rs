@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
+//! engine kernels [--device cpu|cuda:N] [--seed N]
 //! ```
+//!
+//! The second compares the operations that have kernels of our own with the CPU's, on random inputs.
 //!
 //! `QWEN3_VL_TEST_DATA` names the folder of the reference values and `QWEN_TOKENIZER` the one of
 //! Qwen's tokenizer, where they are not where they were at build time. Fails if a check does.
@@ -10,7 +13,7 @@
 use anyhow::{anyhow, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
-use qwen3_vl::testing::{Checkpoint, parity};
+use qwen3_vl::testing::{self, Checkpoint, parity};
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
@@ -35,14 +38,38 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         .map_err(|e| anyhow!(e))?;
         for case in parity::cases(checkpoint) {
             for check in parity::check(&mut runner, case, tolerance).map_err(|e| anyhow!(e))? {
-                let verdict = if check.holds() { "ok" } else { "FAILED" };
-                println!("{verdict:6} {:9.2e}  {}", check.difference, check.name);
                 made += 1;
-                failed += usize::from(!check.holds());
+                failed += usize::from(!print(&check));
             }
         }
     }
     println!("{made} checks on {device:?} in {dtype:?}, {failed} failed");
     ensure!(failed == 0, "{failed} checks failed");
     Ok(())
+}
+
+pub fn kernels(mut args: lexopt::Parser) -> anyhow::Result<()> {
+    let (mut device, mut seed) = (DeviceChoice::Cpu, 1);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("device") => device = args.value()?.parse()?,
+            Long("seed") => seed = args.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let checks = testing::kernels::check(&device.open()?, seed)?;
+    let failed = checks.iter().filter(|check| !print(check)).count();
+    println!(
+        "{} kernel checks on {device:?}, {failed} failed",
+        checks.len()
+    );
+    ensure!(failed == 0, "{failed} checks failed");
+    Ok(())
+}
+
+/// Prints a check, and says whether it holds.
+fn print(check: &parity::Check) -> bool {
+    let verdict = if check.holds() { "ok" } else { "FAILED" };
+    println!("{verdict:6} {:9.2e}  {}", check.difference, check.name);
+    check.holds()
 }

@@ -5,6 +5,39 @@ use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor,
 use super::kv_cache::LayerBlock;
 use crate::cpu;
 
+/// What the queries of one sequence see.
+pub struct Span<'a> {
+    /// Queries: the last of the keys.
+    pub queries: usize,
+    /// Keys.
+    pub keys: usize,
+    /// Where they and their values lie.
+    pub blocks: Vec<&'a LayerBlock>,
+}
+
+/// Causal attention of any number of sequences: `q` `[queries of all, heads, head_dim]` in their order,
+/// to `[queries of all, heads * head_dim]`.
+///
+/// # Errors
+///
+/// See [`attend`].
+pub fn attend_all(q: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(seen) = crate::cuda::attention::decode(q, spans)? {
+        return Ok(seen);
+    }
+    let (mut first, mut seen) = (0, Vec::with_capacity(spans.len()));
+    for span in spans.iter().filter(|span| span.queries > 0) {
+        let q = q.narrow(0, first, span.queries)?;
+        seen.push(attend(&q, &span.blocks, span.keys, true)?);
+        first += span.queries;
+    }
+    match &seen[..] {
+        [one] => Ok(one.clone()),
+        many => Tensor::cat(many, 0),
+    }
+}
+
 /// `softmax(q kᵀ / sqrt(head_dim)) v` over the first `keys` tokens of the blocks.
 ///
 /// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. Every block but

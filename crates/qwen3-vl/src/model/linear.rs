@@ -315,9 +315,23 @@ pub fn silu_mul(gate: Tensor, up: &Tensor) -> Result<Tensor> {
             activation::silu_mul(slice_mut(gate, gate_layout)?, up);
             Ok(())
         }
+        #[cfg(feature = "cuda")]
+        fn cuda_fwd(
+            &self,
+            gate: &mut candle_core::CudaStorage,
+            gate_layout: &Layout,
+            up: &candle_core::CudaStorage,
+            up_layout: &Layout,
+        ) -> Result<()> {
+            crate::cuda::activation::silu_mul((gate, gate_layout), (up, up_layout))
+        }
     }
     match gate.device() {
         Device::Cpu => gate.inplace_op2(up, &SiluMul).map(|()| gate),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) if crate::cuda::knows(gate.dtype()) => {
+            gate.inplace_op2(up, &SiluMul).map(|()| gate)
+        }
         _ => gate.silu()? * up,
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::attention::attend;
+use super::attention::{Span, attend_all};
 use super::kv_cache::KvCache;
 use super::linear::{Linear, Reused, add, silu_mul};
 use super::norm::RmsNorm;
@@ -338,20 +338,12 @@ impl Layer {
             Some(rows) => rope.select(rows)?.rotate(&q)?,
             None => rope.rotate(&q)?,
         };
-        let (mut first, mut seen) = (0, Vec::with_capacity(parts.len()));
-        for Part { chunk, kv, outputs } in parts {
-            let queries = only.map_or(chunk.len(), |_| *outputs);
-            if queries > 0 {
-                let keys = kv.len() + chunk.len();
-                let q = q.narrow(0, first, queries)?;
-                seen.push(attend(&q, &kv.layer(index), keys, true)?);
-            }
-            first += queries;
-        }
-        let seen = match &seen[..] {
-            [one] => one.clone(),
-            many => Tensor::cat(many, 0)?,
-        };
+        let spans = parts.iter().map(|Part { chunk, kv, outputs }| Span {
+            queries: only.map_or(chunk.len(), |_| *outputs),
+            keys: kv.len() + chunk.len(),
+            blocks: kv.layer(index),
+        });
+        let seen = attend_all(&q, &spans.collect::<Vec<_>>())?;
         let x = add(self.o.forward(&seen)?, &x)?;
         add(self.mlp.forward(&self.post_norm.forward(&x)?, reused)?, &x)
     }

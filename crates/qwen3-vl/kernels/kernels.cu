@@ -1,0 +1,4 @@
+// All kernels as one module.
+
+#include "decode_attention.cu"
+#include "silu_mul.cu"

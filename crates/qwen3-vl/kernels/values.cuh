@@ -1,0 +1,47 @@
+// Values of f32 and bf16 as f32, and how kernels are declared. No header of CUDA's is needed, so the
+// same sources compile for the CPU, where tests/kernels/emulate.h stands in for the device.
+
+#pragma once
+
+#ifndef KERNEL
+// A kernel by its plain name: its parameters, its arguments in parentheses, what it runs.
+#define KERNEL(NAME, PARAMETERS, ARGUMENTS, BODY) \
+  extern "C" __global__ void NAME PARAMETERS { BODY ARGUMENTS; }
+#endif
+
+struct Bf16 {
+  unsigned short bits;
+};
+
+__device__ inline float widen(float value) { return value; }
+__device__ inline float widen(Bf16 value) {
+  union {
+    unsigned bits;
+    float value;
+  } wide = {(unsigned)value.bits << 16};
+  return wide.value;
+}
+
+__device__ inline void store(float value, float *to) { *to = value; }
+// To the nearest, ties to even.
+__device__ inline void store(float value, Bf16 *to) {
+  union {
+    float value;
+    unsigned bits;
+  } wide = {value};
+  const bool nan = value != value;
+  to->bits = nan ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
+}
+
+// N values from an address that is a multiple of their size together, at most 16 bytes a load.
+template <int N, typename T>
+__device__ inline void load(const T *from, float *to) {
+  constexpr int EACH = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
+  struct alignas(EACH * sizeof(T)) Packed {
+    T values[EACH];
+  };
+  for (int i = 0; i < N; i += EACH) {
+    const Packed packed = *(const Packed *)(from + i);
+    for (int j = 0; j < EACH; j++) to[i + j] = widen(packed.values[j]);
+  }
+}
