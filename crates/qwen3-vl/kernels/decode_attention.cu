@@ -58,7 +58,6 @@ __device__ void decode_attention(const T *q, const unsigned long long *keys, con
       float score = 0;
       for (int i = 0; i < VALUES; i++) score += query[g][i] * k[i];
       for (int step = LANES / 2; step > 0; step /= 2) score += __shfl_xor_sync(0xffffffff, score, step);
-      if (!there) score = NOTHING;
       const float larger = fmaxf(most[g], score);
       const float old = expf(most[g] - larger), p = there ? expf(score - larger) : 0.0f;
       most[g] = larger;

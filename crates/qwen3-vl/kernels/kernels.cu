@@ -2,3 +2,4 @@
 
 #include "decode_attention.cu"
 #include "silu_mul.cu"
+#include "softmax.cu"

@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod softmax;
 
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::{CudaDevice, DType, Layout, Result, bail};

@@ -93,41 +93,81 @@ fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
+/// Queries whose scores are in memory at a time.
+const QUERIES: usize = 256;
+
 /// The same with candle's operations, for devices without a kernel of ours.
 fn attend_tensors(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
-    let (queries, heads, head_dim) = q.dims3()?;
+    let queries = q.dim(0)?;
     let cat = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.narrow(0, 0, keys)?.transpose(0, 1);
     let k = cat(blocks.iter().map(|(k, _)| k).collect())?.contiguous()?;
     let v = cat(blocks.iter().map(|(_, v)| v).collect())?.contiguous()?;
-    let kv_heads = k.dim(0)?;
+    let parts = (0..queries).step_by(QUERIES).map(|start| {
+        let count = QUERIES.min(queries - start);
+        let q = q.narrow(0, start, count)?;
+        // Keys that the last of them sees.
+        let seen = if causal {
+            keys - queries + start + count
+        } else {
+            keys
+        };
+        attend_part(&q, &k.narrow(1, 0, seen)?, &v.narrow(1, 0, seen)?, causal)
+    });
+    match &parts.collect::<Result<Vec<_>>>()?[..] {
+        [one] => Ok(one.clone()),
+        many => Tensor::cat(many, 0),
+    }
+}
+
+/// Queries `[queries, heads, head_dim]` with keys and values `[kv_heads, keys, head_dim]`.
+fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
+    let (queries, heads, head_dim) = q.dims3()?;
+    let (kv_heads, keys, _) = k.dims3()?;
     let group = heads / kv_heads;
     // [queries, heads, d] -> [kv_heads, group * queries, d]: no head is repeated.
     let q = q
         .transpose(0, 1)?
         .contiguous()?
         .reshape((kv_heads, group * queries, head_dim))?;
-    let scores = (q.matmul(&k.t()?)? * (head_dim as f64).powf(-0.5))?.to_dtype(DType::F32)?;
-    let scores = if causal && queries > 1 {
-        let past = keys - queries;
-        let mask: Vec<f32> = (0..queries)
-            .flat_map(|i| {
-                (0..keys).map(move |j| if j > past + i { f32::NEG_INFINITY } else { 0.0 })
-            })
-            .collect();
-        let mask = Tensor::from_vec(mask, (1, 1, queries, keys), q.device())?;
-        scores
-            .reshape((kv_heads, group, queries, keys))?
-            .broadcast_add(&mask)?
-            .reshape((kv_heads, group * queries, keys))?
-    } else {
-        scores
-    };
-    let p = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(q.dtype())?;
-    p.matmul(&v)?
+    let scores = q.matmul(&k.t()?)?;
+    let seen = if causal { keys - queries + 1 } else { keys };
+    let weights = softmax(scores, queries, seen, (head_dim as f32).powf(-0.5))?;
+    weights
+        .matmul(v)?
         .reshape((heads, queries, head_dim))?
         .transpose(0, 1)?
         .contiguous()?
         .reshape((queries, heads * head_dim))
+}
+
+/// Weights from scores `[kv_heads, group * queries, keys]`, times `scale`; the first of the queries sees
+/// `seen` keys, each next one one more, up to all. In f32 arithmetic.
+fn softmax(scores: Tensor, queries: usize, seen: usize, scale: f32) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if scores.device().is_cuda() && crate::cuda::knows(scores.dtype()) {
+        let softmax = crate::cuda::softmax::Softmax {
+            scale,
+            queries,
+            seen,
+        };
+        return softmax.run(&scores).map(|()| scores);
+    }
+    let (kv_heads, rows, keys) = scores.dims3()?;
+    let dtype = scores.dtype();
+    let mut scores = (scores.to_dtype(DType::F32)? * f64::from(scale))?;
+    if seen < keys {
+        let mask: Vec<f32> = (0..queries)
+            .flat_map(|i| {
+                (0..keys).map(move |j| if j < seen + i { 0.0 } else { f32::NEG_INFINITY })
+            })
+            .collect();
+        let mask = Tensor::from_vec(mask, (queries, keys), scores.device())?;
+        scores = scores
+            .reshape((kv_heads, rows / queries, queries, keys))?
+            .broadcast_add(&mask)?
+            .reshape((kv_heads, rows, keys))?;
+    }
+    candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(dtype)
 }
 
 #[cfg(test)]
@@ -137,10 +177,16 @@ mod tests {
     #[test]
     fn kernel_and_operations_agree() {
         let device = Device::Cpu;
-        for (queries, keys, causal) in [(1, 9, true), (5, 21, true), (40, 40, true), (8, 8, false)]
-        {
+        for (queries, keys, causal) in [
+            (1, 9, true),
+            (5, 21, true),
+            (40, 40, true),
+            (8, 8, false),
+            (QUERIES + 3, QUERIES + 40, true),
+            (QUERIES + 3, QUERIES + 3, false),
+        ] {
             let q = Tensor::randn(0f32, 1., (queries, 4, 8), &device).unwrap();
-            let blocks: Vec<LayerBlock> = (0..6)
+            let blocks: Vec<LayerBlock> = (0..keys.div_ceil(8))
                 .map(|_| {
                     let random = || Tensor::randn(0f32, 1., (8, 2, 8), &device).unwrap();
                     (random(), random())

@@ -219,3 +219,49 @@ fn silu_mul_is_that_of_the_cpu() {
     silu_mul::<f32>();
     silu_mul::<bf16>();
 }
+
+/// Rows of several heads, of whose queries each sees one key more than the last.
+fn softmax<T: Value>((heads, queries, keys): (usize, usize, usize), seen: usize) {
+    let mut scores: Vec<T> = random("scores", heads * queries * keys, keys as u64);
+    let scale = 0.7;
+    let mut want = vec![0.0; scores.len()];
+    let rows = want.chunks_exact_mut(keys).zip(scores.chunks_exact(keys));
+    for (row, (want, scores)) in rows.enumerate() {
+        let seen = (seen + row % queries).min(keys);
+        let scores = scores[..seen]
+            .iter()
+            .map(|score| f64::from(scale * score.wide()));
+        let weights: Vec<f64> = scores.map(f64::exp).collect();
+        let sum: f64 = weights.iter().sum();
+        for (want, weight) in want.iter_mut().zip(weights) {
+            *want = (weight / sum) as f32;
+        }
+    }
+    launch!(
+        format!("softmax_{}", T::NAME),
+        fn(*mut T, u32, u32, u32, f32),
+        ((heads * queries) as u32, 1, 1),
+        256,
+        (
+            scores.as_mut_ptr(),
+            queries as u32,
+            keys as u32,
+            seen as u32,
+            scale
+        )
+    );
+    close("softmax", &scores, &want);
+}
+
+#[test]
+fn softmax_is_its_definition() {
+    for (shape, seen) in [
+        ((2, 1, 1), 1),
+        ((2, 3, 5), 3),
+        ((1, 4, 700), 697),
+        ((2, 3, 300), 300),
+    ] {
+        softmax::<f32>(shape, seen);
+        softmax::<bf16>(shape, seen);
+    }
+}

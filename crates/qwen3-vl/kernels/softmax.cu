@@ -1,0 +1,49 @@
+// softmax(scale * row) in place, of the scores that a query may see; the rest becomes 0. Instead of a
+// mask made on the host, a scaled copy, a copy in f32 and one back.
+//
+// Its twin is the definition in tests/kernels; with products around it, cpu::attention::attend.
+
+#include "values.cuh"
+
+constexpr unsigned THREADS = 256;
+
+struct Largest {
+  __device__ static float of(float a, float b) { return fmaxf(a, b); }
+};
+struct Sum {
+  __device__ static float of(float a, float b) { return a + b; }
+};
+
+// What all threads of a block have together; all must come here.
+template <typename Of>
+__device__ float of_block(float value) {
+  __shared__ float warps[THREADS / 32];
+  for (int step = 16; step > 0; step /= 2) value = Of::of(value, __shfl_xor_sync(0xffffffff, value, step));
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = warps[0];
+  for (unsigned w = 1; w < THREADS / 32; w++) value = Of::of(value, warps[w]);
+  // The next one writes there.
+  __syncthreads();
+  return value;
+}
+
+// scores: [rows, keys]; row r is query r % queries, which sees the first `seen` + r % queries keys, at
+// most all of them. Blocks of threads: one of 256 for each row.
+template <typename T>
+__device__ void softmax(T *scores, unsigned queries, unsigned keys, unsigned seen, float scale) {
+  scores += (size_t)blockIdx.x * keys;
+  seen = min(seen + blockIdx.x % queries, keys);
+  float largest = -1e30f, sum = 0;
+  for (unsigned i = threadIdx.x; i < seen; i += THREADS) largest = fmaxf(largest, widen(scores[i]));
+  largest = of_block<Largest>(largest);
+  for (unsigned i = threadIdx.x; i < seen; i += THREADS) sum += expf(scale * (widen(scores[i]) - largest));
+  const float factor = 1.0f / of_block<Sum>(sum);
+  for (unsigned i = threadIdx.x; i < keys; i += THREADS)
+    store(i < seen ? factor * expf(scale * (widen(scores[i]) - largest)) : 0.0f, scores + i);
+}
+
+KERNEL(softmax_f32, (float *scores, unsigned queries, unsigned keys, unsigned seen, float scale),
+       (scores, queries, keys, seen, scale), (softmax<float>))
+KERNEL(softmax_bf16, (Bf16 *scores, unsigned queries, unsigned keys, unsigned seen, float scale),
+       (scores, queries, keys, seen, scale), (softmax<Bf16>))
