@@ -2,8 +2,9 @@
 """Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
   bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--windows 2] [--threads 2]
+              [--device cpu|cuda]
 
-FOLDER is a checkpoint with its tokenizer, for instance what `engine write-2b` writes.
+FOLDER is a checkpoint with its tokenizer, for instance what `engine write-random` writes.
 """
 import argparse
 import json
@@ -28,6 +29,7 @@ def arguments():
     parser.add_argument("--size", default="320x256")
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
@@ -44,6 +46,13 @@ def prompt_ids(tokenizer, grid, config):
     return ids, (ids == config.video_token_id).int() * 2
 
 
+def clock(device):
+    """Seconds, once the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def main():
     a = arguments()
     torch.set_num_threads(a.threads)
@@ -52,33 +61,33 @@ def main():
     result = {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": a.dtype}
 
     start = time.perf_counter()
-    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=dtype).eval()
+    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=dtype).eval().to(a.device)
     result["load_s"] = time.perf_counter() - start
     processor = Qwen3VLVideoProcessor.from_pretrained(a.folder)
     tokenizer = AutoTokenizer.from_pretrained(a.folder)
     frames = torch.from_numpy(video(a.frames, height, width)).permute(0, 3, 1, 2)
     pixels = processor(videos=[frames], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="pt")
-    grid = pixels["video_grid_thw"]
-    ids, types = prompt_ids(tokenizer, grid[0].tolist(), model.config)
-    values = pixels["pixel_values_videos"].to(dtype)
+    grid = pixels["video_grid_thw"].to(a.device)
+    ids, types = (x.to(a.device) for x in prompt_ids(tokenizer, grid[0].tolist(), model.config))
+    values = pixels["pixel_values_videos"].to(a.device, dtype)
 
     windows = []
     with torch.no_grad():
         for _ in range(a.windows):
             window = {"prompt_tokens": ids.shape[1]}
-            start = time.perf_counter()
+            start = clock(a.device)
             model.model.get_video_features(values, grid, return_dict=True)
-            window["vision_s"] = time.perf_counter() - start
-            start = time.perf_counter()
+            window["vision_s"] = clock(a.device) - start
+            start = clock(a.device)
             out = model(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids),
                         pixel_values_videos=values, video_grid_thw=grid, use_cache=True, logits_to_keep=1)
-            window["vision_and_prefill_s"] = time.perf_counter() - start
+            window["vision_and_prefill_s"] = clock(a.device) - start
             token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-            start = time.perf_counter()
+            start = clock(a.device)
             for _ in range(a.tokens):
                 out = model(input_ids=token, past_key_values=cache, use_cache=True)
                 token = out.logits[:, -1:].argmax(-1)
-            window["decode_tokens_per_s"] = a.tokens / (time.perf_counter() - start)
+            window["decode_tokens_per_s"] = a.tokens / (clock(a.device) - start)
             windows.append({k: round(v, 3) for k, v in window.items()})
     result["windows"] = windows
     result["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,11 +1,11 @@
 //! The engine from the command line, without GStreamer: for checks and measurements.
 //!
 //! ```text
-//! engine parity   …  every stage against the reference's values
-//! engine kernels  …  a device's kernels against the CPU's
-//! engine bench    …  vision, prefill and decode of one window, timed
-//! engine write-2b …  a checkpoint of the real 2B dimensions to time
-//! engine describe …  an answer about raw frames, to compare with another implementation's
+//! engine parity       …  every stage against the reference's values
+//! engine kernels      …  a device's kernels against the CPU's
+//! engine bench        …  vision, prefill and decode of one window, timed
+//! engine write-random …  a checkpoint of a real model's dimensions to time
+//! engine describe     …  an answer about raw frames, to compare with another implementation's
 //! ```
 //!
 //! Each file of this folder has its command's options. One program, because with the CUDA feature
@@ -24,13 +24,13 @@ fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
     let command = args
         .value()
-        .context("a command: parity, kernels, bench, write-2b or describe")?
+        .context("a command: parity, kernels, bench, write-random or describe")?
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
         "kernels" => parity::kernels(args),
         "bench" => bench::run(args),
-        "write-2b" => bench::write_2b(args),
+        "write-random" => bench::write_random(args),
         "describe" => describe::run(args),
         other => bail!("unknown command {other}"),
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
+use std::str::FromStr;
 use std::{fs, io};
 
 use safetensors::{Dtype, View};
@@ -99,15 +100,45 @@ pub fn write_wide(
     })
 }
 
-/// Writes a checkpoint with the real dimensions of the 2B model and cheap random bf16 weights
-/// (4 GB, one tensor in memory at a time), for speed and memory. No tokenizer.
+/// Real models whose dimensions can be had with random weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Real {
+    /// 4 GB.
+    TwoB,
+    /// 9 GB.
+    FourB,
+    /// 18 GB.
+    EightB,
+}
+
+impl FromStr for Real {
+    type Err = String;
+
+    /// `2b`, `4b` or `8b`.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "2b" => Ok(Self::TwoB),
+            "4b" => Ok(Self::FourB),
+            "8b" => Ok(Self::EightB),
+            _ => Err(format!("unknown size {name:?}: use 2b, 4b or 8b")),
+        }
+    }
+}
+
+/// Writes a model of real dimensions with random bf16 weights (one tensor in memory at a time), for
+/// speed and memory. No tokenizer.
 ///
 /// # Errors
 ///
 /// Those of writing.
-pub fn write_2b(dir: &Path) -> io::Result<()> {
-    write_configs(dir, &TWO_B, "bfloat16")?;
-    write_weights(dir, &TWO_B, Dtype::BF16, cheap_bf16)
+pub fn write_real(dir: &Path, size: Real) -> io::Result<()> {
+    let dimensions = match size {
+        Real::TwoB => &TWO_B,
+        Real::FourB => &FOUR_B,
+        Real::EightB => &EIGHT_B,
+    };
+    write_configs(dir, dimensions, "bfloat16")?;
+    write_weights(dir, dimensions, Dtype::BF16, cheap_bf16)
 }
 
 struct Dimensions {
@@ -161,6 +192,14 @@ const SMALL: Dimensions = Dimensions {
     },
 };
 
+const VISION_S: Vision = Vision {
+    hidden: 1024,
+    depth: 24,
+    heads: 16,
+    intermediate: 4096,
+    taps: [5, 11, 17],
+};
+
 const TWO_B: Dimensions = Dimensions {
     hidden: 2048,
     layers: 28,
@@ -172,13 +211,31 @@ const TWO_B: Dimensions = Dimensions {
     context: 262_144,
     tied: true,
     experts: None,
+    vision: VISION_S,
+};
+
+const FOUR_B: Dimensions = Dimensions {
+    hidden: 2560,
+    layers: 36,
+    heads: 32,
+    intermediate: 9728,
+    ..TWO_B
+};
+
+const EIGHT_B: Dimensions = Dimensions {
+    hidden: 4096,
+    layers: 36,
+    heads: 32,
+    intermediate: 12_288,
+    tied: false,
     vision: Vision {
-        hidden: 1024,
-        depth: 24,
+        hidden: 1152,
+        depth: 27,
         heads: 16,
-        intermediate: 4096,
-        taps: [5, 11, 17],
+        intermediate: 4304,
+        taps: [8, 16, 24],
     },
+    ..TWO_B
 };
 
 impl Dimensions {

@@ -14,7 +14,7 @@ pub mod weights;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use checkpoint::{Checkpoint, write_2b, write_checkpoint, write_wide};
+pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide};
 pub use clip::{clip, noise};
 pub use golden::Golden;
 

@@ -1,7 +1,8 @@
 //! Times the engine on a checkpoint. Prints one JSON object for each part.
 //!
 //! ```text
-//! engine write-2b FOLDER         random weights, 4 GB; needs Qwen's tokenizer (QWEN_TOKENIZER)
+//! engine write-random 2b|4b|8b FOLDER     random weights of a real model's dimensions, 4, 9 or 18 GB;
+//!                                         needs Qwen's tokenizer (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams    all of them if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
@@ -52,9 +53,10 @@ struct Options {
     windows: u32,
 }
 
-pub fn write_2b(mut args: lexopt::Parser) -> anyhow::Result<()> {
+pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
+    let size = args.value().context("a size: 2b, 4b or 8b")?.parse()?;
     let folder = PathBuf::from(args.value().context("a folder")?);
-    testing::write_2b(&folder)?;
+    testing::write_real(&folder, size)?;
     Ok(testing::write_tokenizer(&folder)?)
 }
 

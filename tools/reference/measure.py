@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Measures the engine and transformers in turns on one device, at the dimensions of real models with random weights.
+
+  measure.py ENGINE [--device cuda] [--dtype bf16] [--sizes 2b,4b,8b] [--frames 8,32,80] [--frame 448x448] [--tokens 64]
+             [--parts first-token,batch] [--out measured.json]
+
+ENGINE is the example `engine` of crates/qwen3-vl. Prints a table last and writes all figures to --out. Fractions are of what
+this device does at the moment: decode reads every weight of the language model once for a token, at the rate of copying memory;
+prefill multiplies with each of them for every token, at the rate of a large product. Attention, the KV cache and the vision tower
+are left out of both.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--sizes", default="2b,4b,8b")
+    parser.add_argument("--frames", default="8,32,80")
+    parser.add_argument("--frame", default="448x448")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--parts", default="first-token,batch")
+    parser.add_argument("--out", default="measured.json")
+    return parser.parse_args()
+
+
+def best(device, work):
+    """Seconds of the fastest of ten."""
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    times = []
+    for _ in range(10):
+        wait()
+        start = time.perf_counter()
+        work()
+        wait()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peaks(device, dtype):
+    """Bytes a second of a copy (read and written), and operations a second of a product."""
+    side, count = (8192, 1 << 30) if device != "cpu" else (2048, 1 << 27)
+    a, b = torch.zeros(count, dtype=torch.uint8, device=device), torch.empty(count, dtype=torch.uint8, device=device)
+    copied = best(device, lambda: b.copy_(a))
+    x = torch.randn(side, side, dtype=dtype, device=device)
+    multiplied = best(device, lambda: x @ x)
+    return {"bytes_per_s": 2 * count / copied, "operations_per_s": 2 * side**3 / multiplied}
+
+
+def weights(folder):
+    """Weights that a token meets: those of the layers of the language model, and of its head."""
+    with open(os.path.join(folder, "config.json")) as file:
+        text = json.load(file)["text_config"]
+    hidden, heads, kv, size = (text[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
+    layer = 2 * hidden * size * (heads + kv) + 3 * hidden * text["intermediate_size"]
+    layers = layer * text["num_hidden_layers"]
+    return layers, layers + hidden * text["vocab_size"]
+
+
+def run(command):
+    """What a program prints, a JSON object a line, as one object."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        return {"failed": " ".join(command), "why": done.stderr.strip().splitlines()[-5:]}
+    figures = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            figures.update(json.loads(line))
+    return figures
+
+
+def measure(a, size, folder):
+    common = ["--device", a.device, "--dtype", a.dtype]
+    bench = [a.engine, "bench", folder, *common, "--size", a.frame, "--tokens", str(a.tokens)]
+    hf = [sys.executable, os.path.join(HERE, "bench_hf.py"), folder, *common, "--size", a.frame, "--tokens", str(a.tokens)]
+    for frames in (int(n) for n in a.frames.split(",")):
+        for program, command in (
+            ("qwen3-vl", [*bench, "--part", "window", "--pairs", str(frames // 2), "--windows", "3"]),
+            ("transformers", [*hf, "--frames", str(frames), "--windows", "3"]),
+        ):
+            yield {"size": size, "program": program, "part": "window", "frames": frames, **run(command)}
+    for part in filter(None, a.parts.split(",")):
+        yield {"size": size, "program": "qwen3-vl", "part": part, **run([*bench, "--part", part, "--pairs", "1"])}
+
+
+def table(rows, peak, met, width):
+    print(f"{'':18}{'frames':>7}{'vision s':>10}{'prefill s':>10}{'of peak':>9}{'tokens/s':>10}{'of peak':>9}")
+    for row in rows:
+        name = f"{row['size']} {row['program']}"
+        if "failed" in row:
+            print(f"{name:18} FAILED: {row['failed']}: {row['why']}")
+        elif row["part"] == "window":
+            w, (layers, read) = row["windows"][-1], met[row["size"]]
+            prefill = w["vision_and_prefill_s"] - w["vision_s"]
+            product = 2 * layers * w["prompt_tokens"] / prefill / peak["operations_per_s"]
+            memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
+            print(f"{name:18}{row['frames']:7}{w['vision_s']:10.3f}{prefill:10.3f}{product:9.2f}"
+                  f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
+        else:
+            print(f"{name:18} {row['part']}: {json.dumps(row[row['part'].replace('-', '_')])}")
+
+
+def main():
+    a = arguments()
+    dtype = DTYPES[a.dtype]
+    peak, rows, met = peaks(a.device, dtype), [], {}
+    print(f"memory {peak['bytes_per_s'] / 1e9:.0f} GB/s, products {peak['operations_per_s'] / 1e12:.2f} T/s in {a.dtype}")
+    for size in a.sizes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([a.engine, "write-random", size, folder], check=True)
+            met[size] = weights(folder)
+            for row in measure(a, size, folder):
+                print(json.dumps(row), flush=True)
+                rows.append(row)
+                with open(a.out, "w") as file:
+                    json.dump({"peak": peak, "rows": rows}, file, indent=1)
+    table(rows, peak, met, dtype.itemsize)
+    sys.exit(any("failed" in row for row in rows))
+
+
+if __name__ == "__main__":
+    main()
