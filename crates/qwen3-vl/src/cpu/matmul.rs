@@ -78,15 +78,9 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
         };
         // SAFETY: these columns belong to this task alone.
         unsafe {
-            many_rows(
-                x,
-                rows,
-                output.at(index * PANEL),
-                (m, n, k),
-                scratch,
-                turned,
-            )
-        };
+            let out = output.at(index * PANEL);
+            many_rows(x, rows, out, (m, n, k), scratch, turned);
+        }
     });
 }
 

@@ -189,14 +189,20 @@ impl TextModel {
         let mut x = self.embed(&all)?;
         let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
         // Behind the keys and values of the last layer nothing is needed but what is asked for.
-        let asked = match outputs.len() < all.len() {
-            true => Some(Tensor::new(outputs, x.device())?),
-            false => None,
+        let asked = match outputs.len() {
+            0 => None,
+            some if some == all.len() => None,
+            _ => Some(Tensor::new(outputs.as_slice(), x.device())?),
         };
         let mut reused = Default::default();
         for (index, layer) in self.layers.iter().enumerate() {
+            let last = index + 1 == self.layers.len();
+            if last && outputs.is_empty() {
+                layer.write(&layer.input_norm.forward(&x)?, index, &rope, parts)?;
+                break;
+            }
             let taps = deepstack_rows(&all, index, &x)?;
-            let only = asked.as_ref().filter(|_| index + 1 == self.layers.len());
+            let only = asked.as_ref().filter(|_| last);
             x = layer.forward(&x, index, &rope, parts, only, &mut reused)?;
             if let Some(taps) = taps {
                 x = (x + select(&taps, only)?)?;
@@ -205,9 +211,10 @@ impl TextModel {
         for part in parts {
             part.kv.advance(part.chunk.len());
         }
-        match x.dim(0)? {
-            0 => Ok(x),
-            _ => self.norm.forward(&x),
+        match outputs.is_empty() {
+            // A view: devices do not make or compute tensors of nothing.
+            true => x.narrow(0, 0, 0),
+            false => self.norm.forward(&x),
         }
     }
 
@@ -329,9 +336,6 @@ impl Layer {
         let normed = self.input_norm.forward(x)?;
         self.write(&normed, index, rope, parts)?;
         let x = select(x, only)?;
-        if x.dim(0)? == 0 {
-            return Ok(x);
-        }
         let q = self.q.forward(&select(&normed, only)?)?;
         let q = self.q_norm.forward(&self.heads(q)?)?;
         let q = match only {

@@ -313,15 +313,9 @@ fn widening<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
         };
         // SAFETY: the columns of this panel belong to this task alone.
         unsafe {
-            many_rows(
-                x,
-                rows,
-                output.at(index * PANEL),
-                (m, n, k),
-                scratch,
-                turned,
-            )
-        };
+            let out = output.at(index * PANEL);
+            many_rows(x, rows, out, (m, n, k), scratch, turned);
+        }
     });
 }
 
