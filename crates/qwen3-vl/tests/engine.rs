@@ -349,6 +349,14 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     for rx in [first].iter().chain(&waiting) {
         assert_eq!(answer(rx).tokens, expected);
     }
+    // Room is free for the next one as soon as a window has ended, however it ends.
+    for i in 0..20 {
+        let (close, rx) = ask(&*backend, head(200, false));
+        if i % 2 == 0 {
+            close();
+            assert_eq!(answer(&rx).tokens, expected);
+        }
+    }
     // One that said too little is refused when it needs more, and disturbs nobody.
     let (close, small) = ask(&*backend, head(200, false));
     let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));

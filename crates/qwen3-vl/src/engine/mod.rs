@@ -166,9 +166,7 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             self.command(command);
         }
-        let windows = &self.windows;
-        self.admission
-            .retain(|id| windows.iter().any(|window| window.id() == id));
+        self.release();
         self.advance();
         let admitted = self.windows.iter();
         let admitted = admitted.filter(|window| self.admission.is_admitted(window.id()));
@@ -183,6 +181,13 @@ impl Worker {
         true
     }
 
+    /// What ended windows had is free, and goes to those that wait.
+    fn release(&mut self) {
+        let windows = &self.windows;
+        self.admission
+            .retain(|id| windows.iter().any(|window| window.id() == id));
+    }
+
     fn command(&mut self, command: Command) {
         match command {
             Command::Open { id, head, mut sink } => {
@@ -190,6 +195,8 @@ impl Worker {
                     sink.send(Event::Failed(Failure::Backend(reason.clone())));
                     return;
                 }
+                // Who has heard that a window ended, or ended it, counts on its room.
+                self.release();
                 let kv = KvCache::new(&self.runner.parts.model.kv);
                 let mut window = Sequence::new(id, &head, sink, kv);
                 let full = StepError::Memory {
