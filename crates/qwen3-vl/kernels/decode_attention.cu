@@ -4,40 +4,40 @@
 // busy ("split-K", flash decoding). `decode_attention_*` computes one part for all query heads that
 // share a key head; `decode_attention_merge_*` joins the parts.
 //
-// Its twin is cpu::attention::attend; tests/kernels.rs runs both on random inputs.
+// Its twin is cpu::attention::attend.
 
+#include "sequence.cuh"
 #include "values.cuh"
 
-constexpr int HEAD = 128;               // values of a head
-constexpr int BLOCK_TOKENS = 128;       // model::kv_cache::BLOCK_TOKENS
 constexpr int LANES = 16;               // threads that share a key
-constexpr int VALUES = HEAD / LANES;    // values of a key that one of them has
 constexpr int WARPS = 4;
-constexpr int PARTIAL = HEAD + 2;       // a part's sum of values, its largest score, its sum of weights
+constexpr unsigned LEAST_KEYS = 64;     // worth a block of threads
 constexpr float NOTHING = -1e30f;       // a score below all others; differences of it are not NaN
 
-// q:        [sequences, heads, 128]
-// keys:     [sequences, blocks] addresses of blocks [128, kv_heads, 128]; values: likewise
-// lengths:  [sequences] keys of each
-// partial:  [sequences, heads, splits, 130] f32
+// q:         [queries of all, heads, HEAD]
+// pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each, in the first layer
+// layer:     bytes from there to this layer's keys, `values` from those to its values
+// sequences: their last query is computed
+// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score, its sum
+//            of weights
 // Blocks of threads: (kv_heads, splits, sequences) of 128.
-template <typename T, int G>
-__device__ void decode_attention(const T *q, const unsigned long long *keys, const unsigned long long *values,
-                                 const unsigned *lengths, float *partial, unsigned heads, unsigned blocks,
+template <typename T, int HEAD, int G>
+__device__ void decode_attention(const T *q, const unsigned long long *pages, const Sequence *sequences,
+                                 float *partial, unsigned long long layer, unsigned long long to_values,
                                  float scale) {
+  constexpr int VALUES = HEAD / LANES, PARTIAL = HEAD + 2;
   __shared__ float sums[WARPS][G][PARTIAL];
-  const unsigned kv_head = blockIdx.x, kv_heads = gridDim.x;
-  const unsigned split = blockIdx.y, splits = gridDim.y, sequence = blockIdx.z;
+  const unsigned kv_head = blockIdx.x, kv_heads = gridDim.x, heads = kv_heads * G;
+  const unsigned split = blockIdx.y, splits = gridDim.y;
+  const Sequence sequence = sequences[blockIdx.z];
   const unsigned warp = threadIdx.x / 32, half = threadIdx.x / LANES % 2, lane = threadIdx.x % LANES;
-  const unsigned length = lengths[sequence];
-  const unsigned part = (length + splits - 1) / splits;
-  const unsigned begin = split * part, end = min(begin + part, length);
-  keys += sequence * blocks;
-  values += sequence * blocks;
+  const unsigned part = max((sequence.keys + splits - 1) / splits, LEAST_KEYS);
+  const unsigned begin = split * part, end = min(begin + part, sequence.keys);
+  pages += sequence.page;
 
   float query[G][VALUES], sum[G][VALUES], most[G], weight[G];
   for (int g = 0; g < G; g++) {
-    load<VALUES>(q + ((size_t)sequence * heads + kv_head * G + g) * HEAD + lane * VALUES, query[g]);
+    load<VALUES>(q + ((size_t)sequence.query * heads + kv_head * G + g) * HEAD + lane * VALUES, query[g]);
     most[g] = NOTHING;
     weight[g] = 0;
     for (int i = 0; i < VALUES; i++) {
@@ -50,10 +50,11 @@ __device__ void decode_attention(const T *q, const unsigned long long *keys, con
     const unsigned key = first + 2 * warp + half;
     const bool there = key < end;
     const unsigned at = there ? key : begin;
-    const size_t offset = ((size_t)(at % BLOCK_TOKENS) * kv_heads + kv_head) * HEAD + lane * VALUES;
+    const size_t offset = ((size_t)(at % PAGE) * kv_heads + kv_head) * HEAD + lane * VALUES;
+    const unsigned long long page = pages[at / PAGE] + layer;
     float k[VALUES], v[VALUES];
-    load<VALUES>((const T *)keys[at / BLOCK_TOKENS] + offset, k);
-    load<VALUES>((const T *)values[at / BLOCK_TOKENS] + offset, v);
+    load<VALUES>((const T *)page + offset, k);
+    load<VALUES>((const T *)(page + to_values) + offset, v);
     for (int g = 0; g < G; g++) {
       float score = 0;
       for (int i = 0; i < VALUES; i++) score += query[g][i] * k[i];
@@ -82,6 +83,7 @@ __device__ void decode_attention(const T *q, const unsigned long long *keys, con
     }
   }
   __syncthreads();
+  if (threadIdx.x >= HEAD) return;
   for (int g = 0; g < G; g++) {
     float larger = NOTHING, total = 0, weights = 0;
     for (int w = 0; w < WARPS; w++) larger = fmaxf(larger, sums[w][g][HEAD]);
@@ -90,7 +92,7 @@ __device__ void decode_attention(const T *q, const unsigned long long *keys, con
       total += factor * sums[w][g][threadIdx.x];
       weights += factor * sums[w][g][HEAD + 1];
     }
-    float *out = partial + (((size_t)sequence * heads + kv_head * G + g) * splits + split) * PARTIAL;
+    float *out = partial + (((size_t)blockIdx.z * heads + kv_head * G + g) * splits + split) * PARTIAL;
     out[threadIdx.x] = total;
     if (threadIdx.x == 0) {
       out[HEAD] = larger;
@@ -99,11 +101,12 @@ __device__ void decode_attention(const T *q, const unsigned long long *keys, con
   }
 }
 
-// out: [sequences, heads, 128]. Blocks of threads: (heads, sequences) of 128.
-template <typename T>
-__device__ void decode_attention_merge(const float *partial, T *out, unsigned splits) {
-  const size_t row = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
-  partial += row * splits * PARTIAL;
+// out: [queries of all, heads, HEAD]. Blocks of threads: (heads, sequences) of HEAD.
+template <typename T, int HEAD>
+__device__ void decode_attention_merge(const float *partial, const Sequence *sequences, T *out, unsigned splits) {
+  constexpr int PARTIAL = HEAD + 2;
+  const unsigned head = blockIdx.x, heads = gridDim.x;
+  partial += ((size_t)blockIdx.y * heads + head) * splits * PARTIAL;
   float larger = NOTHING, total = 0, weights = 0;
   for (unsigned s = 0; s < splits; s++) larger = fmaxf(larger, partial[s * PARTIAL + HEAD]);
   for (unsigned s = 0; s < splits; s++) {
@@ -111,21 +114,27 @@ __device__ void decode_attention_merge(const float *partial, T *out, unsigned sp
     total += factor * partial[s * PARTIAL + threadIdx.x];
     weights += factor * partial[s * PARTIAL + HEAD + 1];
   }
-  store(total / weights, out + row * HEAD + threadIdx.x);
+  out += ((size_t)sequences[blockIdx.y].query * heads + head) * HEAD;
+  store(weights > 0 ? total / weights : 0.0f, out + threadIdx.x);
 }
 
-#define DECODE_ATTENTION(NAME, T, G)                                                                            \
-  KERNEL(decode_attention_##NAME##_##G,                                                                         \
-         (const T *q, const unsigned long long *keys, const unsigned long long *values, const unsigned *lengths, \
-          float *partial, unsigned heads, unsigned blocks, float scale),                                        \
-         (q, keys, values, lengths, partial, heads, blocks, scale), (decode_attention<T, G>))
-#define OF_TYPE(NAME, T)                                                                                      \
-  DECODE_ATTENTION(NAME, T, 1)                                                                                \
-  DECODE_ATTENTION(NAME, T, 2)                                                                                \
-  DECODE_ATTENTION(NAME, T, 4)                                                                                \
-  DECODE_ATTENTION(NAME, T, 8)                                                                                \
-  KERNEL(decode_attention_merge_##NAME, (const float *partial, T *out, unsigned splits), (partial, out, splits), \
-         (decode_attention_merge<T>))
+#define DECODE_ATTENTION(NAME, T, HEAD, G)                                                                         \
+  KERNEL(decode_attention_##NAME##_##HEAD##_##G,                                                                   \
+         (const T *q, const unsigned long long *pages, const Sequence *sequences, float *partial,                  \
+          unsigned long long layer, unsigned long long values, float scale),                                       \
+         (q, pages, sequences, partial, layer, values, scale), (decode_attention<T, HEAD, G>))
+#define DECODE_ATTENTION_OF(NAME, T, HEAD)                                                              \
+  DECODE_ATTENTION(NAME, T, HEAD, 1)                                                                    \
+  DECODE_ATTENTION(NAME, T, HEAD, 2)                                                                    \
+  DECODE_ATTENTION(NAME, T, HEAD, 4)                                                                    \
+  DECODE_ATTENTION(NAME, T, HEAD, 8)                                                                    \
+  KERNEL(decode_attention_merge_##NAME##_##HEAD,                                                        \
+         (const float *partial, const Sequence *sequences, T *out, unsigned splits),                    \
+         (partial, sequences, out, splits), (decode_attention_merge<T, HEAD>))
 
-OF_TYPE(f32, float)
-OF_TYPE(bf16, Bf16)
+DECODE_ATTENTION_OF(f32, float, 32)
+DECODE_ATTENTION_OF(f32, float, 64)
+DECODE_ATTENTION_OF(f32, float, 128)
+DECODE_ATTENTION_OF(bf16, Bf16, 32)
+DECODE_ATTENTION_OF(bf16, Bf16, 64)
+DECODE_ATTENTION_OF(bf16, Bf16, 128)

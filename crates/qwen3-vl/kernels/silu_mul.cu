@@ -1,15 +1,23 @@
-// gate = silu(gate) * up in one pass over memory. Twin: cpu::activation::silu_mul.
+// out = silu(gate) * up in one pass over memory. Twin: cpu::activation::silu_mul.
 
 #include "values.cuh"
 
-// Threads: one for each of `count` values, in blocks of any size.
+// gate, up: [rows, width] at a pitch; out: [rows, width]. Threads: one for each of `count` values, in
+// blocks of any size.
 template <typename T>
-__device__ void silu_mul(T *gate, const T *up, unsigned long long count) {
+__device__ void silu_mul(const T *gate, const T *up, T *out, unsigned width, unsigned pitch,
+                         unsigned long long count) {
   const size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  const float x = widen(gate[i]);
-  store(x / (1.0f + expf(-x)) * widen(up[i]), gate + i);
+  const size_t at = i / width * pitch + i % width;
+  const float x = widen(gate[at]);
+  // The reference rounds what silu gives.
+  store(rounded<T>(x / (1.0f + expf(-x))) * widen(up[at]), out + i);
 }
 
-KERNEL(silu_mul_f32, (float *gate, const float *up, unsigned long long count), (gate, up, count), (silu_mul<float>))
-KERNEL(silu_mul_bf16, (Bf16 *gate, const Bf16 *up, unsigned long long count), (gate, up, count), (silu_mul<Bf16>))
+#define SILU_MUL(NAME, T)                                                                                    \
+  KERNEL(silu_mul_##NAME,                                                                                    \
+         (const T *gate, const T *up, T *out, unsigned width, unsigned pitch, unsigned long long count),     \
+         (gate, up, out, width, pitch, count), (silu_mul<T>))
+SILU_MUL(f32, float)
+SILU_MUL(bf16, Bf16)

@@ -3,30 +3,7 @@
 //
 // Its twin is the definition in tests/kernels; with products around it, cpu::attention::attend.
 
-#include "values.cuh"
-
-constexpr unsigned THREADS = 256;
-
-struct Largest {
-  __device__ static float of(float a, float b) { return fmaxf(a, b); }
-};
-struct Sum {
-  __device__ static float of(float a, float b) { return a + b; }
-};
-
-// What all threads of a block have together; all must come here.
-template <typename Of>
-__device__ float of_block(float value) {
-  __shared__ float warps[THREADS / 32];
-  for (int step = 16; step > 0; step /= 2) value = Of::of(value, __shfl_xor_sync(0xffffffff, value, step));
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = warps[0];
-  for (unsigned w = 1; w < THREADS / 32; w++) value = Of::of(value, warps[w]);
-  // The next one writes there.
-  __syncthreads();
-  return value;
-}
+#include "block.cuh"
 
 // scores: [rows, keys]; row r is query r % queries, which sees the first `seen` + r % queries keys, at
 // most all of them. Blocks of threads: one of 256 for each row.

@@ -33,6 +33,14 @@ __device__ inline void store(float value, Bf16 *to) {
   to->bits = nan ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
 }
 
+// What is left of a value in memory of type T.
+template <typename T>
+__device__ inline float rounded(float value) {
+  T in_memory;
+  store(value, &in_memory);
+  return widen(in_memory);
+}
+
 // N values from an address that is a multiple of their size together, at most 16 bytes a load.
 template <int N, typename T>
 __device__ inline void load(const T *from, float *to) {
@@ -43,5 +51,19 @@ __device__ inline void load(const T *from, float *to) {
   for (int i = 0; i < N; i += EACH) {
     const Packed packed = *(const Packed *)(from + i);
     for (int j = 0; j < EACH; j++) to[i + j] = widen(packed.values[j]);
+  }
+}
+
+// The same the other way.
+template <int N, typename T>
+__device__ inline void store(const float *from, T *to) {
+  constexpr int EACH = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
+  struct alignas(EACH * sizeof(T)) Packed {
+    T values[EACH];
+  };
+  for (int i = 0; i < N; i += EACH) {
+    Packed packed;
+    for (int j = 0; j < EACH; j++) store(from[i + j], &packed.values[j]);
+    *(Packed *)(to + i) = packed;
   }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 
 use crate::backend::local::LocalBackend;
 use crate::backend::{Backend, Generation, ModelInfo};
@@ -105,9 +105,9 @@ impl DeviceChoice {
         Ok(match self {
             Self::Cpu => Device::Cpu,
             // Without a driver this is an error, which auto takes as "no GPU".
-            Self::Auto if cfg!(feature = "cuda") => Device::new_cuda(0).unwrap_or(Device::Cpu),
+            Self::Auto if cfg!(feature = "cuda") => cuda(0).unwrap_or(Device::Cpu),
             Self::Auto => Device::Cpu,
-            Self::Cuda(n) => Device::new_cuda(n).map_err(|e| {
+            Self::Cuda(n) => cuda(n).map_err(|e| {
                 LoadError::Device(format!(
                     "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
                      feature on a machine with an NVIDIA driver",
@@ -121,14 +121,22 @@ impl DeviceChoice {
     #[must_use]
     pub fn resolved(self) -> Self {
         // Without a driver this is an error.
-        static GPU: LazyLock<bool> =
-            LazyLock::new(|| cfg!(feature = "cuda") && Device::new_cuda(0).is_ok());
+        static GPU: LazyLock<bool> = LazyLock::new(|| cfg!(feature = "cuda") && cuda(0).is_ok());
         match self {
             Self::Auto if *GPU => Self::Cuda(0),
             Self::Auto => Self::Cpu,
             chosen => chosen,
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+use crate::cuda::device::open as cuda;
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(n: usize) -> candle_core::Result<Device> {
+    // An error that says so.
+    Device::new_cuda(n)
 }
 
 impl FromStr for DtypeChoice {
@@ -262,8 +270,9 @@ pub fn load_runner(
         what: "loading weights".into(),
         percent: 10,
     });
-    let weights = files.weights(target)?;
-    let model = Model::load(config, &weights).map_err(invalid)?;
+    let eyes = eyes(&target.device)?;
+    let mut weights = files.weights(target)?;
+    let model = Model::load(config, &mut weights, eyes).map_err(invalid)?;
     cancelled()?;
     progress(Progress {
         what: "ready".into(),
@@ -404,6 +413,14 @@ impl Files {
                 Weights::embedded(bytes, target).map_err(invalid)
             }
         }
+    }
+}
+
+/// Where the vision tower goes.
+fn eyes(device: &Device) -> Result<Device, LoadError> {
+    match device.location() {
+        DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id).open(),
+        _ => Ok(device.clone()),
     }
 }
 

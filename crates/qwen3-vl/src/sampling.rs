@@ -3,10 +3,46 @@
 //! candle-transformers' `LogitsProcessor` does not renormalise between top-k and top-p and so draws
 //! from another distribution than the reference.
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::backend::Generation;
+
+/// What a token is chosen from.
+#[derive(Debug)]
+pub enum Scores<'a> {
+    /// The scores of all tokens, which are used up.
+    All(&'a mut [f32]),
+    /// Tokens with the largest scores, largest first, of equal ones the first; as many as
+    /// [`Sampler::wants`], [penalties](Sampler::penalties) taken off.
+    Best(&'a [(u32, f32)]),
+}
+
+/// What is taken off the score of a token that has been there: it is divided by `repetition`, or multiplied
+/// if it is negative, then less `presence`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalty {
+    /// Which token.
+    pub token: u32,
+    /// 1 changes nothing.
+    pub repetition: f32,
+    /// 0 changes nothing.
+    pub presence: f32,
+}
+
+impl Penalty {
+    /// What is left of a score.
+    pub fn off(self, score: f32) -> f32 {
+        let score = if score < 0.0 {
+            score * self.repetition
+        } else {
+            score / self.repetition
+        };
+        score - self.presence
+    }
+}
 
 /// Chooses the tokens of one answer.
 #[derive(Debug)]
@@ -24,14 +60,71 @@ impl Sampler {
         }
     }
 
-    /// The next token. `sequence` is the prompt and what has been generated, `generated` the
-    /// latter alone. `logits` are used up.
-    pub fn next(&mut self, logits: &mut [f32], sequence: &[u32], generated: &[u32]) -> u32 {
-        penalise(logits, sequence, generated, &self.generation);
-        if self.generation.temperature <= 0.0 {
-            return argmax(logits);
+    /// How many of the largest scores it needs; none if it may need any.
+    pub fn wants(&self) -> Option<usize> {
+        match self.generation.top_k {
+            _ if self.generation.temperature <= 0.0 => Some(1),
+            0 => None,
+            k => Some(k as usize),
         }
-        let kept = self.candidates(logits);
+    }
+
+    /// What is taken off the scores of tokens, each of them once. `sequence` is the prompt and what has been
+    /// generated, `generated` the latter alone (transformers: `RepetitionPenaltyLogitsProcessor`; presence
+    /// as in the OpenAI API).
+    pub fn penalties(&self, sequence: &[u32], generated: &[u32]) -> Vec<Penalty> {
+        let Generation {
+            repetition_penalty,
+            presence_penalty,
+            ..
+        } = self.generation;
+        let none = |token| Penalty {
+            token,
+            repetition: 1.0,
+            presence: 0.0,
+        };
+        let mut all: BTreeMap<u32, Penalty> = BTreeMap::new();
+        if repetition_penalty != 1.0 {
+            for token in sequence {
+                let penalty = all.entry(*token).or_insert_with(|| none(*token));
+                penalty.repetition = repetition_penalty as f32;
+            }
+        }
+        if presence_penalty != 0.0 {
+            for token in generated {
+                let penalty = all.entry(*token).or_insert_with(|| none(*token));
+                penalty.presence = presence_penalty as f32;
+            }
+        }
+        all.into_values().collect()
+    }
+
+    /// The next token. `sequence` is the prompt and what has been generated, `generated` the
+    /// latter alone.
+    pub fn next(&mut self, scores: Scores<'_>, sequence: &[u32], generated: &[u32]) -> u32 {
+        let best = match scores {
+            Scores::Best(best) => best.to_vec(),
+            Scores::All(scores) => {
+                for penalty in self.penalties(sequence, generated) {
+                    if let Some(score) = scores.get_mut(penalty.token as usize) {
+                        *score = penalty.off(*score);
+                    }
+                }
+                if self.generation.temperature <= 0.0 {
+                    return argmax(scores);
+                }
+                self.best(scores)
+            }
+        };
+        self.draw(&best)
+    }
+
+    /// Draws from tokens with their scores, largest first.
+    fn draw(&mut self, best: &[(u32, f32)]) -> u32 {
+        if self.generation.temperature <= 0.0 {
+            return best.first().map_or(0, |(id, _)| *id);
+        }
+        let kept = self.candidates(best);
         let total: f64 = kept.iter().map(|(_, p)| p).sum();
         let mut left = self.rng.random::<f64>() * total;
         for &(id, p) in &kept {
@@ -43,14 +136,9 @@ impl Sampler {
         kept.last().map_or(0, |(id, _)| *id)
     }
 
-    /// Tokens that may be drawn, most likely first, with their probabilities.
-    fn candidates(&self, logits: &[f32]) -> Vec<(u32, f64)> {
-        let Generation {
-            temperature,
-            top_p,
-            top_k,
-            ..
-        } = self.generation;
+    /// The top k, or all, by score and then by place.
+    fn best(&self, logits: &[f32]) -> Vec<(u32, f32)> {
+        let top_k = self.generation.top_k;
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         let by_score = |a: &u32, b: &u32| {
             logits[*b as usize]
@@ -62,11 +150,23 @@ impl Sampler {
             order.truncate(top_k as usize);
         }
         order.sort_unstable_by(by_score);
-        let max = order
-            .first()
-            .map_or(0.0, |&id| f64::from(logits[id as usize]));
-        let weight = |id: u32| ((f64::from(logits[id as usize]) - max) / temperature).exp();
-        let mut kept: Vec<(u32, f64)> = order.into_iter().map(|id| (id, weight(id))).collect();
+        order
+            .into_iter()
+            .map(|id| (id, logits[id as usize]))
+            .collect()
+    }
+
+    /// Tokens that may be drawn, most likely first, with their probabilities.
+    fn candidates(&self, best: &[(u32, f32)]) -> Vec<(u32, f64)> {
+        let Generation {
+            temperature, top_p, ..
+        } = self.generation;
+        let max = best.first().map_or(0.0, |(_, score)| f64::from(*score));
+        let weight = |score: f32| ((f64::from(score) - max) / temperature).exp();
+        let mut kept: Vec<(u32, f64)> = best
+            .iter()
+            .map(|(id, score)| (*id, weight(*score)))
+            .collect();
         let total: f64 = kept.iter().map(|(_, p)| p).sum();
         kept.iter_mut().for_each(|(_, p)| *p /= total);
         if top_p < 1.0 {
@@ -78,35 +178,6 @@ impl Sampler {
             kept.truncate(last.map_or(kept.len(), |last| last + 1));
         }
         kept
-    }
-}
-
-/// transformers: `RepetitionPenaltyLogitsProcessor`; presence as in the OpenAI API.
-fn penalise(logits: &mut [f32], sequence: &[u32], generated: &[u32], generation: &Generation) {
-    let each_once = |ids: &[u32]| {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    };
-    let repetition = generation.repetition_penalty as f32;
-    if repetition != 1.0 {
-        for id in each_once(sequence) {
-            if let Some(score) = logits.get_mut(id as usize) {
-                *score = if *score < 0.0 {
-                    *score * repetition
-                } else {
-                    *score / repetition
-                };
-            }
-        }
-    }
-    if generation.presence_penalty != 0.0 {
-        for id in each_once(generated) {
-            if let Some(score) = logits.get_mut(id as usize) {
-                *score -= generation.presence_penalty as f32;
-            }
-        }
     }
 }
 
@@ -138,7 +209,7 @@ mod tests {
         let mut sampler = Sampler::new(generation, 7);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
-            counts[sampler.next(&mut logits.to_vec(), &[], &[]) as usize] += 1.0;
+            counts[sampler.next(Scores::All(&mut logits.to_vec()), &[], &[]) as usize] += 1.0;
         }
         counts.into_iter().map(|count| count / 20_000.0).collect()
     }
@@ -146,7 +217,7 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_first_maximum() {
         let mut sampler = Sampler::new(Generation::default(), 0);
-        assert_eq!(sampler.next(&mut [1.0, 3.0, 3.0], &[], &[]), 1);
+        assert_eq!(sampler.next(Scores::All(&mut [1.0, 3.0, 3.0]), &[], &[]), 1);
     }
 
     #[test]
@@ -169,7 +240,7 @@ mod tests {
         let draw = |seed| {
             let mut sampler = Sampler::new(generation(1.0, 1.0, 0), seed);
             (0..50)
-                .map(|_| sampler.next(&mut [0.0; 100], &[], &[]))
+                .map(|_| sampler.next(Scores::All(&mut [0.0; 100]), &[], &[]))
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
@@ -177,14 +248,48 @@ mod tests {
     }
 
     #[test]
-    fn penalties() {
+    fn penalties_of_both_kinds_are_taken_off_once() {
         let generation = Generation {
             repetition_penalty: 2.0,
             presence_penalty: 0.5,
             ..Generation::default()
         };
+        let sampler = Sampler::new(generation, 0);
         let mut logits = [2.0, -2.0, 2.0];
-        penalise(&mut logits, &[0, 1, 0], &[0, 0], &generation);
+        for penalty in sampler.penalties(&[0, 1, 0], &[0, 0]) {
+            let score = &mut logits[penalty.token as usize];
+            *score = penalty.off(*score);
+        }
         assert_eq!(logits, [0.5, -4.0, 2.0]);
+    }
+
+    #[test]
+    fn the_best_scores_give_the_same_tokens_as_all() {
+        let logits: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 / 20.0).collect();
+        for generation in [generation(0.7, 0.8, 20), generation(0.0, 1.0, 0)] {
+            let generation = Generation {
+                presence_penalty: 1.5,
+                ..generation
+            };
+            let (mut of_all, mut of_best) =
+                (Sampler::new(generation, 3), Sampler::new(generation, 3));
+            let mut generated: Vec<u32> = Vec::new();
+            for _ in 0..50 {
+                let want = of_all.next(Scores::All(&mut logits.clone()), &generated, &generated);
+                let mut scores = logits.clone();
+                for penalty in of_best.penalties(&generated, &generated) {
+                    let score = &mut scores[penalty.token as usize];
+                    *score = penalty.off(*score);
+                }
+                let mut best: Vec<(u32, f32)> = (0..).zip(scores).collect();
+                best.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                best.truncate(of_best.wants().unwrap());
+                assert_eq!(
+                    of_best.next(Scores::Best(&best), &generated, &generated),
+                    want
+                );
+                generated.push(want);
+            }
+        }
     }
 }

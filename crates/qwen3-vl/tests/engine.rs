@@ -383,6 +383,10 @@ fn frames_that_windows_share_are_encoded_once() {
     runner.encode_next(&mut [&mut a, &mut b]).unwrap();
     assert_eq!(a.inputs().count() + b.inputs().count(), 0);
     late.push(first, 3, now);
+    runner.supply(&mut late);
+    assert_eq!(late.inputs().count(), 0, "it is on its way already");
+    let landing = runner.land(true).unwrap();
+    assert!(landing.failed.is_none() && late.awaits(&landing.inputs));
     late.push(pairs(1, SMALL, 7).remove(0), 4, now);
     runner.advance(&mut late).unwrap();
     assert_eq!(late.inputs().count(), 1, "the other one is new");

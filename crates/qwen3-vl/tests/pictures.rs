@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use qwen3_vl::frames::budget::Budget;
+use qwen3_vl::frames::patchify::Cut;
 use qwen3_vl::frames::sampling::{Rate, hf_frame_indices};
 use qwen3_vl::frames::{Frame, ResizeError, Size, VisionInput, patchify, resize_rgb};
 use qwen3_vl::testing::{Golden, clip, data_dir, noise};
@@ -166,11 +167,15 @@ fn our_pairs(source: &Value, total: u32, from: Size, nth: u32) -> Vec<VisionInpu
 }
 
 fn patches(inputs: &[Vec<VisionInput>]) -> Vec<f32> {
-    inputs
-        .iter()
-        .flatten()
-        .flat_map(|input| patchify(input, 16, 2, 2, HALF, HALF))
-        .collect()
+    let cut = Cut {
+        patch: 16,
+        merge: 2,
+        temporal: 2,
+        mean: HALF,
+        std: HALF,
+    };
+    let inputs = inputs.iter().flatten();
+    inputs.flat_map(|input| patchify(input, &cut)).collect()
 }
 
 fn sha256(values: &[f32]) -> String {

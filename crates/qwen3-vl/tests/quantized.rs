@@ -11,7 +11,7 @@ use qwen3_vl::load::{
     DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
 };
 use qwen3_vl::model::text::Part;
-use qwen3_vl::model::{Chunk, KvCache};
+use qwen3_vl::model::{Chunk, KvCache, Workspace};
 use qwen3_vl::testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
 fn options(folder: &Path, quantization: Quantization) -> LoadOptions {
@@ -53,8 +53,8 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         kv: &mut kv,
         outputs: chunk.len(),
     }];
-    let hidden = model.text.forward(&mut parts).unwrap();
-    model.text.logits(&hidden).unwrap().to_vec2().unwrap()
+    let scores = model.text.scores(&mut parts, &mut Workspace::default());
+    scores.unwrap().unwrap().to_vec2().unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

@@ -1,170 +1,253 @@
-//! Attention of a decode step.
+//! Attention over the paged cache, and that of the vision tower.
 
-use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::{
-    DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
-};
-use candle_core::cuda_backend::{CudaDType, WrapErr};
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail,
-};
-use half::bf16;
+use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::{kernel, knows, range, suffix};
-use crate::model::attention::Span;
+use super::launch::{address, device_of, first_value, launch, launch_each, unwritten};
+use super::pass::Pass;
+use super::rows::pitch;
+use super::suffix;
+use super::workspace::Workspace;
+use crate::model::heads::Heads;
 use crate::model::kv_cache::BLOCK_TOKENS;
+use crate::model::plan::Plan;
+use crate::model::rope::RopeTable;
 
-/// The constants of the kernel.
-const HEAD: usize = 128;
-const PARTIAL: usize = HEAD + 2;
+/// Widths of heads that there are kernels for, in the language model and in the vision tower.
+const HEADS: [usize; 3] = [32, 64, 128];
+const VISION_HEADS: [usize; 4] = [32, 64, 72, 128];
+/// Query heads that share a key head.
 const GROUPS: [usize; 4] = [1, 2, 4, 8];
 const _: () = assert!(BLOCK_TOKENS == 128);
 
 /// Blocks of threads that keep a large device busy: two for each of 132 multiprocessors.
 const BUSY: usize = 264;
-/// Keys that are worth a block of threads.
-const LEAST_KEYS: usize = 64;
+/// Threads of a block.
+const THREADS: u32 = 128;
 
-/// Causal attention where every sequence has one query: `q` `[sequences, heads, 128]` to `[sequences,
-/// heads * 128]` (twin: [`crate::cpu::attention::attend`]). None if it is not such a step or not one
-/// that there is a kernel for.
+/// Whether there are kernels for such heads.
+pub fn knows(heads: Heads) -> bool {
+    HEADS.contains(&heads.width) && GROUPS.iter().any(|group| group * heads.kv == heads.count)
+}
+
+/// Bytes from the start of a page to the keys of a layer, and from those to its values.
+pub fn place(heads: Heads, layer: usize, dtype: DType) -> (u64, u64) {
+    let (layer, values) = heads.place(layer);
+    let bytes = |values: usize| (values * dtype.size_in_bytes()) as u64;
+    (bytes(layer), bytes(values))
+}
+
+/// Causal attention of the sequences of a pass with one query each, into their rows of `out`. `q` and `out`
+/// are `[rows, heads * width]` (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
 /// If the shapes do not fit or the device fails.
-pub fn decode(q: &Tensor, spans: &[Span<'_>]) -> Result<Option<Tensor>> {
-    let (sequences, heads, head_dim) = q.dims3()?;
-    let Some((keys, _)) = spans.first().and_then(|span| span.blocks.first()) else {
-        return Ok(None);
+pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor) -> Result<()> {
+    check(q, pass, heads, out)?;
+    let (sequences, count) = pass.decoding;
+    if count == 0 {
+        return Ok(());
+    }
+    let (device, suffix) = (device_of(q)?, suffix(q.dtype())?);
+    // The same for every length, so that a step can be repeated: a kernel whose part is empty ends at once.
+    let splits = (BUSY / (heads.kv * count)).max(1);
+    let (layer, values) = place(heads, layer, q.dtype());
+    let Heads { width, .. } = heads;
+    // SAFETY: the first kernel writes all of them.
+    let partial = unsafe {
+        unwritten(
+            (count * heads.count * splits, width + 2),
+            DType::F32,
+            device,
+        )?
     };
-    let kv_heads = keys.dim(1)?;
-    let fits = q.device().is_cuda()
-        && knows(q.dtype())
-        && head_dim == HEAD
-        && GROUPS.iter().any(|group| group * kv_heads == heads)
-        && sequences == spans.len()
-        && spans.iter().all(|span| span.queries == 1);
-    if !fits {
+    let arguments = [
+        address(q)?.into(),
+        pass.pages.into(),
+        sequences.into(),
+        address(&partial)?.into(),
+        layer.into(),
+        values.into(),
+        scale(width).into(),
+    ];
+    let name = format!("decode_attention_{suffix}_{width}_{}", heads.group());
+    let grid = (heads.kv, splits, count);
+    // SAFETY: the arguments of decode_attention.cu; the pass says where the pages of its sequences are.
+    unsafe { launch(device, &name, grid, THREADS, &arguments)? };
+    let arguments = [
+        address(&partial)?.into(),
+        sequences.into(),
+        address(out)?.into(),
+        (splits as u32).into(),
+    ];
+    let name = format!("decode_attention_merge_{suffix}_{width}");
+    // SAFETY: likewise; the rows of `out` are those of the pass.
+    unsafe {
+        launch(
+            device,
+            &name,
+            (heads.count, count, 1),
+            width as u32,
+            &arguments,
+        )
+    }
+}
+
+/// Causal attention of the sequences of a pass with more queries, in bf16, into their rows of `out` (twin:
+/// [`crate::cpu::attention::attend`]).
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub fn prefill(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor) -> Result<()> {
+    check(q, pass, heads, out)?;
+    let (layer, values) = place(heads, layer, q.dtype());
+    let launch = Launch {
+        q: address(q)?,
+        q_pitch: (heads.count * heads.width) as u32,
+        kv_pitch: (heads.kv * heads.width) as u32,
+        heads,
+        causal: true,
+        layer,
+        values,
+    };
+    launch.run(q.dtype(), pass, out, device_of(q)?)
+}
+
+/// Grids of so many patches, whose queries, keys and values take `patch_bytes`, for [`vision`] on the device of
+/// `like`.
+///
+/// # Errors
+///
+/// If the device fails.
+pub fn grids(
+    grids: usize,
+    patches: usize,
+    patch_bytes: usize,
+    like: &Tensor,
+    workspace: &mut Workspace,
+) -> Result<Pass> {
+    let plan = Plan::of_grids(grids, patches, patch_bytes);
+    Pass::new(&plan, 0, device_of(like)?, &mut workspace.staging)
+}
+
+/// Rotation of queries and keys and attention of patches that see those of their grid, in bf16: `qkv`
+/// `[patches, 3 * heads * width]`, which is used up, to `[patches, heads * width]`. None if there is no
+/// kernel for it (twins: [`crate::cpu::norm::rotate`], [`crate::cpu::attention::attend`]).
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub fn vision(qkv: &Tensor, heads: usize, rope: &RopeTable, pass: &Pass) -> Result<Option<Tensor>> {
+    let (patches, all) = qkv.dims2()?;
+    let width = all / (3 * heads);
+    if qkv.dtype() != DType::BF16 || !VISION_HEADS.contains(&width) {
         return Ok(None);
     }
-    let seen = q
-        .contiguous()?
-        .apply_op1_no_bwd(&Decode { spans, kv_heads })?;
-    seen.reshape((sequences, heads * HEAD)).map(Some)
+    rotate(qkv, heads, rope)?;
+    let device = device_of(qkv)?;
+    // SAFETY: every patch is a query of the pass.
+    let out = unsafe { unwritten((patches, heads * width), DType::BF16, device)? };
+    let part = (heads * width * DType::BF16.size_in_bytes()) as u64;
+    let launch = Launch {
+        q: first_value(qkv)?,
+        q_pitch: pitch(qkv)?,
+        kv_pitch: pitch(qkv)?,
+        heads: Heads {
+            count: heads,
+            kv: heads,
+            width,
+        },
+        causal: false,
+        // The pass knows how far from the first key the others are.
+        layer: first_value(qkv)? + part,
+        values: part,
+    };
+    launch.run(qkv.dtype(), pass, &out, device)?;
+    Ok(Some(out))
 }
 
-struct Decode<'a> {
-    spans: &'a [Span<'a>],
-    kv_heads: usize,
+fn rotate(qkv: &Tensor, heads: usize, rope: &RopeTable) -> Result<()> {
+    let (patches, all) = qkv.dims2()?;
+    let (cos, sin) = rope.parts();
+    let (grid, half) = cos.dims2()?;
+    if all != 3 * heads * 2 * half || sin.dims() != cos.dims() || !patches.is_multiple_of(grid) {
+        bail!("vision-rope: {:?} by {:?}", qkv.shape(), cos.shape());
+    }
+    let count = patches * 2 * heads * half;
+    let arguments = [
+        address(qkv)?.into(),
+        address(cos)?.into(),
+        address(sin)?.into(),
+        (grid as u32).into(),
+        (heads as u32).into(),
+        (half as u32).into(),
+        (count as u64).into(),
+    ];
+    let name = format!("vision_rope_{}", suffix(qkv.dtype())?);
+    // SAFETY: the arguments of rope.cu; sizes are checked above.
+    unsafe { launch_each(device_of(qkv)?, &name, count, &arguments) }
 }
 
-impl CustomOp1 for Decode<'_> {
-    fn name(&self) -> &'static str {
-        "decode-attention"
-    }
+/// A launch of `attention.cu`.
+struct Launch {
+    q: u64,
+    q_pitch: u32,
+    kv_pitch: u32,
+    heads: Heads,
+    causal: bool,
+    layer: u64,
+    values: u64,
+}
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("decode-attention: on the CPU attention has no kernel of its own for one query")
-    }
-
-    fn cuda_fwd(&self, q: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        match q.dtype() {
-            DType::F32 => self.run::<f32>(q, layout),
-            _ => self.run::<bf16>(q, layout),
+impl Launch {
+    fn run(self, dtype: DType, pass: &Pass, out: &Tensor, device: &CudaDevice) -> Result<()> {
+        if dtype != DType::BF16 || !VISION_HEADS.contains(&self.heads.width) {
+            bail!("attention: no kernel for {:?} in {dtype:?}", self.heads);
         }
-    }
-}
-
-impl Decode<'_> {
-    fn run<T: CudaDType + DeviceRepr>(
-        &self,
-        q: &CudaStorage,
-        layout: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        let (device, suffix) = (&q.device, suffix(q.dtype())?);
-        let (sequences, heads, _) = layout.shape().dims3()?;
-        let lengths: Vec<u32> = self.spans.iter().map(|span| span.keys as u32).collect();
-        let longest = self.spans.iter().map(|span| span.keys).max().unwrap_or(0);
-        let blocks = longest.div_ceil(BLOCK_TOKENS);
-        let mut tables = [(); 2].map(|()| vec![0u64; sequences * blocks]);
-        for (sequence, span) in self.spans.iter().enumerate() {
-            if span.blocks.len() * BLOCK_TOKENS < span.keys || span.keys == 0 {
-                bail!(
-                    "decode-attention: {} keys in {} blocks",
-                    span.keys,
-                    span.blocks.len()
-                );
-            }
-            let used = span.blocks.iter().take(span.keys.div_ceil(BLOCK_TOKENS));
-            for (index, (keys, values)) in used.enumerate() {
-                let place = sequence * blocks + index;
-                tables[0][place] = self.address::<T>(keys)?;
-                tables[1][place] = self.address::<T>(values)?;
-            }
-        }
-        let splits = BUSY / (self.kv_heads * sequences);
-        let splits = splits.clamp(1, longest.div_ceil(LEAST_KEYS));
-
-        let [keys, values] = [
-            device.clone_htod(&tables[0])?,
-            device.clone_htod(&tables[1])?,
+        let (tiles, count) = pass.tiles;
+        let arguments = [
+            self.q.into(),
+            pass.pages.into(),
+            tiles.into(),
+            pass.prefilling.0.into(),
+            address(out)?.into(),
+            self.q_pitch.into(),
+            self.kv_pitch.into(),
+            (self.heads.group() as u32).into(),
+            u32::from(self.causal).into(),
+            self.layer.into(),
+            self.values.into(),
+            scale(self.heads.width).into(),
         ];
-        let lengths = device.clone_htod(&lengths)?;
-        // SAFETY: the kernels write every value.
-        let (mut partial, mut out) = unsafe {
-            (
-                device.alloc::<f32>(sequences * heads * splits * PARTIAL)?,
-                device.alloc::<T>(sequences * heads * HEAD)?,
+        let name = format!("attention_{}", self.heads.width);
+        // SAFETY: the arguments of attention.cu; the pass says where its sequences and their pages are.
+        unsafe {
+            launch(
+                device,
+                &name,
+                (count, self.heads.kv, 1),
+                THREADS,
+                &arguments,
             )
-        };
-        let group = heads / self.kv_heads;
-        let function = kernel(device, &format!("decode_attention_{suffix}_{group}"))?;
-        let q = q.as_cuda_slice::<T>()?.slice(range(layout)?);
-        let (all_heads, all_blocks) = (heads as u32, blocks as u32);
-        let scale = (HEAD as f32).powf(-0.5);
-        let stream = device.cuda_stream();
-        let mut launch = stream.launch_builder(&function);
-        launch.arg(&q).arg(&keys).arg(&values).arg(&lengths);
-        launch
-            .arg(&mut partial)
-            .arg(&all_heads)
-            .arg(&all_blocks)
-            .arg(&scale);
-        let grid = (self.kv_heads as u32, splits as u32, sequences as u32);
-        // SAFETY: the arguments are the kernel's, and as large as the grid says; the tables hold the
-        // addresses of all blocks of these lengths, whose tensors the spans borrow.
-        unsafe { launch.launch(of_128_threads(grid)) }.w()?;
-
-        let function = kernel(device, &format!("decode_attention_merge_{suffix}"))?;
-        let parts = splits as u32;
-        let mut launch = stream.launch_builder(&function);
-        launch.arg(&partial).arg(&mut out).arg(&parts);
-        // SAFETY: as above.
-        unsafe { launch.launch(of_128_threads((heads as u32, sequences as u32, 1))) }.w()?;
-        let out = CudaStorage::wrap_cuda_slice(out, device.clone());
-        Ok((out, (sequences, heads, HEAD).into()))
-    }
-
-    /// Where a block `[128, kv_heads, 128]` lies on the device.
-    fn address<T: CudaDType + DeviceRepr>(&self, block: &Tensor) -> Result<u64> {
-        let (storage, layout) = block.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else {
-            bail!("decode-attention: a block of the cache is on another device");
-        };
-        if layout.shape().dims() != [BLOCK_TOKENS, self.kv_heads, HEAD] {
-            bail!("decode-attention: a block {:?}", layout.shape());
         }
-        let first = range(layout)?.start;
-        let slice = storage.as_cuda_slice::<T>()?;
-        let (address, _in_use) = slice.device_ptr(slice.stream());
-        Ok(address + (first * size_of::<T>()) as u64)
     }
 }
 
-fn of_128_threads(grid_dim: (u32, u32, u32)) -> LaunchConfig {
-    LaunchConfig {
-        grid_dim,
-        block_dim: (128, 1, 1),
-        shared_mem_bytes: 0,
+fn check(q: &Tensor, pass: &Pass, heads: Heads, out: &Tensor) -> Result<()> {
+    let shape = (pass.rows, heads.count * heads.width);
+    let fits =
+        knows(heads) && q.dims2()? == shape && out.dims2()? == shape && q.dtype() == out.dtype();
+    if !fits {
+        bail!(
+            "attention: {:?} of {heads:?} to {:?}",
+            q.shape(),
+            out.shape()
+        );
     }
+    Ok(())
+}
+
+fn scale(width: usize) -> f32 {
+    (width as f32).powf(-0.5)
 }

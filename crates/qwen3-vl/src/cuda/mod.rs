@@ -1,21 +1,26 @@
-//! What candle does slowly on NVIDIA GPUs: the kernels of `kernels/*.cu`, which `build.rs` compiles.
-//! Each has a twin in [`crate::cpu`] that it is tested against.
+//! The model on an NVIDIA GPU: what candle does slowly or not at all is done by the kernels of
+//! `kernels/*.cu`, which `build.rs` compiles. Each has a twin in [`crate::cpu`] that it is tested against.
+//!
+//! Everything on a device is done by one stream, so that work is in order without events: see
+//! [`device::open`].
 
-pub mod activation;
 pub mod attention;
+pub mod choice;
+pub mod decoder;
+pub mod device;
+pub mod graph;
+pub mod handover;
+mod launch;
+pub mod pass;
+pub mod patches;
+mod rows;
 pub mod softmax;
+pub mod staging;
+pub mod workspace;
 
-use candle_core::cuda_backend::cudarc::driver::CudaFunction;
-use candle_core::{CudaDevice, DType, Layout, Result, bail};
+use candle_core::{DType, Result, bail};
 
-/// For compute capability 8.0; the driver compiles it for its device.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
-
-/// A kernel by its name.
-fn kernel(device: &CudaDevice, name: &str) -> Result<CudaFunction> {
-    let function = device.get_or_load_custom_func(name, "qwen3-vl", PTX)?;
-    Ok(function.into_cuda_function())
-}
+pub use rows::silu_mul;
 
 /// Whether there are kernels for values of this type.
 pub fn knows(dtype: DType) -> bool {
@@ -28,13 +33,5 @@ fn suffix(dtype: DType) -> Result<&'static str> {
         DType::F32 => Ok("f32"),
         DType::BF16 => Ok("bf16"),
         other => bail!("no kernels for {other:?}"),
-    }
-}
-
-/// First and last value of a contiguous tensor in its memory.
-fn range(layout: &Layout) -> Result<std::ops::Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => bail!("a CUDA kernel needs contiguous input"),
     }
 }

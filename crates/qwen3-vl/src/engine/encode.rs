@@ -1,13 +1,16 @@
 //! Vision inputs to vision tokens.
 
 use std::collections::hash_map::Entry;
+use std::time::Instant;
 
 use candle_core::Tensor;
 
+use super::flight::Flight;
 use super::runner::{Runner, StepError};
 use super::vision_cache::Encoded;
+use crate::frames::patchify::Cut;
 use crate::frames::{VisionInput, patchify};
-use crate::model::{Grid, VisionTokens};
+use crate::model::Grid;
 
 /// Patches that are encoded together, at most, unless one input has more: enough to be bound by
 /// arithmetic, few enough that the memory of a step and the wait for it stay small.
@@ -53,62 +56,77 @@ impl Runner {
     ///
     /// See [`StepError`].
     pub fn encode(&mut self, inputs: &[VisionInput]) -> Result<Vec<Encoded>, StepError> {
-        let Some(first) = inputs.first() else {
+        if inputs.is_empty() {
             return Ok(Vec::new());
-        };
-        let config = &self.parts.model.config.vision_config;
-        let merge = config.spatial_merge_size as u32;
-        inputs.iter().try_for_each(|input| self.check(input))?;
-        let norm = if pair(first) {
-            &self.parts.video
-        } else {
-            &self.parts.image
-        };
-        let mut values = Vec::new();
-        for input in inputs {
-            values.extend(patchify(
-                input,
-                config.patch_size,
-                config.spatial_merge_size,
-                config.temporal_patch_size,
-                norm.image_mean,
-                norm.image_std,
-            ));
         }
-        let patches = self.patches(first);
-        let tokens = self.vision(values, patches)?;
-        let encoded = tokens.into_iter().map(|tokens| Encoded {
-            tokens,
-            merged: (patches.0 / merge, patches.1 / merge),
-            patches,
-        });
-        Ok(encoded.collect())
+        let flight = self.begin(inputs)?;
+        self.finish(flight)
     }
 
-    fn vision(
-        &mut self,
-        values: Vec<f32>,
-        (rows, columns): (u32, u32),
-    ) -> Result<Vec<VisionTokens>, StepError> {
+    /// Begins to encode vision inputs of one kind and size.
+    pub(super) fn begin(&mut self, inputs: &[VisionInput]) -> Result<Flight, StepError> {
+        let since = Instant::now();
+        inputs.iter().try_for_each(|input| self.check(input))?;
+        let Some(first) = inputs.first() else {
+            return Err(candle_core::Error::msg("nothing to encode").into());
+        };
+        let patches = self.patches(first);
+        let values = self.cut(inputs, pair(first))?;
         let grid = Grid {
-            rows: rows as usize,
-            columns: columns as usize,
+            rows: patches.0 as usize,
+            columns: patches.1 as usize,
         };
         if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
             self.geometries.clear();
         }
-        let model = &self.parts.model;
+        let tower = &self.parts.model.vision;
         let geometry = match self.geometries.entry(grid) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(model.vision.geometry(grid)?),
+            Entry::Vacant(entry) => entry.insert(tower.geometry(grid)?),
         };
-        let patch_len = model.config.vision_config.patch_len();
-        let shape = (values.len() / patch_len, patch_len);
-        let patches = Tensor::from_vec(values, shape, model.kv.device())?;
-        let patches = patches.to_dtype(model.kv.dtype())?;
-        let geometry = &*geometry;
-        let tokens = self.pool.run(|| model.vision.forward(&patches, geometry))?;
-        Ok(tokens)
+        let (geometry, workspace) = (&*geometry, &mut self.workspace);
+        let forward = || tower.forward(&values, geometry, workspace);
+        Ok(Flight {
+            inputs: inputs.to_vec(),
+            tokens: self.pool.run(forward)?,
+            patches,
+            since,
+            #[cfg(feature = "cuda")]
+            mark: match tower.device() {
+                device if device.is_cuda() => Some(crate::cuda::handover::Mark::new(device)?),
+                _ => None,
+            },
+        })
+    }
+
+    /// The patches of the inputs `[patches, 1536]`, where the tower is.
+    fn cut(&mut self, inputs: &[VisionInput], video: bool) -> Result<Tensor, StepError> {
+        let model = &self.parts.model;
+        let config = &model.config.vision_config;
+        let norm = if video {
+            &self.parts.video
+        } else {
+            &self.parts.image
+        };
+        let cut = Cut {
+            patch: config.patch_size,
+            merge: config.spatial_merge_size,
+            temporal: config.temporal_patch_size,
+            mean: norm.image_mean,
+            std: norm.image_std,
+        };
+        let (device, dtype) = (model.vision.device(), model.kv.dtype());
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() && crate::cuda::knows(dtype) {
+            let frames = &mut self.workspace.cuda.frames;
+            return Ok(frames.patches(inputs, &cut, dtype, device)?);
+        }
+        let mut values = Vec::new();
+        for input in inputs {
+            values.extend(patchify(input, &cut));
+        }
+        let shape = (values.len() / config.patch_len(), config.patch_len());
+        Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
     }
 }
 

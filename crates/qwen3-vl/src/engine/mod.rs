@@ -6,7 +6,9 @@
 
 pub mod admission;
 mod encode;
+pub mod flight;
 pub mod runner;
+mod sample;
 pub mod scheduler;
 pub mod sequence;
 pub mod sink;
@@ -167,12 +169,18 @@ impl Worker {
             self.command(command);
         }
         self.release();
+        self.land(false);
         self.advance();
         let admitted = self.windows.iter();
         let admitted = admitted.filter(|window| self.admission.is_admitted(window.id()));
-        let states: Vec<WindowState> = admitted.map(Sequence::state).collect();
+        let mut states: Vec<WindowState> = admitted.map(Sequence::state).collect();
+        if self.runner.is_full() {
+            // What waits cannot be begun.
+            states.iter_mut().for_each(|state| state.waiting = 0);
+        }
         match self.scheduler.next(&states) {
             Some(step) => self.step(step),
+            None if self.runner.flies() => self.land(true),
             None => match self.inbox.recv() {
                 Ok(command) => self.command(command),
                 Err(_) => return false,
@@ -228,6 +236,26 @@ impl Worker {
             }
             Command::Cancel { id } => self.windows.retain(|w| w.id() != id),
         }
+    }
+
+    /// Gives windows the tokens of inputs that have been encoded; waits for the first of those that are
+    /// being encoded if `wait`.
+    fn land(&mut self, mut wait: bool) {
+        while let Some(landing) = self.runner.land(std::mem::take(&mut wait)) {
+            for window in &mut self.windows {
+                if !window.awaits(&landing.inputs) {
+                    continue;
+                }
+                match &landing.failed {
+                    Some(error) => window.fail(failure(error)),
+                    None => {
+                        self.runner.supply(window);
+                        window.vision += landing.time;
+                    }
+                }
+            }
+        }
+        self.windows.retain(|window| !window.ended());
     }
 
     /// Makes all that have been admitted ready for the next step.

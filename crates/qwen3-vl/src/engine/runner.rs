@@ -1,8 +1,9 @@
 //! Does what the scheduler says: the only place where sequences meet the model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::flight::Flight;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
@@ -10,7 +11,7 @@ use crate::cpu::pool::Pool;
 use crate::frames::VisionInput;
 use crate::load::brief;
 use crate::model::text::Part;
-use crate::model::{Geometry, Grid, Model};
+use crate::model::{Geometry, Grid, Model, Workspace};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a step failed. The sequence is lost, the engine is not.
@@ -80,7 +81,9 @@ pub struct Runner {
     pub parts: RunnerParts,
     pub(super) geometries: HashMap<Grid, Geometry>,
     pub(super) pool: Pool,
-    recent: VisionCache,
+    pub(super) workspace: Workspace,
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) recent: VisionCache,
 }
 
 impl Runner {
@@ -91,18 +94,20 @@ impl Runner {
             pool: if on_cpu { Pool::new() } else { Pool::none() },
             parts,
             geometries: HashMap::new(),
+            workspace: Workspace::default(),
+            flights: VecDeque::new(),
             recent: VisionCache::default(),
         }
     }
 
-    /// Encodes waiting inputs of the sequences, in their order, as many as go together: those that
-    /// look like the first. An input that several of them have is encoded once.
+    /// Begins to encode waiting inputs of the sequences, in their order, as many as go together: those
+    /// that look like the first. An input that several of them have is encoded once. What was begun is
+    /// there when it [lands](Runner::land).
     ///
     /// # Errors
     ///
     /// See [`StepError`].
     pub fn encode_next(&mut self, sequences: &mut [&mut Sequence]) -> Result<(), StepError> {
-        let start = Instant::now();
         let mut batch: Vec<VisionInput> = Vec::new();
         for input in sequences.iter().flat_map(|sequence| sequence.inputs()) {
             let fits = batch
@@ -115,14 +120,10 @@ impl Runner {
                 batch.push(input.clone());
             }
         }
-        for (input, encoded) in std::iter::zip(batch.clone(), self.encode(&batch)?) {
-            self.recent.keep(input, encoded);
-        }
-        let time = start.elapsed();
+        let flight = self.begin(&batch)?;
+        self.flights.push_back(flight);
         for sequence in sequences {
-            if sequence.encoded(|input| self.recent.find(input).cloned()) {
-                sequence.vision += time;
-            }
+            sequence.depart(&batch);
         }
         Ok(())
     }
@@ -134,7 +135,7 @@ impl Runner {
     ///
     /// See [`StepError`].
     pub fn advance(&self, sequence: &mut Sequence) -> Result<(), StepError> {
-        sequence.encoded(|input| self.recent.find(input).cloned());
+        self.supply(sequence);
         sequence.advance(&self.parts.tokenizer, &self.parts.model.config)?;
         let limit = self.context();
         match sequence.tokens() > limit {
@@ -143,7 +144,15 @@ impl Runner {
         }
     }
 
-    fn context(&self) -> usize {
+    /// Gives the sequence the tokens of its inputs that are known, or will be when a flight lands.
+    pub fn supply(&self, sequence: &mut Sequence) {
+        sequence.encoded(|input| self.recent.find(input).cloned());
+        for flight in &self.flights {
+            sequence.depart(&flight.inputs);
+        }
+    }
+
+    pub(super) fn context(&self) -> usize {
         self.parts.model.config.text_config.max_position_embeddings
     }
 
@@ -153,7 +162,7 @@ impl Runner {
     /// # Errors
     ///
     /// See [`StepError`].
-    pub fn forward(&self, shares: Vec<(&mut Sequence, usize)>) -> Result<(), StepError> {
+    pub fn forward(&mut self, shares: Vec<(&mut Sequence, usize)>) -> Result<(), StepError> {
         let start = Instant::now();
         let taken = shares.into_iter().map(|(sequence, tokens)| {
             let chunk = sequence.take(tokens, start)?;
@@ -168,8 +177,8 @@ impl Runner {
                 kv: &mut sequence.kv,
             })
             .collect();
-        let text = &self.parts.model.text;
-        let hidden = self.pool.run(|| text.forward(&mut parts))?;
+        let (text, workspace) = (&self.parts.model.text, &mut self.workspace);
+        let scores = self.pool.run(|| text.scores(&mut parts, workspace))?;
         let time = start.elapsed();
         let mut sampling = Vec::new();
         for (sequence, _) in taken {
@@ -178,14 +187,9 @@ impl Runner {
                 sampling.push(sequence);
             }
         }
-        if sampling.is_empty() {
-            return Ok(());
+        match scores {
+            Some(scores) => self.sample(&scores, sampling),
+            None => Ok(()),
         }
-        let logits = self.pool.run(|| text.logits(&hidden))?;
-        for (sequence, mut logits) in std::iter::zip(sampling, logits.to_vec2::<f32>()?) {
-            let parts = &self.parts;
-            sequence.sample(&mut logits, self.context(), &parts.stop, &parts.tokenizer)?;
-        }
-        Ok(())
     }
 }

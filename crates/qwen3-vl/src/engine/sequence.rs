@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::scheduler::WindowState;
 use super::sink::Sink;
-use super::vision_cache::Encoded;
+use super::vision_cache::{Encoded, same};
 use crate::backend::{Answer, Event, Failure, FinishReason, Question, Timings, WindowHead};
 use crate::config::Config;
 use crate::detokenize::Detokenizer;
 use crate::frames::{VisionInput, patch_seconds};
 use crate::model::{Chunk, KvCache};
 use crate::prompt::{Piece, PositionCursor, PromptBuilder};
-use crate::sampling::Sampler;
+use crate::sampling::{Penalty, Sampler, Scores};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A window from `open` to its terminal event.
@@ -56,6 +56,8 @@ struct Waiting {
     input: VisionInput,
     /// Number of its arrival.
     since: u64,
+    /// Whether it is being encoded.
+    flying: bool,
     encoded: Option<Encoded>,
 }
 
@@ -98,10 +100,27 @@ impl Sequence {
     }
 
     fn unencoded(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.iter().filter(|w| w.encoded.is_none())
+        let waiting = self.waiting.iter();
+        waiting.filter(|w| w.encoded.is_none() && !w.flying)
     }
 
-    /// Vision inputs that have not been encoded, in order.
+    /// Inputs of a batch are being encoded.
+    pub fn depart(&mut self, batch: &[VisionInput]) {
+        for waiting in &mut self.waiting {
+            waiting.flying |= batch.iter().any(|input| same(input, &waiting.input));
+        }
+    }
+
+    /// Whether it waits for an input of a batch that is being encoded.
+    pub fn awaits(&self, batch: &[VisionInput]) -> bool {
+        let mut flying = self
+            .waiting
+            .iter()
+            .filter(|w| w.flying && w.encoded.is_none());
+        flying.any(|waiting| batch.iter().any(|input| same(input, &waiting.input)))
+    }
+
+    /// Vision inputs that are to be encoded, in order.
     pub fn inputs(&self) -> impl Iterator<Item = &VisionInput> {
         self.unencoded().map(|waiting| &waiting.input)
     }
@@ -116,19 +135,17 @@ impl Sequence {
         self.waiting.push_back(Waiting {
             input,
             since,
+            flying: false,
             encoded: None,
         });
         self.last_push = now;
     }
 
-    /// What `find` knows of inputs that have not been encoded is theirs. Whether it knew any.
-    pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) -> bool {
-        let mut any = false;
+    /// What `find` knows of inputs that have not been encoded is theirs.
+    pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) {
         for waiting in self.waiting.iter_mut().filter(|w| w.encoded.is_none()) {
             waiting.encoded = find(&waiting.input);
-            any |= waiting.encoded.is_some();
         }
-        any
     }
 
     /// Puts into the prompt what is known of it by now: inputs that are encoded and, when the window
@@ -262,6 +279,20 @@ impl Sequence {
         self.ids.len()
     }
 
+    /// How many of the largest scores its next token is chosen from, if not from all.
+    pub fn wants(&self) -> Option<usize> {
+        self.answering.as_ref()?.sampler.wants()
+    }
+
+    /// What is taken off scores before its next token is chosen.
+    pub fn penalties(&self) -> Vec<Penalty> {
+        let generated = &self.ids[self.prompt_tokens..];
+        match &self.answering {
+            Some(answering) => answering.sampler.penalties(&self.ids, generated),
+            None => Vec::new(),
+        }
+    }
+
     /// Chooses the next token, which is pending then, unless the answer is complete and has been sent.
     /// `context` is the most tokens that the model can hold.
     ///
@@ -270,7 +301,7 @@ impl Sequence {
     /// If the tokenizer fails.
     pub fn sample(
         &mut self,
-        logits: &mut [f32],
+        scores: Scores<'_>,
         context: usize,
         stop: &[u32],
         tokenizer: &Tokenizer,
@@ -279,7 +310,7 @@ impl Sequence {
             return Ok(());
         };
         let generated = &self.ids[self.prompt_tokens..];
-        let token = answering.sampler.next(logits, &self.ids, generated);
+        let token = answering.sampler.next(scores, &self.ids, generated);
         answering.completion += 1;
         answering
             .first_token

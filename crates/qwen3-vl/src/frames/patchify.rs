@@ -4,6 +4,21 @@ use super::{Frame, VisionInput};
 
 const CHANNELS: usize = 3;
 
+/// How inputs are cut and normalised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cut {
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Side of a merge block, in patches.
+    pub merge: usize,
+    /// Frames of a patch.
+    pub temporal: usize,
+    /// What is taken off each channel, of 1.
+    pub mean: [f32; 3],
+    /// What it is divided by then.
+    pub std: [f32; 3],
+}
+
 /// Cuts one vision input into patches and normalises them.
 ///
 /// The result is `[patches, 3 * temporal * patch * patch]`, row-major. A row holds one patch as
@@ -19,14 +34,14 @@ const CHANNELS: usize = 3;
 ///
 /// If a frame's bytes are fewer than its size says, or the second frame of a pair is smaller than
 /// the first. Sides that are not multiples of `patch * merge` lose what is left over.
-pub fn patchify(
-    input: &VisionInput,
-    patch: usize,
-    merge: usize,
-    temporal: usize,
-    mean: [f32; 3],
-    std: [f32; 3],
-) -> Vec<f32> {
+pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
+    let Cut {
+        patch,
+        merge,
+        temporal,
+        mean,
+        std,
+    } = *cut;
     let frames: Vec<&Frame> = match input {
         VisionInput::Pair(pair) => pair.iter().collect(),
         VisionInput::Image(frame) => vec![frame],
@@ -61,7 +76,7 @@ pub fn patchify(
 }
 
 /// The normalised value of every level of every channel.
-fn normalised_levels(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; CHANNELS] {
+pub(crate) fn normalised_levels(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; CHANNELS] {
     std::array::from_fn(|channel| {
         let (mean, std) = (mean[channel] * 255.0, std[channel] * 255.0);
         std::array::from_fn(|level| (level as f32 - mean) / std)

@@ -13,7 +13,28 @@ pub const BLOCK_TOKENS: usize = 128;
 /// Keys and values of one layer in one block, each `[BLOCK_TOKENS, kv_heads, head_dim]`.
 pub type LayerBlock = (Tensor, Tensor);
 
-type Block = Vec<LayerBlock>;
+/// Keys and values of [`BLOCK_TOKENS`] tokens.
+#[derive(Debug)]
+struct Block {
+    /// `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: one piece of memory, so that one address says where
+    /// the keys of all layers are.
+    whole: Tensor,
+    /// Views of it.
+    layers: Vec<LayerBlock>,
+}
+
+impl Block {
+    fn new(whole: Tensor) -> Result<Self> {
+        let part = |layer: usize, i: usize| whole.get(layer)?.get(i);
+        let layers = 0..whole.dim(0)?;
+        Ok(Self {
+            layers: layers
+                .map(|layer| Ok((part(layer, 0)?, part(layer, 1)?)))
+                .collect::<Result<_>>()?,
+            whole,
+        })
+    }
+}
 
 /// Makes blocks of one model's shape and keeps the freed ones.
 #[derive(Debug)]
@@ -82,9 +103,8 @@ impl KvPool {
             return Ok(block);
         }
         drop(state);
-        let shape = (BLOCK_TOKENS, self.kv_heads, self.head_dim);
-        let zeros = || Tensor::zeros(shape, self.dtype, &self.device);
-        let block: Result<Block> = (0..self.layers).map(|_| Ok((zeros()?, zeros()?))).collect();
+        let shape = (self.layers, 2, BLOCK_TOKENS, self.kv_heads, self.head_dim);
+        let block = Tensor::zeros(shape, self.dtype, &self.device).and_then(Block::new);
         block.inspect_err(|_| self.lock().used -= 1)
     }
 
@@ -155,10 +175,7 @@ impl KvCache {
             && Arc::get_mut(shared).is_none()
         {
             let own = self.pool.allocate()?;
-            for ((from_k, from_v), (to_k, to_v)) in shared.iter().zip(&own) {
-                to_k.slice_set(from_k, 0, 0)?;
-                to_v.slice_set(from_v, 0, 0)?;
-            }
+            own.whole.slice_set(&shared.whole, 0, 0)?;
             let old = std::mem::replace(shared, Arc::new(own));
             if let Some(block) = Arc::into_inner(old) {
                 self.pool.free(block);
@@ -186,7 +203,7 @@ impl KvCache {
             };
             let start = at % BLOCK_TOKENS;
             let part = (BLOCK_TOKENS - start).min(tokens - done);
-            let (block_keys, block_values) = &block[layer];
+            let (block_keys, block_values) = &block.layers[layer];
             block_keys.slice_set(&keys.narrow(0, done, part)?, 0, start)?;
             block_values.slice_set(&values.narrow(0, done, part)?, 0, start)?;
             done += part;
@@ -201,7 +218,15 @@ impl KvCache {
 
     /// One layer's blocks, in order.
     pub fn layer(&self, layer: usize) -> Vec<&LayerBlock> {
-        self.blocks.iter().map(|block| &block[layer]).collect()
+        self.blocks
+            .iter()
+            .map(|block| &block.layers[layer])
+            .collect()
+    }
+
+    /// The blocks, in order, each `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: keys, then values.
+    pub fn pages(&self) -> impl Iterator<Item = &Tensor> {
+        self.blocks.iter().map(|block| &block.whole)
     }
 }
 

@@ -2,9 +2,12 @@
 //! of a sequence inside.
 
 pub mod attention;
+pub mod heads;
 pub mod kv_cache;
 pub mod linear;
 pub mod norm;
+#[cfg(any(test, feature = "cuda"))]
+pub mod plan;
 pub mod quantized;
 pub mod rope;
 pub mod text;
@@ -13,7 +16,10 @@ pub mod weights;
 
 use std::sync::Arc;
 
+use candle_core::Device;
+
 pub use kv_cache::{KvCache, KvPool};
+use linear::Reused;
 pub use quantized::Quantization;
 pub use text::{Chunk, TextModel};
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
@@ -32,6 +38,16 @@ pub enum ModelError {
     Weights(#[from] WeightsError),
 }
 
+/// What passes keep between them; one for each thread that runs a model.
+#[derive(Default)]
+pub struct Workspace {
+    /// Room for large results, on the CPU.
+    pub(crate) vision: (Reused, Reused),
+    pub(crate) text: (Reused, Reused),
+    #[cfg(feature = "cuda")]
+    pub(crate) cuda: crate::cuda::workspace::Workspace,
+}
+
 /// A model on a device.
 #[derive(Debug)]
 pub struct Model {
@@ -46,27 +62,27 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the model that `config` describes.
+    /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
+    /// is the same one or, so that both can work at a time, the same GPU with another stream.
     ///
     /// # Errors
     ///
     /// See [`ModelError`].
-    pub fn load(config: Config, weights: &Weights) -> Result<Self, ModelError> {
-        let text = &config.text_config;
-        if text.num_experts.is_some_and(|n| n > 0) {
+    pub fn load(config: Config, weights: &mut Weights, eyes: Device) -> Result<Self, ModelError> {
+        let experts = config.text_config.num_experts;
+        if experts.is_some_and(|n| n > 0) {
             let text = "mixture-of-experts models cannot be loaded yet: use a dense one";
             return Err(ConfigError::Unsupported(text.into()).into());
         }
         let rope = config.rope()?;
-        let shape = (
-            text.num_hidden_layers,
-            text.num_key_value_heads,
-            text.head_dim(),
-        );
+        let text = TextModel::load(weights, &config, &rope)?;
+        let shape = (text.layers.len(), text.heads.kv, text.heads.width);
+        let kv = KvPool::new(shape, weights.compute(), weights.device().clone());
+        weights.aim(eyes);
         Ok(Self {
             vision: VisionTower::load(weights, &config.vision_config)?,
-            text: TextModel::load(weights, &config, &rope)?,
-            kv: KvPool::new(shape, weights.compute(), weights.device().clone()),
+            text,
+            kv,
             config,
         })
     }

@@ -36,6 +36,16 @@ impl RmsNorm {
         self.weight.dtype()
     }
 
+    /// What is normalised is multiplied by `[width]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// What is added to the mean square.
+    pub fn eps(&self) -> f32 {
+        self.eps
+    }
+
     /// Normalises `x` `[…, width]`.
     ///
     /// # Errors

@@ -27,6 +27,11 @@ impl RopeTable {
         })
     }
 
+    /// Cosines and sines.
+    pub fn parts(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     fn new(angles: &[f32], tokens: usize, dtype: DType, device: &Device) -> Result<Self> {
         let table = |f: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().copied().map(f).collect();
@@ -117,6 +122,11 @@ impl TextRope {
                 .map(|(j, f)| (f, axis(j)))
                 .collect(),
         }
+    }
+
+    /// Per frequency its value and the axis whose position it turns.
+    pub fn frequencies(&self) -> &[(f32, usize)] {
+        &self.frequencies
     }
 
     /// The table for tokens at these positions.

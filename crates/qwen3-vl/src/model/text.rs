@@ -2,24 +2,27 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use super::Workspace;
 use super::attention::{Span, attend_all};
+use super::heads::Heads;
 use super::kv_cache::KvCache;
 use super::linear::{Linear, Reused, add, silu_mul};
 use super::norm::RmsNorm;
 use super::rope::{RopeTable, TextRope};
 use super::vision::VisionTokens;
-use super::weights::{Weights, WeightsError};
+use super::weights::{Weights, WeightsError, on_device};
 use crate::config::{Config, Rope, TextConfig};
 use crate::prompt::Position;
 
 /// The language model.
 #[derive(Debug)]
 pub struct TextModel {
-    embeddings: Tensor,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
-    head: Linear,
-    rope: TextRope,
+    pub(crate) embeddings: Tensor,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: RmsNorm,
+    pub(crate) head: Linear,
+    pub(crate) rope: TextRope,
+    pub(crate) heads: Heads,
 }
 
 /// Consecutive tokens of one sequence on their way into its cache.
@@ -117,6 +120,17 @@ pub struct Part<'a> {
     pub outputs: usize,
 }
 
+impl Part<'_> {
+    /// What its tokens see in a layer.
+    pub(crate) fn span(&self, layer: usize) -> Span<'_> {
+        Span {
+            queries: self.chunk.len(),
+            keys: self.kv.len() + self.chunk.len(),
+            blocks: self.kv.layer(layer),
+        }
+    }
+}
+
 impl TextModel {
     /// Loads `model.language_model.*` and, if the head is not tied, `lm_head`.
     ///
@@ -156,35 +170,76 @@ impl TextModel {
             )?,
             head,
             rope: TextRope::new(rope, text.head_dim()),
+            heads: Heads {
+                count: text.num_attention_heads,
+                kv: text.num_key_value_heads,
+                width: text.head_dim(),
+            },
         })
     }
 
     /// All linear layers, the head last.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         let layers = self.layers.iter().flat_map(|layer| {
-            let Mlp { gate, up, down } = &layer.mlp;
+            let Mlp { gate, up, down, .. } = &layer.mlp;
             [&layer.q, &layer.k, &layer.v, &layer.o, gate, up, down]
         });
         layers.chain([&self.head])
     }
 
     /// Runs chunks of any number of sequences through the layers in one pass, without padding, and
-    /// appends each to its cache. Returns the last hidden states that the parts ask for `[outputs of
-    /// all, hidden]`, normalised: what [`TextModel::logits`] takes.
+    /// appends each to its cache. Returns the scores of the whole vocabulary behind the tokens that the
+    /// parts ask for `[outputs of all, vocabulary]`, in the type of arithmetic; none if they ask for none.
+    /// A device may repeat a recorded step for it, and overwrite the scores in the next one.
     ///
     /// # Errors
     ///
     /// If the device fails or a part asks for more than it has; the caches hold what they held before
     /// then.
-    pub fn forward(&self, parts: &mut [Part<'_>]) -> Result<Tensor> {
-        let (mut all, mut outputs) = (Chunk::default(), Vec::new());
-        for part in &mut *parts {
-            if part.outputs > part.chunk.len() {
-                bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
+    pub fn scores(
+        &self,
+        parts: &mut [Part<'_>],
+        workspace: &mut Workspace,
+    ) -> Result<Option<Tensor>> {
+        reserve(parts)?;
+        let scores = match self.repeat(parts, workspace)? {
+            Some(scores) => Some(scores),
+            None => {
+                let hidden = self.hidden(parts, workspace)?;
+                let any = hidden.dim(0)? > 0;
+                any.then(|| self.head.forward(&hidden)).transpose()?
             }
+        };
+        for part in parts {
+            part.kv.advance(part.chunk.len());
+        }
+        Ok(scores)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn repeat(&self, parts: &[Part<'_>], workspace: &mut Workspace) -> Result<Option<Tensor>> {
+        match crate::cuda::decoder::can_run(self) {
+            true => crate::cuda::graph::decode(self, parts, &mut workspace.cuda),
+            false => Ok(None),
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn repeat(&self, _: &[Part<'_>], _: &mut Workspace) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// The hidden states that the parts ask for, whose caches have room and take the rest.
+    fn hidden(&self, parts: &mut [Part<'_>], workspace: &mut Workspace) -> Result<Tensor> {
+        let (mut all, mut outputs) = (Chunk::default(), Vec::new());
+        for part in &*parts {
             all.append(part.chunk.clone());
             outputs.extend((all.len() - part.outputs) as u32..all.len() as u32);
-            part.kv.reserve(part.chunk.len())?;
+        }
+        #[cfg(feature = "cuda")]
+        if crate::cuda::decoder::can_run(self) {
+            return crate::cuda::decoder::forward(self, parts, &all, &mut workspace.cuda);
         }
         let mut x = self.embed(&all)?;
         let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
@@ -194,7 +249,7 @@ impl TextModel {
             some if some == all.len() => None,
             _ => Some(Tensor::new(outputs.as_slice(), x.device())?),
         };
-        let mut reused = Default::default();
+        let reused = &mut workspace.text;
         for (index, layer) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             if last && outputs.is_empty() {
@@ -203,28 +258,16 @@ impl TextModel {
             }
             let taps = deepstack_rows(&all, index, &x)?;
             let only = asked.as_ref().filter(|_| last);
-            x = layer.forward(&x, index, &rope, parts, only, &mut reused)?;
+            x = layer.forward(&x, index, &rope, parts, only, reused)?;
             if let Some(taps) = taps {
                 x = (x + select(&taps, only)?)?;
             }
-        }
-        for part in parts {
-            part.kv.advance(part.chunk.len());
         }
         match outputs.is_empty() {
             // A view: devices do not make or compute tensors of nothing.
             true => x.narrow(0, 0, 0),
             false => self.norm.forward(&x),
         }
-    }
-
-    /// Scores of the whole vocabulary, f32, for hidden states `[rows, hidden]`.
-    ///
-    /// # Errors
-    ///
-    /// If the device fails.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(hidden)?.to_dtype(candle_core::DType::F32)
     }
 
     fn embed(&self, chunk: &Chunk) -> Result<Tensor> {
@@ -243,8 +286,19 @@ impl TextModel {
     }
 }
 
+/// Makes room in the caches for what the parts bring.
+fn reserve(parts: &mut [Part<'_>]) -> Result<()> {
+    for part in parts {
+        if part.outputs > part.chunk.len() {
+            bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
+        }
+        part.kv.reserve(part.chunk.len())?;
+    }
+    Ok(())
+}
+
 /// What DeepStack adds behind `layer`: zeros but for the vision tokens; none if there is nothing.
-fn deepstack_rows(chunk: &Chunk, layer: usize, like: &Tensor) -> Result<Option<Tensor>> {
+pub(crate) fn deepstack_rows(chunk: &Chunk, layer: usize, like: &Tensor) -> Result<Option<Tensor>> {
     let taps: Vec<_> = chunk
         .vision
         .iter()
@@ -257,7 +311,10 @@ fn deepstack_rows(chunk: &Chunk, layer: usize, like: &Tensor) -> Result<Option<T
 }
 
 /// `base` `[tokens, hidden]` with runs of rows replaced.
-fn overlay<'a>(base: &Tensor, runs: impl Iterator<Item = (usize, &'a Tensor)>) -> Result<Tensor> {
+pub(crate) fn overlay<'a>(
+    base: &Tensor,
+    runs: impl Iterator<Item = (usize, &'a Tensor)>,
+) -> Result<Tensor> {
     let mut parts = Vec::new();
     let mut next = 0;
     for (first, rows) in runs {
@@ -278,16 +335,19 @@ fn overlay<'a>(base: &Tensor, runs: impl Iterator<Item = (usize, &'a Tensor)>) -
 }
 
 #[derive(Debug)]
-struct Layer {
-    input_norm: RmsNorm,
-    post_norm: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    q_norm: RmsNorm,
-    k_norm: RmsNorm,
-    mlp: Mlp,
+pub(crate) struct Layer {
+    pub(crate) input_norm: RmsNorm,
+    pub(crate) post_norm: RmsNorm,
+    pub(crate) q: Linear,
+    pub(crate) k: Linear,
+    pub(crate) v: Linear,
+    /// Queries, keys and values in one, on a GPU.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) qkv: Option<Linear>,
+    pub(crate) o: Linear,
+    pub(crate) q_norm: RmsNorm,
+    pub(crate) k_norm: RmsNorm,
+    pub(crate) mlp: Mlp,
     head_dim: usize,
 }
 
@@ -298,7 +358,7 @@ impl Layer {
         c: &TextConfig,
     ) -> std::result::Result<Self, WeightsError> {
         let head_dim = c.head_dim();
-        let (q, kv) = (
+        let (q_width, kv) = (
             c.num_attention_heads * head_dim,
             c.num_key_value_heads * head_dim,
         );
@@ -308,13 +368,20 @@ impl Layer {
         let norm = |part: &str, width| {
             RmsNorm::load(weights, &format!("{name}.{part}"), width, c.rms_norm_eps)
         };
+        let (mut q, mut k, mut v) = (
+            linear("q", (q_width, c.hidden_size))?,
+            linear("k", (kv, c.hidden_size))?,
+            linear("v", (kv, c.hidden_size))?,
+        );
+        let qkv = on_device(name, Linear::join(&mut [&mut q, &mut k, &mut v]))?;
         Ok(Self {
             input_norm: norm("input_layernorm", c.hidden_size)?,
             post_norm: norm("post_attention_layernorm", c.hidden_size)?,
-            q: linear("q", (q, c.hidden_size))?,
-            k: linear("k", (kv, c.hidden_size))?,
-            v: linear("v", (kv, c.hidden_size))?,
-            o: linear("o", (c.hidden_size, q))?,
+            q,
+            k,
+            v,
+            qkv,
+            o: linear("o", (c.hidden_size, q_width))?,
             q_norm: norm("self_attn.q_norm", head_dim)?,
             k_norm: norm("self_attn.k_norm", head_dim)?,
             mlp: Mlp::load(weights, &format!("{name}.mlp"), c)?,
@@ -342,10 +409,9 @@ impl Layer {
             Some(rows) => rope.select(rows)?.rotate(&q)?,
             None => rope.rotate(&q)?,
         };
-        let spans = parts.iter().map(|Part { chunk, kv, outputs }| Span {
-            queries: only.map_or(chunk.len(), |_| *outputs),
-            keys: kv.len() + chunk.len(),
-            blocks: kv.layer(index),
+        let spans = parts.iter().map(|part| Span {
+            queries: only.map_or(part.chunk.len(), |_| part.outputs),
+            ..part.span(index)
         });
         let seen = attend_all(&q, &spans.collect::<Vec<_>>())?;
         let x = add(self.o.forward(&seen)?, &x)?;
@@ -387,10 +453,13 @@ fn select(x: &Tensor, only: Option<&Tensor>) -> Result<Tensor> {
 
 /// The gated MLP of a dense model; a mixture of experts will be another kind.
 #[derive(Debug)]
-struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+pub(crate) struct Mlp {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    /// Both in one, on a GPU.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) gate_up: Option<Linear>,
+    pub(crate) down: Linear,
 }
 
 impl Mlp {
@@ -403,9 +472,12 @@ impl Mlp {
             Linear::load_quantized(weights, &format!("{name}.{part}_proj"), shape)
         };
         let (d, inner) = (c.hidden_size, c.intermediate_size);
+        let (mut gate, mut up) = (linear("gate", (inner, d))?, linear("up", (inner, d))?);
+        let gate_up = on_device(name, Linear::join(&mut [&mut gate, &mut up]))?;
         Ok(Self {
-            gate: linear("gate", (inner, d))?,
-            up: linear("up", (inner, d))?,
+            gate,
+            up,
+            gate_up,
             down: linear("down", (d, inner))?,
         })
     }

@@ -3,8 +3,9 @@
 //! Attention sees one temporal patch only, so every pair of frames is encoded by itself, when it
 //! arrives, and its tokens hold for every window that it belongs to.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
+use super::Workspace;
 use super::attention::attend;
 use super::linear::{Linear, Reused, add, gelu_tanh};
 use super::norm::LayerNorm;
@@ -48,6 +49,29 @@ pub struct VisionTokens {
     pub embeddings: Tensor,
     /// For each of the language model's first layers, what is added behind it; same shape.
     pub deepstack: Vec<Tensor>,
+}
+
+impl VisionTokens {
+    /// Those of each of so many grids of one size.
+    ///
+    /// # Errors
+    ///
+    /// If they are not of so many.
+    pub fn split(&self, grids: usize) -> Result<Vec<Self>> {
+        let all = self.embeddings.dim(0)?;
+        if grids == 0 || !all.is_multiple_of(grids) {
+            bail!("{all} tokens of {grids} grids");
+        }
+        let tokens = all / grids;
+        let grid = |grid: usize| {
+            let part = |t: &Tensor| t.narrow(0, grid * tokens, tokens);
+            Ok(Self {
+                embeddings: part(&self.embeddings)?,
+                deepstack: self.deepstack.iter().map(part).collect::<Result<_>>()?,
+            })
+        };
+        (0..grids).map(grid).collect()
+    }
 }
 
 impl VisionTower {
@@ -156,12 +180,18 @@ impl VisionTower {
     }
 
     /// Encodes grids of one size together, so that the weights are read once. `patches` is
-    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order.
+    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order. Their tokens
+    /// follow each other.
     ///
     /// # Errors
     ///
     /// If the shapes do not fit or the device fails.
-    pub fn forward(&self, patches: &Tensor, geometry: &Geometry) -> Result<Vec<VisionTokens>> {
+    pub fn forward(
+        &self,
+        patches: &Tensor,
+        geometry: &Geometry,
+        workspace: &mut Workspace,
+    ) -> Result<VisionTokens> {
         let x = self.patch_embed.forward(patches)?;
         let (rows, width) = x.dims2()?;
         let pos_embed = geometry.pos_embed.to_dtype(x.dtype())?;
@@ -169,25 +199,54 @@ impl VisionTower {
         let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
         let mut x = x.reshape((rows, width))?;
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
-        let mut reused = Default::default();
+        let patches = Patches {
+            per_grid,
+            rope: &geometry.rope,
+            #[cfg(feature = "cuda")]
+            pass: self.pass(&x, per_grid, workspace)?,
+        };
+        let reused = &mut workspace.vision;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &geometry.rope, per_grid, &mut reused)?;
+            x = block.forward(&x, &patches, reused)?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
                 deepstack.push(merger.forward(&x)?);
             }
         }
-        let embeddings = self.merger.forward(&x)?;
-        let tokens = per_grid / self.config.spatial_merge_size.pow(2);
-        (0..rows / per_grid)
-            .map(|grid| {
-                let part = |t: &Tensor| t.narrow(0, grid * tokens, tokens);
-                Ok(VisionTokens {
-                    embeddings: part(&embeddings)?,
-                    deepstack: deepstack.iter().map(part).collect::<Result<_>>()?,
-                })
-            })
-            .collect()
+        Ok(VisionTokens {
+            embeddings: self.merger.forward(&x)?,
+            deepstack,
+        })
     }
+
+    /// Where the tower is.
+    pub fn device(&self) -> &Device {
+        self.pos_embed.device()
+    }
+
+    /// What attention needs to know on a GPU.
+    #[cfg(feature = "cuda")]
+    fn pass(
+        &self,
+        x: &Tensor,
+        per_grid: usize,
+        workspace: &mut Workspace,
+    ) -> Result<Option<crate::cuda::pass::Pass>> {
+        if !x.device().is_cuda() {
+            return Ok(None);
+        }
+        let (patches, width) = x.dims2()?;
+        let bytes = 3 * width * x.dtype().size_in_bytes();
+        crate::cuda::attention::grids(patches / per_grid, per_grid, bytes, x, &mut workspace.cuda)
+            .map(Some)
+    }
+}
+
+/// What the patches of a pass have in common.
+struct Patches<'a> {
+    per_grid: usize,
+    rope: &'a RopeTable,
+    #[cfg(feature = "cuda")]
+    pass: Option<crate::cuda::pass::Pass>,
 }
 
 #[derive(Debug)]
@@ -224,19 +283,25 @@ impl Block {
     fn forward(
         &self,
         x: &Tensor,
-        rope: &RopeTable,
-        per_grid: usize,
+        patches: &Patches<'_>,
         (qkv, inner): &mut (Reused, Reused),
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward_into(&self.norm1.forward(x)?, qkv)?;
-        let x = add(self.attention(&qkv, rope, per_grid)?, x)?;
+        let x = add(self.attention(&qkv, patches)?, x)?;
         let inner = self.fc1.forward_into(&self.norm2.forward(&x)?, inner)?;
         let inner = gelu_tanh(inner)?;
         add(self.fc2.forward(&inner)?, &x)
     }
 
     /// Patches attend to those of their own grid.
-    fn attention(&self, qkv: &Tensor, rope: &RopeTable, per_grid: usize) -> Result<Tensor> {
+    fn attention(&self, qkv: &Tensor, patches: &Patches<'_>) -> Result<Tensor> {
+        let Patches { per_grid, rope, .. } = *patches;
+        #[cfg(feature = "cuda")]
+        if let Some(pass) = &patches.pass
+            && let Some(seen) = crate::cuda::attention::vision(qkv, self.heads, rope, pass)?
+        {
+            return self.proj.forward(&seen);
+        }
         let patches = qkv.dim(0)?;
         let qkv = qkv.reshape((patches, 3 * self.heads, ()))?;
         // Rotation is in f32 whatever the type of arithmetic, as in the reference.

@@ -172,6 +172,14 @@ impl Stored<'_> {
     }
 }
 
+/// What a device was asked for, for a tensor of that name.
+pub(super) fn on_device<T>(name: &str, made: candle_core::Result<T>) -> Result<T, WeightsError> {
+    made.map_err(|source| WeightsError::Device {
+        name: name.into(),
+        source,
+    })
+}
+
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -244,6 +252,11 @@ impl Weights {
     /// Where the tensors go.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Sends the tensors that are loaded from here on to another device.
+    pub fn aim(&mut self, device: Device) {
+        self.device = device;
     }
 
     /// Type of arithmetic.

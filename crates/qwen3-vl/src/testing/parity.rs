@@ -14,7 +14,8 @@ use crate::engine::sink::Sink;
 use crate::frames::VisionInput;
 use crate::load::{LoadOptions, load_runner};
 use crate::model::text::Part;
-use crate::model::{Chunk, KvCache};
+use crate::model::{Chunk, KvCache, Workspace};
+use crate::sampling::{Sampler, Scores};
 
 /// Anything that keeps a check from being made.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -324,6 +325,7 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
         tokens: Vec<u32>,
     }
     let text = &runner.parts.model.text;
+    let mut workspace = Workspace::default();
     let going = prompts.iter().map(|chunks| {
         let last = chunks.iter().rev().find_map(|c| c.positions.last());
         let mut chunks = chunks.clone().into_iter();
@@ -346,8 +348,8 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
                 outputs: usize::from(prompt.chunks.len() == 0),
             }));
         }
-        let hidden = text.forward(&mut parts)?;
-        let mut output = 0;
+        let scores = text.scores(&mut parts, &mut workspace)?;
+        let mut scores = scores.map_or(Ok(Vec::new()), rows)?.into_iter();
         for prompt in &mut going {
             if prompt.next.is_none() {
                 continue;
@@ -356,10 +358,9 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
             if prompt.next.is_some() {
                 continue;
             }
-            let logits = floats(&text.logits(&hidden.narrow(0, output, 1)?)?)?;
-            output += 1;
-            let mut sampler = crate::sampling::Sampler::new(Generation::default(), 0);
-            let token = sampler.next(&mut logits.clone(), &[], &[]);
+            let logits = scores.next().ok_or("no scores")?;
+            let mut sampler = Sampler::new(Generation::default(), 0);
+            let token = sampler.next(Scores::All(&mut logits.clone()), &[], &[]);
             prompt.first.get_or_insert(logits);
             prompt.tokens.push(token);
             prompt.position += 1;
@@ -377,6 +378,11 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
             tokens: prompt.tokens,
         })
         .collect())
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn rows(tensor: Tensor) -> Result<Vec<Vec<f32>>, Error> {
+    Ok(tensor.to_dtype(DType::F32)?.to_vec2()?)
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, Error> {

@@ -1,0 +1,28 @@
+// What all threads of a block find together.
+
+#pragma once
+
+#include "values.cuh"
+
+constexpr unsigned THREADS = 256;  // of a block that reduces
+
+struct Largest {
+  __device__ static float of(float a, float b) { return fmaxf(a, b); }
+};
+struct Sum {
+  __device__ static float of(float a, float b) { return a + b; }
+};
+
+// The values of all threads of a block of THREADS as one; all must come here.
+template <typename Of>
+__device__ float of_block(float value) {
+  __shared__ float warps[THREADS / 32];
+  for (int step = 16; step > 0; step /= 2) value = Of::of(value, __shfl_xor_sync(0xffffffff, value, step));
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = warps[0];
+  for (unsigned w = 1; w < THREADS / 32; w++) value = Of::of(value, warps[w]);
+  // The next one writes there.
+  __syncthreads();
+  return value;
+}

@@ -1,0 +1,181 @@
+//! Decode steps as CUDA graphs: what a step of so many rows does is recorded once, and repeated with other
+//! numbers in the same places. The host then says "go" once, not once a kernel.
+
+use std::collections::HashMap;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::CudaGraph;
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
+use candle_core::{CudaDevice, Device, Result, Tensor};
+
+use super::decoder::{Run, plan, repeats};
+use super::launch::device;
+use super::pass::Pass;
+use super::workspace::Workspace;
+use crate::model::plan::Plan;
+use crate::model::text::{Part, TextModel};
+
+/// The most rows of a recorded step; they are recorded for powers of two.
+const MOST_ROWS: usize = 64;
+/// Pages that the sequences of a recorded step may have together: two million tokens.
+const PAGES: usize = 16 << 10;
+
+/// Recorded steps by their rows.
+pub struct Graphs {
+    steps: HashMap<usize, Step>,
+    /// Whether steps are recorded at all.
+    pub enabled: bool,
+}
+
+impl Default for Graphs {
+    fn default() -> Self {
+        Self {
+            steps: HashMap::new(),
+            enabled: true,
+        }
+    }
+}
+
+/// A step of so many rows, in memory of its own.
+struct Step {
+    // Before what it reads and writes, so that it goes first.
+    state: State,
+    pass: Pass,
+    /// `[rows, vocabulary]`
+    scores: Tensor,
+    frequencies: Tensor,
+    axes: Tensor,
+}
+
+enum State {
+    /// It has not run: the first run loads kernels and lets cuBLAS choose, which cannot be recorded.
+    Fresh,
+    /// It has run.
+    Warm,
+    /// It is recorded.
+    Recorded(CudaGraph),
+    /// It could not be recorded.
+    Refused,
+}
+
+// SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread safety"),
+// and whoever has a `Graphs` has it alone.
+unsafe impl Send for Step {}
+
+impl Graphs {
+    /// Steps that have been recorded.
+    pub fn recorded(&self) -> usize {
+        let recorded = |step: &&Step| matches!(step.state, State::Recorded(_));
+        self.steps.values().filter(recorded).count()
+    }
+}
+
+/// Scores `[parts, vocabulary]` of a step in which every part has one token and asks for one output. None
+/// if it is not such a step. The caches have room.
+///
+/// # Errors
+///
+/// If the device fails.
+pub fn decode(
+    model: &TextModel,
+    parts: &[Part<'_>],
+    workspace: &mut Workspace,
+) -> Result<Option<Tensor>> {
+    let single = |part: &Part<'_>| {
+        part.chunk.len() == 1 && part.outputs == 1 && part.chunk.vision.is_empty()
+    };
+    let rows = parts.len().next_power_of_two();
+    if parts.is_empty() || rows > MOST_ROWS || !parts.iter().all(single) || !repeats(model) {
+        return Ok(None);
+    }
+    let on = model.norm.weight().device().clone();
+    let device = device(&on)?;
+    let mut plan = plan(model, parts)?;
+    plan.fill(rows);
+    if plan.pages.len() > PAGES {
+        return Ok(None);
+    }
+    let step = match workspace.graphs.steps.remove(&rows) {
+        Some(step) => step,
+        None => Step::new(model, &plan, workspace, &on)?,
+    };
+    // A step that fails is not kept.
+    let (scores, step) = step.run(model, &plan, workspace, &on, device)?;
+    workspace.graphs.steps.insert(rows, step);
+    scores.narrow(0, 0, parts.len()).map(Some)
+}
+
+impl Step {
+    fn new(model: &TextModel, plan: &Plan, workspace: &mut Workspace, on: &Device) -> Result<Self> {
+        let (frequencies, axes) = workspace.rope(&model.rope, on)?;
+        let mut most = plan.clone();
+        most.pages.resize(PAGES, 0);
+        let shape = (plan.ids.len(), model.embeddings.dim(0)?);
+        Ok(Self {
+            state: State::Fresh,
+            pass: Pass::empty(&most, frequencies.elem_count(), device(on)?)?,
+            scores: Tensor::zeros(shape, model.norm.dtype(), on)?,
+            frequencies,
+            axes,
+        })
+    }
+
+    fn run(
+        mut self,
+        model: &TextModel,
+        plan: &Plan,
+        workspace: &mut Workspace,
+        on: &Device,
+        device: &CudaDevice,
+    ) -> Result<(Tensor, Self)> {
+        self.pass.write(plan, device, &mut workspace.staging)?;
+        self.state = match self.state {
+            State::Warm if workspace.graphs.enabled => match self.record(model, on, device)? {
+                Some(graph) => State::Recorded(graph),
+                None => State::Refused,
+            },
+            state => state,
+        };
+        match &self.state {
+            State::Recorded(graph) if workspace.graphs.enabled => graph.launch().w()?,
+            _ => self.kernels(model, on, device)?,
+        }
+        if matches!(self.state, State::Fresh) {
+            self.state = State::Warm;
+        }
+        Ok((self.scores.clone(), self))
+    }
+
+    /// The kernels of the step, from its numbers to its scores.
+    fn kernels(&self, model: &TextModel, on: &Device, device: &CudaDevice) -> Result<()> {
+        self.pass.turn(&self.frequencies, &self.axes, device)?;
+        let run = Run::new(model, &self.pass, on)?;
+        // All queries are single ones, and nothing but text is decoded.
+        let hidden = run.layers(run.embed()?, |_, _| Ok(None), |_| Vec::new())?;
+        let scores = model.head.forward(&hidden)?;
+        self.scores.slice_set(&scores, 0, 0)
+    }
+
+    /// Records the kernels; none if the driver or a library does not let them be recorded.
+    fn record(
+        &self,
+        model: &TextModel,
+        on: &Device,
+        device: &CudaDevice,
+    ) -> Result<Option<CudaGraph>> {
+        let stream = device.cuda_stream();
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .w()?;
+        // All memory that is taken meanwhile is given back meanwhile: what the graph needs, it has.
+        let kernels = self.kernels(model, on, device);
+        // The stream must leave its recording whatever happened.
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        match (kernels, graph) {
+            (Ok(()), Ok(graph)) => Ok(graph),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Frames to normalised patches on the device.
+
+use std::sync::Arc;
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr};
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::launch::{address, device, launch_each, unwritten};
+use super::staging::Staging;
+use super::suffix;
+use crate::frames::patchify::{Cut, normalised_levels};
+use crate::frames::{Frame, VisionInput};
+
+/// Batches of frames that may be on the device at a time: one that is cut, and the next.
+const ROOMS: usize = 2;
+
+/// The way of frames to the device, on a stream of its own, so that the next frames come while the last
+/// ones are encoded.
+#[derive(Default)]
+pub struct Frames {
+    staging: Staging<u8>,
+    copies: Option<Arc<CudaStream>>,
+    rooms: [Option<Room>; ROOMS],
+    next: usize,
+}
+
+struct Room {
+    memory: CudaSlice<u8>,
+    /// When the frames in it are not needed any more.
+    free: Option<CudaEvent>,
+}
+
+impl Frames {
+    /// The patches of inputs of one size `[patches of all, 3 * temporal * patch * patch]` (twin:
+    /// [`crate::frames::patchify()`]).
+    ///
+    /// # Errors
+    ///
+    /// If a frame is smaller than it says or the device fails.
+    pub fn patches(
+        &mut self,
+        inputs: &[VisionInput],
+        cut: &Cut,
+        dtype: DType,
+        on: &Device,
+    ) -> Result<Tensor> {
+        let Some(first) = inputs.first() else {
+            bail!("no frames");
+        };
+        let size = first.size();
+        let bytes = size.width as usize * size.height as usize * 3;
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for input in inputs {
+            let frames: &[Frame] = match input {
+                VisionInput::Pair(pair) => pair,
+                VisionInput::Image(frame) => std::slice::from_ref(frame),
+            };
+            for time in 0..cut.temporal {
+                match frames[time.min(frames.len() - 1)].rgb.get(..bytes) {
+                    Some(rgb) => parts.push(rgb),
+                    None => bail!("a frame of less than {bytes} bytes"),
+                }
+            }
+        }
+        let levels = normalised_levels(cut.mean, cut.std);
+        let levels = Tensor::from_vec(levels.concat(), (3, 256), on)?;
+        let (device, stream) = (device(on)?, device(on)?.cuda_stream());
+        let length = 3 * cut.temporal * cut.patch * cut.patch;
+        let of_input = (size.width as usize / cut.patch) * (size.height as usize / cut.patch);
+        let rows = inputs.len() * of_input;
+        // SAFETY: the kernel writes all of it.
+        let out = unsafe { unwritten((rows, length), dtype, device)? };
+
+        let room = self.upload(&parts, &stream)?;
+        let frames = {
+            let (frames, _in_use) = room.memory.device_ptr(&stream);
+            frames
+        };
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).into();
+        let arguments = [
+            frames.into(),
+            address(&levels)?.into(),
+            address(&out)?.into(),
+            number(cut.patch),
+            number(cut.merge),
+            number(cut.temporal),
+            size.height.into(),
+            size.width.into(),
+            ((rows * length) as u64).into(),
+        ];
+        let name = format!("patchify_{}", suffix(dtype)?);
+        // SAFETY: the arguments of patchify.cu; the room has all frames of that size, and sides that are
+        // multiples of patch * merge are checked by whoever takes inputs.
+        unsafe { launch_each(device, &name, rows * length, &arguments)? };
+        room.free = Some(stream.record_event(None).w()?);
+        Ok(out)
+    }
+
+    /// Brings bytes to the device, for what `stream` does next.
+    fn upload(&mut self, parts: &[&[u8]], stream: &Arc<CudaStream>) -> Result<&mut Room> {
+        let copies = match &mut self.copies {
+            Some(copies) => copies,
+            none => none.insert(stream.context().new_stream().w()?),
+        };
+        let count: usize = parts.iter().map(|part| part.len()).sum();
+        let room = &mut self.rooms[self.next % ROOMS];
+        self.next += 1;
+        let fits = room.as_ref().is_some_and(|room| room.memory.len() >= count);
+        if !fits {
+            let memory = stream.alloc_zeros::<u8>(count).w()?;
+            // The other stream must not write before the memory is there.
+            copies.join(stream).w()?;
+            *room = Some(Room { memory, free: None });
+        }
+        let Some(room) = room else {
+            bail!("no room for frames");
+        };
+        if let Some(free) = room.free.take() {
+            copies.wait(&free).w()?;
+        }
+        self.staging.copy_parts(parts, &mut room.memory, copies)?;
+        stream.join(copies).w()?;
+        Ok(room)
+    }
+}
