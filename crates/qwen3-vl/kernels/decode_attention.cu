@@ -14,12 +14,17 @@ constexpr int WARPS = 4;
 constexpr unsigned LEAST_KEYS = 64;     // worth a block of threads
 constexpr float NOTHING = -1e30f;       // a score below all others; differences of it are not NaN
 
+// Keys of a part.
+__device__ inline unsigned part_of(unsigned keys, unsigned splits) {
+  return max((keys + splits - 1) / splits, LEAST_KEYS);
+}
+
 // q:         [queries of all, heads, HEAD]
 // pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each, in the first layer
 // layer:     bytes from there to this layer's keys, `values` from those to its values
 // sequences: their last query is computed
 // partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score, its sum
-//            of weights
+//            of weights; not of parts without keys
 // Blocks of threads: (kv_heads, splits, sequences) of 128.
 template <typename T, int HEAD, int G>
 __device__ void decode_attention(const T *q, const unsigned long long *pages, const Sequence *sequences,
@@ -31,8 +36,9 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
   const unsigned split = blockIdx.y, splits = gridDim.y;
   const Sequence sequence = sequences[blockIdx.z];
   const unsigned warp = threadIdx.x / 32, half = threadIdx.x / LANES % 2, lane = threadIdx.x % LANES;
-  const unsigned part = max((sequence.keys + splits - 1) / splits, LEAST_KEYS);
+  const unsigned part = part_of(sequence.keys, splits);
   const unsigned begin = split * part, end = min(begin + part, sequence.keys);
+  if (begin >= end) return;
   pages += sequence.page;
 
   float query[G][VALUES], sum[G][VALUES], most[G], weight[G];
@@ -105,11 +111,12 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
 template <typename T, int HEAD>
 __device__ void decode_attention_merge(const float *partial, const Sequence *sequences, T *out, unsigned splits) {
   constexpr int PARTIAL = HEAD + 2;
-  const unsigned head = blockIdx.x, heads = gridDim.x;
+  const unsigned head = blockIdx.x, heads = gridDim.x, keys = sequences[blockIdx.y].keys;
+  const unsigned part = part_of(keys, splits), parts = (keys + part - 1) / part;
   partial += ((size_t)blockIdx.y * heads + head) * splits * PARTIAL;
   float larger = NOTHING, total = 0, weights = 0;
-  for (unsigned s = 0; s < splits; s++) larger = fmaxf(larger, partial[s * PARTIAL + HEAD]);
-  for (unsigned s = 0; s < splits; s++) {
+  for (unsigned s = 0; s < parts; s++) larger = fmaxf(larger, partial[s * PARTIAL + HEAD]);
+  for (unsigned s = 0; s < parts; s++) {
     const float factor = expf(partial[s * PARTIAL + HEAD] - larger);
     total += factor * partial[s * PARTIAL + threadIdx.x];
     weights += factor * partial[s * PARTIAL + HEAD + 1];

@@ -79,6 +79,11 @@ pub fn forward(
         &run.embed()?,
         vision.map(|(first, vision)| (*first, &vision.embeddings)),
     )?;
+    let x = match &all.vision[..] {
+        // The layers write into x, which is the tokens themselves here, and another window may have them.
+        [(_, only)] if only.embeddings.dim(0)? == all.len() => x.copy()?,
+        _ => x,
+    };
     run.layers(
         x,
         |layer, like| deepstack_rows(all, layer, like),

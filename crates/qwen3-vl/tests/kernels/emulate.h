@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -12,10 +13,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -42,15 +45,16 @@ struct Barrier {
 };
 
 struct Thread {
-  ucontext_t context;
   std::unique_ptr<char[]> stack{new char[STACK]};
+  bool begun = false;
+  jmp_buf there;
   unsigned exchanges = 0;
   bool over = false;
   std::vector<std::pair<void *, const void *>> copies;
 };
 
-static ucontext_t scheduler;
-static std::vector<Thread> threads;
+static jmp_buf scheduler;
+static std::deque<Thread> threads;  // they stay where they are
 static std::vector<Barrier> warps;
 // What a thread shows the others of its warp: the values of a product at most.
 struct Shown {
@@ -62,7 +66,10 @@ static const std::function<void()> *body;
 
 inline Thread &self() { return threads[threadIdx.x]; }
 
-inline void give_way() { swapcontext(&self().context, &scheduler); }
+// Jumps between stacks are many times faster than `swapcontext`, which asks the system each time.
+inline void give_way() {
+  if (_setjmp(self().there) == 0) _longjmp(scheduler, 1);
+}
 
 inline void wait(Barrier &barrier, unsigned count) {
   const unsigned before = barrier.passed;
@@ -73,10 +80,25 @@ inline void wait(Barrier &barrier, unsigned count) {
   while (barrier.passed == before) give_way();
 }
 
+// A fiber runs its thread of one block after the other.
 inline void begin() {
-  (*body)();
-  self().over = true;
-  give_way();
+  for (;;) {
+    (*body)();
+    self().over = true;
+    give_way();
+  }
+}
+
+inline void go_on(Thread &thread) {
+  if (_setjmp(scheduler)) return;
+  if (thread.begun) _longjmp(thread.there, 1);
+  thread.begun = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = thread.stack.get();
+  context.uc_stack.ss_size = STACK;
+  makecontext(&context, begin, 0);
+  setcontext(&context);
 }
 
 // A block whose threads wait for one that never comes would go round for ever.
@@ -84,13 +106,8 @@ constexpr unsigned LONGEST = 10'000'000;
 
 inline void run_block() {
   for (unsigned i = 0; i < blockDim.x; i++) {
-    Thread &thread = threads[i];
-    thread.exchanges = 0;
-    thread.over = false;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = STACK;
-    makecontext(&thread.context, begin, 0);
+    threads[i].exchanges = 0;
+    threads[i].over = false;
   }
   bool going = true;
   for (unsigned round = 0; going; round++) {
@@ -103,14 +120,14 @@ inline void run_block() {
       if (threads[i].over) continue;
       going = true;
       threadIdx = {i, 0, 0};
-      swapcontext(&scheduler, &threads[i].context);
+      go_on(threads[i]);
     }
   }
 }
 
 inline void run(const std::function<void()> &kernel) {
   body = &kernel;
-  threads.resize(blockDim.x);
+  if (threads.size() < blockDim.x) threads.resize(blockDim.x);
   warps.assign((blockDim.x + WARP - 1) / WARP, {});
   block = {};
   for (auto &of_threads : shown) of_threads.assign(blockDim.x, {});
@@ -155,23 +172,24 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 
 namespace emulate {
 
-using Launch = std::function<void(void **)>;
+// Takes the arguments from where the driver finds them; what it gives runs the kernel with them, later.
+using Bind = std::function<std::function<void()>(void **)>;
 
-// Kernels by name; their arguments are found as the driver finds them.
-inline std::map<std::string, Launch> &kernels() {
-  static std::map<std::string, Launch> all;
+// Kernels by name.
+inline std::map<std::string, Bind> &kernels() {
+  static std::map<std::string, Bind> all;
   return all;
 }
 
 template <typename... A, size_t... I>
-void call(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
-  kernel(*(std::remove_const_t<A> *)arguments[I]...);
+std::function<void()> take(void (*kernel)(A...), void **from, std::index_sequence<I...>) {
+  return [=, taken = std::make_tuple(*(std::remove_const_t<A> *)from[I]...)] { std::apply(kernel, taken); };
 }
 
 struct Named {
   template <typename... A>
   Named(const char *name, void (*kernel)(A...)) {
-    kernels()[name] = [=](void **arguments) { call(kernel, arguments, std::index_sequence_for<A...>{}); };
+    kernels()[name] = [=](void **from) { return take(kernel, from, std::index_sequence_for<A...>{}); };
   }
 };
 
@@ -184,10 +202,10 @@ extern "C" bool emulate_launch(const char *name, unsigned x, unsigned y, unsigne
   if (kernel == emulate::kernels().end()) return false;
   gridDim = {x, y, z};
   blockDim = {of_block, 1, 1};
-  kernel->second(arguments);
+  kernel->second(arguments)();
   return true;
 }
 
-#define KERNEL(NAME, PARAMETERS, ARGUMENTS, BODY)                        \
-  static void NAME PARAMETERS { emulate::run([=] { BODY ARGUMENTS; }); } \
+#define KERNEL(NAME, PARAMETERS, ARGUMENTS, BODY)                            \
+  static void NAME PARAMETERS { emulate::run([=] { BODY ARGUMENTS; }); }     \
   static const emulate::Named NAME##_named{#NAME, NAME};

@@ -1,0 +1,4 @@
+// The whole driver.
+#include "driver.cpp"
+#include "candle.cpp"
+#include "blas.cpp"

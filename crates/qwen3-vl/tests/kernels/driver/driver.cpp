@@ -1,0 +1,207 @@
+// A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows what
+// cudarc and candle ask for, and runs the kernels by `emulate.h`.
+//
+// It does not run ahead of what it is asked for: the work of a stream waits until somebody waits for it. So
+// what is not ordered by an event or by its stream is out of order here, memory that a copy still needs is
+// read too late, and what is freed too soon is not what it was.
+
+#include <mutex>
+
+#include "../../../kernels/kernels.cu"
+#include "streams.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+enum : int { OK = 0, INVALID = 1, NOT_FOUND = 500, NOT_READY = 600, CAPTURING = 900 };
+
+using emulate::Event;
+using emulate::Graph;
+using emulate::Stream;
+using emulate::Work;
+
+static std::recursive_mutex one_at_a_time;
+#define ALONE const std::lock_guard<std::recursive_mutex> alone(one_at_a_time)
+
+// Devices and contexts: one.
+API int cuInit(unsigned) { return OK; }
+API int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? OK : 101; }
+API int cuDeviceGetAttribute(int *value, int attribute, int) {
+  enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, POOLS = 115 };
+  *value = attribute == MAJOR ? 8 : attribute == MULTIPROCESSORS ? 4 : attribute == POOLS;
+  return OK;
+}
+static char context;
+API int cuDevicePrimaryCtxRetain(void **of, int) { return *of = &context, OK; }
+API int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
+API int cuCtxGetCurrent(void **of) { return *of = &context, OK; }
+API int cuCtxSetCurrent(void *) { return OK; }
+API int cuCtxDestroy_v2(void *) { return OK; }
+API int cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = (size_t)2 << 30, OK; }
+API int cuGetErrorString(int, const char **text) { return *text = "the emulated driver refused", OK; }
+API int cuCtxSynchronize() {
+  ALONE;
+  for (Stream *stream : emulate::streams()) stream->drain();
+  return OK;
+}
+
+// Streams and events.
+API int cuStreamCreate(Stream **stream, unsigned) { ALONE; return *stream = new Stream, OK; }
+API int cuStreamDestroy_v2(Stream *stream) { ALONE; stream->drain(); delete stream; return OK; }
+API int cuStreamSynchronize(Stream *stream) {
+  ALONE;
+  if (stream->refuses()) return CAPTURING;
+  return stream->drain(), OK;
+}
+API int cuEventCreate(Event **event, unsigned) { return *event = new Event, OK; }
+API int cuEventDestroy_v2(Event *event) { delete event; return OK; }
+API int cuEventRecord(Event *event, Stream *stream) {
+  ALONE;
+  if (stream->refuses()) return CAPTURING;
+  *event = stream->now();
+  return OK;
+}
+API int cuEventSynchronize(Event *event) { ALONE; event->reach(); return OK; }
+// Who asks whether the device has come there makes it come a little further.
+API int cuEventQuery(Event *event) { ALONE; return event->come_nearer() ? OK : NOT_READY; }
+API int cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
+  ALONE;
+  if (stream->refuses()) return CAPTURING;
+  const Event moment = *event;
+  stream->add([moment] { moment.reach(); });
+  return OK;
+}
+
+// Memory. What has not been written is not a number, nor what is read after it was freed.
+static void spoil(void *at, size_t bytes) { memset(at, 0xff, bytes); }
+static std::map<void *, size_t> sizes;
+API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
+  ALONE;
+  *at = malloc(bytes + 64);
+  sizes[*at] = bytes;
+  spoil(*at, bytes);
+  // A step that is repeated finds nothing of its last time.
+  if (Graph *graph = stream->recording()) graph->work.push_back([at = *at, bytes] { spoil(at, bytes); });
+  return OK;
+}
+API int cuMemFreeAsync(void *at, Stream *stream) {
+  ALONE;
+  const auto of = sizes.find(at);
+  if (of == sizes.end()) return INVALID;
+  const size_t bytes = of->second;
+  if (Graph *graph = stream->recording()) {
+    graph->memory.push_back(at);
+    graph->work.push_back([=] { spoil(at, bytes); });
+  } else {
+    // Never given back: nothing else may hide that it is used later.
+    stream->add([=] { spoil(at, bytes); });
+  }
+  sizes.erase(of);
+  return OK;
+}
+API int cuMemAlloc_v2(void **at, size_t bytes) { return *at = malloc(bytes + 64), OK; }
+API int cuMemFree_v2(void *at) { return free(at), OK; }
+static std::map<void *, size_t> pinned;
+API int cuMemHostAlloc(void **at, size_t bytes, unsigned) {
+  ALONE;
+  *at = malloc(bytes);
+  pinned[*at] = bytes;
+  return OK;
+}
+API int cuMemFreeHost(void *at) {
+  ALONE;
+  spoil(at, pinned[at]);
+  pinned.erase(at);
+  return OK;
+}
+static bool is_pinned(const void *at) {
+  auto next = pinned.upper_bound((void *)at);
+  if (next == pinned.begin()) return false;
+  --next;
+  return at < (char *)next->first + next->second;
+}
+API int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
+  ALONE;
+  if (is_pinned(from)) {
+    // The device reads it when it comes there.
+    return stream->add([=] { memcpy(to, from, bytes); }), OK;
+  }
+  if (stream->refuses()) return CAPTURING;
+  const std::vector<char> copy((const char *)from, (const char *)from + bytes);
+  stream->add([=] { memcpy(to, copy.data(), bytes); });
+  return OK;
+}
+API int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
+  ALONE;
+  if (stream->refuses()) return CAPTURING;
+  stream->add([=] { memcpy(to, from, bytes); });
+  // To memory that the device cannot write by itself the copy is made at once.
+  if (!is_pinned(to)) stream->drain();
+  return OK;
+}
+API int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
+  ALONE;
+  return stream->add([=] { memcpy(to, from, bytes); }), OK;
+}
+API int cuMemcpyPeerAsync(void *to, void *, const void *from, void *, size_t bytes, Stream *stream) {
+  return cuMemcpyDtoDAsync_v2(to, from, bytes, stream);
+}
+API int cuMemsetD8Async(void *at, unsigned char value, size_t bytes, Stream *stream) {
+  ALONE;
+  return stream->add([=] { memset(at, value, bytes); }), OK;
+}
+
+// Kernels.
+static char module;
+API int cuModuleLoadData(void **of, const void *) { return *of = &module, OK; }
+API int cuModuleLoad(void **of, const char *) { return *of = &module, OK; }
+API int cuModuleUnload(void *) { return OK; }
+API int cuModuleGetFunction(const emulate::Bind **function, void *, const char *name) {
+  const auto kernel = emulate::kernels().find(name);
+  if (kernel == emulate::kernels().end()) {
+    fprintf(stderr, "the emulated driver has no kernel %s\n", name);
+    return NOT_FOUND;
+  }
+  return *function = &kernel->second, OK;
+}
+API int cuLaunchKernel(const emulate::Bind *function, unsigned x, unsigned y, unsigned z, unsigned of_x,
+                       unsigned of_y, unsigned of_z, unsigned, Stream *stream, void **arguments, void **) {
+  ALONE;
+  if (x * y * z == 0 || of_x * of_y * of_z == 0 || of_x * of_y * of_z > 1024) return INVALID;
+  const auto run = (*function)(arguments);
+  stream->add([=] {
+    gridDim = {x, y, z};
+    blockDim = {of_x, 1, 1};
+    run();
+  });
+  return OK;
+}
+
+// Graphs.
+API int cuStreamBeginCapture_v2(Stream *stream, int) {
+  ALONE;
+  return stream->begin_recording() ? OK : CAPTURING;
+}
+API int cuStreamIsCapturing(Stream *stream, int *status) {
+  ALONE;
+  return *status = stream->recording() != nullptr, OK;
+}
+API int cuStreamEndCapture(Stream *stream, Graph **graph) {
+  ALONE;
+  *graph = stream->end_recording();
+  return *graph ? OK : 901;
+}
+API int cuGraphInstantiateWithFlags(Graph **runs, Graph *graph, unsigned long long) {
+  return *runs = graph, OK;
+}
+API int cuGraphLaunch(Graph *graph, Stream *stream) {
+  ALONE;
+  for (const Work &work : graph->work) stream->add(work);
+  return OK;
+}
+API int cuGraphExecDestroy(Graph *) { return OK; }
+API int cuGraphDestroy(Graph *graph) {
+  ALONE;
+  for (Stream *stream : emulate::streams()) stream->drain();
+  delete graph;
+  return OK;
+}

@@ -1,0 +1,91 @@
+// Streams, events and graphs of the emulated driver.
+
+#pragma once
+
+#include <deque>
+#include <set>
+
+namespace emulate {
+
+using Work = std::function<void()>;
+
+struct Stream;
+
+inline std::set<Stream *> &streams() {
+  static std::set<Stream *> all;
+  return all;
+}
+
+// What a stream was told, to be done again.
+struct Graph {
+  std::vector<Work> work;
+  std::vector<void *> memory;
+  ~Graph() {
+    for (void *at : memory) memset(at, 0xff, 1);
+  }
+};
+
+// A moment in the work of a stream.
+struct Event {
+  Stream *stream = nullptr;
+  size_t number = 0;
+  // The stream comes there.
+  inline void reach() const;
+  // The stream does a little; whether it is there.
+  inline bool come_nearer() const;
+};
+
+struct Stream {
+  std::deque<Work> waiting;
+  size_t told = 0, done = 0;
+  std::unique_ptr<Graph> graph;
+  bool spoilt = false;
+
+  Stream() { streams().insert(this); }
+  ~Stream() { streams().erase(this); }
+
+  void add(Work work) {
+    if (graph) {
+      graph->work.push_back(std::move(work));
+      return;
+    }
+    waiting.push_back(std::move(work));
+    told++;
+  }
+  void do_until(size_t number) {
+    while (done < number && !waiting.empty()) {
+      const Work work = std::move(waiting.front());
+      waiting.pop_front();
+      done++;
+      work();
+    }
+  }
+  void drain() { do_until(told); }
+  Event now() { return {this, told}; }
+
+  // What cannot be recorded spoils a recording.
+  bool refuses() { return spoilt |= graph != nullptr, graph != nullptr; }
+  Graph *recording() { return graph.get(); }
+  bool begin_recording() {
+    if (graph) return false;
+    spoilt = false;
+    graph = std::make_unique<Graph>();
+    return true;
+  }
+  Graph *end_recording() {
+    if (spoilt) graph.reset();
+    return graph.release();
+  }
+};
+
+inline void Event::reach() const {
+  if (stream && streams().count(stream)) stream->do_until(number);
+}
+
+inline bool Event::come_nearer() const {
+  if (!stream || !streams().count(stream)) return true;
+  stream->do_until(std::min(number, stream->done + 50));
+  return stream->done >= number;
+}
+
+}  // namespace emulate
