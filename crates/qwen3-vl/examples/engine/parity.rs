@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
-//! engine kernels [--device cpu|cuda:N] [--seed N]
+//! engine kernels --device cuda:N [--seed N]
 //! ```
 //!
-//! The second compares the operations that have kernels of our own with the CPU's, on random inputs.
+//! The second compares a GPU's kernels with the CPU's on random inputs, and recorded decode steps with the
+//! same steps kernel by kernel.
 //!
 //! `QWEN3_VL_TEST_DATA` names the folder of the reference values and `QWEN_TOKENIZER` the one of
 //! Qwen's tokenizer, where they are not where they were at build time. Fails if a check does.
@@ -57,7 +58,7 @@ pub fn kernels(mut args: lexopt::Parser) -> anyhow::Result<()> {
             other => return Err(other.unexpected().into()),
         }
     }
-    let checks = testing::kernels::check(&device.open()?, seed)?;
+    let checks = on_device(device, seed)?;
     let failed = checks.iter().filter(|check| !print(check)).count();
     println!(
         "{} kernel checks on {device:?}, {failed} failed",
@@ -65,6 +66,20 @@ pub fn kernels(mut args: lexopt::Parser) -> anyhow::Result<()> {
     );
     ensure!(failed == 0, "{failed} checks failed");
     Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn on_device(device: DeviceChoice, seed: u64) -> anyhow::Result<Vec<parity::Check>> {
+    let mut checks = testing::kernels::check(&device.open()?, seed)?;
+    for dtype in [DtypeChoice::F32, DtypeChoice::Bf16] {
+        checks.extend(testing::kernels::recorded(device, dtype).map_err(|e| anyhow!(e))?);
+    }
+    Ok(checks)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_device(_: DeviceChoice, _: u64) -> anyhow::Result<Vec<parity::Check>> {
+    anyhow::bail!("there are no kernels in a build without the feature cuda")
 }
 
 /// Prints a check, and says whether it holds.

@@ -2,8 +2,9 @@
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
-use super::launch::{address, device_of, first_value, launch, launch_each, unwritten};
+use super::launch::{address, device_of, first_value, launch, unwritten};
 use super::pass::Pass;
+use super::rope;
 use super::rows::pitch;
 use super::suffix;
 use super::workspace::Workspace;
@@ -138,13 +139,18 @@ pub fn grids(
 /// # Errors
 ///
 /// If the shapes do not fit or the device fails.
-pub fn vision(qkv: &Tensor, heads: usize, rope: &RopeTable, pass: &Pass) -> Result<Option<Tensor>> {
+pub fn vision(
+    qkv: &Tensor,
+    heads: usize,
+    table: &RopeTable,
+    pass: &Pass,
+) -> Result<Option<Tensor>> {
     let (patches, all) = qkv.dims2()?;
     let width = all / (3 * heads);
     if qkv.dtype() != DType::BF16 || !VISION_HEADS.contains(&width) {
         return Ok(None);
     }
-    rotate(qkv, heads, rope)?;
+    rope::rotate(qkv, heads, table)?;
     let device = device_of(qkv)?;
     // SAFETY: every patch is a query of the pass.
     let out = unsafe { unwritten((patches, heads * width), DType::BF16, device)? };
@@ -165,28 +171,6 @@ pub fn vision(qkv: &Tensor, heads: usize, rope: &RopeTable, pass: &Pass) -> Resu
     };
     launch.run(qkv.dtype(), pass, &out, device)?;
     Ok(Some(out))
-}
-
-fn rotate(qkv: &Tensor, heads: usize, rope: &RopeTable) -> Result<()> {
-    let (patches, all) = qkv.dims2()?;
-    let (cos, sin) = rope.parts();
-    let (grid, half) = cos.dims2()?;
-    if all != 3 * heads * 2 * half || sin.dims() != cos.dims() || !patches.is_multiple_of(grid) {
-        bail!("vision-rope: {:?} by {:?}", qkv.shape(), cos.shape());
-    }
-    let count = patches * 2 * heads * half;
-    let arguments = [
-        address(qkv)?.into(),
-        address(cos)?.into(),
-        address(sin)?.into(),
-        (grid as u32).into(),
-        (heads as u32).into(),
-        (half as u32).into(),
-        (count as u64).into(),
-    ];
-    let name = format!("vision_rope_{}", suffix(qkv.dtype())?);
-    // SAFETY: the arguments of rope.cu; sizes are checked above.
-    unsafe { launch_each(device_of(qkv)?, &name, count, &arguments) }
 }
 
 /// A launch of `attention.cu`.

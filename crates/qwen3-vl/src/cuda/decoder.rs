@@ -3,20 +3,18 @@
 use candle_core::{CudaDevice, DType, Device, Result, Tensor};
 
 use super::attention;
-use super::launch::{address, device, first_value, launch, unwritten};
+use super::launch::{device, unwritten};
 use super::pass::Pass;
-use super::rows::{add_rms_norm, embed, pitch, silu_mul};
+use super::rope;
+use super::rows::{add_rms_norm, embed, silu_mul};
 use super::workspace::Workspace;
-use super::{knows, suffix};
+use super::{addresses, knows, pass};
 use crate::model::attention::{Span, attend};
 use crate::model::heads::Heads;
 use crate::model::linear::Linear;
 use crate::model::norm::RmsNorm;
 use crate::model::plan::{Brought, Plan};
 use crate::model::text::{Chunk, Layer, Mlp, Part, TextModel, deepstack_rows, overlay};
-
-/// Heads of a block of threads of `rope.cu`.
-const HEADS_OF_BLOCK: usize = 4;
 
 /// Whether there are kernels for the model.
 pub fn can_run(model: &TextModel) -> bool {
@@ -39,7 +37,7 @@ pub fn plan(model: &TextModel, parts: &[Part<'_>]) -> Result<Plan> {
             positions: &part.chunk.positions,
             cached: part.kv.len(),
             outputs: part.outputs,
-            pages: part.kv.pages().map(address).collect::<Result<_>>()?,
+            pages: addresses(part.kv.pages())?,
         })
     });
     let heads = model.heads;
@@ -64,15 +62,7 @@ pub fn forward(
     workspace: &mut Workspace,
 ) -> Result<Tensor> {
     let on = model.norm.weight().device();
-    let (frequencies, axes) = workspace.rope(&model.rope, on)?;
-    let plan = plan(model, parts)?;
-    let pass = Pass::new(
-        &plan,
-        frequencies.elem_count(),
-        device(on)?,
-        &mut workspace.staging,
-    )?;
-    pass.turn(&frequencies, &axes, device(on)?)?;
+    let pass = pass(&plan(model, parts)?, &model.rope, on, workspace)?;
     let run = Run::new(model, &pass, on)?;
     let vision = all.vision.iter();
     let x = overlay(
@@ -188,33 +178,13 @@ impl<'a> Run<'a> {
                 layer.v.forward(x)?,
             ],
         };
-        let rows = self.pass.rows;
-        // SAFETY: the kernel writes all rows.
-        let out = unsafe { unwritten((rows, count * width), self.dtype, self.device)? };
-        let (layer_bytes, values) = attention::place(self.heads, index, self.dtype);
-        let arguments = [
-            first_value(&q)?.into(),
-            pitch(&q)?.into(),
-            first_value(&k)?.into(),
-            pitch(&k)?.into(),
-            first_value(&v)?.into(),
-            pitch(&v)?.into(),
-            address(layer.q_norm.weight())?.into(),
-            address(layer.k_norm.weight())?.into(),
-            address(&self.pass.angles)?.into(),
-            self.pass.slots.into(),
-            layer_bytes.into(),
-            values.into(),
-            address(&out)?.into(),
-            (count as u32).into(),
-            (kv as u32).into(),
-            layer.q_norm.eps().into(),
-        ];
-        let name = format!("rope_write_{}_{width}", suffix(self.dtype)?);
-        let grid = ((count + 2 * kv).div_ceil(HEADS_OF_BLOCK), rows, 1);
-        // SAFETY: the arguments of rope.cu; slots lie in pages that the caches of the pass hold.
-        unsafe { launch(self.device, &name, grid, 128, &arguments)? };
-        Ok(out)
+        rope::write(
+            [&q, &k, &v],
+            [&layer.q_norm, &layer.k_norm],
+            self.pass,
+            self.heads,
+            index,
+        )
     }
 
     fn attend<'s>(

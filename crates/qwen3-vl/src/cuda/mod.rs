@@ -13,14 +13,19 @@ pub mod handover;
 mod launch;
 pub mod pass;
 pub mod patches;
+pub mod rope;
 mod rows;
 pub mod softmax;
 pub mod staging;
 pub mod workspace;
 
-use candle_core::{DType, Result, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-pub use rows::silu_mul;
+use self::pass::Pass;
+use crate::model::plan::Plan;
+use crate::model::rope::TextRope;
+
+pub use rows::{add_rms_norm, silu_mul};
 
 /// Whether there are kernels for values of this type.
 pub fn knows(dtype: DType) -> bool {
@@ -34,4 +39,36 @@ fn suffix(dtype: DType) -> Result<&'static str> {
         DType::BF16 => Ok("bf16"),
         other => bail!("no kernels for {other:?}"),
     }
+}
+
+/// Where tensors lie on the device.
+///
+/// # Errors
+///
+/// If one is not on a CUDA device.
+pub fn addresses<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<u64>> {
+    tensors.map(launch::address).collect()
+}
+
+/// A plan on a device, with the angles of its positions.
+///
+/// # Errors
+///
+/// If the device fails or is none of NVIDIA's.
+pub fn pass(
+    plan: &Plan,
+    rope: &TextRope,
+    on: &Device,
+    workspace: &mut workspace::Workspace,
+) -> Result<Pass> {
+    let (frequencies, axes) = workspace.rope(rope, on)?;
+    let device = launch::device(on)?;
+    let pass = Pass::new(
+        plan,
+        frequencies.elem_count(),
+        device,
+        &mut workspace.staging,
+    )?;
+    pass.turn(&frequencies, &axes, device)?;
+    Ok(pass)
 }

@@ -134,7 +134,8 @@ impl Pass {
         let at = |word: usize| base + 8 * word as u64;
         let rows = plan.ids.len();
         // SAFETY: `turn` writes all of them before anything reads them.
-        let angles = unsafe { unwritten((rows, half, 2), DType::F32, device)? };
+        // Memory of no size is none that a device gives.
+        let angles = unsafe { unwritten((rows.max(1), half.max(1), 2), DType::F32, device)? };
         Ok(Self {
             rows,
             ids: at(place.ids),
@@ -179,7 +180,7 @@ impl Pass {
     ///
     /// If the device fails.
     pub fn turn(&self, frequencies: &Tensor, axes: &Tensor, device: &CudaDevice) -> Result<()> {
-        let (rows, half, _) = self.angles.dims3()?;
+        let (rows, (_, half, _)) = (self.rows, self.angles.dims3()?);
         if frequencies.dims() != [half] || axes.dims() != [half] {
             bail!("{half} angles of {:?}", frequencies.shape());
         }

@@ -36,6 +36,11 @@ impl RmsNorm {
         self.weight.dtype()
     }
 
+    /// A norm of given weight `[width]`.
+    pub fn new(weight: Tensor, eps: f32) -> Self {
+        Self { weight, eps }
+    }
+
     /// What is normalised is multiplied by `[width]`.
     pub fn weight(&self) -> &Tensor {
         &self.weight

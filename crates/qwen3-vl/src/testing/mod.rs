@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod clip;
 pub mod golden;
+#[cfg(feature = "cuda")]
 pub mod kernels;
 pub mod parity;
 pub mod weights;

@@ -76,6 +76,7 @@ static void spoil(void *at, size_t bytes) { memset(at, 0xff, bytes); }
 static std::map<void *, size_t> sizes;
 API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
   ALONE;
+  if (bytes == 0) return INVALID;
   *at = malloc(bytes + 64);
   sizes[*at] = bytes;
   spoil(*at, bytes);
