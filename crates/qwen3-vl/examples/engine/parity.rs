@@ -14,7 +14,7 @@
 use anyhow::{anyhow, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
-use qwen3_vl::testing::{self, Checkpoint, parity};
+use qwen3_vl::testing::{Checkpoint, parity};
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
@@ -70,9 +70,9 @@ pub fn kernels(mut args: lexopt::Parser) -> anyhow::Result<()> {
 
 #[cfg(feature = "cuda")]
 fn on_device(device: DeviceChoice, seed: u64) -> anyhow::Result<Vec<parity::Check>> {
-    let mut checks = testing::kernels::check(&device.open()?, seed)?;
+    let mut checks = qwen3_vl::testing::kernels::check(&device.open()?, seed)?;
     for dtype in [DtypeChoice::F32, DtypeChoice::Bf16] {
-        checks.extend(testing::kernels::recorded(device, dtype).map_err(|e| anyhow!(e))?);
+        checks.extend(qwen3_vl::testing::kernels::recorded(device, dtype).map_err(|e| anyhow!(e))?);
     }
     Ok(checks)
 }
