@@ -1,11 +1,11 @@
 //! From the stream of the vision tower to that of the language model.
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::CudaEvent;
-use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::CudaStream;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::result::memcpy_dtod_async;
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream};
+use candle_core::{Device, Result, Tensor};
 
 use super::launch::{address, device, unwritten};
 use crate::model::VisionTokens;
@@ -33,6 +33,15 @@ impl Mark {
         !matches!(self.event.try_is_complete(), Ok(false))
     }
 
+    /// Waits until the device has come that far.
+    ///
+    /// # Errors
+    ///
+    /// If it has failed.
+    pub fn reach(&self) -> Result<()> {
+        self.event.synchronize().w()
+    }
+
     /// Copies of tokens that are there at that moment, for another device that is the same GPU. Nobody waits
     /// but the streams for each other.
     ///
@@ -58,15 +67,8 @@ impl Mark {
         let stream = device(to)?.cuda_stream();
         let bytes = from.elem_count() * from.dtype().size_in_bytes();
         // SAFETY: both have so many bytes; the stream waits for the first, and its own stream for the copy.
-        unsafe {
-            candle_core::cuda_backend::cudarc::driver::result::memcpy_dtod_async(
-                address(&copy)?,
-                address(from)?,
-                bytes,
-                stream.cu_stream(),
-            )
-        }
-        .w()?;
+        unsafe { memcpy_dtod_async(address(&copy)?, address(from)?, bytes, stream.cu_stream()) }
+            .w()?;
         Ok(copy)
     }
 }

@@ -1,12 +1,13 @@
 //! The way of small things to the device without waiting for it: through memory that the device reads by
 //! itself.
 
+use std::sync::Arc;
+
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits,
 };
 use candle_core::{CudaDevice, Result};
-use std::sync::Arc;
 
 /// Copies that may be on their way at a time.
 const SLOTS: usize = 4;

@@ -49,6 +49,19 @@ impl Flight {
     fn is_over(&self) -> bool {
         true
     }
+
+    /// Waits until it is over, so that the time that it took is known.
+    #[cfg(feature = "cuda")]
+    fn wait(&self) -> candle_core::Result<()> {
+        let mark = self.mark.as_ref();
+        mark.map_or(Ok(()), crate::cuda::handover::Mark::reach)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn wait(&self) -> candle_core::Result<()> {
+        Ok(())
+    }
 }
 
 impl Runner {
@@ -69,7 +82,8 @@ impl Runner {
         }
         let flight = self.flights.pop_front()?;
         let (inputs, since) = (flight.inputs.clone(), flight.since);
-        let failed = match self.finish(flight) {
+        let waited = flight.wait().map_err(StepError::from);
+        let failed = match waited.and_then(|()| self.finish(flight)) {
             Ok(encoded) => {
                 for (input, encoded) in std::iter::zip(&inputs, encoded) {
                     self.recent.keep(input.clone(), encoded);

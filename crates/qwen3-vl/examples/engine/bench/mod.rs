@@ -159,6 +159,11 @@ fn question(tokens: u32) -> Question {
 fn prefill(runner: &mut Runner, sequence: &mut Sequence) -> anyhow::Result<()> {
     while sequence.inputs().next().is_some() {
         runner.encode_next(&mut [sequence])?;
+        while let Some(landing) = runner.land(true) {
+            landing.failed.map_or(Ok(()), Err)?;
+            runner.supply(sequence);
+            sequence.vision += landing.time;
+        }
     }
     runner.advance(sequence)?;
     while sequence.state().pending > 0 && !sequence.state().decoding {
