@@ -2,9 +2,10 @@
 """Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
   bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--windows 2] [--threads 2]
-              [--device cpu|cuda]
+              [--device cpu|cuda] [--static]
 
-FOLDER is a checkpoint with its tokenizer, for instance what `engine write-random` writes.
+FOLDER is a checkpoint with its tokenizer, for instance what `engine write-random` writes. --static: also `generate` with a static
+cache, whose decode steps transformers compiles.
 """
 import argparse
 import json
@@ -30,6 +31,7 @@ def arguments():
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--static", action="store_true")
     return parser.parse_args()
 
 
@@ -51,6 +53,31 @@ def clock(device):
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+class Clock:
+    """A streamer that notes when tokens come."""
+
+    def __init__(self):
+        self.times = []
+
+    def put(self, _):
+        self.times.append(time.perf_counter())
+
+    def end(self):
+        pass
+
+
+def compiled(model, inputs, tokens):
+    """Tokens a second behind the first one, with a static cache and torch.compile."""
+    # The first times compile and record.
+    for _ in range(3):
+        clock = Clock()
+        model.generate(**inputs, do_sample=False, min_new_tokens=tokens + 1, max_new_tokens=tokens + 1,
+                       cache_implementation="static", streamer=clock)
+    # The prompt comes first, then the tokens.
+    _, first, *rest = clock.times
+    return len(rest) / (rest[-1] - first)
 
 
 def main():
@@ -89,6 +116,13 @@ def main():
                 token = out.logits[:, -1:].argmax(-1)
             window["decode_tokens_per_s"] = a.tokens / (clock(a.device) - start)
             windows.append({k: round(v, 3) for k, v in window.items()})
+        if a.static:
+            inputs = dict(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids), pixel_values_videos=values,
+                          video_grid_thw=grid)
+            try:
+                result["static_decode_tokens_per_s"] = compiled(model, inputs, a.tokens)
+            except Exception as e:  # it does not work everywhere, and says so in many ways
+                result["static_failed"] = f"{type(e).__name__}: {e}"[:300]
     result["windows"] = windows
     result["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))

@@ -2,10 +2,12 @@
 """Compares a checkpoint's answer here with transformers' on the same frames, token by token.
 
   compare_hf.py FOLDER [VIDEO] [--size 320x256] [--frames 8] [--fps 2] [--prompt TEXT] [--tokens 64]
+                [--device cpu|cuda] [--dtype f32|bf16] [--engine PROGRAM]
 
 FOLDER is a checkpoint as Hugging Face lays it out. VIDEO is any file that PyAV opens; without it a
-synthetic clip is used. The frames are scaled to --size (multiples of 32) once and given to both, in
-f32, greedy, with the canonical prompt layout. Build the Rust side first:
+synthetic clip is used. The frames are scaled to --size (multiples of 32) once and given to both,
+greedy, with the canonical prompt layout, on the same device. PROGRAM is the example `engine`; without
+it, build that first:
 
   cargo build --release -p qwen3-vl --example engine
 
@@ -25,6 +27,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from clip import video
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 TRIPLE = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -39,6 +42,9 @@ def arguments():
     parser.add_argument("--fps", type=float, default=2.0)
     parser.add_argument("--prompt", default="Describe this video.")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32")
+    parser.add_argument("--engine", default=os.path.join(TARGET, "release", "examples", "engine"))
     return parser.parse_args()
 
 
@@ -58,7 +64,7 @@ def sample(path, count, fps):
 
 
 def ask_hf(a, frames, times):
-    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=torch.float32).eval()
+    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=DTYPES[a.dtype]).eval().to(a.device)
     processor = AutoProcessor.from_pretrained(a.folder)
     head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
     # Times in milliseconds as frame indices at 1000 fps; the sizes are final, so nothing is resized.
@@ -68,7 +74,7 @@ def ask_hf(a, frames, times):
     inputs = processor(
         text=[head + "<|video_pad|>" + a.prompt + tail], videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
         video_metadata=[metadata], do_sample_frames=False, cap_pixels_per_frame=False,
-        size=dict(shortest_edge=32 * 32 * 2, longest_edge=t * h * w), return_tensors="pt")
+        size=dict(shortest_edge=32 * 32 * 2, longest_edge=t * h * w), return_tensors="pt").to(a.device)
     with torch.no_grad():
         out = model.generate(**inputs, do_sample=False, max_new_tokens=a.tokens)
     tokens = out[0, inputs["input_ids"].shape[1]:].tolist()
@@ -83,9 +89,10 @@ def ask_here(a, frames, times):
     with tempfile.NamedTemporaryFile(suffix=".rgb") as file:
         file.write(frames.tobytes())
         file.flush()
-        program = os.path.join(TARGET, "release", "examples", "engine")
-        command = [program, "describe", a.folder, file.name, "--size", a.size, "--seconds", ",".join(map(str, times)),
-                   "--prompt", a.prompt, "--tokens", str(a.tokens), "--device", "cpu", "--dtype", "auto"]
+        # On the CPU arithmetic is in f32 whatever the weights are stored in.
+        dtype = "auto" if a.device == "cpu" else a.dtype
+        command = [a.engine, "describe", a.folder, file.name, "--size", a.size, "--seconds", ",".join(map(str, times)),
+                   "--prompt", a.prompt, "--tokens", str(a.tokens), "--device", a.device, "--dtype", dtype]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -2,7 +2,7 @@
 """Measures the engine and transformers in turns on one device, at the dimensions of real models with random weights.
 
   measure.py ENGINE [--device cuda] [--dtype bf16] [--sizes 2b,4b,8b] [--frames 8,32,80] [--frame 448x448] [--tokens 64]
-             [--parts first-token,batch] [--out measured.json]
+             [--parts first-token,batch] [--static] [--cameras 8,16] [--out measured.json]
 
 ENGINE is the example `engine` of crates/qwen3-vl. Prints a table last and writes all figures to --out. Fractions are of what
 this device does at the moment: decode reads every weight of the language model once for a token, at the rate of copying memory;
@@ -33,7 +33,10 @@ def arguments():
     parser.add_argument("--frame", default="448x448")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--parts", default="first-token,batch")
+    parser.add_argument("--cameras", default="", help="numbers of live cameras to try with the last of the sizes")
     parser.add_argument("--out", default="measured.json")
+    parser.add_argument("--static", action="store_const", const=["--static"], default=[],
+                        help="also transformers with a static cache and torch.compile")
     return parser.parse_args()
 
 
@@ -89,11 +92,17 @@ def measure(a, size, folder):
     for frames in (int(n) for n in a.frames.split(",")):
         for program, command in (
             ("qwen3-vl", [*bench, "--part", "window", "--pairs", str(frames // 2), "--windows", "3"]),
-            ("transformers", [*hf, "--frames", str(frames), "--windows", "3"]),
+            ("transformers", [*hf, "--frames", str(frames), "--windows", "3", *a.static]),
         ):
             yield {"size": size, "program": program, "part": "window", "frames": frames, **run(command)}
     for part in filter(None, a.parts.split(",")):
-        yield {"size": size, "program": "qwen3-vl", "part": part, **run([*bench, "--part", part, "--pairs", "1"])}
+        yield {"size": size, "program": "qwen3-vl", "part": part,
+               **run([*bench, "--part", part, "--pairs", "1", "--frames", "8,16,32,64,128", "--batches", "1,8,32,64"])}
+    if a.cameras and size == a.sizes.split(",")[-1]:
+        # NVIDIA's published workload: chunks of 10 s, 80 frames of 448x448 (7840 vision tokens), captions of 100 tokens.
+        density = [a.engine, "bench", folder, *common, "--part", "density", "--size", "448x448", "--tokens", "100",
+                   "--windows", "3", "--cameras", a.cameras]
+        yield {"size": size, "program": "qwen3-vl", "part": "density", **run(density)}
 
 
 def table(rows, peak, met, width):
@@ -109,6 +118,12 @@ def table(rows, peak, met, width):
             memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
             print(f"{name:18}{row['frames']:7}{w['vision_s']:10.3f}{prefill:10.3f}{product:9.2f}"
                   f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
+            if "static_decode_tokens_per_s" in row:
+                static = row["static_decode_tokens_per_s"]
+                of_peak = static * read * width / peak["bytes_per_s"]
+                print(f"{name + ', static':34}{'':21}{static:10.1f}{of_peak:9.2f}")
+            elif "static_failed" in row:
+                print(f"{name + ', static':34} FAILED: {row['static_failed']}")
         else:
             print(f"{name:18} {row['part']}: {json.dumps(row[row['part'].replace('-', '_')])}")
 

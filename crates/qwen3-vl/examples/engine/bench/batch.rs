@@ -2,28 +2,27 @@
 
 use super::*;
 
-const MOST: usize = 16;
-
 pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     // The same frames for all, so that they are encoded once.
     let inputs: Vec<_> = pairs(options.size, 0, 0, options.pairs).collect();
-    let batches = [1, 2, 4, 8, MOST];
+    let batches = &options.batches;
+    let most = batches.iter().copied().max().unwrap_or(0);
     let passes = options.tokens as usize;
     let mut sequences = Vec::new();
-    for id in 0..MOST {
-        let mut sequence = sequence(runner, id as u64);
+    for id in 0..most {
+        let mut sequence = sequence(runner, u64::from(id));
         for pair in &inputs {
             sequence.push(pair.clone(), 0, Instant::now());
         }
         let tokens = (passes + 1) * batches.len() + 1;
-        sequence.close(question(tokens as u32), id as u64, Instant::now());
+        sequence.close(question(tokens as u32), u64::from(id), Instant::now());
         prefill(runner, &mut sequence)?;
         sequences.push(sequence);
     }
-    let prompt_tokens = sequences[0].kv.len();
+    let prompt_tokens = sequences.first().map_or(0, |sequence| sequence.kv.len());
     let mut alone = None;
     let mut rows = Vec::new();
-    for batch in batches {
+    for batch in batches.iter().map(|batch| *batch as usize) {
         let mut pass = || {
             let shares = sequences[..batch].iter_mut().map(|sequence| (sequence, 1));
             runner.forward(shares.collect())

@@ -4,7 +4,7 @@ use super::*;
 
 pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     let mut rows = Vec::new();
-    for frames in [4, 8, 16, 32, 64] {
+    for &frames in &options.frames {
         let (streaming, sustained) = window(runner, options, frames / 2, true)?;
         let (one_shot, _) = window(runner, options, frames / 2, false)?;
         rows.push(json!({

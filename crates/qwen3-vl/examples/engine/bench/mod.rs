@@ -4,20 +4,24 @@
 //! engine write-random 2b|4b|8b FOLDER     random weights of a real model's dimensions, 4, 9 or 18 GB;
 //!                                         needs Qwen's tokenizer (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]
-//!     --part window|first-token|batch|streams    all of them if none is named
+//!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
 //!     --size 320x256  --pairs 4  --tokens 32  --windows 2
+//!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --seconds 10  --fps 8  --cameras 1,2,4,8
 //! ```
 //!
 //! - `window`: vision, prefill and decode of one window after the other. The first one also pays for
 //!   memory that is touched for the first time. `tools/reference/bench_hf.py` times transformers on
 //!   the same input.
-//! - `first-token`: time from the last frame to the first token for windows of 4 to 64 frames, when
+//! - `first-token`: time from the last frame to the first token for windows of so many `--frames`, when
 //!   frames come one pair after the other and when all come at once.
-//! - `batch`: tokens a second of 1 to 16 windows that decode together.
+//! - `batch`: tokens a second of so many windows (`--batches`) that decode together.
 //! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
+//! - `density`: how soon so many live cameras get their answers, up to the first number that is too many;
+//!   `--windows` chunks of `--seconds` each.
 
 mod batch;
+mod density;
 mod first_token;
 mod streams;
 mod window;
@@ -51,6 +55,11 @@ struct Options {
     size: Size,
     tokens: u32,
     windows: u32,
+    seconds: f64,
+    fps: f64,
+    cameras: Vec<u32>,
+    frames: Vec<u32>,
+    batches: Vec<u32>,
 }
 
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
@@ -78,6 +87,11 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
         },
         tokens: 32,
         windows: 2,
+        seconds: 10.0,
+        fps: 8.0,
+        cameras: vec![1, 2, 4, 8],
+        frames: vec![4, 8, 16, 32, 64],
+        batches: vec![1, 2, 4, 8, 16],
     };
     while let Some(arg) = args.next()? {
         match arg {
@@ -88,6 +102,11 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             Long("pairs") => options.pairs = args.value()?.parse()?,
             Long("tokens") => options.tokens = args.value()?.parse()?,
             Long("windows") => options.windows = args.value()?.parse()?,
+            Long("seconds") => options.seconds = args.value()?.parse()?,
+            Long("fps") => options.fps = args.value()?.parse()?,
+            Long("cameras") => options.cameras = numbers(&args.value()?.string()?)?,
+            Long("frames") => options.frames = numbers(&args.value()?.string()?)?,
+            Long("batches") => options.batches = numbers(&args.value()?.string()?)?,
             Long("size") => options.size = crate::size(&args.value()?.string()?)?,
             other => return Err(other.unexpected().into()),
         }
@@ -98,6 +117,11 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             .into();
     }
     Ok(options)
+}
+
+/// `1,2,4`
+fn numbers(text: &str) -> Result<Vec<u32>, std::num::ParseIntError> {
+    text.split(',').map(str::parse).collect()
 }
 
 pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
@@ -119,6 +143,11 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
             "streams" => {
                 drop(runner);
                 println!("{}", streams::run(&options)?);
+                return Ok(());
+            }
+            "density" => {
+                drop(runner);
+                println!("{}", density::run(&options)?);
                 return Ok(());
             }
             other => bail!("unknown part {other}"),
@@ -157,6 +186,7 @@ fn question(tokens: u32) -> Question {
 
 /// Encodes and prefills all that the sequence has; if it is closed, up to its first token.
 fn prefill(runner: &mut Runner, sequence: &mut Sequence) -> anyhow::Result<()> {
+    runner.supply(sequence);
     while sequence.inputs().next().is_some() {
         runner.encode_next(&mut [sequence])?;
         while let Some(landing) = runner.land(true) {
