@@ -394,6 +394,17 @@ fn frames_that_windows_share_are_encoded_once() {
 }
 
 #[test]
+fn an_input_larger_than_what_is_kept_of_all_is_answered() {
+    let size = Size {
+        width: 1472,
+        height: 1472,
+    };
+    let backend = backend();
+    let (_, rx) = ask(&*backend, pairs(1, size, 0), question(0.0, 2));
+    assert!(answer(&rx).prompt_tokens > 46 * 46);
+}
+
+#[test]
 fn pieces_make_up_the_text() {
     let question = Question {
         emit_tokens: true,

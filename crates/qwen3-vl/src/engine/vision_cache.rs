@@ -42,11 +42,13 @@ impl VisionCache {
             .map(|(_, encoded)| encoded)
     }
 
-    /// Keeps what was encoded, and forgets the oldest.
+    /// Keeps what was encoded, and forgets the oldest. The last one stays however large it is: whoever waits
+    /// for it finds it here.
     pub fn keep(&mut self, input: VisionInput, encoded: Encoded) {
         self.tokens += count(&encoded);
         self.recent.push_back((input, encoded));
         while self.tokens > TOKENS
+            && self.recent.len() > 1
             && let Some((_, oldest)) = self.recent.pop_front()
         {
             self.tokens -= count(&oldest);
@@ -127,9 +129,11 @@ mod tests {
         }
         let known: Vec<bool> = inputs.iter().map(|i| cache.find(i).is_some()).collect();
         assert_eq!(known, [false, false, true, true]);
-        // One that is larger than all of it is not kept.
+        // One that is larger than all of it is kept alone, until the next one.
         cache.keep(inputs[0].clone(), encoded(TOKENS + 1));
-        assert!(inputs.iter().all(|i| cache.find(i).is_none()));
-        assert_eq!(cache.tokens, 0);
+        let known: Vec<bool> = inputs.iter().map(|i| cache.find(i).is_some()).collect();
+        assert_eq!(known, [true, false, false, false]);
+        cache.keep(inputs[1].clone(), encoded(1));
+        assert!(cache.find(&inputs[0]).is_none() && cache.tokens == 1);
     }
 }
