@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
-  bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8] [--size 320x256] [--windows 2] [--threads 2]
+  bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8,32] [--size 320x256] [--windows 2] [--threads 2]
               [--device cpu|cuda] [--static]
 
 FOLDER is a checkpoint with its tokenizer, for instance what `engine write-random` writes. --static: also `generate` with a static
-cache, whose decode steps transformers compiles.
+cache, whose decode steps transformers compiles, behind the last of the windows.
 """
 import argparse
 import json
@@ -26,7 +26,7 @@ def arguments():
     parser.add_argument("folder")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--frames", default="8", help="numbers of frames, for each of which there are so many windows")
     parser.add_argument("--size", default="320x256")
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -68,6 +68,37 @@ class Clock:
         pass
 
 
+def encoded(a, frames, tokenizer, config):
+    """Inputs of a window of so many frames."""
+    width, height = (int(v) for v in a.size.split("x"))
+    clip = torch.from_numpy(video(frames, height, width)).permute(0, 3, 1, 2)
+    processor = Qwen3VLVideoProcessor.from_pretrained(a.folder)
+    pixels = processor(videos=[clip], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="pt")
+    grid = pixels["video_grid_thw"]
+    ids, types = prompt_ids(tokenizer, grid[0].tolist(), config)
+    inputs = dict(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids), video_grid_thw=grid)
+    inputs = {name: value.to(a.device) for name, value in inputs.items()}
+    return dict(inputs, pixel_values_videos=pixels["pixel_values_videos"].to(a.device, DTYPES[a.dtype]))
+
+
+def timed(model, inputs, a):
+    """One window: vision, then vision and prefill, then decode."""
+    window = {"prompt_tokens": inputs["input_ids"].shape[1]}
+    start = clock(a.device)
+    model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    window["vision_s"] = clock(a.device) - start
+    start = clock(a.device)
+    out = model(**inputs, use_cache=True, logits_to_keep=1)
+    window["vision_and_prefill_s"] = clock(a.device) - start
+    token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+    start = clock(a.device)
+    for _ in range(a.tokens):
+        out = model(input_ids=token, past_key_values=cache, use_cache=True)
+        token = out.logits[:, -1:].argmax(-1)
+    window["decode_tokens_per_s"] = a.tokens / (clock(a.device) - start)
+    return {k: round(v, 4) for k, v in window.items()}
+
+
 def compiled(model, inputs, tokens):
     """Tokens a second behind the first one, with a static cache and torch.compile."""
     # The first times compile and record.
@@ -83,42 +114,19 @@ def compiled(model, inputs, tokens):
 def main():
     a = arguments()
     torch.set_num_threads(a.threads)
-    dtype = DTYPES[a.dtype]
-    width, height = (int(v) for v in a.size.split("x"))
     result = {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": a.dtype}
 
     start = time.perf_counter()
-    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=dtype).eval().to(a.device)
+    model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=DTYPES[a.dtype]).eval().to(a.device)
     result["load_s"] = time.perf_counter() - start
-    processor = Qwen3VLVideoProcessor.from_pretrained(a.folder)
     tokenizer = AutoTokenizer.from_pretrained(a.folder)
-    frames = torch.from_numpy(video(a.frames, height, width)).permute(0, 3, 1, 2)
-    pixels = processor(videos=[frames], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="pt")
-    grid = pixels["video_grid_thw"].to(a.device)
-    ids, types = (x.to(a.device) for x in prompt_ids(tokenizer, grid[0].tolist(), model.config))
-    values = pixels["pixel_values_videos"].to(a.device, dtype)
 
     windows = []
     with torch.no_grad():
-        for _ in range(a.windows):
-            window = {"prompt_tokens": ids.shape[1]}
-            start = clock(a.device)
-            model.model.get_video_features(values, grid, return_dict=True)
-            window["vision_s"] = clock(a.device) - start
-            start = clock(a.device)
-            out = model(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids),
-                        pixel_values_videos=values, video_grid_thw=grid, use_cache=True, logits_to_keep=1)
-            window["vision_and_prefill_s"] = clock(a.device) - start
-            token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-            start = clock(a.device)
-            for _ in range(a.tokens):
-                out = model(input_ids=token, past_key_values=cache, use_cache=True)
-                token = out.logits[:, -1:].argmax(-1)
-            window["decode_tokens_per_s"] = a.tokens / (clock(a.device) - start)
-            windows.append({k: round(v, 3) for k, v in window.items()})
+        for frames in (int(n) for n in a.frames.split(",")):
+            inputs = encoded(a, frames, tokenizer, model.config)
+            windows += [{"frames": frames, **timed(model, inputs, a)} for _ in range(a.windows)]
         if a.static:
-            inputs = dict(input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids), pixel_values_videos=values,
-                          video_grid_thw=grid)
             try:
                 result["static_decode_tokens_per_s"] = compiled(model, inputs, a.tokens)
             except Exception as e:  # it does not work everywhere, and says so in many ways

@@ -2,12 +2,12 @@
 """Measures the engine and transformers in turns on one device, at the dimensions of real models with random weights.
 
   measure.py ENGINE [--device cuda] [--dtype bf16] [--sizes 2b,4b,8b] [--frames 8,32,80] [--frame 448x448] [--tokens 64]
-             [--parts first-token,batch] [--static] [--cameras 8,16] [--out measured.json]
+             [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--chunk 512] [--out measured.json]
 
-ENGINE is the example `engine` of crates/qwen3-vl. Prints a table last and writes all figures to --out. Fractions are of what
-this device does at the moment: decode reads every weight of the language model once for a token, at the rate of copying memory;
-prefill multiplies with each of them for every token, at the rate of a large product. Attention, the KV cache and the vision tower
-are left out of both.
+ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
+all figures to --out, in the place of earlier ones of those sizes. Fractions are of what this device does at the moment: decode
+reads every weight of the language model once for a token, at the rate of copying memory; prefill multiplies with each of them for
+every token, at the rate of a large product. Attention, the KV cache and the vision tower are left out of both.
 """
 import argparse
 import json
@@ -32,6 +32,8 @@ def arguments():
     parser.add_argument("--frames", default="8,32,80")
     parser.add_argument("--frame", default="448x448")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--windows", type=int, default=3, help="of each number of frames; the last one counts")
+    parser.add_argument("--chunk", type=int, default=512, help="tokens of a window that a pass of the engine takes")
     parser.add_argument("--parts", default="first-token,batch")
     parser.add_argument("--cameras", default="", help="numbers of live cameras to try with the last of the sizes")
     parser.add_argument("--out", default="measured.json")
@@ -85,39 +87,36 @@ def run(command):
     return figures
 
 
-def measure(a, size, folder):
-    common = ["--device", a.device, "--dtype", a.dtype]
-    bench = [a.engine, "bench", folder, *common, "--size", a.frame, "--tokens", str(a.tokens)]
-    hf = [sys.executable, os.path.join(HERE, "bench_hf.py"), folder, *common, "--size", a.frame, "--tokens", str(a.tokens)]
-    for frames in (int(n) for n in a.frames.split(",")):
-        for program, command in (
-            ("qwen3-vl", [*bench, "--part", "window", "--pairs", str(frames // 2), "--windows", "3"]),
-            ("transformers", [*hf, "--frames", str(frames), "--windows", "3", *a.static]),
-        ):
-            yield {"size": size, "program": program, "part": "window", "frames": frames, **run(command)}
+def measure(a, folder):
+    common = [folder, "--device", a.device, "--dtype", a.dtype]
+    window = [*common, "--size", a.frame, "--tokens", str(a.tokens), "--frames", a.frames, "--windows", str(a.windows)]
+    bench = [a.engine, "bench"]
+    yield "qwen3-vl", "window", [*bench, *window, "--part", "window", "--chunk", str(a.chunk)]
+    yield "transformers", "window", [sys.executable, os.path.join(HERE, "bench_hf.py"), *window, *a.static]
     for part in filter(None, a.parts.split(",")):
-        yield {"size": size, "program": "qwen3-vl", "part": part,
-               **run([*bench, "--part", part, "--pairs", "1", "--frames", "8,16,32,64,128", "--batches", "1,8,32,64"])}
-    if a.cameras and size == a.sizes.split(",")[-1]:
+        yield "qwen3-vl", part, [*bench, *common, "--part", part, "--size", a.frame, "--tokens", str(a.tokens), "--pairs", "1",
+                                 "--frames", "8,16,32,64,128", "--batches", "1,8,32,64", "--chunk", str(a.chunk)]
+    if a.cameras:
         # NVIDIA's published workload: chunks of 10 s, 80 frames of 448x448 (7840 vision tokens), captions of 100 tokens.
-        density = [a.engine, "bench", folder, *common, "--part", "density", "--size", "448x448", "--tokens", "100",
-                   "--windows", "3", "--cameras", a.cameras]
-        yield {"size": size, "program": "qwen3-vl", "part": "density", **run(density)}
+        yield "qwen3-vl", "density", [*bench, *common, "--part", "density", "--size", "448x448", "--tokens", "100",
+                                      "--windows", "3", "--cameras", a.cameras]
 
 
-def table(rows, peak, met, width):
+def table(rows, peak, width):
     print(f"{'':18}{'frames':>7}{'vision s':>10}{'prefill s':>10}{'of peak':>9}{'tokens/s':>10}{'of peak':>9}")
     for row in rows:
         name = f"{row['size']} {row['program']}"
         if "failed" in row:
             print(f"{name:18} FAILED: {row['failed']}: {row['why']}")
         elif row["part"] == "window":
-            w, (layers, read) = row["windows"][-1], met[row["size"]]
-            prefill = w["vision_and_prefill_s"] - w["vision_s"]
-            product = 2 * layers * w["prompt_tokens"] / prefill / peak["operations_per_s"]
-            memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
-            print(f"{name:18}{row['frames']:7}{w['vision_s']:10.3f}{prefill:10.3f}{product:9.2f}"
-                  f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
+            layers, read = row["weights"]
+            # The first window of a length also pays for memory and kernels that are used for the first time.
+            for w in {w["frames"]: w for w in row["windows"]}.values():
+                prefill = w["vision_and_prefill_s"] - w["vision_s"]
+                product = 2 * layers * w["prompt_tokens"] / prefill / peak["operations_per_s"]
+                memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
+                print(f"{name:18}{w['frames']:7}{w['vision_s']:10.4f}{prefill:10.4f}{product:9.2f}"
+                      f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
             if "static_decode_tokens_per_s" in row:
                 static = row["static_decode_tokens_per_s"]
                 of_peak = static * read * width / peak["bytes_per_s"]
@@ -131,18 +130,28 @@ def table(rows, peak, met, width):
 def main():
     a = arguments()
     dtype = DTYPES[a.dtype]
-    peak, rows, met = peaks(a.device, dtype), [], {}
+    sizes = a.sizes.split(",")
+    peak, rows = peaks(a.device, dtype), []
+    if os.path.exists(a.out):
+        with open(a.out) as file:
+            rows = [row for row in json.load(file)["rows"] if row["size"] not in sizes]
     print(f"memory {peak['bytes_per_s'] / 1e9:.0f} GB/s, products {peak['operations_per_s'] / 1e12:.2f} T/s in {a.dtype}")
-    for size in a.sizes.split(","):
+    for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([a.engine, "write-random", size, folder], check=True)
-            met[size] = weights(folder)
-            for row in measure(a, size, folder):
+            if os.path.isdir(size):
+                folder = size
+            else:
+                subprocess.run([a.engine, "write-random", size, folder], check=True)
+            for program, part, command in measure(a, folder):
+                start = time.perf_counter()
+                row = {"size": size, "program": program, "part": part, "weights": weights(folder), **run(command)}
+                row["took_s"] = round(time.perf_counter() - start)
                 print(json.dumps(row), flush=True)
                 rows.append(row)
+                # What is there is kept if this is cut short.
                 with open(a.out, "w") as file:
                     json.dump({"peak": peak, "rows": rows}, file, indent=1)
-    table(rows, peak, met, dtype.itemsize)
+    table(rows, peak, dtype.itemsize)
     sys.exit(any("failed" in row for row in rows))
 
 

@@ -11,6 +11,7 @@
 
 constexpr int LANES = 16;               // threads that share a key
 constexpr int WARPS = 4;
+constexpr int KEYS_A_TIME = WARPS * 32 / LANES;
 constexpr unsigned LEAST_KEYS = 64;     // worth a block of threads
 constexpr float NOTHING = -1e30f;       // a score below all others; differences of it are not NaN
 
@@ -31,6 +32,8 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
                                  float *partial, unsigned long long layer, unsigned long long to_values,
                                  float scale) {
   constexpr int VALUES = HEAD / LANES, PARTIAL = HEAD + 2;
+  // Keys and values that a thread has on their way at a time: memory is far.
+  constexpr int AHEAD = 8 / sizeof(T);
   __shared__ float sums[WARPS][G][PARTIAL];
   const unsigned kv_head = blockIdx.x, kv_heads = gridDim.x, heads = kv_heads * G;
   const unsigned split = blockIdx.y, splits = gridDim.y;
@@ -52,24 +55,42 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
     }
   }
   // All threads take the same number of steps, since those of a warp exchange values in each.
-  for (unsigned first = begin; first < end; first += 2 * WARPS) {
-    const unsigned key = first + 2 * warp + half;
-    const bool there = key < end;
-    const unsigned at = there ? key : begin;
-    const size_t offset = ((size_t)(at % PAGE) * kv_heads + kv_head) * HEAD + lane * VALUES;
-    const unsigned long long page = pages[at / PAGE] + layer;
-    float k[VALUES], v[VALUES];
-    load<VALUES>((const T *)page + offset, k);
-    load<VALUES>((const T *)(page + to_values) + offset, v);
+  for (unsigned first = begin; first < end; first += AHEAD * KEYS_A_TIME) {
+    const unsigned mine = first + 2 * warp + half;
+    Pack<VALUES, T> k[AHEAD], v[AHEAD];
+    UNROLL
+    for (int a = 0; a < AHEAD; a++) {
+      const unsigned at = min(mine + a * KEYS_A_TIME, end - 1);
+      const size_t offset = ((size_t)(at % PAGE) * kv_heads + kv_head) * HEAD + lane * VALUES;
+      const unsigned long long page = pages[at / PAGE] + layer;
+      k[a] = Pack<VALUES, T>::at((const T *)page + offset);
+      v[a] = Pack<VALUES, T>::at((const T *)(page + to_values) + offset);
+    }
+    UNROLL
     for (int g = 0; g < G; g++) {
-      float score = 0;
-      for (int i = 0; i < VALUES; i++) score += query[g][i] * k[i];
-      for (int step = LANES / 2; step > 0; step /= 2) score += __shfl_xor_sync(0xffffffff, score, step);
-      const float larger = fmaxf(most[g], score);
-      const float old = expf(most[g] - larger), p = there ? expf(score - larger) : 0.0f;
+      float scores[AHEAD], larger = most[g];
+      UNROLL
+      for (int a = 0; a < AHEAD; a++) {
+        float score = 0;
+        UNROLL
+        for (int i = 0; i < VALUES; i++) score += query[g][i] * k[a][i];
+        UNROLL
+        for (int step = LANES / 2; step > 0; step /= 2) score += __shfl_xor_sync(0xffffffff, score, step);
+        scores[a] = score;
+        larger = fmaxf(larger, score);
+      }
+      const float old = expf(most[g] - larger);
       most[g] = larger;
-      weight[g] = weight[g] * old + p;
-      for (int i = 0; i < VALUES; i++) sum[g][i] = sum[g][i] * old + p * v[i];
+      weight[g] *= old;
+      UNROLL
+      for (int i = 0; i < VALUES; i++) sum[g][i] *= old;
+      UNROLL
+      for (int a = 0; a < AHEAD; a++) {
+        const float p = mine + a * KEYS_A_TIME < end ? expf(scores[a] - larger) : 0.0f;
+        weight[g] += p;
+        UNROLL
+        for (int i = 0; i < VALUES; i++) sum[g][i] += p * v[a][i];
+      }
     }
   }
   for (int g = 0; g < G; g++) {

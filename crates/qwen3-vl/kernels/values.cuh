@@ -9,6 +9,13 @@
   extern "C" __global__ void NAME PARAMETERS { BODY ARGUMENTS; }
 #endif
 
+// Before a loop over values in registers: with a number that the compiler does not know they would lie in memory.
+#ifdef __CUDACC__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
+
 struct Bf16 {
   unsigned short bits;
 };
@@ -41,29 +48,29 @@ __device__ inline float rounded(float value) {
   return widen(in_memory);
 }
 
-// N values from an address that is a multiple of their size together, at most 16 bytes a load.
+// N values as they lie in memory, at an address that is a multiple of their size together or of 16.
+template <int N, typename T>
+struct Pack {
+  // At most 16 bytes a load.
+  static constexpr int EACH = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
+  struct alignas(EACH * sizeof(T)) Part {
+    T values[EACH];
+  } parts[N / EACH];
+
+  __device__ static const Pack &at(const T *from) { return *(const Pack *)from; }
+  __device__ T &value(int i) { return parts[i / EACH].values[i % EACH]; }
+  __device__ float operator[](int i) const { return widen(parts[i / EACH].values[i % EACH]); }
+};
+
 template <int N, typename T>
 __device__ inline void load(const T *from, float *to) {
-  constexpr int EACH = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
-  struct alignas(EACH * sizeof(T)) Packed {
-    T values[EACH];
-  };
-  for (int i = 0; i < N; i += EACH) {
-    const Packed packed = *(const Packed *)(from + i);
-    for (int j = 0; j < EACH; j++) to[i + j] = widen(packed.values[j]);
-  }
+  const Pack<N, T> pack = Pack<N, T>::at(from);
+  for (int i = 0; i < N; i++) to[i] = pack[i];
 }
 
-// The same the other way.
 template <int N, typename T>
 __device__ inline void store(const float *from, T *to) {
-  constexpr int EACH = 16 / sizeof(T) < N ? 16 / sizeof(T) : N;
-  struct alignas(EACH * sizeof(T)) Packed {
-    T values[EACH];
-  };
-  for (int i = 0; i < N; i += EACH) {
-    Packed packed;
-    for (int j = 0; j < EACH; j++) store(from[i + j], &packed.values[j]);
-    *(Packed *)(to + i) = packed;
-  }
+  Pack<N, T> pack;
+  for (int i = 0; i < N; i++) store(from[i], &pack.value(i));
+  *(Pack<N, T> *)to = pack;
 }

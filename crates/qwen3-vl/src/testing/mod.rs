@@ -66,17 +66,10 @@ pub fn write_tokenizer(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// splitmix64's finaliser.
-fn mix(mut z: u64) -> u64 {
+/// The `i`-th output of splitmix64 from state `key`, `i` from 0.
+fn splitmix64(key: u64, i: u64) -> u64 {
+    let mut z = key.wrapping_add(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(i + 1));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-/// splitmix64's increment.
-const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The `i`-th output of splitmix64 from state `key`, `i` from 0.
-fn splitmix64(key: u64, i: u64) -> u64 {
-    mix(key.wrapping_add(GOLDEN_GAMMA.wrapping_mul(i + 1)))
 }

@@ -1,7 +1,10 @@
 //! Weights by formula (`tools/reference/hash_fill.py`).
 
-use super::{GOLDEN_GAMMA, mix, splitmix64};
+use std::sync::LazyLock;
+
 use half::bf16;
+
+use super::splitmix64;
 
 /// FNV-1a, 64 bit.
 fn fnv1a64(data: &[u8]) -> u64 {
@@ -49,8 +52,9 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
     (0.0, (3.0 / fan_in as f64).sqrt() as f32)
 }
 
-/// Cheap random bf16 weights for speed runs, little-endian: standard deviation 0.02, norms 1,
-/// biases 0, as transformers initialises a model. Not bit-equal to anything.
+/// Random bf16 weights for speed runs, little-endian, as fast as memory is copied: standard deviation 0.02,
+/// norms 1, biases 0, as transformers initialises a model. Matrices are the same million values over and
+/// over, from another place by name. Not bit-equal to anything.
 pub fn cheap_bf16(name: &str, shape: &[usize]) -> Vec<u8> {
     let count: usize = shape.iter().product();
     if shape.len() == 1 {
@@ -61,20 +65,19 @@ pub fn cheap_bf16(name: &str, shape: &[usize]) -> Vec<u8> {
         };
         return value.to_le_bytes().repeat(count);
     }
-    // Uniform with that deviation; every 16 bits of the hash pick one of 65536 values.
-    let width = 0.02 * 3f32.sqrt();
-    let values: Vec<[u8; 2]> = (0..1 << 16)
-        .map(|i| bf16::from_f32((i as f32 / 32768.0 - 1.0) * width).to_le_bytes())
-        .collect();
-    let mut state = fnv1a64(name.as_bytes());
-    let mut bytes = Vec::with_capacity(count * 2 + 6);
+    // A prime number of them, so that no rows are alike.
+    static VALUES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let width = 0.02 * 3f32.sqrt();
+        let value = |i| (splitmix64(0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
+        (0..1_048_573)
+            .flat_map(|i| bf16::from_f32(value(i) * width).to_le_bytes())
+            .collect()
+    });
+    let first = 2 * (fnv1a64(name.as_bytes()) as usize % (VALUES.len() / 2));
+    let mut bytes = Vec::with_capacity(count * 2);
+    bytes.extend(&VALUES[first..][..(count * 2).min(VALUES.len() - first)]);
     while bytes.len() < count * 2 {
-        state = state.wrapping_add(GOLDEN_GAMMA);
-        let z = mix(state);
-        for shift in [0, 16, 32, 48] {
-            bytes.extend(values[usize::from((z >> shift) as u16)]);
-        }
+        bytes.extend(&VALUES[..(count * 2 - bytes.len()).min(VALUES.len())]);
     }
-    bytes.truncate(count * 2);
     bytes
 }

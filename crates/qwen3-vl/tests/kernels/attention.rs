@@ -81,18 +81,23 @@ impl<T: Value> Cache<T> {
     }
 }
 
-/// What the CPU finds.
-fn twin<T: Value>(
+/// Compares what a kernel made of `q` with what the CPU makes of it, up to so many roundings.
+fn check<T: Value>(
+    got: &[T],
     q: &[T],
-    blocks: &[(Vec<f32>, Vec<f32>)],
-    block: usize,
+    (blocks, block): (&[(Vec<f32>, Vec<f32>)], usize),
     shape: Shape,
-) -> Vec<f32> {
+    steps: f32,
+) {
     let blocks: Vec<_> = blocks
         .iter()
         .map(|(keys, values)| Block { keys, values })
         .collect();
-    attend(&wide(q), &blocks, block, shape)
+    let what = format!(
+        "attention of {} queries and {} keys",
+        shape.queries, shape.keys
+    );
+    close(&what, got, &attend(&wide(q), &blocks, block, shape), steps);
 }
 
 /// Sequences of these lengths; one without keys fills the batch.
@@ -157,16 +162,12 @@ fn decode<T: Value>(
             head_dim: head,
             causal: true,
         };
-        let want = twin(
-            &q[range.clone()],
-            &cache.blocks(sequence, *keys),
-            BLOCK_TOKENS,
+        let blocks = cache.blocks(sequence, *keys);
+        check(
+            &out[range.clone()],
+            &q[range],
+            (&blocks, BLOCK_TOKENS),
             shape,
-        );
-        close(
-            &format!("decode attention of {keys} keys"),
-            &out[range],
-            &want,
             1.0,
         );
     }
@@ -261,17 +262,13 @@ fn prefill(spans: &[(usize, usize)], (heads, kv_heads): (usize, usize), head: us
             head_dim: head,
             causal: true,
         };
-        let want = twin(
-            &q[rows.clone()],
-            &cache.blocks(i, *keys),
-            BLOCK_TOKENS,
-            shape,
-        );
+        let blocks = cache.blocks(i, *keys);
         // Scores and weights are rounded on the way, too.
-        close(
-            &format!("attention of {queries} queries and {keys} keys"),
-            &out[rows],
-            &want,
+        check(
+            &out[rows.clone()],
+            &q[rows],
+            (&blocks, BLOCK_TOKENS),
+            shape,
             2.0,
         );
     }
@@ -356,19 +353,9 @@ fn vision(grids: usize, patches: usize, heads: usize, head: usize) {
             head_dim: head,
             causal: false,
         };
-        let want = twin(
-            &part(0),
-            &[(wide(&part(1)), wide(&part(2)))],
-            patches,
-            shape,
-        );
         let rows = grid * patches * width..(grid + 1) * patches * width;
-        close(
-            &format!("vision attention of {patches} patches"),
-            &out[rows],
-            &want,
-            2.0,
-        );
+        let blocks = [(wide(&part(1)), wide(&part(2)))];
+        check(&out[rows], &part(0), (&blocks, patches), shape, 2.0);
     }
 }
 

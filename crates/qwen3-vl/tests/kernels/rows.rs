@@ -151,26 +151,13 @@ fn embed_takes_the_rows() {
     assert_eq!(out, want);
 }
 
-/// Angles of positions, as the twin has them.
-fn table(positions: &[[u32; 3]], frequencies: &[(f32, usize)]) -> (Vec<f32>, Vec<f32>) {
-    let angles = positions
-        .iter()
-        .flat_map(|p| frequencies.iter().map(|(f, axis)| p[*axis] as f32 * f));
-    angles.map(|angle| (angle.cos(), angle.sin())).unzip()
-}
-
-#[allow(clippy::too_many_lines)]
-fn rope_write<T: Value>(head: usize) {
-    let (rows, heads, kv_heads, half, eps) = (5usize, 4usize, 2usize, head / 2, 1e-6f32);
+/// Cosines and sines of rows, and both as the kernel gives them, which are compared.
+fn angles(rows: usize, half: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let positions: Vec<[u32; 3]> = (0..rows as u32)
         .map(|i| [i * 700, 3 + i, 90_000 - i])
         .collect();
-    let frequencies: Vec<(f32, usize)> = (0..half)
-        .map(|j| (10f32.powf(-(j as f32) / 8.0), j % 3))
-        .collect();
-    let (values, axes): (Vec<f32>, Vec<u32>) = frequencies
-        .iter()
-        .map(|(f, axis)| (*f, *axis as u32))
+    let (frequencies, axes): (Vec<f32>, Vec<u32>) = (0..half)
+        .map(|j| (10f32.powf(-(j as f32) / 8.0), j as u32 % 3))
         .unzip();
     let mut angles = vec![f32::NAN; rows * half * 2];
     launch!(
@@ -178,18 +165,27 @@ fn rope_write<T: Value>(head: usize) {
         (2, 1, 1),
         256,
         positions.as_ptr(),
-        values.as_ptr(),
+        frequencies.as_ptr(),
         axes.as_ptr(),
         angles.as_mut_ptr(),
         half as u32,
         (rows * half) as u32,
     );
-    let (cos, sin) = table(&positions, &frequencies);
+    let turned = positions.iter().flat_map(|position| {
+        let turns = frequencies.iter().zip(&axes);
+        turns.map(|(frequency, axis)| position[*axis as usize] as f32 * frequency)
+    });
+    let (cos, sin): (Vec<f32>, Vec<f32>) = turned.map(|angle| (angle.cos(), angle.sin())).unzip();
     let (got_cos, got_sin): (Vec<f32>, Vec<f32>) =
         angles.chunks_exact(2).map(|of| (of[0], of[1])).unzip();
     close("cosines", &got_cos, &cos, 1.0);
     close("sines", &got_sin, &sin, 1.0);
+    (cos, sin, angles)
+}
 
+fn rope_write<T: Value>(head: usize) {
+    let (rows, heads, kv_heads, eps) = (5usize, 4usize, 2usize, 1e-6f32);
+    let (cos, sin, angles) = angles(rows, head / 2);
     // Queries, keys and values side by side, as one product gives them.
     let pitch = (heads + 2 * kv_heads) * head;
     let qkv: Vec<T> = random("qkv", rows * pitch, 1);

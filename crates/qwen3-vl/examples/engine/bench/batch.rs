@@ -16,7 +16,7 @@ pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Valu
         }
         let tokens = (passes + 1) * batches.len() + 1;
         sequence.close(question(tokens as u32), u64::from(id), Instant::now());
-        prefill(runner, &mut sequence)?;
+        prefill(runner, &mut sequence, options.chunk)?;
         sequences.push(sequence);
     }
     let prompt_tokens = sequences.first().map_or(0, |sequence| sequence.kv.len());

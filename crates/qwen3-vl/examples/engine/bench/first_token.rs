@@ -4,7 +4,7 @@ use super::*;
 
 pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     let mut rows = Vec::new();
-    for &frames in &options.frames {
+    for &frames in options.frames.as_deref().unwrap_or(&[4, 8, 16, 32, 64]) {
         let (streaming, sustained) = window(runner, options, frames / 2, true)?;
         let (one_shot, _) = window(runner, options, frames / 2, false)?;
         rows.push(json!({
@@ -37,13 +37,13 @@ fn window(
     for pair in waiting {
         sequence.push(pair, 0, Instant::now());
         if streaming {
-            prefill(runner, &mut sequence)?;
+            prefill(runner, &mut sequence, options.chunk)?;
         }
     }
     let fps = f64::from(2 * (count - 1)) / start.elapsed().as_secs_f64();
     let start = Instant::now();
     sequence.push(last, 0, start);
     sequence.close(question(2), 0, start);
-    prefill(runner, &mut sequence)?;
+    prefill(runner, &mut sequence, options.chunk)?;
     Ok((start.elapsed(), fps))
 }

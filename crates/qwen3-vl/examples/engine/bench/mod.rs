@@ -7,18 +7,20 @@
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
 //!     --size 320x256  --pairs 4  --tokens 32  --windows 2
-//!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --seconds 10  --fps 8  --cameras 1,2,4,8
+//!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --chunk 512  --seconds 10  --fps 8  --cameras 1,2,4,8
 //! ```
 //!
-//! - `window`: vision, prefill and decode of one window after the other. The first one also pays for
-//!   memory that is touched for the first time. `tools/reference/bench_hf.py` times transformers on
-//!   the same input.
+//! - `window`: vision, prefill and decode of one window after the other, of so many `--frames` (`--pairs` if
+//!   none are given). The first one also pays for memory that is touched for the first time.
+//!   `tools/reference/bench_hf.py` times transformers on the same input.
 //! - `first-token`: time from the last frame to the first token for windows of so many `--frames`, when
 //!   frames come one pair after the other and when all come at once.
 //! - `batch`: tokens a second of so many windows (`--batches`) that decode together.
 //! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
 //! - `density`: how soon so many live cameras get their answers, up to the first number that is too many;
 //!   `--windows` chunks of `--seconds` each.
+//!
+//! `--chunk` is how many tokens of a window one pass takes in the first three; the engine takes 512.
 
 mod batch;
 mod density;
@@ -45,9 +47,6 @@ use qwen3_vl::model::KvCache;
 use qwen3_vl::testing;
 use serde_json::{Value, json};
 
-/// Tokens in a pass, as in the engine.
-const PREFILL: usize = 512;
-
 struct Options {
     load: LoadOptions,
     parts: Vec<String>,
@@ -58,8 +57,9 @@ struct Options {
     seconds: f64,
     fps: f64,
     cameras: Vec<u32>,
-    frames: Vec<u32>,
+    frames: Option<Vec<u32>>,
     batches: Vec<u32>,
+    chunk: usize,
 }
 
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
@@ -90,8 +90,9 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
         seconds: 10.0,
         fps: 8.0,
         cameras: vec![1, 2, 4, 8],
-        frames: vec![4, 8, 16, 32, 64],
+        frames: None,
         batches: vec![1, 2, 4, 8, 16],
+        chunk: 512,
     };
     while let Some(arg) = args.next()? {
         match arg {
@@ -105,7 +106,8 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             Long("seconds") => options.seconds = args.value()?.parse()?,
             Long("fps") => options.fps = args.value()?.parse()?,
             Long("cameras") => options.cameras = numbers(&args.value()?.string()?)?,
-            Long("frames") => options.frames = numbers(&args.value()?.string()?)?,
+            Long("frames") => options.frames = Some(numbers(&args.value()?.string()?)?),
+            Long("chunk") => options.chunk = args.value()?.parse()?,
             Long("batches") => options.batches = numbers(&args.value()?.string()?)?,
             Long("size") => options.size = crate::size(&args.value()?.string()?)?,
             other => return Err(other.unexpected().into()),
@@ -184,8 +186,8 @@ fn question(tokens: u32) -> Question {
     }
 }
 
-/// Encodes and prefills all that the sequence has; if it is closed, up to its first token.
-fn prefill(runner: &mut Runner, sequence: &mut Sequence) -> anyhow::Result<()> {
+/// Encodes and prefills all that the sequence has, so many tokens a pass; if it is closed, up to its first token.
+fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow::Result<()> {
     runner.supply(sequence);
     while sequence.inputs().next().is_some() {
         runner.encode_next(&mut [sequence])?;
@@ -197,13 +199,13 @@ fn prefill(runner: &mut Runner, sequence: &mut Sequence) -> anyhow::Result<()> {
     }
     runner.advance(sequence)?;
     while sequence.state().pending > 0 && !sequence.state().decoding {
-        runner.forward(vec![(sequence, PREFILL)])?;
+        runner.forward(vec![(sequence, chunk)])?;
     }
     Ok(())
 }
 
 fn seconds(d: Duration) -> f64 {
-    (d.as_secs_f64() * 1e3).round() / 1e3
+    (d.as_secs_f64() * 1e4).round() / 1e4
 }
 
 /// Most memory that this process has held, from /proc; none elsewhere.

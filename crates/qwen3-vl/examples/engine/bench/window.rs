@@ -3,19 +3,25 @@
 use super::*;
 
 pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
-    let windows = (0..options.windows).map(|_| window(runner, options));
-    let windows = windows.collect::<anyhow::Result<Vec<_>>>()?;
+    let default = [2 * options.pairs];
+    let lengths = options.frames.as_deref().unwrap_or(&default);
+    let mut windows = Vec::new();
+    for frames in lengths {
+        for _ in 0..options.windows {
+            windows.push(window(runner, options, *frames)?);
+        }
+    }
     Ok(json!({ "windows": windows }))
 }
 
-fn window(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
+fn window(runner: &mut Runner, options: &Options, frames: u32) -> anyhow::Result<Value> {
     let mut sequence = sequence(runner, 0);
-    for pair in pairs(options.size, 0, 0, options.pairs) {
+    for pair in pairs(options.size, 0, 0, frames / 2) {
         sequence.push(pair, 0, Instant::now());
     }
     sequence.close(question(options.tokens + 1), 0, Instant::now());
     let start = Instant::now();
-    prefill(runner, &mut sequence)?;
+    prefill(runner, &mut sequence, options.chunk)?;
     let answer_begins = start.elapsed();
     let prompt_tokens = sequence.kv.len();
     let start = Instant::now();
@@ -26,6 +32,7 @@ fn window(runner: &mut Runner, options: &Options) -> anyhow::Result<Value> {
     }
     let decode = start.elapsed();
     Ok(json!({
+        "frames": frames,
         "prompt_tokens": prompt_tokens,
         "vision_s": seconds(sequence.vision),
         "prefill_s": seconds(sequence.prefill),
