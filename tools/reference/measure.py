@@ -7,7 +7,8 @@
 ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
 all figures to --out, in the place of earlier ones of those sizes. Fractions are of what this device does at the moment: decode
 reads every weight of the language model once for a token, at the rate of copying memory; prefill multiplies with each of them for
-every token, at the rate of a large product. Attention, the KV cache and the vision tower are left out of both.
+every token, and every token's queries with the keys and values before it, at the rate of a large product. The KV cache is left out
+of the first, norms and the like of both.
 """
 import argparse
 import json
@@ -65,14 +66,15 @@ def peaks(device, dtype):
     return {"bytes_per_s": 2 * count / copied, "operations_per_s": 2 * side**3 / multiplied}
 
 
-def weights(folder):
-    """Weights that a token meets: those of the layers of the language model, and of its head."""
+def work(folder):
+    """Weights that a token meets, in the layers of the language model and with its head, and what attention multiplies for each pair
+    of tokens, of which half are there."""
     with open(os.path.join(folder, "config.json")) as file:
         text = json.load(file)["text_config"]
     hidden, heads, kv, size = (text[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
     layer = 2 * hidden * size * (heads + kv) + 3 * hidden * text["intermediate_size"]
     layers = layer * text["num_hidden_layers"]
-    return layers, layers + hidden * text["vocab_size"]
+    return layers, layers + hidden * text["vocab_size"], 2 * heads * size * text["num_hidden_layers"]
 
 
 def run(command):
@@ -109,11 +111,12 @@ def table(rows, peak, width):
         if "failed" in row:
             print(f"{name:18} FAILED: {row['failed']}: {row['why']}")
         elif row["part"] == "window":
-            layers, read = row["weights"]
+            layers, read, attention = row["work"]
             # The first window of a length also pays for memory and kernels that are used for the first time.
             for w in {w["frames"]: w for w in row["windows"]}.values():
                 prefill = w["vision_and_prefill_s"] - w["vision_s"]
-                product = 2 * layers * w["prompt_tokens"] / prefill / peak["operations_per_s"]
+                tokens = w["prompt_tokens"]
+                product = (2 * layers * tokens + attention * tokens**2) / prefill / peak["operations_per_s"]
                 memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
                 print(f"{name:18}{w['frames']:7}{w['vision_s']:10.4f}{prefill:10.4f}{product:9.2f}"
                       f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
@@ -144,7 +147,7 @@ def main():
                 subprocess.run([a.engine, "write-random", size, folder], check=True)
             for program, part, command in measure(a, folder):
                 start = time.perf_counter()
-                row = {"size": size, "program": program, "part": part, "weights": weights(folder), **run(command)}
+                row = {"size": size, "program": program, "part": part, "work": work(folder), **run(command)}
                 row["took_s"] = round(time.perf_counter() - start)
                 print(json.dumps(row), flush=True)
                 rows.append(row)

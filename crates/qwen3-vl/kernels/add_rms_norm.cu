@@ -3,8 +3,6 @@
 
 #include "block.cuh"
 
-constexpr int EACH = 8;  // values that a thread takes at a time
-
 // sum:    [rows, width] += delta, unless that is null
 // weight: [width]
 // out:    [rows, width]

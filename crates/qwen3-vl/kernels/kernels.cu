@@ -1,7 +1,9 @@
 // All kernels as one module.
 
+#include "add_layer_norm.cu"
 #include "add_rms_norm.cu"
 #include "attention.cu"
+#include "bias_gelu.cu"
 #include "choice.cu"
 #include "decode_attention.cu"
 #include "embed.cu"

@@ -96,29 +96,33 @@ __device__ void rope_write(Heads<T> q, Heads<T> k, Heads<T> v, const T *q_weight
 ROPE_WRITE_OF(f32, float)
 ROPE_WRITE_OF(bf16, Bf16)
 
-// The vision tower's rotation of queries and keys, in place, in f32 as in the reference.
+// Adds the bias of the vision tower's queries, keys and values, and rotates queries and keys, in place, in
+// f32 as in the reference.
 //
 // qkv:      [patches, 3, heads, 2 half]
+// bias:     [3, heads, 2 half]
 // cos, sin: [patches of one grid, half]
-// Threads: one for each of `count` = patches * 2 * heads * half, in blocks of any size.
+// Threads: one for each of `count` = patches * 3 * heads * half, in blocks of any size.
 template <typename T>
-__device__ void vision_rope(T *qkv, const float *cos, const float *sin, unsigned grid, unsigned heads, unsigned half,
-                            unsigned long long count) {
+__device__ void vision_rope(T *qkv, const T *bias, const float *cos, const float *sin, unsigned grid, unsigned heads,
+                            unsigned half, unsigned long long count) {
   const unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  const unsigned j = i % half, head = i / half % (2 * heads);
-  const unsigned long long patch = i / half / (2 * heads);
+  const unsigned j = i % half, head = i / half % (3 * heads);
+  const unsigned long long patch = i / half / (3 * heads);
   T *x = qkv + (patch * 3 * heads + head) * 2 * half + j;
-  const float c = cos[patch % grid * half + j], s = sin[patch % grid * half + j];
-  const float a = widen(x[0]), b = widen(x[half]);
+  bias += head * 2 * half + j;
+  const float a = rounded<T>(widen(x[0]) + widen(bias[0])), b = rounded<T>(widen(x[half]) + widen(bias[half]));
+  const bool turns = head < 2 * heads;
+  const float c = turns ? cos[patch % grid * half + j] : 1.0f, s = turns ? sin[patch % grid * half + j] : 0.0f;
   store(a * c - b * s, x);
   store(b * c + a * s, x + half);
 }
 
 #define VISION_ROPE(NAME, T)                                                                                        \
   KERNEL(vision_rope_##NAME,                                                                                        \
-         (T *qkv, const float *cos, const float *sin, unsigned grid, unsigned heads, unsigned half,                 \
+         (T *qkv, const T *bias, const float *cos, const float *sin, unsigned grid, unsigned heads, unsigned half,  \
           unsigned long long count),                                                                                \
-         (qkv, cos, sin, grid, heads, half, count), (vision_rope<T>))
+         (qkv, bias, cos, sin, grid, heads, half, count), (vision_rope<T>))
 VISION_ROPE(f32, float)
 VISION_ROPE(bf16, Bf16)

@@ -62,6 +62,8 @@ struct Pack {
   __device__ float operator[](int i) const { return widen(parts[i / EACH].values[i % EACH]); }
 };
 
+constexpr int EACH = 8;  // values of a row that a thread takes at a time
+
 template <int N, typename T>
 __device__ inline void load(const T *from, float *to) {
   const Pack<N, T> pack = Pack<N, T>::at(from);

@@ -304,10 +304,7 @@ fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_system_memory(),
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
-            let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
-            u64::try_from(free).ok()
-        }
+        Device::Cuda(device) => u64::try_from(crate::cuda::device::free_memory(device).ok()?).ok(),
         _ => None,
     }
 }

@@ -4,14 +4,12 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
 use super::launch::{address, device_of, first_value, launch, unwritten};
 use super::pass::Pass;
-use super::rope;
 use super::rows::pitch;
 use super::suffix;
 use super::workspace::Workspace;
 use crate::model::heads::Heads;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::plan::Plan;
-use crate::model::rope::RopeTable;
 
 /// Widths of heads that there are kernels for, in the language model and in the vision tower.
 const HEADS: [usize; 3] = [32, 64, 128];
@@ -132,25 +130,19 @@ pub fn grids(
     Pass::new(&plan, 0, device_of(like)?, &mut workspace.staging)
 }
 
-/// Rotation of queries and keys and attention of patches that see those of their grid, in bf16: `qkv`
-/// `[patches, 3 * heads * width]`, which is used up, to `[patches, heads * width]`. None if there is no
-/// kernel for it (twins: [`crate::cpu::norm::rotate`], [`crate::cpu::attention::attend`]).
+/// Attention of patches that see those of their grid, in bf16: `qkv` `[patches, 3 * heads * width]`, with
+/// queries and keys rotated, to `[patches, heads * width]`. None if there is no kernel for it (twin:
+/// [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
 /// If the shapes do not fit or the device fails.
-pub fn vision(
-    qkv: &Tensor,
-    heads: usize,
-    table: &RopeTable,
-    pass: &Pass,
-) -> Result<Option<Tensor>> {
+pub fn vision(qkv: &Tensor, heads: usize, pass: &Pass) -> Result<Option<Tensor>> {
     let (patches, all) = qkv.dims2()?;
     let width = all / (3 * heads);
     if qkv.dtype() != DType::BF16 || !VISION_HEADS.contains(&width) {
         return Ok(None);
     }
-    rope::rotate(qkv, heads, table)?;
     let device = device_of(qkv)?;
     // SAFETY: every patch is a query of the pass.
     let out = unsafe { unwritten((patches, heads * width), DType::BF16, device)? };

@@ -17,6 +17,7 @@ pub mod rope;
 mod rows;
 pub mod softmax;
 pub mod staging;
+pub mod vision;
 pub mod workspace;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -25,7 +26,7 @@ use self::pass::Pass;
 use crate::model::plan::Plan;
 use crate::model::rope::TextRope;
 
-pub use rows::{add_rms_norm, silu_mul};
+pub use rows::{add_layer_norm, add_rms_norm, bias_gelu, silu_mul};
 
 /// Whether there are kernels for values of this type.
 pub fn knows(dtype: DType) -> bool {

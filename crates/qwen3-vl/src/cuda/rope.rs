@@ -74,22 +74,29 @@ pub fn write(
     Ok(out)
 }
 
-/// Rotates queries and keys of `qkv` `[patches, 3 * heads * width]`, in place, by the angles of the patches of
-/// one grid (twin: [`crate::cpu::norm::rotate`]).
+/// Adds `bias` `[3 * heads * width]` to `qkv` `[patches, 3 * heads * width]` and rotates queries and keys by the
+/// angles of the patches of one grid, in place (twins: [`crate::cpu::activation::add`],
+/// [`crate::cpu::norm::rotate`]).
 ///
 /// # Errors
 ///
 /// If the shapes do not fit or the device fails.
-pub fn rotate(qkv: &Tensor, heads: usize, table: &RopeTable) -> Result<()> {
+pub fn rotate(qkv: &Tensor, bias: &Tensor, heads: usize, table: &RopeTable) -> Result<()> {
     let (patches, all) = qkv.dims2()?;
     let (cos, sin) = table.parts();
     let (grid, half) = cos.dims2()?;
-    if all != 3 * heads * 2 * half || sin.dims() != cos.dims() || !patches.is_multiple_of(grid) {
+    let fits = all == 3 * heads * 2 * half
+        && bias.dims() == [all]
+        && bias.dtype() == qkv.dtype()
+        && sin.dims() == cos.dims()
+        && patches.is_multiple_of(grid);
+    if !fits {
         bail!("vision-rope: {:?} by {:?}", qkv.shape(), cos.shape());
     }
-    let count = patches * 2 * heads * half;
+    let count = patches * 3 * heads * half;
     let arguments = [
         address(qkv)?.into(),
+        address(bias)?.into(),
         address(cos)?.into(),
         address(sin)?.into(),
         (grid as u32).into(),

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::launch::{address, device_of, first_value, launch, launch_each, unwritten};
 use super::suffix;
+use crate::model::norm::{LAYER_NORM_EPS, LayerNorm};
 
 /// Threads of a block that reduces (`block.cuh`).
 const THREADS: u32 = 256;
@@ -44,6 +45,80 @@ pub fn add_rms_norm(
     // SAFETY: the arguments of add_rms_norm.cu; sizes are checked above.
     unsafe { launch(device, &name, (rows, 1, 1), THREADS, &arguments)? };
     Ok(out)
+}
+
+/// `sum += delta`, with the bias of the layer that `delta` is a product of, in place, and LayerNorm of that.
+/// `sum`, `delta` `[rows, width]`, `bias` `[width]`, width a multiple of 8 (twins:
+/// [`crate::cpu::activation::add`], [`crate::cpu::norm::layer_norm`]).
+///
+/// # Errors
+///
+/// If the shapes or types do not fit or the device fails.
+pub fn add_layer_norm(
+    sum: &Tensor,
+    delta: Option<(&Tensor, &Tensor)>,
+    norm: &LayerNorm,
+) -> Result<Tensor> {
+    let (rows, width) = sum.dims2()?;
+    let (weight, bias) = norm.parts();
+    let row = |of: &Tensor| of.dims() == [width] && of.dtype() == sum.dtype();
+    let fits = row(weight)
+        && row(bias)
+        && delta.is_none_or(|(delta, bias)| {
+            delta.dims() == sum.dims() && delta.dtype() == sum.dtype() && row(bias)
+        })
+        && width.is_multiple_of(8);
+    if !fits {
+        bail!(
+            "add-layer-norm: {:?} with {:?}",
+            sum.shape(),
+            weight.shape()
+        );
+    }
+    let device = device_of(sum)?;
+    // SAFETY: the kernel writes all rows.
+    let out = unsafe { unwritten((rows, width), sum.dtype(), device)? };
+    let (delta, delta_bias) = match delta {
+        Some((delta, bias)) => (address(delta)?, address(bias)?),
+        None => (0, 0),
+    };
+    let arguments = [
+        address(sum)?.into(),
+        delta.into(),
+        delta_bias.into(),
+        address(weight)?.into(),
+        address(bias)?.into(),
+        address(&out)?.into(),
+        (width as u32).into(),
+        LAYER_NORM_EPS.into(),
+    ];
+    let name = format!("add_layer_norm_{}", suffix(sum.dtype())?);
+    // SAFETY: the arguments of add_layer_norm.cu; sizes are checked above.
+    unsafe { launch(device, &name, (rows, 1, 1), THREADS, &arguments)? };
+    Ok(out)
+}
+
+/// Tanh-approximated GELU of `x` `[rows, width]`, in place, with `bias` `[width]`, width a multiple of 8 (twins:
+/// [`crate::cpu::activation::add`], [`crate::cpu::activation::gelu_tanh`]).
+///
+/// # Errors
+///
+/// If the shapes or types do not fit or the device fails.
+pub fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<()> {
+    let (rows, width) = x.dims2()?;
+    if bias.dims() != [width] || bias.dtype() != x.dtype() || !width.is_multiple_of(8) {
+        bail!("bias-gelu: {:?} with {:?}", x.shape(), bias.shape());
+    }
+    let groups = rows * width / 8;
+    let arguments = [
+        address(x)?.into(),
+        address(bias)?.into(),
+        (width as u32).into(),
+        (groups as u32).into(),
+    ];
+    let name = format!("bias_gelu_{}", suffix(x.dtype())?);
+    // SAFETY: the arguments of bias_gelu.cu; sizes are checked above.
+    unsafe { launch_each(device_of(x)?, &name, groups, &arguments) }
 }
 
 /// `silu(gate) * up`, each `[rows, width]`, of which rows may lie further apart, both alike (twin:

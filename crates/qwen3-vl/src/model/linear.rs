@@ -127,15 +127,29 @@ impl Linear {
     ///
     /// If the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match (&self.weight, x.device()) {
-            (Weight::Quantized(weight), _) => weight.forward(x)?,
-            (Weight::Plain(weight), Device::Cpu) => x.apply_op2_no_bwd(weight, &MatmulT)?,
-            (Weight::Plain(weight), _) => x.matmul(&weight.t()?)?,
-        };
+        let y = self.product(x)?;
         match &self.bias {
             Some(bias) => add(y, bias),
             None => Ok(y),
         }
+    }
+
+    /// The same without the bias.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match (&self.weight, x.device()) {
+            (Weight::Quantized(weight), _) => weight.forward(x),
+            (Weight::Plain(weight), Device::Cpu) => x.apply_op2_no_bwd(weight, &MatmulT),
+            (Weight::Plain(weight), _) => x.matmul(&weight.t()?),
+        }
+    }
+
+    /// What is added to every row `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     /// [`Linear::forward`] into the memory of an earlier result, which nobody needs any more then.

@@ -85,7 +85,7 @@ impl CustomOp2 for RmsNorm {
 }
 
 /// What the vision tower's norms add to the variance.
-const LAYER_NORM_EPS: f32 = 1e-6;
+pub const LAYER_NORM_EPS: f32 = 1e-6;
 
 /// LayerNorm over the last axis (torch: `LayerNorm`).
 #[derive(Clone, Debug)]
@@ -111,6 +111,16 @@ impl LayerNorm {
         })
     }
 
+    /// A norm of given weight and bias `[width]`.
+    pub fn new(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, bias }
+    }
+
+    /// What is normalised is multiplied by the first and gets the second added, each `[width]`.
+    pub fn parts(&self) -> (&Tensor, &Tensor) {
+        (&self.weight, &self.bias)
+    }
+
     /// Normalises `x` `[…, width]`.
     ///
     /// # Errors
@@ -119,6 +129,10 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match x.device() {
             Device::Cpu => x.apply_op3_no_bwd(&self.weight, &self.bias, self),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) if crate::cuda::vision::knows(x) => {
+                crate::cuda::add_layer_norm(x, None, self)
+            }
             _ => candle_nn::ops::layer_norm(x, &self.weight, &self.bias, LAYER_NORM_EPS),
         }
     }

@@ -19,10 +19,10 @@ pub struct VisionTower {
     patch_embed: Linear,
     /// Learned positions `[side * side, hidden]`, f32.
     pos_embed: Tensor,
-    blocks: Vec<Block>,
-    merger: Merger,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) merger: Merger,
     /// Block index and merger of every DeepStack tap, in the order of the language model's layers.
-    deepstack: Vec<(usize, Merger)>,
+    pub(crate) deepstack: Vec<(usize, Merger)>,
     config: VisionConfig,
 }
 
@@ -39,7 +39,7 @@ pub struct Grid {
 #[derive(Clone, Debug)]
 pub struct Geometry {
     pos_embed: Tensor,
-    rope: RopeTable,
+    pub(crate) rope: RopeTable,
 }
 
 /// The tokens of one grid.
@@ -198,16 +198,14 @@ impl VisionTower {
         let per_grid = pos_embed.dim(0)?;
         let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
         let mut x = x.reshape((rows, width))?;
+        #[cfg(feature = "cuda")]
+        if crate::cuda::vision::knows(&x) {
+            return crate::cuda::vision::forward(self, &x, per_grid, geometry, workspace);
+        }
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
-        let patches = Patches {
-            per_grid,
-            rope: &geometry.rope,
-            #[cfg(feature = "cuda")]
-            pass: self.pass(&x, per_grid, workspace)?,
-        };
         let reused = &mut workspace.vision;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &patches, reused)?;
+            x = block.forward(&x, per_grid, &geometry.rope, reused)?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
                 deepstack.push(merger.forward(&x)?);
             }
@@ -222,42 +220,18 @@ impl VisionTower {
     pub fn device(&self) -> &Device {
         self.pos_embed.device()
     }
-
-    /// What attention needs to know on a GPU.
-    #[cfg(feature = "cuda")]
-    fn pass(
-        &self,
-        x: &Tensor,
-        per_grid: usize,
-        workspace: &mut Workspace,
-    ) -> Result<Option<crate::cuda::pass::Pass>> {
-        if !x.device().is_cuda() {
-            return Ok(None);
-        }
-        let (patches, width) = x.dims2()?;
-        let bytes = 3 * width * x.dtype().size_in_bytes();
-        crate::cuda::attention::grids(patches / per_grid, per_grid, bytes, x, &mut workspace.cuda)
-            .map(Some)
-    }
 }
 
-/// What the patches of a pass have in common.
-struct Patches<'a> {
-    per_grid: usize,
-    rope: &'a RopeTable,
-    #[cfg(feature = "cuda")]
-    pass: Option<crate::cuda::pass::Pass>,
-}
-
+/// Patches see each other, then each is transformed by itself (transformers: `Qwen3VLVisionBlock`).
 #[derive(Debug)]
-struct Block {
-    norm1: LayerNorm,
-    norm2: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    fc1: Linear,
-    fc2: Linear,
-    heads: usize,
+pub(crate) struct Block {
+    pub(crate) norm1: LayerNorm,
+    pub(crate) norm2: LayerNorm,
+    pub(crate) qkv: Linear,
+    pub(crate) proj: Linear,
+    pub(crate) fc1: Linear,
+    pub(crate) fc2: Linear,
+    pub(crate) heads: usize,
 }
 
 impl Block {
@@ -283,43 +257,48 @@ impl Block {
     fn forward(
         &self,
         x: &Tensor,
-        patches: &Patches<'_>,
+        per_grid: usize,
+        rope: &RopeTable,
         (qkv, inner): &mut (Reused, Reused),
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward_into(&self.norm1.forward(x)?, qkv)?;
-        let x = add(self.attention(&qkv, patches)?, x)?;
+        // Rotation is in f32 whatever the type of arithmetic, as in the reference.
+        let rotate = |part: Tensor| {
+            rope.rotate(&part.to_dtype(candle_core::DType::F32)?)?
+                .to_dtype(qkv.dtype())
+        };
+        let seen = attend_grids(&qkv, self.heads, per_grid, rotate)?;
+        let x = add(self.proj.forward(&seen)?, x)?;
         let inner = self.fc1.forward_into(&self.norm2.forward(&x)?, inner)?;
         let inner = gelu_tanh(inner)?;
         add(self.fc2.forward(&inner)?, &x)
     }
+}
 
-    /// Patches attend to those of their own grid.
-    fn attention(&self, qkv: &Tensor, patches: &Patches<'_>) -> Result<Tensor> {
-        let Patches { per_grid, rope, .. } = *patches;
-        #[cfg(feature = "cuda")]
-        if let Some(pass) = &patches.pass
-            && let Some(seen) = crate::cuda::attention::vision(qkv, self.heads, rope, pass)?
-        {
-            return self.proj.forward(&seen);
-        }
-        let patches = qkv.dim(0)?;
-        let qkv = qkv.reshape((patches, 3 * self.heads, ()))?;
-        // Rotation is in f32 whatever the type of arithmetic, as in the reference.
-        let rotate = |t: Tensor| {
-            rope.rotate(&t.to_dtype(candle_core::DType::F32)?)?
-                .to_dtype(qkv.dtype())
-        };
-        let grids = (0..patches / per_grid).map(|grid| {
-            let qkv = qkv.narrow(0, grid * per_grid, per_grid)?;
-            let part = |i: usize| qkv.narrow(1, i * self.heads, self.heads);
-            let (q, k) = (rotate(part(0)?)?, rotate(part(1)?)?);
-            attend(&q, &[&(k, part(2)?.contiguous()?)], per_grid, false)
-        });
-        let out = grids.collect::<Result<Vec<_>>>()?;
-        self.proj.forward(&match out.as_slice() {
-            [one] => one.clone(),
-            all => Tensor::cat(all, 0)?,
-        })
+/// Attention of patches to those of their own grid: `qkv` `[patches, 3 * heads * width]` to
+/// `[patches, heads * width]`. `turn` makes of the queries or keys `[per_grid, heads, width]` of a grid what is
+/// multiplied.
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub(crate) fn attend_grids(
+    qkv: &Tensor,
+    heads: usize,
+    per_grid: usize,
+    turn: impl Fn(Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let patches = qkv.dim(0)?;
+    let qkv = qkv.reshape((patches, 3 * heads, ()))?;
+    let grids = (0..patches / per_grid).map(|grid| {
+        let qkv = qkv.narrow(0, grid * per_grid, per_grid)?;
+        let part = |i: usize| qkv.narrow(1, i * heads, heads);
+        let (q, k) = (turn(part(0)?)?, turn(part(1)?)?);
+        attend(&q, &[&(k, part(2)?.contiguous()?)], per_grid, false)
+    });
+    match &grids.collect::<Result<Vec<_>>>()?[..] {
+        [one] => Ok(one.clone()),
+        all => Tensor::cat(all, 0),
     }
 }
 
@@ -331,8 +310,8 @@ enum NormPlace {
 
 /// Makes one token of each merge block (transformers: `Qwen3VLVisionPatchMerger`).
 #[derive(Debug)]
-struct Merger {
-    norm: LayerNorm,
+pub(crate) struct Merger {
+    pub(crate) norm: LayerNorm,
     place: NormPlace,
     fc1: Linear,
     fc2: Linear,
@@ -363,12 +342,16 @@ impl Merger {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let merge = |x: &Tensor| x.reshape(((), self.merged));
-        let x = match self.place {
-            NormPlace::BeforeMerge => merge(&self.norm.forward(x)?)?,
-            NormPlace::AfterMerge => self.norm.forward(&merge(x)?)?,
-        };
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.merge(&match self.place {
+            NormPlace::BeforeMerge => self.norm.forward(x)?,
+            NormPlace::AfterMerge => self.norm.forward(&x.reshape(((), self.merged))?)?,
+        })
+    }
+
+    /// The rest of it, for what is normalised.
+    pub(crate) fn merge(&self, normed: &Tensor) -> Result<Tensor> {
+        let x = normed.reshape(((), self.merged))?;
         // The mergers' GELU is the exact one, unlike the blocks'.
         self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
     }

@@ -70,7 +70,7 @@ impl<T: Value> Cache<T> {
     }
 
     /// Keys and values of a sequence.
-    fn blocks(&self, sequence: usize, keys: usize) -> Vec<(Vec<f32>, Vec<f32>)> {
+    fn blocks(&self, sequence: usize, keys: usize) -> Vec<Keys> {
         let pages = &self.order[self.first[sequence]..][..keys.div_ceil(BLOCK_TOKENS)];
         let layer = |number: &usize| (number * LAYERS + LAYERS - 1) * 2 * self.size;
         let part = |at: usize| wide(&self.memory[at..][..self.size]);
@@ -81,11 +81,14 @@ impl<T: Value> Cache<T> {
     }
 }
 
+/// Keys and values of a block of the cache.
+type Keys = (Vec<f32>, Vec<f32>);
+
 /// Compares what a kernel made of `q` with what the CPU makes of it, up to so many roundings.
 fn check<T: Value>(
     got: &[T],
     q: &[T],
-    (blocks, block): (&[(Vec<f32>, Vec<f32>)], usize),
+    (blocks, block): (&[Keys], usize),
     shape: Shape,
     steps: f32,
 ) {

@@ -7,3 +7,4 @@ mod attention;
 mod choice;
 mod emulated;
 mod rows;
+mod vision;

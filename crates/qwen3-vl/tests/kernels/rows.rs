@@ -281,58 +281,6 @@ fn rope_write_is_norm_rotation_and_the_cache() {
     }
 }
 
-fn vision_rope<T: Value>(heads: usize, half: usize) {
-    let (grid, grids) = (6usize, 2usize);
-    let width = heads * 2 * half;
-    let mut qkv: Vec<T> = random("qkv", grid * grids * 3 * width, 1);
-    let angles: Vec<f32> = random("angles", grid * half, 2);
-    let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
-    let mut want = Vec::new();
-    for patches in qkv.chunks_exact(grid * 3 * width) {
-        let rows: Vec<f32> = patches
-            .chunks_exact(3 * width)
-            .flat_map(|row| wide(&row[..2 * width]))
-            .collect();
-        let mut rotated = vec![0.0; rows.len()];
-        norm::rotate(
-            &rows,
-            2 * width,
-            (2 * heads, 2 * half),
-            (&cos, &sin),
-            &mut rotated,
-        );
-        for (row, rotated) in patches
-            .chunks_exact(3 * width)
-            .zip(rotated.chunks_exact(2 * width))
-        {
-            want.extend_from_slice(rotated);
-            want.extend(wide(&row[2 * width..]));
-        }
-    }
-    let count = (grid * grids * 2 * heads * half) as u64;
-    launch!(
-        &format!("vision_rope_{}", T::NAME),
-        ((count as usize).div_ceil(256), 1, 1),
-        256,
-        qkv.as_mut_ptr(),
-        cos.as_ptr(),
-        sin.as_ptr(),
-        grid as u32,
-        heads as u32,
-        half as u32,
-        count,
-    );
-    close("vision_rope", &qkv, &want, 1.0);
-}
-
-#[test]
-fn vision_rope_is_that_of_the_cpu() {
-    for half in [16, 36] {
-        vision_rope::<f32>(2, half);
-        vision_rope::<bf16>(3, half);
-    }
-}
-
 fn patches<T: Value>(inputs: &[VisionInput], (patch, merge, temporal): (usize, usize, usize)) {
     let (mean, std) = ([0.5, 0.4, 0.3], [0.5, 0.25, 0.2]);
     let cut = Cut {

@@ -8,8 +8,6 @@
 
 namespace {
 
-
-
 template <typename T>
 T narrow(float value) {
   T to;
@@ -81,35 +79,6 @@ void index_select(size_t count, size_t, const size_t *, const uint32_t *ids, con
   }
 }
 
-// The number of rows is in the grid.
-template <typename T>
-void layer_norm(const T *from, T *to, const T *weight, const T *bias, int columns, int, float eps) {
-  for (size_t row = 0; row < gridDim.x; row++) {
-    const T *x = from + row * columns;
-    double sum = 0, squares = 0;
-    for (int i = 0; i < columns; i++) sum += widen(x[i]);
-    const double mean = sum / columns;
-    for (int i = 0; i < columns; i++) squares += (widen(x[i]) - mean) * (widen(x[i]) - mean);
-    const double factor = 1 / std::sqrt(squares / columns + eps);
-    for (int i = 0; i < columns; i++)
-      to[row * columns + i] = narrow<T>((widen(x[i]) - mean) * factor * widen(weight[i]) + widen(bias[i]));
-  }
-}
-
-template <typename T>
-void rope_thd(const T *from, const T *cos, const T *sin, T *to, uint32_t b, uint32_t t, uint32_t h, uint32_t d,
-              uint32_t) {
-  for (size_t i = 0; i < (size_t)b * t * h; i++)
-    for (size_t j = 0; j < d / 2; j++) {
-      const size_t angle = i / h % t * (d / 2) + j;
-      const float c = widen(cos[angle]), s = widen(sin[angle]);
-      const float x = widen(from[i * d + j]), y = widen(from[i * d + d / 2 + j]);
-      to[i * d + j] = narrow<T>(x * c - y * s);
-      to[i * d + d / 2 + j] = narrow<T>(x * s + y * c);
-    }
-}
-
-float gelu(float x) { return 0.5f * x * (1 + std::tanh(0.7978845608f * (x + 0.044715f * x * x * x))); }
 float gelu_erf(float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }
 float add(float a, float b) { return a + b; }
 float multiply(float a, float b) { return a * b; }
@@ -122,13 +91,10 @@ float multiply(float a, float b) { return a * b; }
   NAMED(is_u32_##TYPE, index_select<T>)
 #define OF_REAL(TYPE, T)                              \
   OF_TYPE(TYPE, T)                                    \
-  NAMED(ugelu_##TYPE, unary<T, gelu>)                 \
   NAMED(ugelu_erf_##TYPE, unary<T, gelu_erf>)         \
   NAMED(badd_##TYPE, binary<T, add>)                  \
   NAMED(bmul_##TYPE, binary<T, multiply>)             \
-  NAMED(affine_##TYPE, affine<T>)                     \
-  NAMED(layernorm_##TYPE, layer_norm<T>)              \
-  NAMED(rope_thd_##TYPE, rope_thd<T>)
+  NAMED(affine_##TYPE, affine<T>)
 OF_REAL(f32, float)
 OF_REAL(bf16, Bf16)
 OF_TYPE(u32, uint32_t)

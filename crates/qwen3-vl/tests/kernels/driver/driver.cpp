@@ -99,6 +99,13 @@ API int cuMemFreeAsync(void *at, Stream *stream) {
   sizes.erase(of);
   return OK;
 }
+static char pool;
+API int cuDeviceGetDefaultMemPool(void **of, int) { return *of = &pool, OK; }
+API int cuMemPoolSetAttribute(void *of, int attribute, void *) {
+  enum { INTERNAL_DEPENDENCIES = 3, RELEASE_THRESHOLD = 4 };
+  return of == &pool && (attribute == INTERNAL_DEPENDENCIES || attribute == RELEASE_THRESHOLD) ? OK : INVALID;
+}
+API int cuMemPoolTrimTo(void *, size_t) { return OK; }
 API int cuMemAlloc_v2(void **at, size_t bytes) { return *at = malloc(bytes + 64), OK; }
 API int cuMemFree_v2(void *at) { return free(at), OK; }
 static std::map<void *, size_t> pinned;
