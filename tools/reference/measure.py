@@ -79,7 +79,8 @@ def work(folder):
 
 def run(command):
     """What a program prints, a JSON object a line, as one object."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    quiet = {**os.environ, "RUST_BACKTRACE": "0"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
     if done.returncode:
         return {"failed": " ".join(command), "why": done.stderr.strip().splitlines()[-5:]}
     figures = {}

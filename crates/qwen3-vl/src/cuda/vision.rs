@@ -18,6 +18,13 @@ pub fn knows(x: &Tensor) -> bool {
         && matches!(x.dims(), [_, width] if width.is_multiple_of(8))
 }
 
+/// Whether there are kernels for all of the tower's blocks, given embedded patches.
+pub fn can_run(tower: &VisionTower, x: &Tensor) -> bool {
+    let inner = |block: &Block| block.fc1.bias().map_or(0, Tensor::elem_count);
+    let mut blocks = tower.blocks.iter();
+    knows(x) && blocks.all(|block| inner(block).is_multiple_of(8))
+}
+
 /// Runs embedded patches `[patches, hidden]`, which are used up, through the blocks: the vision tokens of grids
 /// of one size, of so many patches each.
 ///

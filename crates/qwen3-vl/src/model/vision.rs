@@ -199,7 +199,7 @@ impl VisionTower {
         let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
         let mut x = x.reshape((rows, width))?;
         #[cfg(feature = "cuda")]
-        if crate::cuda::vision::knows(&x) {
+        if crate::cuda::vision::can_run(self, &x) {
             return crate::cuda::vision::forward(self, &x, per_grid, geometry, workspace);
         }
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
