@@ -42,7 +42,7 @@ impl<T: Value> Cache<T> {
         let pages = lengths.iter().map(|length| length.div_ceil(BLOCK_TOKENS));
         let count: usize = pages.clone().sum();
         let size = BLOCK_TOKENS * kv_heads * head;
-        Self {
+        let mut cache = Self {
             memory: random("cache", count * LAYERS * 2 * size, count as u64),
             order: (0..count).rev().collect(),
             first: pages
@@ -52,7 +52,19 @@ impl<T: Value> Cache<T> {
                 })
                 .collect(),
             size,
+        };
+        // Behind the last token of a sequence there may be anything.
+        for (sequence, length) in lengths.iter().enumerate() {
+            for token in *length..length.next_multiple_of(BLOCK_TOKENS) {
+                let page = cache.order[cache.first[sequence] + token / BLOCK_TOKENS];
+                for part in 0..2 * LAYERS {
+                    let first = (page * 2 * LAYERS + part) * size;
+                    let at = first + token % BLOCK_TOKENS * kv_heads * head;
+                    cache.memory[at..][..kv_heads * head].fill(T::of(f32::NAN));
+                }
+            }
         }
+        cache
     }
 
     fn table(&self) -> Vec<u64> {
@@ -104,17 +116,24 @@ fn check<T: Value>(
 }
 
 /// Sequences of these lengths; one without keys fills the batch.
-fn decode<T: Value>(
+fn decode<T: Value>(lengths: &[usize], heads: (usize, usize), head: usize, splits: usize) {
+    decode_scaled::<T>(lengths, heads, head, splits, 1.0);
+}
+
+/// Likewise with queries so many times as large.
+fn decode_scaled<T: Value>(
     lengths: &[usize],
     (heads, kv_heads): (usize, usize),
     head: usize,
     splits: usize,
+    factor: f32,
 ) {
     let cache = Cache::<T>::new(lengths, kv_heads, head);
     let count = lengths.len();
     // Rows in another order than the sequences.
     let row = |sequence: usize| count - 1 - sequence;
     let q: Vec<T> = random("q", count * heads * head, count as u64);
+    let q: Vec<T> = q.into_iter().map(|v| T::of(v.wide() * factor)).collect();
     let sequences: Vec<Sequence> = lengths
         .iter()
         .enumerate()
@@ -184,6 +203,12 @@ fn decode_attention_of_one_sequence() {
         }
     }
     decode::<bf16>(&[300], (4, 2), 128, 3);
+}
+
+#[test]
+fn decode_attention_of_scores_beyond_the_range_of_their_exponentials() {
+    decode_scaled::<f32>(&[300], (4, 2), 128, 3, 16.0);
+    decode_scaled::<bf16>(&[300], (4, 2), 128, 3, 16.0);
 }
 
 #[test]

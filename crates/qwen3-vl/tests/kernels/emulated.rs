@@ -102,8 +102,9 @@ impl Value for bf16 {
 
 /// Values from -3 to 3.
 pub fn random<T: Value>(name: &str, count: usize, seed: u64) -> Vec<T> {
+    // The formula's are those of a bias, from -0.1 to 0.1.
     let values = hash_fill(name, &[count], seed).into_iter();
-    values.map(|value| T::of(3.0 * value)).collect()
+    values.map(|value| T::of(30.0 * value)).collect()
 }
 
 pub fn wide<T: Value>(values: &[T]) -> Vec<f32> {
