@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Compares a checkpoint's answer here with transformers' on the same frames, token by token.
 
-  compare_hf.py FOLDER [VIDEO] [--size 320x256] [--frames 8] [--fps 2] [--prompt TEXT] [--tokens 64]
+  compare_hf.py FOLDER [VIDEO] [--size 320x256] [--frames 8] [--windows 1] [--fps 2] [--prompt TEXT] [--tokens 64]
                 [--device cpu|cuda] [--dtype f32|bf16] [--engine PROGRAM]
 
-FOLDER is a checkpoint as Hugging Face lays it out. VIDEO is any file that PyAV opens; without it a
-synthetic clip is used. The frames are scaled to --size (multiples of 32) once and given to both,
-greedy, with the canonical prompt layout, on the same device. PROGRAM is the example `engine`; without
-it, build that first:
+FOLDER is a checkpoint as Hugging Face lays it out. VIDEO is any file that PyAV opens, or raw RGB frames of
+--size at --fps in a file that ends in .rgb; without it a synthetic clip is used. So many windows of so many
+frames follow each other. The frames are scaled to --size (multiples of 32) once and given to both, greedy,
+with the canonical prompt layout, on the same device. PROGRAM is the example `engine`; without it, build
+that first:
 
   cargo build --release -p qwen3-vl --example engine
 
-Exit status 1 if the tokens differ.
+Exit status 1 if the tokens of a window differ.
 """
 import argparse
 import json
@@ -39,6 +40,7 @@ def arguments():
     parser.add_argument("video", nargs="?")
     parser.add_argument("--size", default="320x256")
     parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--windows", type=int, default=1)
     parser.add_argument("--fps", type=float, default=2.0)
     parser.add_argument("--prompt", default="Describe this video.")
     parser.add_argument("--tokens", type=int, default=64)
@@ -63,9 +65,32 @@ def sample(path, count, fps):
     return frames, times
 
 
-def ask_hf(a, frames, times):
+def windows(a):
+    """Frames of each window, and their times since the first of it."""
+    width, height = (int(v) for v in a.size.split("x"))
+    count = a.frames * a.windows
+    times = [i / a.fps for i in range(count)]
+    if not a.video:
+        frames = video(count, height, width)
+    elif a.video.endswith(".rgb"):
+        frames = np.fromfile(a.video, np.uint8).reshape(-1, height, width, 3)
+    else:
+        frames, times = sample(a.video, count, a.fps)
+        frames = [np.asarray(Image.fromarray(f).resize((width, height), Image.BICUBIC)) for f in frames]
+    for first in range(0, count, a.frames):
+        of_window = frames[first:first + a.frames]
+        if not len(of_window):
+            sys.exit(f"the video has {len(frames)} frames of {count}")
+        since = [t - times[first] for t in times[first:first + len(of_window)]]
+        yield np.ascontiguousarray(np.stack(of_window)), since
+
+
+def load_hf(a):
     model = Qwen3VLForConditionalGeneration.from_pretrained(a.folder, dtype=DTYPES[a.dtype]).eval().to(a.device)
-    processor = AutoProcessor.from_pretrained(a.folder)
+    return model, AutoProcessor.from_pretrained(a.folder)
+
+
+def ask_hf(a, model, processor, frames, times):
     head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
     # Times in milliseconds as frame indices at 1000 fps; the sizes are final, so nothing is resized.
     metadata = dict(fps=1000.0, frames_indices=[round(t * 1000) for t in times],
@@ -96,29 +121,30 @@ def ask_here(a, frames, times):
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def main():
-    a = arguments()
-    width, height = (int(v) for v in a.size.split("x"))
-    if a.video:
-        frames, times = sample(a.video, a.frames, a.fps)
-        frames = [np.asarray(Image.fromarray(f).resize((width, height), Image.BICUBIC)) for f in frames]
-    else:
-        frames, times = list(video(a.frames, height, width)), [i / a.fps for i in range(a.frames)]
-    frames = np.ascontiguousarray(np.stack(frames))
+def compare(a, model, processor, frames, times):
+    """Prints both answers; how many tokens there are, none if they differ."""
     here = ask_here(a, frames, times)
-    tokens, text, prompt_tokens, grid = ask_hf(a, frames, times)
-    same = tokens == here["tokens"]
+    tokens, text, prompt_tokens, grid = ask_hf(a, model, processor, frames, times)
     print("frames      ", len(frames), f"of {a.size}", "at", times)
     print("prompt      ", here["prompt_tokens"], "tokens here,", prompt_tokens, "in transformers; grid",
           here["grid"], grid)
     print("here        ", here["text"])
     print("transformers", text)
-    if not same:
-        first = next((i for i, (x, y) in enumerate(zip(tokens, here["tokens"])) if x != y),
-                     min(len(tokens), len(here["tokens"])))
-        print(f"DIFFERENT from token {first} on")
-        sys.exit(1)
-    print(f"the same {len(tokens)} tokens")
+    if tokens == here["tokens"]:
+        return len(tokens)
+    first = next((i for i, (x, y) in enumerate(zip(tokens, here["tokens"])) if x != y),
+                 min(len(tokens), len(here["tokens"])))
+    print(f"DIFFERENT from token {first} on")
+    return None
+
+
+def main():
+    a = arguments()
+    model, processor = load_hf(a)
+    lengths = [compare(a, model, processor, frames, times) for frames, times in windows(a)]
+    same = [length for length in lengths if length is not None]
+    print(f"the same {sum(same)} tokens in {len(same)} of {len(lengths)} windows")
+    sys.exit(len(same) < len(lengths))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{
     DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
 };
-use qwen3_vl::model::text::Part;
-use qwen3_vl::model::{Chunk, KvCache, Workspace};
+use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
 use qwen3_vl::testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
 fn options(folder: &Path, quantization: Quantization) -> LoadOptions {

@@ -10,11 +10,13 @@ use super::rows::{add_rms_norm, embed, silu_mul};
 use super::workspace::Workspace;
 use super::{addresses, knows, pass};
 use crate::model::attention::{Span, attend};
+use crate::model::chunk::{deepstack_rows, overlay};
 use crate::model::heads::Heads;
+use crate::model::layer::{Layer, Mlp};
 use crate::model::linear::Linear;
 use crate::model::norm::RmsNorm;
 use crate::model::plan::{Brought, Plan};
-use crate::model::text::{Chunk, Layer, Mlp, Part, TextModel, deepstack_rows, overlay};
+use crate::model::{Chunk, Part, TextModel};
 
 /// Whether there are kernels for the model.
 pub fn can_run(model: &TextModel) -> bool {

@@ -15,7 +15,7 @@ use super::launch::device;
 use super::pass::Pass;
 use super::workspace::Workspace;
 use crate::model::plan::Plan;
-use crate::model::text::{Part, TextModel};
+use crate::model::{Part, TextModel};
 
 /// The most rows of a recorded step; they are recorded for powers of two.
 const MOST_ROWS: usize = 64;

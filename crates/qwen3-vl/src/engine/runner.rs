@@ -10,8 +10,7 @@ use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::cpu::pool::Pool;
 use crate::frames::VisionInput;
 use crate::load::brief;
-use crate::model::text::Part;
-use crate::model::{Geometry, Grid, Model, Workspace};
+use crate::model::{Geometry, Grid, Model, Part, Workspace};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a step failed. The sequence is lost, the engine is not.

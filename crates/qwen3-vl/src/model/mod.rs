@@ -2,8 +2,10 @@
 //! of a sequence inside.
 
 pub mod attention;
+pub mod chunk;
 pub mod heads;
 pub mod kv_cache;
+pub(crate) mod layer;
 pub mod linear;
 pub mod norm;
 #[cfg(any(test, feature = "cuda"))]
@@ -18,10 +20,11 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
+pub use chunk::{Chunk, Part};
 pub use kv_cache::{KvCache, KvPool};
 use linear::Reused;
 pub use quantized::Quantization;
-pub use text::{Chunk, TextModel};
+pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 pub use weights::{Target, Weights, WeightsError};
 

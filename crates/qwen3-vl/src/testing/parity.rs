@@ -13,8 +13,7 @@ use crate::engine::sequence::Sequence;
 use crate::engine::sink::Sink;
 use crate::frames::VisionInput;
 use crate::load::{LoadOptions, load_runner};
-use crate::model::text::Part;
-use crate::model::{Chunk, KvCache, Workspace};
+use crate::model::{Chunk, KvCache, Part, Workspace};
 use crate::sampling::{Sampler, Scores};
 
 /// Anything that keeps a check from being made.

@@ -5,8 +5,7 @@ use candle_core::Result;
 use super::floats;
 use crate::engine::runner::Runner;
 use crate::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
-use crate::model::text::Part;
-use crate::model::{Chunk, KvCache, Workspace};
+use crate::model::{Chunk, KvCache, Part, Workspace};
 use crate::testing::Checkpoint;
 use crate::testing::parity::{self, Check, Error};
 
