@@ -141,15 +141,22 @@ impl On<'_> {
             seconds: 0.0,
         };
         let mut workspace = Workspace::default();
-        // More batches than there is room for at a time.
-        for nth in 0..5 {
-            let inputs = [
-                VisionInput::Pair([frame(nth), frame(nth + 1)]),
-                VisionInput::Pair([frame(nth + 2), frame(nth + 3)]),
-            ];
+        // More batches than there is room for at a time, and nobody waits in between.
+        let batches: Vec<[VisionInput; 2]> = (0..9)
+            .map(|nth| {
+                [
+                    VisionInput::Pair([frame(nth), frame(nth + 1)]),
+                    VisionInput::Pair([frame(nth + 2), frame(nth + 3)]),
+                ]
+            })
+            .collect();
+        let frames = &mut workspace.frames;
+        let all = batches
+            .iter()
+            .map(|inputs| frames.patches(inputs, &cut, self.dtype, self.device));
+        let all: Vec<Tensor> = all.collect::<Result<_>>()?;
+        for (nth, (inputs, got)) in batches.iter().zip(all).enumerate() {
             let want: Vec<f32> = inputs.iter().flat_map(|i| patchify(i, &cut)).collect();
-            let frames = &mut workspace.frames;
-            let got = frames.patches(&inputs, &cut, self.dtype, self.device)?;
             let want = Tensor::from_vec(want, got.shape(), &Device::Cpu)?.to_dtype(self.dtype)?;
             self.compare(&format!("patches of batch {nth}"), &got, &wide(&want)?, 0.0)?;
         }

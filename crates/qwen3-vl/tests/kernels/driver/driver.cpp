@@ -1,7 +1,7 @@
 // A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows what
 // cudarc and candle ask for, and runs the kernels by `emulate.h`.
 //
-// It does not run ahead of what it is asked for: the work of a stream waits until somebody waits for it. So
+// The work of a stream waits until somebody waits for it; now and then, by chance, one gets on by itself. So
 // what is not ordered by an event or by its stream is out of order here, memory that a copy still needs is
 // read too late, and what is freed too soon is not what it was.
 
@@ -12,7 +12,16 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
-enum : int { OK = 0, INVALID = 1, NOT_FOUND = 500, NOT_READY = 600, CAPTURING = 900 };
+enum : int {
+  OK = 0,
+  INVALID = 1,
+  NO_DEVICE = 101,
+  NO_CONTEXT = 201,
+  FOREIGN = 400,
+  NOT_FOUND = 500,
+  NOT_READY = 600,
+  CAPTURING = 900
+};
 
 using emulate::Event;
 using emulate::Graph;
@@ -20,21 +29,30 @@ using emulate::Stream;
 using emulate::Work;
 
 static std::recursive_mutex one_at_a_time;
-#define ALONE const std::lock_guard<std::recursive_mutex> alone(one_at_a_time)
+#define ALONE                                                        \
+  const std::lock_guard<std::recursive_mutex> alone(one_at_a_time); \
+  emulate::get_on()
 
-// Devices and contexts: one.
+// Devices, which have the same memory here, and their contexts.
+constexpr int DEVICES = 2;
+static char contexts[DEVICES];
+static thread_local void *current = nullptr;
+// A stream of another device than the thread has made its own.
+#define NOT_OF_ANOTHER(STREAM) \
+  if ((STREAM)->context != current) return FOREIGN
 API int cuInit(unsigned) { return OK; }
-API int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? OK : 101; }
+API int cuDeviceGet(int *device, int ordinal) {
+  return *device = ordinal, 0 <= ordinal && ordinal < DEVICES ? OK : NO_DEVICE;
+}
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
   enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, POOLS = 115 };
   *value = attribute == MAJOR ? 8 : attribute == MULTIPROCESSORS ? 4 : attribute == POOLS;
   return OK;
 }
-static char context;
-API int cuDevicePrimaryCtxRetain(void **of, int) { return *of = &context, OK; }
+API int cuDevicePrimaryCtxRetain(void **of, int device) { return *of = &contexts[device], OK; }
 API int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
-API int cuCtxGetCurrent(void **of) { return *of = &context, OK; }
-API int cuCtxSetCurrent(void *) { return OK; }
+API int cuCtxGetCurrent(void **of) { return *of = current, OK; }
+API int cuCtxSetCurrent(void *of) { return current = of, OK; }
 API int cuCtxDestroy_v2(void *) { return OK; }
 API int cuMemGetInfo_v2(size_t *free, size_t *total) { return *free = *total = (size_t)2 << 30, OK; }
 API int cuGetErrorString(int, const char **text) { return *text = "the emulated driver refused", OK; }
@@ -45,7 +63,11 @@ API int cuCtxSynchronize() {
 }
 
 // Streams and events.
-API int cuStreamCreate(Stream **stream, unsigned) { ALONE; return *stream = new Stream, OK; }
+API int cuStreamCreate(Stream **stream, unsigned) {
+  ALONE;
+  if (!current) return NO_CONTEXT;
+  return *stream = new Stream(current), OK;
+}
 API int cuStreamDestroy_v2(Stream *stream) { ALONE; stream->drain(); delete stream; return OK; }
 API int cuStreamSynchronize(Stream *stream) {
   ALONE;
@@ -56,6 +78,7 @@ API int cuEventCreate(Event **event, unsigned) { return *event = new Event, OK; 
 API int cuEventDestroy_v2(Event *event) { delete event; return OK; }
 API int cuEventRecord(Event *event, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   if (stream->refuses()) return CAPTURING;
   *event = stream->now();
   return OK;
@@ -76,6 +99,7 @@ static void spoil(void *at, size_t bytes) { memset(at, 0xff, bytes); }
 static std::map<void *, size_t> sizes;
 API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   if (bytes == 0) return INVALID;
   *at = malloc(bytes + 64);
   sizes[*at] = bytes;
@@ -86,6 +110,7 @@ API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
 }
 API int cuMemFreeAsync(void *at, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   const auto of = sizes.find(at);
   if (of == sizes.end()) return INVALID;
   const size_t bytes = of->second;
@@ -129,6 +154,7 @@ static bool is_pinned(const void *at) {
 }
 API int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   if (is_pinned(from)) {
     // The device reads it when it comes there.
     return stream->add([=] { memcpy(to, from, bytes); }), OK;
@@ -140,6 +166,7 @@ API int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *s
 }
 API int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   if (stream->refuses()) return CAPTURING;
   stream->add([=] { memcpy(to, from, bytes); });
   // To memory that the device cannot write by itself the copy is made at once.
@@ -148,6 +175,7 @@ API int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream *s
 }
 API int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   return stream->add([=] { memcpy(to, from, bytes); }), OK;
 }
 API int cuMemcpyPeerAsync(void *to, void *, const void *from, void *, size_t bytes, Stream *stream) {
@@ -155,6 +183,7 @@ API int cuMemcpyPeerAsync(void *to, void *, const void *from, void *, size_t byt
 }
 API int cuMemsetD8Async(void *at, unsigned char value, size_t bytes, Stream *stream) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   return stream->add([=] { memset(at, value, bytes); }), OK;
 }
 
@@ -174,6 +203,7 @@ API int cuModuleGetFunction(const emulate::Bind **function, void *, const char *
 API int cuLaunchKernel(const emulate::Bind *function, unsigned x, unsigned y, unsigned z, unsigned of_x,
                        unsigned of_y, unsigned of_z, unsigned, Stream *stream, void **arguments, void **) {
   ALONE;
+  NOT_OF_ANOTHER(stream);
   if (x * y * z == 0 || of_x * of_y * of_z == 0 || of_x * of_y * of_z > 1024) return INVALID;
   const auto run = (*function)(arguments);
   stream->add([=] {

@@ -36,12 +36,13 @@ struct Event {
 };
 
 struct Stream {
+  const void *context;
   std::deque<Work> waiting;
   size_t told = 0, done = 0;
   std::unique_ptr<Graph> graph;
   bool spoilt = false;
 
-  Stream() { streams().insert(this); }
+  explicit Stream(const void *of) : context(of) { streams().insert(this); }
   ~Stream() { streams().erase(this); }
 
   void add(Work work) {
@@ -86,6 +87,19 @@ inline bool Event::come_nearer() const {
   if (!stream || !streams().count(stream)) return true;
   stream->do_until(std::min(number, stream->done + 50));
   return stream->done >= number;
+}
+
+// One time in four some stream does some of what it was told.
+inline void get_on() {
+  static unsigned state = 1;
+  const auto chance = [](unsigned of) {
+    state = state * 1664525 + 1013904223;
+    return (state >> 16) % of;
+  };
+  if (streams().empty() || chance(4)) return;
+  auto stream = streams().begin();
+  std::advance(stream, chance(streams().size()));
+  (*stream)->do_until((*stream)->done + chance(64));
 }
 
 }  // namespace emulate
