@@ -1,9 +1,9 @@
 // A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows what
 // cudarc and candle ask for, and runs the kernels by `emulate.h`.
 //
-// The work of a stream waits until somebody waits for it; now and then, by chance, one gets on by itself. So
-// what is not ordered by an event or by its stream is out of order here, memory that a copy still needs is
-// read too late, and what is freed too soon is not what it was.
+// The work of a stream waits until somebody waits for it; with EMULATED_STREAMS=getting-on, one now and then
+// gets on by itself. So what is not ordered by an event or by its stream is out of order here, memory that a
+// copy still needs is read too late, and what is freed too soon is not what it was.
 
 #include <mutex>
 

@@ -89,8 +89,10 @@ inline bool Event::come_nearer() const {
   return stream->done >= number;
 }
 
-// One time in four some stream does some of what it was told.
+// If they are to get on by themselves: one time in four some stream does some of what it was told.
 inline void get_on() {
+  static const bool may = getenv("EMULATED_STREAMS") && !strcmp(getenv("EMULATED_STREAMS"), "getting-on");
+  if (!may) return;
   static unsigned state = 1;
   const auto chance = [](unsigned of) {
     state = state * 1664525 + 1013904223;
