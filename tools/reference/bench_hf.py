@@ -2,10 +2,11 @@
 """Times transformers on the input of `engine bench` (an example of crates/qwen3-vl); prints one JSON object.
 
   bench_hf.py FOLDER [--dtype f32] [--tokens 32] [--frames 8,32] [--size 320x256] [--windows 2] [--threads 2]
-              [--device cpu|cuda] [--static]
+              [--batches 1,8] [--device cpu|cuda] [--static]
 
 FOLDER is a checkpoint with its tokenizer, for instance what `engine write-random` writes. --static: also `generate` with a static
-cache, whose decode steps transformers compiles, behind the last of the windows.
+cache, whose decode steps transformers compiles, behind the last of the windows. --batches: also how fast so many windows of two
+frames decode together.
 """
 import argparse
 import json
@@ -31,6 +32,7 @@ def arguments():
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batches", default="")
     parser.add_argument("--static", action="store_true")
     return parser.parse_args()
 
@@ -90,13 +92,25 @@ def timed(model, inputs, a):
     start = clock(a.device)
     out = model(**inputs, use_cache=True, logits_to_keep=1)
     window["vision_and_prefill_s"] = clock(a.device) - start
+    window["decode_tokens_per_s"] = decode(model, out, a)
+    return {k: round(v, 4) for k, v in window.items()}
+
+
+def decode(model, out, a):
+    """Tokens a second behind what a prompt, or several, gave."""
     token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
     start = clock(a.device)
     for _ in range(a.tokens):
         out = model(input_ids=token, past_key_values=cache, use_cache=True)
         token = out.logits[:, -1:].argmax(-1)
-    window["decode_tokens_per_s"] = a.tokens / (clock(a.device) - start)
-    return {k: round(v, 4) for k, v in window.items()}
+    return a.tokens * len(token) / (clock(a.device) - start)
+
+
+def batched(model, inputs, count, a):
+    """The same window so many times."""
+    many = {name: value.repeat(count, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
+    out = model(**many, use_cache=True, logits_to_keep=1)
+    return {"windows": count, "tokens_per_s": round(decode(model, out, a), 1)}
 
 
 def compiled(model, inputs, tokens):
@@ -126,6 +140,8 @@ def main():
         for frames in (int(n) for n in a.frames.split(",")):
             inputs = encoded(a, frames, tokenizer, model.config)
             windows += [{"frames": frames, **timed(model, inputs, a)} for _ in range(a.windows)]
+        small = encoded(a, 2, tokenizer, model.config) if a.batches else None
+        result["batch"] = [batched(model, small, int(n), a) for n in a.batches.split(",") if n]
         if a.static:
             try:
                 result["static_decode_tokens_per_s"] = compiled(model, inputs, a.tokens)

@@ -5,10 +5,10 @@
              [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--chunk 512] [--out measured.json]
 
 ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
-all figures to --out, in the place of earlier ones of those sizes. Fractions are of what this device does at the moment: decode
-reads every weight of the language model once for a token, at the rate of copying memory; prefill multiplies with each of them for
-every token, and every token's queries with the keys and values before it, at the rate of a large product. The KV cache is left out
-of the first, norms and the like of both.
+all figures to --out, in the place of earlier ones of those sizes. Fractions are of what this device does at the moment. Decode
+reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
+weight for every patch or token, and queries with the keys and values that they see, at the rate of a large product. The KV cache
+is left out of the first, norms and the like of all.
 """
 import argparse
 import json
@@ -22,6 +22,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+BATCHES = "1,8,32,64"
 
 
 def arguments():
@@ -66,15 +67,27 @@ def peaks(device, dtype):
     return {"bytes_per_s": 2 * count / copied, "operations_per_s": 2 * side**3 / multiplied}
 
 
-def work(folder):
-    """Weights that a token meets, in the layers of the language model and with its head, and what attention multiplies for each pair
-    of tokens, of which half are there."""
+def work(folder, frame):
+    """What there is to do, by the checkpoint's configuration."""
     with open(os.path.join(folder, "config.json")) as file:
-        text = json.load(file)["text_config"]
+        config = json.load(file)
+    text, vision = config["text_config"], config["vision_config"]
     hidden, heads, kv, size = (text[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
     layer = 2 * hidden * size * (heads + kv) + 3 * hidden * text["intermediate_size"]
     layers = layer * text["num_hidden_layers"]
-    return layers, layers + hidden * text["vocab_size"], 2 * heads * size * text["num_hidden_layers"]
+    width, depth = vision["hidden_size"], vision["depth"]
+    columns, rows = (int(n) // 16 for n in frame.split("x"))
+    patches = rows * columns
+    block = 4 * width**2 + 2 * width * vision["intermediate_size"]
+    merger = (4 * width) ** 2 + 4 * width * vision["out_hidden_size"]
+    mergers = merger * (1 + len(vision["deepstack_visual_indexes"]))
+    return {
+        "weights_of_layers": layers,
+        "weights_read": layers + hidden * text["vocab_size"],
+        # Two products, for half of all pairs of tokens.
+        "attention_per_pair": 2 * heads * size * text["num_hidden_layers"],
+        "operations_of_two_frames": 2 * patches * (depth * block + mergers / 4) + 4 * patches**2 * width * depth,
+    }
 
 
 def run(command):
@@ -95,10 +108,11 @@ def measure(a, folder):
     window = [*common, "--size", a.frame, "--tokens", str(a.tokens), "--frames", a.frames, "--windows", str(a.windows)]
     bench = [a.engine, "bench"]
     yield "qwen3-vl", "window", [*bench, *window, "--part", "window", "--chunk", str(a.chunk)]
-    yield "transformers", "window", [sys.executable, os.path.join(HERE, "bench_hf.py"), *window, *a.static]
+    yield "transformers", "window", [sys.executable, os.path.join(HERE, "bench_hf.py"), *window, *a.static,
+                                     *(["--batches", BATCHES] if "batch" in a.parts else [])]
     for part in filter(None, a.parts.split(",")):
         yield "qwen3-vl", part, [*bench, *common, "--part", part, "--size", a.frame, "--tokens", str(a.tokens), "--pairs", "1",
-                                 "--frames", "8,16,32,64,128", "--batches", "1,8,32,64", "--chunk", str(a.chunk)]
+                                 "--frames", "8,16,32,64,128", "--batches", BATCHES, "--chunk", str(a.chunk)]
     if a.cameras:
         # NVIDIA's published workload: chunks of 10 s, 80 frames of 448x448 (7840 vision tokens), captions of 100 tokens.
         yield "qwen3-vl", "density", [*bench, *common, "--part", "density", "--size", "448x448", "--tokens", "100",
@@ -106,29 +120,37 @@ def measure(a, folder):
 
 
 def table(rows, peak, width):
-    print(f"{'':18}{'frames':>7}{'vision s':>10}{'prefill s':>10}{'of peak':>9}{'tokens/s':>10}{'of peak':>9}")
+    print(f"{'':18}{'frames':>7}{'vision s':>10}{'of peak':>9}{'prefill s':>10}{'of peak':>9}{'tokens/s':>10}{'of peak':>9}")
+    operations, memory = peak["operations_per_s"], peak["bytes_per_s"]
     for row in rows:
         name = f"{row['size']} {row['program']}"
         if "failed" in row:
             print(f"{name:18} FAILED: {row['failed']}: {row['why']}")
-        elif row["part"] == "window":
-            layers, read, attention = row["work"]
-            # The first window of a length also pays for memory and kernels that are used for the first time.
-            for w in {w["frames"]: w for w in row["windows"]}.values():
-                prefill = w["vision_and_prefill_s"] - w["vision_s"]
-                tokens = w["prompt_tokens"]
-                product = (2 * layers * tokens + attention * tokens**2) / prefill / peak["operations_per_s"]
-                memory = w["decode_tokens_per_s"] * read * width / peak["bytes_per_s"]
-                print(f"{name:18}{w['frames']:7}{w['vision_s']:10.4f}{prefill:10.4f}{product:9.2f}"
-                      f"{w['decode_tokens_per_s']:10.1f}{memory:9.2f}")
-            if "static_decode_tokens_per_s" in row:
-                static = row["static_decode_tokens_per_s"]
-                of_peak = static * read * width / peak["bytes_per_s"]
-                print(f"{name + ', static':34}{'':21}{static:10.1f}{of_peak:9.2f}")
-            elif "static_failed" in row:
-                print(f"{name + ', static':34} FAILED: {row['static_failed']}")
-        else:
-            print(f"{name:18} {row['part']}: {json.dumps(row[row['part'].replace('-', '_')])}")
+            continue
+        work = row["work"]
+        step = work["weights_read"] * width / memory  # seconds of a decode step at the peak
+        # The first window of a length also pays for memory and kernels that are used for the first time.
+        for w in {w["frames"]: w for w in row.get("windows", [])}.values():
+            tokens, prefill = w["prompt_tokens"], w["vision_and_prefill_s"] - w["vision_s"]
+            products = 2 * work["weights_of_layers"] * tokens + work["attention_per_pair"] * tokens**2
+            vision = work["operations_of_two_frames"] * w["frames"] / 2
+            print(f"{name:18}{w['frames']:7}{w['vision_s']:10.4f}{vision / operations / w['vision_s']:9.2f}"
+                  f"{prefill:10.4f}{products / operations / prefill:9.2f}"
+                  f"{w['decode_tokens_per_s']:10.1f}{w['decode_tokens_per_s'] * step:9.2f}")
+        if "static_decode_tokens_per_s" in row:
+            static = row["static_decode_tokens_per_s"]
+            print(f"{name + ', static cache, compiled':54}{static:19.1f}{static * step:9.2f}")
+        elif "static_failed" in row:
+            print(f"{name + ', static cache, compiled'} FAILED: {row['static_failed']}")
+        for batch in row.get("batch", []):
+            count, rate = batch["windows"], batch["tokens_per_s"]
+            print(f"{name + f', {count} windows at a time':54}{rate:19.1f}{rate / count * step:9.2f}")
+        for first in row.get("first_token", []):
+            print(f"{name:18}{first['frames']:7} first token {first['streaming_s']:.4f} s after the last frame, "
+                  f"{first['one_shot_s']:.4f} s after all at once")
+        for cameras in row.get("density", []):
+            print(f"{name:18} {cameras['cameras']} cameras: answers in {cameras['answer_p50_s']:.2f} s, 99 of 100 in "
+                  f"{cameras['answer_p99_s']:.2f} s: {'keeps' if cameras['keeps_up'] else 'does not keep'} up")
 
 
 def main():
@@ -148,7 +170,7 @@ def main():
                 subprocess.run([a.engine, "write-random", size, folder], check=True)
             for program, part, command in measure(a, folder):
                 start = time.perf_counter()
-                row = {"size": size, "program": program, "part": part, "work": work(folder), **run(command)}
+                row = {"size": size, "program": program, "part": part, "work": work(folder, a.frame), **run(command)}
                 row["took_s"] = round(time.perf_counter() - start)
                 print(json.dumps(row), flush=True)
                 rows.append(row)
