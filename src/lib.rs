@@ -5,6 +5,12 @@
 //! worker makes windows of the kept ones and asks the engine (crate `qwen3_vl`); the answers become
 //! bus messages ([`message`]) and buffer metas ([`meta`]).
 
+// Any 64 bits may come as a time or a number: nothing here may overflow or panic.
+#![cfg_attr(
+    not(test),
+    warn(clippy::arithmetic_side_effects, clippy::disallowed_methods)
+)]
+
 mod demo;
 pub mod message;
 pub mod meta;

@@ -44,6 +44,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// What to do about it, where nothing more is known of the window; none where nothing is wrong.
+    pub(crate) fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Overload => Some(
+                "the model does not keep up: lower fps, max-pixels or max-tokens, raise \
+                 window-duration, or take a smaller model",
+            ),
+            Self::Loading => {
+                Some("the model was not loaded yet: the first window begins when it is")
+            }
+            Self::TooShort => Some("it holds too few frames: raise window-duration or fps"),
+            Self::EosTimeout => Some("the answer did not come within eos-timeout: raise it"),
+            Self::Unmappable => Some("a frame could not be read: put videoconvert in front"),
+            Self::Error => Some("it failed"),
+            Self::Flush | Self::Cancelled => None,
+        }
+    }
+
     /// Name as it stands in messages.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -148,8 +166,11 @@ impl Request {
             .field("queue-time", nanos(t.queue))
             .field("vision-time", nanos(t.vision))
             .field("prefill-time", nanos(t.prefill))
-            .field("first-token-time", nanos(late + t.first_token))
-            .field("last-token-time", nanos(late + t.last_token))
+            .field(
+                "first-token-time",
+                nanos(late.saturating_add(t.first_token)),
+            )
+            .field("last-token-time", nanos(late.saturating_add(t.last_token)))
             .build()
     }
 

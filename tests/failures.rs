@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::bench::Bench;
 use common::manual::{Call, Manual};
 use common::{Messages, Run, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
@@ -256,4 +257,77 @@ fn cancelling_by_the_backend_drops_the_window() {
     in_time("the canceller", move || canceller.join().unwrap());
     assert_eq!(messages.dropped(), ["cancelled"]);
     assert!(messages.errors.is_empty());
+}
+
+/// A window's trouble is the window's: the stream and its other windows go on.
+#[test]
+fn one_odd_second_ends_no_stream() {
+    for odd in [
+        "video/x-raw,format=RGB,width=4096,height=16,framerate=10/1",
+        "video/x-raw,format=RGB,width=16,height=4096,framerate=10/1",
+        "video/x-raw,format=RGB,width=96,height=64,framerate=10/1,pixel-aspect-ratio=1/10000",
+        "video/x-raw,format=RGB,width=96,height=64,framerate=10/1,pixel-aspect-ratio=2147483647/1",
+        "video/x-raw,format=RGB,width=1,height=1,framerate=10/1",
+        "video/x-raw,format=RGB,width=96,height=64,framerate=1/10",
+    ] {
+        let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
+        bench.frames(0..4_000);
+        let caps: gst::Caps = odd.parse().unwrap();
+        let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
+        assert!(bench.event(gst::event::Caps::new(&caps)), "{odd}");
+        for ms in (4_000..5_000).step_by(500) {
+            let mut buffer = gst::Buffer::with_size(info.size()).unwrap();
+            buffer
+                .get_mut()
+                .unwrap()
+                .set_pts(gst::ClockTime::from_mseconds(ms));
+            bench.harness.push(buffer).unwrap();
+        }
+        let caps = common::bench::CAPS.parse().unwrap();
+        assert!(bench.event(gst::event::Caps::new(&caps)));
+        bench.frames(5_000..9_000);
+        bench.ended(3);
+        bench.stop();
+        assert!(
+            bench.messages.errors.is_empty(),
+            "{odd}: {:?}",
+            bench.messages
+        );
+        let starts: Vec<u64> = bench
+            .messages
+            .descriptions()
+            .iter()
+            .map(|d| d.get("start-pts").unwrap())
+            .collect();
+        assert!(
+            starts.contains(&0) && starts.contains(&5_000_000_000),
+            "{odd}: {starts:?}"
+        );
+        for dropped in bench.messages.named("qwenvl/dropped") {
+            let message: String = dropped.get("message").unwrap();
+            assert!(message.len() > 20, "{odd}: {message}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_raw_video_is_told_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("film");
+    std::fs::write(&file, vec![7; 100_000]).unwrap();
+    let video = format!("filesrc location=\"{}\"", file.display());
+    let messages = run(&video, "", hooks(echo(Duration::ZERO)));
+    only_error(&messages, "decodebin");
+}
+
+#[test]
+fn what_is_dropped_says_why_and_what_to_do() {
+    let messages = run(
+        "videotestsrc num-buffers=1 ! video/x-raw,width=64,height=64,framerate=10/1",
+        "",
+        hooks(echo(Duration::ZERO)),
+    );
+    assert_eq!(messages.dropped(), ["too-short"]);
+    let message: String = messages.named("qwenvl/dropped")[0].get("message").unwrap();
+    assert!(message.contains("window-duration"), "{message}");
 }

@@ -313,6 +313,52 @@ fn what_cannot_be_mapped_drops_its_windows_and_nothing_else() {
     assert_eq!(messages.descriptions().len(), 1);
 }
 
+/// A meta may come from another process. What it tells of must lie in the buffer.
+#[test]
+fn a_meta_that_leads_out_of_its_buffer_drops_its_windows_and_nothing_else() {
+    let size = (SIZE.width * SIZE.height * 3) as usize;
+    let row = SIZE.width as i32 * 3;
+    for (width, height, offset, stride) in [
+        (SIZE.width * 2, SIZE.height * 2, 0, row * 2),
+        (SIZE.width, SIZE.height * 1000, 0, row),
+        (SIZE.width, SIZE.height, size - 1, row),
+        (SIZE.width, SIZE.height, usize::MAX, row),
+        (SIZE.width, SIZE.height, 0, row * 1000),
+        (SIZE.width, SIZE.height, 0, -row),
+        (SIZE.width, SIZE.height, 0, 0),
+        (1 << 30, 1, 0, i32::MAX),
+    ] {
+        let caps = format!("video/x-raw,format=RGB,{FIELDS}");
+        let mut stream = Stream::new(&caps, "", hooks(echo(Duration::ZERO)));
+        for i in 0..80 {
+            let mut buffer = Rgb::picture(SIZE.width, SIZE.height).buffer();
+            if i < 40 {
+                VideoMeta::add_full(
+                    buffer.get_mut().unwrap(),
+                    VideoFrameFlags::empty(),
+                    VideoFormat::Rgb,
+                    width,
+                    height,
+                    &[offset],
+                    &[stride],
+                )
+                .unwrap();
+            }
+            stream.push(buffer);
+        }
+        let messages = stream.end();
+        let what = format!("{width}x{height} at {offset} by {stride}");
+        assert!(messages.errors.is_empty(), "{what}: {messages:?}");
+        assert_eq!(messages.descriptions().len(), 1, "{what}: {messages:?}");
+        let dropped = messages.dropped();
+        assert_eq!(dropped.len(), 1, "{what}: {messages:?}");
+        assert!(
+            ["unmappable", "error"].contains(&&*dropped[0]),
+            "{what}: {dropped:?}"
+        );
+    }
+}
+
 /// Hooks whose worker waits until the flag falls.
 fn gate(backend: Arc<dyn Backend>) -> (Hooks, Arc<AtomicBool>) {
     let closed = Arc::new(AtomicBool::new(true));

@@ -227,3 +227,22 @@ fn what_is_being_said_at_a_flush_is_said_before_its_end() {
     bench.bus.unset_sync_handler();
     bench.stop();
 }
+
+/// It would wait for itself. What a handler cannot do, another thread can.
+#[test]
+fn a_handler_that_stops_the_element_is_told_that_it_cannot() {
+    let (mut bench, backend) = bench(&[]);
+    let (tx, rx) = mpsc::channel();
+    connect(&bench, move |element, _| {
+        tx.send(element.set_state(gst::State::Null)).unwrap();
+    });
+    bench.frames(0..2_000);
+    backend.take().answer();
+    assert_eq!(rx.recv_timeout(WATCHDOG), Ok(Err(gst::StateChangeError)));
+    bench.stop();
+    let warnings = &bench.messages.warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].message().contains("another thread"));
+    assert!(bench.messages.errors.is_empty());
+    assert_eq!(bench.messages.ids(), [0, 1]);
+}

@@ -7,10 +7,10 @@ mod common;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::bench::Bench;
-use common::manual::Manual;
+use common::manual::{Asked, Call, Manual};
 use common::{Run, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
 
@@ -130,6 +130,79 @@ fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
     bench.collect();
     assert_eq!(bench.messages.dropped(), ["eos-timeout"]);
     assert_eq!((bench.stat("skipped"), bench.stat("outstanding")), (8, 0));
+    bench.stop();
+}
+
+/// How long a state change may take here; it is promised to take a second.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Whatever the backend is at: nobody waits for it.
+#[test]
+fn while_the_backend_does_not_return() {
+    for call in [Call::Open, Call::Push, Call::Close] {
+        let (go_on, gate) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let mut backend = Manual::new();
+        let (waits, opened) = (go_on.clone(), gate.clone());
+        backend.at = Arc::new(move |at| {
+            if at == call && !waits.load(Ordering::SeqCst) {
+                opened.store(true, Ordering::SeqCst);
+                wait_until("permission", || waits.load(Ordering::SeqCst));
+            }
+        });
+        let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
+        for ms in (0..5_000).step_by(500) {
+            bench.push(ms).unwrap();
+        }
+        wait_until("the call", || gate.load(Ordering::SeqCst));
+        let begin = Instant::now();
+        bench.stop();
+        assert!(begin.elapsed() < LIMIT, "{call:?}: {:?}", begin.elapsed());
+        // It plays again meanwhile, with windows of its own.
+        bench.messages.progress.clear();
+        backend.at = Arc::new(|_| ());
+        bench.element.set_state(gst::State::Paused).unwrap();
+        go_on.store(true, Ordering::SeqCst);
+        down_and_up(&mut bench, gst::State::Ready);
+        bench = bench.ready();
+        bench.frames(0..4_000);
+        wait_until("the end of all windows", || {
+            backend.try_take().into_iter().for_each(Asked::answer);
+            bench.collect();
+            let ids = bench.messages.ids();
+            !bench.messages.descriptions().is_empty()
+                && ids == (0..ids.len() as u64).collect::<Vec<_>>()
+        });
+        bench.stop();
+    }
+}
+
+/// Frames come before the model: the window that it sees begins with it, not the one before.
+#[test]
+fn the_first_live_window_begins_when_the_model_is_there() {
+    let go_on = Arc::new(AtomicBool::new(false));
+    let gate = go_on.clone();
+    let backend = Manual::new();
+    let model = backend.clone();
+    let hooks = loader(move |_, _, _| {
+        wait_until("permission", || gate.load(Ordering::SeqCst));
+        Ok(Arc::new(model.clone()))
+    });
+    let mut bench = Bench::new(hooks, true, &[]);
+    bench.frames(0..1_500);
+    go_on.store(true, Ordering::SeqCst);
+    bench = bench.ready();
+    bench.ended(1);
+    assert_eq!(bench.messages.dropped(), ["loading"]);
+    bench.frames(1_500..5_500);
+    let asked = backend.take();
+    assert_eq!(asked.inputs.len(), 4);
+    asked.answer();
+    bench.ended(2);
+    let start: u64 = bench.messages.descriptions()[0].get("start-pts").unwrap();
+    assert_eq!(start, 1_500_000_000);
     bench.stop();
 }
 

@@ -426,6 +426,105 @@ fn the_pad_comes_and_goes_while_the_video_plays() {
     wait_until("more video", || frames.load(Ordering::SeqCst) > before + 3);
 }
 
+/// A sink that waits for its time, here for half a minute, keeps neither the pad nor the video.
+#[test]
+fn the_pad_goes_while_its_peer_waits() {
+    let line = "videotestsrc num-buffers=400 ! video/x-raw,width=64,height=64,framerate=10/1 ! \
+                qwenvl name=q window-duration=30000000000 fps=1/5 text-timing=span ! \
+                fakesink name=v sync=false async=false q.text ! fakesink name=t sync=true async=false";
+    let run = Run::new(line, hooks(echo(Duration::ZERO)));
+    let seen = watch(&run);
+    let frames = video(&run);
+    run.set_state(gst::State::Playing).unwrap();
+    wait_until("the second text", || texts(&seen).len() == 2);
+    let pad = run.element.static_pad("text").unwrap();
+    let begin = std::time::Instant::now();
+    run.element.release_request_pad(&pad);
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(run.element.static_pad("text").is_none());
+    assert!(pad.peer().is_none());
+    // Another one takes its place at once.
+    let pad = run.element.request_pad_simple("text").unwrap();
+    run.element.release_request_pad(&pad);
+    wait_until("the video", || frames.load(Ordering::SeqCst) == 400);
+    run.set_state(gst::State::Null).unwrap();
+}
+
+/// The usual recorder looks at no GAP: it lets no video go past the last text.
+#[test]
+fn a_recorder_in_parts_gets_all_video_and_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "videotestsrc num-buffers=120";
+    let live = "videotestsrc is-live=true num-buffers=120";
+    let mkv = "vp8enc deadline=1 keyframe-max-dist=10 ! splitmuxsink name=s muxer=matroskamux";
+    let mp4 = "openh264enc gop-size=10 ! h264parse ! splitmuxsink name=s muxer=mp4mux";
+    for (source, encode, seconds) in [
+        (file, mkv, 2),
+        (live, mkv, 2),
+        (file, mp4, 4),
+        (live, mp4, 2),
+    ] {
+        let name = format!("{}-%d", source.len() + encode.len());
+        let line = format!(
+            "{source} ! video/x-raw,format=I420,width=64,height=64,framerate=10/1 ! \
+             qwenvl name=q window-duration={seconds}000000000 ! identity name=v ! {encode} \
+             max-size-time=4000000000 location=\"{}\" q.text ! queue name=t ! s.subtitle_0",
+            folder.path().join(&name).display()
+        );
+        let line = line.replace(
+            "identity name=v ! vp8enc",
+            "identity name=v ! queue ! vp8enc",
+        );
+        let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+        let seen = watch(&run);
+        let frames = video(&run);
+        let messages = run.finish();
+        assert!(
+            messages.eos && messages.errors.is_empty(),
+            "{line}: {messages:?}"
+        );
+        assert_eq!(frames.load(Ordering::SeqCst), 120, "{line}");
+        let said = texts(&seen);
+        let told: Vec<_> = said.iter().filter(|(.., text)| !text.is_empty()).collect();
+        let described = messages.descriptions().len();
+        assert!(described >= 12 / seconds - 1, "{line}: {messages:?}");
+        assert!(told.len() >= described.min(2), "{line}: {said:?}");
+    }
+}
+
+/// While the pipeline prerolls, and while it is paused, the video stands still for another reason.
+#[test]
+fn a_paused_video_is_not_stuck() {
+    let folder = tempfile::tempdir().unwrap();
+    for queue in ["", "queue !"] {
+        let path = folder.path().join("film.vtt");
+        let line = format!(
+            "{FILE} ! qwenvl name=q ! fakesink q.text ! {queue} webvttenc ! filesink location=\"{}\"",
+            path.display()
+        );
+        let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+        run.set_state(gst::State::Paused).unwrap();
+        let (changed, ..) = run.pipeline.state(ClockTime::from_seconds(20));
+        changed.unwrap();
+        // Longer than what counts as stuck while it plays.
+        thread::sleep(Duration::from_millis(2_500));
+        let messages = run.finish();
+        assert_eq!(messages.descriptions().len(), 3);
+        let vtt = std::fs::read_to_string(&path).unwrap();
+        let cues: Vec<&str> = vtt.lines().filter(|line| line.contains("-->")).collect();
+        let wanted = [
+            "00:00:00.000 --> 00:00:04.000",
+            "00:00:04.000 --> 00:00:08.000",
+            "00:00:08.000 --> 00:00:10.000",
+        ];
+        assert_eq!(cues, wanted, "{queue}");
+    }
+}
+
 /// A peer that never comes back, one that was never linked, one that fails.
 #[test]
 fn the_peer_of_the_text_never_holds_the_video() {

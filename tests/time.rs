@@ -479,3 +479,40 @@ fn a_looping_source() {
     done(3);
     run.set_state(gst::State::Null).unwrap();
 }
+
+/// A camera that goes silent does not keep the window open whose time has gone by on the clock.
+#[test]
+fn a_silent_camera_closes_its_window() {
+    for attach in ["next", "window"] {
+        let properties = [("attach", attach)];
+        let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &properties).ready();
+        bench.frames(0..2_000);
+        bench.harness.set_time(seconds(4)).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        bench.collect();
+        assert!(
+            bench.messages.ids().is_empty(),
+            "frames may be a little late"
+        );
+        bench.harness.set_time(seconds(5)).unwrap();
+        bench.ended(1);
+        let (end, frames): (u64, u32) = {
+            let described = bench.messages.descriptions()[0];
+            (
+                described.get("end-running-time").unwrap(),
+                described.get("frames").unwrap(),
+            )
+        };
+        assert_eq!((end, frames), (4_000 * MS, 4));
+        for _ in 0..4 {
+            bench.harness.pull().unwrap();
+        }
+        // It comes back.
+        bench.frames(6_000..10_000);
+        bench.ended(2);
+        let described = bench.messages.descriptions();
+        let start: u64 = described[1].get("start-running-time").unwrap();
+        assert_eq!(start, 6_000 * MS);
+        bench.stop();
+    }
+}

@@ -15,6 +15,8 @@ use super::imp::{CAT, QwenVL, lock};
 use super::sample::{self, Held, MAX_HELD, Plan, Sample};
 use super::session::Session;
 use super::settings::{Overload, Settings};
+use super::stats::count;
+use super::time;
 use crate::message::Segment;
 use crate::meta;
 
@@ -33,6 +35,33 @@ pub(super) struct Stream {
     live: Option<bool>,
     sampler: Option<Sampler>,
     current: Option<Current>,
+    untimed: Untimed,
+}
+
+/// Frames that have no time, and so are not described.
+#[derive(Default)]
+struct Untimed {
+    /// In a row, as long as none had a time.
+    frames: u32,
+    /// One had a time, or the user knows.
+    done: bool,
+}
+
+impl Untimed {
+    /// A stream may begin with a few of them.
+    const MANY: u32 = 10;
+
+    /// A frame came. Whether to tell the user now that none has a time.
+    fn frame(&mut self, timed: bool) -> bool {
+        self.done |= timed;
+        self.frames = self.frames.saturating_add(1);
+        !self.done && self.frames >= Self::MANY && self.end()
+    }
+
+    /// The stream ends. Whether to tell the user now.
+    fn end(&mut self) -> bool {
+        self.frames > 0 && !std::mem::replace(&mut self.done, true)
+    }
 }
 
 /// The settings in force, and those that they were made of.
@@ -66,7 +95,7 @@ impl Stream {
     }
 
     fn begin_part(&mut self) {
-        let part = self.reached.part + 1;
+        let part = self.reached.part.wrapping_add(1);
         self.reached = Place { part, time: 0 };
     }
 
@@ -87,7 +116,7 @@ impl Stream {
         start: gst::ClockTime,
         duration: gst::ClockTime,
     ) -> Option<(gst::ClockTime, u64)> {
-        let end = self.end_of(start, duration)?;
+        let end = self.end_of(time::sane(start)?, duration)?;
         self.position = self.position.max(Some(end));
         Some((end, self.reached.part))
     }
@@ -96,18 +125,19 @@ impl Stream {
     /// before.
     fn end_of(&self, start: gst::ClockTime, duration: gst::ClockTime) -> Option<gst::ClockTime> {
         let segment = self.segment.as_ref()?;
-        let end = start.saturating_add(duration);
+        let end = time::end(start, duration);
         let end = segment.stop().map_or(end, |stop| end.min(stop));
-        segment.to_running_time(end)
+        time::sane(segment.to_running_time(end)?)
     }
 
     /// Where the buffer stands, and whether it is to be kept; `None` if it stands nowhere.
     fn place(&mut self, buffer: &gst::BufferRef, plan: &Plan) -> Option<(Place, Option<Due>)> {
         let segment = self.segment.as_ref()?;
-        let pts = buffer.pts()?;
-        let running_time = segment.to_running_time(pts)?;
+        let pts = time::sane(buffer.pts()?)?;
+        let running_time = time::sane(segment.to_running_time(pts)?)?;
         let end = self.end_of(pts, buffer.duration().unwrap_or_default());
         self.position = end.max(Some(running_time));
+        self.untimed.done = true;
         let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
         let kept = sampler.push(Some(running_time.nseconds()));
         let time = kept.map_or(running_time.nseconds(), |kept| kept.time);
@@ -127,6 +157,13 @@ impl QwenVL {
         mut buffer: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let (session, hooks) = self.session_and_hooks().ok_or(gst::FlowError::Flushing)?;
+        if lock(&self.stream).info.is_none() {
+            self.fail(&gst::glib::Error::new(
+                gst::CoreError::Negotiation,
+                "What comes in is no raw video: put decodebin in front",
+            ));
+            return Err(gst::FlowError::NotNegotiated);
+        }
         let descriptions = session.take_descriptions()?;
         self.attach(&mut buffer, descriptions);
         let holds = self.hold.active();
@@ -146,6 +183,9 @@ impl QwenVL {
             failure::report(&self.obj(), &session, &error);
             gst::FlowError::Error
         })?;
+        if place.is_none() {
+            self.check_time(&buffer);
+        }
         if let Some(sample) = sample {
             let wait = sample.overload == Overload::Block;
             if wait || !live {
@@ -158,6 +198,38 @@ impl QwenVL {
         }
         let position = lock(&self.stream).position;
         self.push(buffer, position)
+    }
+
+    /// A frame has no place in time. If none ever has one, the user is told.
+    fn check_time(&self, buffer: &gst::BufferRef) {
+        let untimed = {
+            let mut stream = lock(&self.stream);
+            // A segment may leave out what has a time.
+            let timed = stream.segment.is_some() && buffer.pts().is_some();
+            stream.untimed.frame(timed)
+        };
+        if untimed {
+            self.warn_of_untimed();
+        }
+    }
+
+    /// The stream ends: a short one may have had no time.
+    pub(super) fn check_time_at_end(&self) {
+        let untimed = lock(&self.stream).untimed.end();
+        if untimed {
+            self.warn_of_untimed();
+        }
+    }
+
+    fn warn_of_untimed(&self) {
+        gst::element_imp_warning!(
+            self,
+            gst::StreamError::Format,
+            ("The frames have no timestamps, so none is described: let the source give them (appsrc: \
+                 format=time and timestamps or do-timestamp=true; still images: imagefreeze, or \
+                 videorate behind a decoder that knows the frame rate)"),
+            ["Frames are sampled by PTS in a TIME segment"]
+        );
     }
 
     /// Copies a buffer that is about to be held, if there are only so many like it.
@@ -176,7 +248,7 @@ impl QwenVL {
             && let Ok(copy) = buffer.copy_deep()
         {
             *buffer = copy;
-            session.count(|stats| stats.copied += 1);
+            session.count(|stats| count(&mut stats.copied));
         }
     }
 
@@ -256,7 +328,7 @@ impl QwenVL {
         let frame = match Held::new(buffer, &self.held, most) {
             Ok((frame, copied)) => {
                 if copied {
-                    session.count(|stats| stats.copied += 1);
+                    session.count(|stats| count(&mut stats.copied));
                 }
                 frame
             }
@@ -265,18 +337,21 @@ impl QwenVL {
                 return None;
             }
         };
+        let running_time = time::clock_time(due.kept.time);
+        let now = live.then(|| self.obj().current_running_time()).flatten();
         Some(Sample {
             frame,
             info,
             orientation,
             segment,
             pts: due.pts,
-            running_time: gst::ClockTime::from_nseconds(due.kept.time),
+            running_time,
             next: due.kept.next,
             part,
             overload,
             plan,
             arrived: Instant::now(),
+            delay: now.map(|now| now.saturating_sub(running_time)),
         })
     }
 

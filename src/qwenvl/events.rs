@@ -11,6 +11,7 @@ use super::memory;
 use super::session::{Drained, Interrupted, Session};
 use super::settings::Mode;
 use super::text::Mark;
+use super::time::{self, clock_time};
 
 /// The worker does at once what a flush or the end asks of it. This much longer it is waited for if
 /// an application's handler keeps it.
@@ -122,6 +123,15 @@ impl QwenVL {
                 return false;
             }
         };
+        if let Err(error) = self.check_rate(&info) {
+            // Later in the stream this is no reason to end it: its windows are too short, and say so.
+            if lock(&self.stream).info.is_none() {
+                self.fail(&error);
+                return false;
+            }
+            let text = error.message();
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
+        }
         if lock(&self.stream).info.as_deref() != Some(&info) {
             self.break_stream();
             lock(&self.stream).info = Some(Arc::new(info));
@@ -142,32 +152,37 @@ impl QwenVL {
         if let Some(text) = memory::refusal(caps) {
             return Err(glib::Error::new(gst::StreamError::Format, &text));
         }
-        let info = memory::layout(caps).map_err(|error| {
+        memory::layout(caps).map_err(|error| {
             let text = format!("{error}: {caps}");
             glib::Error::new(gst::StreamError::Format, &text)
-        })?;
+        })
+    }
+
+    /// Whether a window holds enough frames for a video.
+    fn check_rate(&self, info: &gst_video::VideoInfo) -> Result<(), glib::Error> {
         let settings = lock(&self.settings).clone();
         let (fps, duration) = (info.fps(), settings.window_duration);
         if settings.mode == Mode::Video && fps.numer() > 0 && holds(duration, fps) < 2 {
             let text = format!(
                 "window-duration is {}, which holds less than two frames of a video at {fps} \
                  frames a second",
-                gst::ClockTime::from_nseconds(duration)
+                clock_time(duration)
             );
             return Err(glib::Error::new(gst::LibraryError::Settings, &text));
         }
-        Ok(info)
+        Ok(())
     }
 
     /// Closes the last window and waits for the last answers. Whether EOS goes on.
     fn end_of_stream(&self) -> bool {
+        self.check_time_at_end();
         self.break_stream();
         let Some(session) = self.session() else {
             return true;
         };
         let timeout = match self.is_worker() {
-            true => 0,
-            false => lock(&self.settings).eos_timeout,
+            true => Some(Duration::ZERO),
+            false => time::wait(lock(&self.settings).eos_timeout),
         };
         match self.drain(&session, timeout) {
             Ok(()) => true,
@@ -187,8 +202,8 @@ impl QwenVL {
         }
     }
 
-    fn drain(&self, session: &Session, timeout: u64) -> Result<(), Interrupted> {
-        if session.drain(Some(Duration::from_nanos(timeout)))? == Drained::TimedOut {
+    fn drain(&self, session: &Session, timeout: Option<Duration>) -> Result<(), Interrupted> {
+        if session.drain(timeout)? == Drained::TimedOut {
             session.expire();
             let drained = session.drain(Some(self.patience()))?;
             self.check_prompt(drained == Drained::Yes);
@@ -220,6 +235,9 @@ impl QwenVL {
 pub(super) fn holds(duration: u64, fps: gst::Fraction) -> u64 {
     let part = |v: i32| u64::try_from(v).unwrap_or(0);
     let per = part(fps.denom()).saturating_mul(gst::ClockTime::SECOND.nseconds());
-    let frames = u128::from(duration) * u128::from(part(fps.numer())) / u128::from(per.max(1));
+    let frames = u128::from(duration)
+        .saturating_mul(u128::from(part(fps.numer())))
+        .checked_div(u128::from(per));
+    let frames = frames.unwrap_or(0);
     u64::try_from(frames).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,7 @@
 //! Failures: one ERROR message a session, whatever goes wrong how often in whatever thread.
 
 use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
 
 use gst::glib;
 use gst::prelude::*;
@@ -27,6 +28,19 @@ pub(super) fn post(element: &super::QwenVL, error: &glib::Error) {
         .build();
     // Without a bus there is nobody to tell.
     let _ = element.post_message(message);
+}
+
+/// Does something that GObject calls without a net: a panic there would end the process. It becomes an
+/// ERROR.
+pub(super) fn guarded<T>(
+    element: &super::QwenVL,
+    place: &str,
+    act: impl FnOnce() -> T,
+) -> Option<T> {
+    let result = panic::catch_unwind(AssertUnwindSafe(act));
+    result
+        .map_err(|panic| post(element, &panicked(place, &*panic)))
+        .ok()
 }
 
 /// The error for a panic caught in the part of the element called `place`.

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use gst::glib;
 use gst::prelude::*;
@@ -13,9 +14,11 @@ use super::failure;
 use super::hold::{Hold, pad as hold};
 use super::hooks::Hooks;
 use super::loader::Loader;
+use super::outlets::Outlets;
 use super::session::Session;
 use super::settings::{Settings, SettingsError};
-use super::text::{Text, pad as text};
+use super::strings::name_of;
+use super::text::{Phase, Text, pad as text};
 use super::worker::{Ids, Worker};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -40,15 +43,29 @@ pub struct QwenVL {
     running: Mutex<Option<Running>>,
     hooks: Mutex<Hooks>,
     /// Numbers of the next window and request, over all runs.
-    ids: Mutex<Ids>,
+    ids: Arc<Mutex<Ids>>,
 }
 
 /// What lives from READY→PAUSED to PAUSED→READY.
 struct Running {
     session: Arc<Session>,
     hooks: Hooks,
-    worker: thread::JoinHandle<Ids>,
+    outlets: Arc<Outlets>,
+    /// It is never joined: it may compute.
+    worker: thread::ThreadId,
     _loader: Loader,
+}
+
+/// How long a state change waits for the worker, which may compute or free a model.
+const STOP_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Says that the worker is gone, however it ended.
+struct Gone(Arc<Session>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.gone();
+    }
 }
 
 /// No code of ours panics with one of these locks held and its content half changed.
@@ -69,7 +86,7 @@ impl QwenVL {
     /// Whether this is the worker's thread: in a handler of an application.
     pub(super) fn is_worker(&self) -> bool {
         let running = lock(&self.running);
-        let worker = running.as_ref().map(|r| r.worker.thread().id());
+        let worker = running.as_ref().map(|running| running.worker);
         worker == Some(thread::current().id())
     }
 
@@ -95,34 +112,87 @@ impl QwenVL {
             let text = format!("Could not start a thread: {error}");
             glib::Error::new(gst::ResourceError::Failed, &text)
         };
+        let outlets = Arc::new(Outlets::new(self.text.clone(), self.hold.clone()));
         let worker = Worker::new(
             self.obj().clone(),
             session.clone(),
-            self.text.clone(),
-            self.hold.clone(),
+            outlets.clone(),
             hooks.clone(),
-            *lock(&self.ids),
+            self.ids.clone(),
         );
+        let gone = Gone(session.clone());
         let worker = thread::Builder::new()
             .name("qwenvl-worker".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                // After the worker and all that it holds.
+                let _gone = gone;
+                worker.run();
+            })
             .map_err(no_thread)?;
         let loader = Loader::start(&self.obj(), session.clone(), options, hooks.load.clone());
         let loader = match loader {
             Ok(loader) => loader,
             Err(error) => {
                 session.stop();
-                let _ = worker.join();
                 return Err(no_thread(error));
             }
         };
         *lock(&self.running) = Some(Running {
             session,
             hooks,
-            worker,
+            outlets,
+            worker: worker.thread().id(),
             _loader: loader,
         });
         Ok(())
+    }
+
+    fn set(&self, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let name = pspec.name();
+        let running = lock(&self.running).is_some();
+        if running && !pspec.flags().contains(gst::PARAM_FLAG_MUTABLE_PLAYING) {
+            return self.warn(&format!(
+                "{name} stays as it was: it can be set in NULL and READY only"
+            ));
+        }
+        let (before, after, remark) = {
+            let mut settings = lock(&self.settings);
+            let before = settings.clone();
+            let remark = super::properties::set(Arc::make_mut(&mut settings), name, value);
+            (before, settings.clone(), remark.err())
+        };
+        if let Some(remark) = remark {
+            self.warn(&remark.to_string());
+        }
+        if hold::patience(&before) != hold::patience(&after) {
+            let message = gst::message::Latency::builder().src(&*self.obj()).build();
+            // Without a bus there is nobody to tell.
+            let _ = self.obj().post_message(message);
+        }
+    }
+
+    fn get(&self, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "stats" => {
+                let session = self.session();
+                let stats = session.as_ref().map(|session| session.stats());
+                let engine = session.map(|session| session.engine_use());
+                let (stats, engine) = (stats.unwrap_or_default(), engine.unwrap_or_default());
+                stats.structure(self.hold.len(), engine).to_value()
+            }
+            "stream-id" => {
+                let stream_id = lock(&self.settings).stream_id.clone();
+                let stream_id = stream_id.unwrap_or_else(|| name_of(&*self.obj()));
+                stream_id.to_value()
+            }
+            name => super::properties::get(&lock(&self.settings), name)
+                .unwrap_or_else(|| pspec.default_value().clone()),
+        }
+    }
+
+    /// Posts a WARNING about a property.
+    fn warn(&self, text: &str) {
+        gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
     }
 
     /// Posts the error, if it is the first since READY, and gives up.
@@ -144,10 +214,10 @@ impl QwenVL {
         let Some(running) = lock(&self.running).take() else {
             return;
         };
-        match running.worker.join() {
-            Ok(ids) => *lock(&self.ids) = ids,
-            Err(_) => gst::error!(CAT, imp = self, "The worker panicked"),
+        if !running.session.wait_gone(STOP_TIMEOUT) {
+            gst::info!(CAT, imp = self, "The worker is at work and ends by itself");
         }
+        running.outlets.close();
         *lock(&self.stream) = Stream::default();
     }
 }
@@ -202,7 +272,7 @@ impl ObjectSubclass for QwenVL {
             held: Arc::default(),
             running: Mutex::default(),
             hooks: Mutex::default(),
-            ids: Mutex::default(),
+            ids: Arc::default(),
         }
     }
 }
@@ -218,37 +288,14 @@ impl ObjectImpl for QwenVL {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let before = lock(&self.settings).clone();
-        let after = {
-            let mut settings = lock(&self.settings);
-            super::properties::set(Arc::make_mut(&mut settings), pspec.name(), value);
-            settings.clone()
-        };
-        if hold::patience(&before) != hold::patience(&after) {
-            let message = gst::message::Latency::builder().src(&*self.obj()).build();
-            // Without a bus there is nobody to tell.
-            let _ = self.obj().post_message(message);
-        }
+        failure::guarded(&self.obj(), "a property's setter", || {
+            self.set(value, pspec);
+        });
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        match pspec.name() {
-            "stats" => {
-                let session = self.session();
-                let stats = session.as_ref().map(|session| session.stats());
-                let engine = session.map(|session| session.engine_use());
-                let (stats, engine) = (stats.unwrap_or_default(), engine.unwrap_or_default());
-                stats.structure(self.hold.len(), engine).to_value()
-            }
-            "stream-id" => {
-                let stream_id = lock(&self.settings).stream_id.clone();
-                stream_id
-                    .unwrap_or_else(|| self.obj().name().into())
-                    .to_value()
-            }
-            name => super::properties::get(&lock(&self.settings), name)
-                .unwrap_or_else(|| pspec.default_value().clone()),
-        }
+        let value = failure::guarded(&self.obj(), "a property's getter", || self.get(pspec));
+        value.unwrap_or_else(|| pspec.default_value().clone())
     }
 
     fn constructed(&self) {
@@ -317,10 +364,9 @@ impl ElementImpl for QwenVL {
     }
 
     fn release_pad(&self, pad: &gst::Pad) {
-        let _ = pad.set_active(false);
         let ours = lock(&self.textpad).take_if(|text| text == pad);
-        if ours.is_some() && self.obj().remove_pad(pad).is_err() {
-            gst::warning!(CAT, imp = self, "The text pad is gone already");
+        if ours.is_some() {
+            self.release_text(pad);
         }
     }
 
@@ -330,11 +376,24 @@ impl ElementImpl for QwenVL {
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         gst::debug!(CAT, imp = self, "{transition:?}");
         match transition {
-            gst::StateChange::ReadyToPaused => self.start().map_err(|error| {
-                failure::post(&self.obj(), &error);
-                gst::StateChangeError
-            })?,
+            gst::StateChange::ReadyToPaused => {
+                self.text.set_phase(Phase::Preroll);
+                self.start().map_err(|error| {
+                    failure::post(&self.obj(), &error);
+                    gst::StateChangeError
+                })?;
+            }
+            // It would wait for itself.
+            gst::StateChange::PausedToReady if self.is_worker() => {
+                self.warn(
+                    "The state cannot be changed in a handler of the element's messages and signals: do \
+                     it in another thread",
+                );
+                return Err(gst::StateChangeError);
+            }
             gst::StateChange::PausedToReady => self.interrupt(),
+            gst::StateChange::PausedToPlaying => self.text.set_phase(Phase::Playing),
+            gst::StateChange::PlayingToPaused => self.text.set_phase(Phase::Paused),
             _ => (),
         }
         let result = self.parent_change_state(transition);

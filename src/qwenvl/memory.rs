@@ -16,6 +16,8 @@
 
 use gst_video::{VideoCapsBuilder, VideoFormat, VideoInfo};
 
+use super::strings::of_field;
+
 const DMABUF: &str = "memory:DMABuf";
 /// The format in caps of GStreamer 1.24 and newer that leave the format to the field below.
 const DMA_DRM: &str = "DMA_DRM";
@@ -166,7 +168,7 @@ pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
     };
     let kind = [DRM_FORMAT, "texture-target"]
         .into_iter()
-        .find_map(|field| Some(format!(" ({field}={})", structure.get::<&str>(field).ok()?)));
+        .find_map(|field| Some(format!(" ({field}={})", of_field(structure, field)?)));
     Some(format!(
         "Frames in {memory}{} cannot be read: put {element} and the caps filter video/x-raw in front",
         kind.unwrap_or_default()
@@ -175,10 +177,10 @@ pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
 
 /// How frames with these caps, which can be read, lie in their memory.
 pub(super) fn layout(caps: &gst::CapsRef) -> Result<VideoInfo, gst::glib::BoolError> {
-    let name = caps
-        .structure(0)
-        .and_then(|s| s.get::<&str>(DRM_FORMAT).ok());
-    let linear = LINEAR.iter().find(|(linear, _)| name == Some(*linear));
+    let name = caps.structure(0).and_then(|s| of_field(s, DRM_FORMAT));
+    let linear = LINEAR
+        .iter()
+        .find(|(linear, _)| name.as_deref() == Some(*linear));
     let Some((_, format)) = linear else {
         return VideoInfo::from_caps(caps);
     };

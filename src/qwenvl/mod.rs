@@ -56,6 +56,7 @@ mod memory;
 #[cfg(test)]
 mod model_check;
 mod monitor;
+mod outlets;
 mod properties;
 mod queries;
 mod sample;
@@ -63,9 +64,11 @@ mod session;
 mod settings;
 mod signals;
 mod stats;
+mod strings;
 mod sync;
 mod task;
 mod text;
+mod time;
 mod worker;
 
 use gst::glib;

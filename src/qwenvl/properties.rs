@@ -1,10 +1,13 @@
 //! The properties: what they are called, what they mean, and the settings they stand for.
 
+use std::borrow::Cow;
+
 use gst::glib;
 use gst::glib::value::FromValue;
 use gst::prelude::*;
 
 use super::settings::{Attach, Dtype, Layout, Mode, Overload, Quantization, Settings, TextTiming};
+use super::{strings, time};
 
 /// Specifications of all properties.
 pub(super) fn all() -> Vec<glib::ParamSpec> {
@@ -68,12 +71,14 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .nick("Window duration")
             .blurb("Length of a window in ns")
             .minimum(1)
+            .maximum(time::LAST)
             .default_value(d.window_duration)
             .build(),
         uint64("window-stride")
             .nick("Window stride")
             .blurb("Distance of the starts of windows in ns; below window-duration they overlap \
                 (0 = window-duration)")
+            .maximum(time::LAST)
             .default_value(d.window_stride)
             .build(),
         gst::ParamSpecFraction::builder("fps")
@@ -178,7 +183,8 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecUInt64::builder("eos-timeout")
             .nick("EOS timeout")
-            .blurb("Longest time in ns that the end of the stream waits for the last answers")
+            .blurb("Longest time in ns that the end of the stream waits for the last answers (2^64-1 = \
+                for ever)")
             .default_value(d.eos_timeout)
             .mutable_ready()
             .build(),
@@ -191,8 +197,8 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
         glib::ParamSpecUInt64::builder("attach-timeout")
             .nick("Attach timeout")
             .blurb("Longest time in ns that attach=window, or a live text pad with \
-                text-timing=span, waits for the answer to a window that is complete; with \
-                window-duration their latency")
+                text-timing=span, waits for the answer to a window that is complete (2^64-1 = for \
+                ever); with window-duration their latency")
             .default_value(d.attach_timeout)
             .mutable_ready()
             .build(),
@@ -229,18 +235,30 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
     ]
 }
 
+/// What is to be told about a value that was set.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub(super) enum Remark {
+    #[error("{name} is not UTF-8: what cannot be read of it is now U+FFFD")]
+    NotUtf8 { name: String },
+    #[error("{name} stays as it was: {value} is not possible, set {possible}")]
+    Refused {
+        name: String,
+        value: f64,
+        possible: &'static str,
+    },
+}
+
 /// Applies a value, whose type and range GObject has checked.
-pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
-    let s = settings;
+pub(super) fn set(s: &mut Settings, name: &str, value: &glib::Value) -> Result<(), Remark> {
     match name {
-        "model" => text(&mut s.model, value),
-        "revision" => put(&mut s.revision, value),
-        "device" => text(&mut s.device, value),
+        "model" => return text(&mut s.model, name, value),
+        "revision" => return optional_text(&mut s.revision, name, value),
+        "device" => return text(&mut s.device, name, value),
         "dtype" => put::<Dtype>(&mut s.dtype, value),
         "quantization" => put::<Quantization>(&mut s.quantization, value),
         "prompt-layout" => put::<Layout>(&mut s.prompt_layout, value),
-        "prompt" => text(&mut s.prompt, value),
-        "system-prompt" => put(&mut s.system_prompt, value),
+        "prompt" => return text(&mut s.prompt, name, value),
+        "system-prompt" => return optional_text(&mut s.system_prompt, name, value),
         "window-duration" => put(&mut s.window_duration, value),
         "window-stride" => put(&mut s.window_stride, value),
         "fps" => put(&mut s.fps, value),
@@ -251,11 +269,11 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         "total-pixels" => put(&mut s.total_pixels, value),
         "mode" => put::<Mode>(&mut s.mode, value),
         "max-tokens" => put(&mut s.max_tokens, value),
-        "temperature" => put(&mut s.temperature, value),
-        "top-p" => put(&mut s.top_p, value),
+        "temperature" => return number(&mut s.temperature, name, value),
+        "top-p" => return number(&mut s.top_p, name, value),
         "top-k" => put(&mut s.top_k, value),
-        "presence-penalty" => put(&mut s.presence_penalty, value),
-        "repetition-penalty" => put(&mut s.repetition_penalty, value),
+        "presence-penalty" => return number(&mut s.presence_penalty, name, value),
+        "repetition-penalty" => return factor(&mut s.repetition_penalty, name, value),
         "seed" => put(&mut s.seed, value),
         "overload" => put::<Overload>(&mut s.overload, value),
         "max-pending" => put(&mut s.max_pending, value),
@@ -267,9 +285,10 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) {
         #[cfg(feature = "analytics")]
         "attach-analytics" => put(&mut s.attach_analytics, value),
         "emit-tokens" => put(&mut s.emit_tokens, value),
-        "stream-id" => put(&mut s.stream_id, value),
+        "stream-id" => return optional_text(&mut s.stream_id, name, value),
         _ => (),
     }
+    Ok(())
 }
 
 /// The value of a property that is a setting.
@@ -319,9 +338,55 @@ fn put<T: for<'a> FromValue<'a>>(slot: &mut T, value: &glib::Value) {
     }
 }
 
-/// A string that is empty rather than NULL.
-fn text(slot: &mut String, value: &glib::Value) {
-    if let Ok(value) = value.get::<Option<String>>() {
-        *slot = value.unwrap_or_default();
+/// A string that may be NULL.
+fn optional_text(slot: &mut Option<String>, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    let text = strings::of_value(value);
+    let lossy = matches!(&text, Some(Cow::Owned(_)));
+    *slot = text.map(Cow::into_owned);
+    match lossy {
+        true => Err(Remark::NotUtf8 { name: name.into() }),
+        false => Ok(()),
     }
+}
+
+/// A string that is empty rather than NULL.
+fn text(slot: &mut String, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    let mut text = None;
+    let remark = optional_text(&mut text, name, value);
+    *slot = text.unwrap_or_default();
+    remark
+}
+
+/// A number from 0, or -1.
+fn number(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    let from_zero = |v: f64| v >= 0.0 && v.is_finite();
+    checked(slot, name, value, from_zero, "0 or more, or -1")
+}
+
+/// A number above 0, or -1.
+fn factor(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    let positive = |v: f64| v > 0.0 && v.is_finite();
+    checked(slot, name, value, positive, "more than 0, or -1")
+}
+
+fn checked(
+    slot: &mut f64,
+    name: &str,
+    value: &glib::Value,
+    fits: impl Fn(f64) -> bool,
+    possible: &'static str,
+) -> Result<(), Remark> {
+    let Ok(value) = value.get::<f64>() else {
+        return Ok(());
+    };
+    if value != -1.0 && !fits(value) {
+        let name = name.into();
+        return Err(Remark::Refused {
+            name,
+            value,
+            possible,
+        });
+    }
+    *slot = value;
+    Ok(())
 }

@@ -22,10 +22,7 @@ impl QwenVL {
                 query.set_result(fits);
                 true
             }
-            gst::QueryViewMut::Allocation(query) => {
-                self.allocation(query);
-                true
-            }
+            gst::QueryViewMut::Allocation(query) => self.allocation(query),
             _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
         }
     }
@@ -53,8 +50,11 @@ impl QwenVL {
         caps
     }
 
-    /// Asks for as many more buffers as may be held here.
-    fn allocation(&self, query: &mut gst::query::Allocation) {
+    /// Asks for as many more buffers as may be held here. Without caps there is no size to tell.
+    fn allocation(&self, query: &mut gst::query::Allocation) -> bool {
+        if query.get().0.is_none() {
+            return false;
+        }
         let held = MAX_HELD as u32;
         self.srcpad.peer_query(query.query_mut());
         let pools: Vec<_> = query.allocation_pools().collect();
@@ -72,5 +72,6 @@ impl QwenVL {
             let min = min.saturating_add(held);
             query.set_nth_allocation_pool(i as u32, pool.as_ref(), size, min, max);
         }
+        true
     }
 }

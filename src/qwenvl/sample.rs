@@ -35,6 +35,8 @@ pub(super) struct Sample {
     pub(super) overload: Overload,
     /// When it came in.
     pub(super) arrived: Instant,
+    /// By how much it came later than at its running time, by the pipeline's clock; only of live video.
+    pub(super) delay: Option<gst::ClockTime>,
 }
 
 impl Sample {

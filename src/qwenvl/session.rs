@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qwen3_vl::backend::{self, Backend};
 
 use super::monitor::Monitor;
 use super::sample::Sample;
-use super::stats::{EngineUse, Stats};
+use super::stats::{EngineUse, Stats, count};
 use super::sync::now;
 use super::text::Mark;
 
@@ -55,6 +55,8 @@ pub(super) enum Control {
 pub(super) enum Next {
     Control(Control),
     Work(Work),
+    /// Nothing until the time it gave.
+    Nothing,
 }
 
 /// Why a wait ended without what was waited for.
@@ -100,8 +102,12 @@ struct State {
     failed: bool,
     /// There once the model is loaded, until the worker is gone, which owns it.
     backend: Option<Weak<dyn Backend>>,
-    /// The worker is gone.
+    /// The worker has ended every window.
     finished: bool,
+    /// The worker is gone, and what it held is free.
+    gone: bool,
+    /// The worker runs code of the application: handlers of the bus or of a signal.
+    telling: bool,
     /// Whether the worker has something in its hands.
     busy: bool,
     /// Windows that the worker has opened and not yet ended.
@@ -143,7 +149,7 @@ impl Session {
     /// The descriptions that the next buffer shall carry.
     pub(super) fn take_descriptions(&self) -> Result<Vec<gst::Structure>, Interrupted> {
         let mut state = self.0.lock();
-        state.stats.frames += 1;
+        count(&mut state.stats.frames);
         match state.interrupted() {
             Some(why) => Err(why),
             None => Ok(std::mem::take(&mut state.attach)),
@@ -168,7 +174,9 @@ impl Session {
     pub(super) fn has_room(&self) -> bool {
         let mut state = self.0.lock();
         let room = state.frames_waiting() < MAX_WORK;
-        state.stats.skipped += u64::from(!room);
+        if !room {
+            count(&mut state.stats.skipped);
+        }
         room
     }
 
@@ -183,12 +191,12 @@ impl Session {
                 break;
             }
             if !wait {
-                state.stats.skipped += 1;
+                count(&mut state.stats.skipped);
                 return Ok(());
             }
             state = self.0.wait(state);
         }
-        state.stats.sampled += 1;
+        count(&mut state.stats.sampled);
         state.work.push_back(Work::Frame(sample));
         drop(state);
         self.0.wake();
@@ -265,10 +273,28 @@ impl Session {
         in_time
     }
 
+    /// After [`Self::stop`]: waits until the worker is gone, at most for `timeout`, because it may compute
+    /// or free memory. While it runs code of the application there is no limit. Whether it is gone.
+    pub(super) fn wait_gone(&self, timeout: Duration) -> bool {
+        let mut deadline = now().checked_add(timeout);
+        let mut state = self.0.lock();
+        let mut in_time = true;
+        while in_time && !state.gone {
+            if state.telling {
+                state = self.0.wait(state);
+                deadline = now().checked_add(timeout);
+            } else {
+                (state, in_time) = self.0.wait_until(state, deadline);
+            }
+        }
+        state.gone
+    }
+
     /// The time for the last answers is over, and for frames that have not even become windows.
     pub(super) fn expire(&self) {
         self.0.change(|state| {
-            state.stats.skipped += state.frames_waiting() as u64;
+            let lost = state.frames_waiting() as u64;
+            state.stats.skipped = state.stats.skipped.saturating_add(lost);
             state.work.retain(|work| !matches!(work, Work::Frame(_)));
             state.control.push_back(Control::Expire);
         });
@@ -278,7 +304,7 @@ impl Session {
     pub(super) fn flush_start(&self) {
         self.0.change(|state| {
             state.flushing = true;
-            state.epoch += 1;
+            state.epoch = state.epoch.wrapping_add(1);
             state.work.clear();
             state.attach.clear();
             let epoch = state.epoch;
@@ -372,8 +398,14 @@ impl Session {
 
     // The worker.
 
-    /// What to do next: control first, then work that `admits` lets in.
-    pub(super) fn next(&self, outstanding: usize, admits: impl Fn(&Work) -> bool) -> Next {
+    /// What to do next: control first, then work that `admits` lets in. Waits for it until then, if there
+    /// is such a time.
+    pub(super) fn next(
+        &self,
+        outstanding: usize,
+        until: Option<Instant>,
+        admits: impl Fn(&Work) -> bool,
+    ) -> Next {
         let mut state = self.0.lock();
         state.outstanding = outstanding;
         state.stats.outstanding = outstanding as u64;
@@ -392,8 +424,23 @@ impl Session {
                 self.0.wake();
                 return Next::Work(work);
             }
-            state = self.0.wait(state);
+            let in_time;
+            (state, in_time) = self.0.wait_until(state, until);
+            if !in_time {
+                state.busy = true;
+                return Next::Nothing;
+            }
         }
+    }
+
+    /// The worker begins or ends to run code of the application.
+    pub(super) fn telling(&self, telling: bool) {
+        self.0.change(|state| state.telling = telling);
+    }
+
+    /// The worker is gone, and so is what it held.
+    pub(super) fn gone(&self) {
+        self.0.change(|state| state.gone = true);
     }
 
     /// The worker is gone, but for the engine that it may still hold.

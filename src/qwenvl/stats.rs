@@ -21,6 +21,11 @@ pub(super) struct Stats {
     pub(super) outstanding: u64,
 }
 
+/// One more.
+pub(super) fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}
+
 /// How much of the engine is in use, by all who share it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EngineUse {

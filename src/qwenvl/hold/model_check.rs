@@ -57,7 +57,7 @@ fn the_end_of_a_window_lets_its_frames_go() {
             move || {
                 hold.opened(0, at(0), 2);
                 hold.decided(at(2));
-                hold.closed(0, SECOND);
+                hold.closed(0, Some(SECOND));
                 let description = gst::Structure::new_empty("description");
                 hold.ended(0, Some(description));
             }
@@ -77,7 +77,7 @@ fn a_window_that_takes_too_long_is_not_waited_for() {
         hold.opened(0, at(0), 2);
         push(&hold, &[0], SECOND).unwrap();
         hold.decided(at(2));
-        hold.closed(0, SECOND);
+        hold.closed(0, Some(SECOND));
         assert_eq!(task.join().unwrap(), [0]);
     });
 }

@@ -8,15 +8,16 @@ use gst::subclass::prelude::*;
 use super::{Item, Place};
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Attach, Settings};
+use crate::qwenvl::time::clock_time;
 
 /// What a frame may come later than at its deadline, because threads do not run at once.
-const SLACK: Duration = Duration::from_millis(50);
+const SLACK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 
 /// The longest time between the arrival of a window's first frame and the answer that is waited
 /// for.
 pub(in crate::qwenvl) fn patience(settings: &Settings) -> gst::ClockTime {
     let wait = settings.window_duration;
-    gst::ClockTime::from_nseconds(wait.saturating_add(settings.attach_timeout))
+    clock_time(wait.saturating_add(settings.attach_timeout))
 }
 
 impl QwenVL {
@@ -89,9 +90,10 @@ impl QwenVL {
         // A live frame leaves in time for the latency that was promised.
         let deadline = live.then(|| Instant::now().checked_add(patience)).flatten();
         // While one window leaves, at the pace of the sink, the next one comes in.
-        let mut limit = 2 * Duration::from_nanos(settings.window_duration);
+        let window = Duration::from_nanos(settings.window_duration);
+        let mut limit = window.saturating_mul(2);
         if live {
-            limit += patience;
+            limit = limit.saturating_add(patience);
         }
         let position = lock(&self.stream).position;
         self.hold
@@ -141,10 +143,7 @@ impl QwenVL {
     pub(in crate::qwenvl) fn latency(&self, settings: &Settings) -> gst::ClockTime {
         match settings.attach {
             Attach::Next => gst::ClockTime::ZERO,
-            Attach::Window => {
-                let slack = gst::ClockTime::from_nseconds(SLACK.as_nanos() as u64);
-                patience(settings).saturating_add(slack)
-            }
+            Attach::Window => patience(settings).saturating_add(SLACK),
         }
     }
 
@@ -158,7 +157,11 @@ impl QwenVL {
             if live {
                 // What is held here may be held anywhere: as much more as it takes.
                 let own = self.latency(&settings);
-                query.set(live, min + own, max.map(|max| max + own));
+                query.set(
+                    live,
+                    min.saturating_add(own),
+                    max.map(|max| max.saturating_add(own)),
+                );
             }
         }
         done

@@ -136,9 +136,9 @@ impl Hold {
         self.change(|state| state.queue.opened(window, start, end));
     }
 
-    /// A window waits for its answer; nothing waits for it longer than `patience`.
-    pub(in crate::qwenvl) fn closed(&self, window: u64, patience: Duration) {
-        if let Some(until) = now().checked_add(patience) {
+    /// A window waits for its answer; nothing waits for it longer than `timeout`, if there is one.
+    pub(in crate::qwenvl) fn closed(&self, window: u64, timeout: Option<Duration>) {
+        if let Some(until) = timeout.and_then(|timeout| now().checked_add(timeout)) {
             self.change(|state| state.queue.closed(window, until));
         }
     }

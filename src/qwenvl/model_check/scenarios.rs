@@ -33,6 +33,7 @@ fn frame() -> Box<Sample> {
         plan: Arc::new(Plan { settings, rules }),
         overload: Overload::Block,
         arrived: Instant::now(),
+        delay: None,
     })
 }
 
@@ -57,7 +58,7 @@ impl Worker {
     /// With a window that waits for its answer.
     fn new(session: &Arc<Session>) -> Self {
         session.push_frame(frame(), false).unwrap();
-        drop(session.next(0, |_| true));
+        drop(session.next(0, None, |_| true));
         Self {
             session: session.clone(),
             epoch: 0,
@@ -76,7 +77,7 @@ impl Worker {
         // As in a file: one request at a time.
         let room = self.asked.is_empty();
         let admits = |work: &Work| room || !matches!(work, Work::Frame(_));
-        match self.session.next(self.asked.len(), admits) {
+        match self.session.next(self.asked.len(), None, admits) {
             Next::Work(Work::Frame(_)) => {
                 let window = self.ends.lock().unwrap().len() as u64;
                 self.asked.push(window);
@@ -94,7 +95,7 @@ impl Worker {
                 self.session.finished();
                 return false;
             }
-            Next::Work(_) | Next::Control(Control::Ready(_)) => {}
+            Next::Nothing | Next::Work(_) | Next::Control(Control::Ready(_)) => {}
         }
         true
     }
@@ -190,9 +191,9 @@ fn room_ends_the_wait_for_room() {
         fill(&session);
         let worker = thread::spawn({
             let session = session.clone();
-            move || match session.next(0, |_| true) {
+            move || match session.next(0, None, |_| true) {
                 Next::Work(work) => drop(work),
-                Next::Control(_) => unreachable!("there is none"),
+                Next::Control(_) | Next::Nothing => unreachable!("there is none"),
             }
         });
         assert_eq!(session.push_frame(frame(), true), Ok(()));

@@ -7,6 +7,6 @@ pub(super) mod pad;
 mod stream;
 mod timeline;
 
-pub(super) use self::stream::{Mark, Text};
+pub(super) use self::stream::{Mark, Phase, Text};
 pub(super) use self::timeline::Placing;
 use super::{monitor, sync};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use self::stream::{Mark, Text};
+use self::stream::{Mark, Phase, Text};
 use super::timeline::{self, Out, Placing};
 use crate::qwenvl::model_check::{check, monitor, sync};
 
@@ -23,13 +23,14 @@ fn started(
     last: fn(&Out<Mark>) -> bool,
 ) -> (Arc<Text>, thread::JoinHandle<Option<Out<Mark>>>) {
     let text = Arc::new(Text::default());
-    text.start();
+    let pad = text.start();
+    text.set_phase(Phase::Playing);
     text.set_placing(placing);
     let segment = Arc::new(gst::FormattedSegment::new());
     text.mark(Mark::Segment(segment, Some(None)));
     let task = thread::spawn({
         let text = text.clone();
-        move || std::iter::from_fn(|| text.next()).find(last)
+        move || std::iter::from_fn(|| text.next(pad, || false)).find(last)
     });
     (text, task)
 }

@@ -1,5 +1,7 @@
 //! The request pad `text` and its task.
 
+use std::time::Duration;
+
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
@@ -10,9 +12,13 @@ use crate::qwenvl::hold::pad as hold;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::sample::end_of;
 use crate::qwenvl::settings::{Settings, TextTiming};
+use crate::qwenvl::time::clock_time;
 
 /// Name of the pad and of its template.
 pub(in crate::qwenvl) const NAME: &str = "text";
+
+/// How long a release waits for a push of text to return.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What the pad carries.
 pub(in crate::qwenvl) fn caps() -> gst::Caps {
@@ -84,20 +90,21 @@ impl QwenVL {
                 .stop_task()
                 .map_err(|_| gst::loggable_error!(CAT, "The text task does not stop"));
         }
-        self.text.start();
+        let number = self.text.start();
         // Requested while the stream runs, it begins in the middle.
         let segment = lock(&self.stream).segment.clone();
         if let Some(segment) = segment {
             self.text.set_placing(self.placing());
             self.text.mark(Mark::Segment(segment, Some(self.group())));
         }
-        self.start_text(pad)
+        self.start_text(pad, number)
             .map_err(|_| gst::loggable_error!(CAT, "The text task does not start"))
     }
 
-    fn start_text(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
+    fn start_text(&self, pad: &gst::Pad, number: u64) -> Result<(), gst::glib::BoolError> {
         let mut segment = None;
-        let turn = move |this: &Self, pad: &gst::Pad| match this.text.next() {
+        let next = move |this: &Self| this.text.next(number, || this.is_prerolled());
+        let turn = move |this: &Self, pad: &gst::Pad| match next(this) {
             Some(out) => this.push_text(pad, out, &mut segment),
             None => drop(pad.pause_task()),
         };
@@ -144,9 +151,41 @@ impl QwenVL {
         if let Some(pad) = self.text_pad() {
             pad.push_event(event.clone());
             self.text.flush_stop();
-            if self.text.active() && self.start_text(&pad).is_err() {
+            if self.text.active() && self.start_text(&pad, self.text.pad()).is_err() {
                 gst::warning!(CAT, imp = self, "The text task does not start again");
             }
+        }
+    }
+
+    /// Whether the whole pipeline waits to be played.
+    fn is_prerolled(&self) -> bool {
+        let mut top: gst::Object = self.obj().clone().upcast();
+        while let Some(parent) = top.parent() {
+            top = parent;
+        }
+        let Ok(pipeline) = top.downcast::<gst::Element>() else {
+            return false;
+        };
+        let (_, current, pending) = pipeline.state(gst::ClockTime::ZERO);
+        current == gst::State::Paused && pending == gst::State::VoidPending
+    }
+
+    /// Takes the pad away. Its task may be in a push that does not return: the sink behind it may wait
+    /// for its time. A flush would end that, but a muxer hands it on, and a file is empty then.
+    pub(in crate::qwenvl) fn release_text(&self, pad: &gst::Pad) {
+        self.text.stop();
+        let at_rest = self.text.wait_at_rest(RELEASE_TIMEOUT);
+        if at_rest && pad.set_active(false).is_err() {
+            gst::warning!(CAT, imp = self, "The text pad does not stop");
+        }
+        if self.obj().remove_pad(pad).is_err() {
+            gst::warning!(CAT, imp = self, "The text pad is gone already");
+        }
+        if !at_rest {
+            let pad = pad.clone();
+            let end = std::thread::Builder::new().name("qwenvl-text-end".into());
+            // Without a thread the task ends all the same, and is never joined.
+            let _ = end.spawn(move || pad.stop_task());
         }
     }
 
@@ -168,7 +207,7 @@ impl QwenVL {
 
     fn push_text(&self, pad: &gst::Pad, out: Out<Mark>, segment: &mut Option<Segment>) {
         let at = |segment: &Option<Segment>, time: u64| {
-            let (time, segment) = (gst::ClockTime::from_nseconds(time), segment.as_ref()?);
+            let (time, segment) = (clock_time(time), segment.as_ref()?);
             let time = end_of(segment).map_or(time, |end| time.min(end));
             segment.position_from_running_time(time)
         };
@@ -232,7 +271,7 @@ impl QwenVL {
                 };
                 let own = own.max(self.latency(&settings));
                 let max = max.filter(|_| own.is_zero());
-                query.set(true, min + own, max);
+                query.set(true, min.saturating_add(own), max);
             }
         }
         done

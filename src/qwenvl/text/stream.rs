@@ -24,8 +24,23 @@ pub(in crate::qwenvl) enum Mark {
     Eos,
 }
 
+/// How far the pipeline is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::qwenvl) enum Phase {
+    /// Not yet playing: a sink keeps its first buffer, and so the video, until all sinks have one.
+    Preroll,
+    Playing,
+    /// Nothing moves, and nothing is stuck.
+    Paused,
+}
+
 struct State {
     timeline: Timeline<Mark>,
+    phase: Phase,
+    /// Number of the pad that is served.
+    pad: u64,
+    /// The pad's task is pushing.
+    out: bool,
     flushing: bool,
     /// The peer takes nothing more.
     refused: bool,
@@ -38,14 +53,19 @@ struct State {
 impl State {
     /// How the push goes, and when it will go worse.
     fn push(&self) -> (Push, Option<Instant>) {
-        let Some(since) = self.pushing else {
-            return (Push::Free, None);
+        let free = match self.phase {
+            Phase::Preroll => Push::Preroll,
+            Phase::Playing | Phase::Paused => Push::Free,
+        };
+        let since = self.pushing.filter(|_| self.phase != Phase::Paused);
+        let Some(since) = since else {
+            return (free, None);
         };
         let so_far = now().saturating_duration_since(since);
         if so_far < PATIENCE {
-            (Push::Free, since.checked_add(PATIENCE))
-        } else if so_far < 2 * PATIENCE {
-            (Push::Stuck, since.checked_add(2 * PATIENCE))
+            (free, since.checked_add(PATIENCE))
+        } else if so_far < PATIENCE.saturating_mul(2) {
+            (Push::Stuck, since.checked_add(PATIENCE.saturating_mul(2)))
         } else {
             (Push::StillStuck, None)
         }
@@ -64,6 +84,9 @@ impl Default for Text {
         Self {
             state: Monitor::new(State {
                 timeline: Timeline::new(Placing::Span),
+                phase: Phase::Preroll,
+                pad: 0,
+                out: false,
                 flushing: false,
                 refused: false,
                 pushing: None,
@@ -84,6 +107,17 @@ impl Text {
         if self.active() {
             self.state.change(change);
         }
+    }
+
+    // The application's thread.
+
+    /// The pipeline begins to play, or stands still.
+    pub(in crate::qwenvl) fn set_phase(&self, phase: Phase) {
+        self.state.change(|state| {
+            state.phase = phase;
+            // A push that stood still begins anew.
+            state.pushing = state.pushing.map(|_| now());
+        });
     }
 
     // The streaming thread.
@@ -155,11 +189,31 @@ impl Text {
 
     // The pad.
 
-    pub(super) fn start(&self) {
+    /// Serves a new pad, under the number that is given back.
+    pub(super) fn start(&self) -> u64 {
         let mut state = self.state.lock();
         state.timeline.flush();
         (state.flushing, state.refused, state.pushing) = (false, false, None);
+        (state.pad, state.out) = (state.pad.wrapping_add(1), false);
         self.active.store(true, Ordering::Release);
+        state.pad
+    }
+
+    /// The number of the pad that is served.
+    pub(super) fn pad(&self) -> u64 {
+        self.state.lock().pad
+    }
+
+    /// After [`Self::stop`]: waits until the pad's task pushes nothing, at most for `timeout`. Whether it
+    /// does not.
+    pub(super) fn wait_at_rest(&self, timeout: Duration) -> bool {
+        let until = now().checked_add(timeout);
+        let mut state = self.state.lock();
+        let mut in_time = true;
+        while in_time && state.out {
+            (state, in_time) = self.state.wait_until(state, until);
+        }
+        !state.out
     }
 
     pub(super) fn stop(&self) {
@@ -190,17 +244,34 @@ impl Text {
         self.change(|state| state.refused = true);
     }
 
-    /// Waits for what to push next; none if the task shall rest.
-    pub(super) fn next(&self) -> Option<Out<Mark>> {
+    /// Waits for what this pad pushes next; none if its task shall rest. `prerolled` says whether all
+    /// sinks have what they need before they play.
+    pub(super) fn next(&self, pad: u64, prerolled: impl Fn() -> bool) -> Option<Out<Mark>> {
         let mut state = self.state.lock();
+        if state.pad == pad && std::mem::take(&mut state.out) {
+            self.state.wake();
+        }
         loop {
-            if !self.active() || state.flushing {
+            if !self.active() || state.flushing || state.pad != pad {
                 return None;
             }
             let (push, until) = state.push();
+            if push >= Push::Stuck && state.phase == Phase::Preroll {
+                // Without the lock, because it asks the pipeline.
+                drop(state);
+                let prerolled = prerolled();
+                state = self.state.lock();
+                if prerolled && state.phase == Phase::Preroll {
+                    state.phase = Phase::Paused;
+                    continue;
+                }
+            }
             match state.timeline.next(push) {
                 Some(Out::Text { .. } | Out::Gap { .. }) if state.refused => continue,
-                Some(out) => return Some(out),
+                Some(out) => {
+                    state.out = true;
+                    return Some(out);
+                }
                 None => {}
             }
             let until = until.filter(|_| state.timeline.waits());

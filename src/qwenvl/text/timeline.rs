@@ -30,12 +30,25 @@ pub(in crate::qwenvl) enum Placing {
 pub(super) enum Push {
     /// It may return at any moment.
     Free,
+    /// The pipeline is not playing yet: the peer needs something to preroll with.
+    Preroll,
     /// It does not return: a muxer holds the video back until it knows what text there is. A window
     /// that has no text yet no longer holds this stream back.
     Stuck,
     /// Nor has it after a GAP: the muxer is not sparse-aware. It stays at the text that it has until
     /// it has the next one, so it is given one.
     StillStuck,
+}
+
+/// What the peer needs to let the video go on, as far as it has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Peer {
+    /// GAPs: it is sparse-aware.
+    Sparse,
+    /// It stays at a text until something lies behind it, so something follows at once (`qtmux`).
+    StaysAtText,
+    /// Texts: it looks at no GAP, and lets no video go past the last text (`splitmuxsink`).
+    NeedsText,
 }
 
 /// What comes next on the pad.
@@ -104,8 +117,7 @@ pub(super) struct Timeline<M> {
     shown: Option<String>,
     /// Where the last text of this segment starts.
     last: Option<Nanos>,
-    /// The peer stays at a text until something lies behind it, so something follows at once.
-    hurried: bool,
+    peer: Peer,
     /// Texts that a slow peer lost.
     pub(super) lost: u64,
 }
@@ -124,7 +136,7 @@ impl<M> Timeline<M> {
             more: None,
             shown: None,
             last: None,
-            hurried: false,
+            peer: Peer::Sparse,
             lost: 0,
         }
     }
@@ -182,7 +194,7 @@ impl<M> Timeline<M> {
             (Placing::Answer { .. }, _) if !self.has_segment() => return,
             (Placing::Answer { hold }, _) => {
                 let start = self.video.max(self.said);
-                let end = start + self.hold(hold);
+                let end = start.saturating_add(self.hold(hold));
                 self.entries.push_back(Entry::Text { start, end, text });
             }
         }
@@ -191,7 +203,7 @@ impl<M> Timeline<M> {
             && let Some(oldest) = self.entries.iter().position(texts)
         {
             self.entries.remove(oldest);
-            self.lost += 1;
+            self.lost = self.lost.saturating_add(1);
         }
     }
 
@@ -207,7 +219,7 @@ impl<M> Timeline<M> {
 
     /// How long a text stands before it is said again.
     fn hold(&self, hold: Nanos) -> Nanos {
-        if self.hurried {
+        if self.peer > Peer::Sparse {
             hold.min(2 * LEAD)
         } else {
             hold
@@ -224,7 +236,7 @@ impl<M> Timeline<M> {
     /// it, or if it took it ahead of the video together with the one before, which a text without
     /// anything behind it makes it do.
     fn holds(&self) -> bool {
-        let ahead = !self.hurried;
+        let ahead = self.peer == Peer::Sparse;
         self.last.is_some_and(|last| ahead || last <= self.video)
     }
 
@@ -244,7 +256,9 @@ impl<M> Timeline<M> {
         match self.entries.get(skip) {
             None | Some(Entry::Window { .. }) => {
                 let stuck = push >= Push::Stuck;
-                let more = self.more().or_else(|| self.gap(stuck));
+                let more = self.more().or_else(|| self.preroll(push));
+                let more = more.or_else(|| self.keep_ahead());
+                let more = more.or_else(|| self.gap(stuck));
                 more.or_else(|| self.release(push))
             }
             Some(_) => Some(match self.entries.remove(skip)? {
@@ -269,7 +283,7 @@ impl<M> Timeline<M> {
             // what may have to be put behind it, or each would be later than the one before.
             length = length.saturating_sub(LEAST_GAP).max(LEAST_GAP);
         }
-        let end = start + length;
+        let end = start.saturating_add(length);
         self.last = Some(start);
         self.covered = self.covered.max(end);
         self.forgotten = false;
@@ -285,7 +299,7 @@ impl<M> Timeline<M> {
             Placing::Span if !text.is_empty() => More::Text,
             _ => More::Gap(start, end),
         };
-        self.more = self.hurried.then_some(more);
+        self.more = (self.peer == Peer::StaysAtText).then_some(more);
         Out::Text { start, end, text }
     }
 
@@ -300,22 +314,54 @@ impl<M> Timeline<M> {
         })
     }
 
+    /// Something to preroll with, which says nothing of what follows.
+    fn preroll(&mut self, push: Push) -> Option<Out<M>> {
+        let first = self.forgotten && self.placing == Placing::Span;
+        (push == Push::Preroll && first).then(|| {
+            self.forgotten = false;
+            let (start, end) = (self.said, self.said);
+            Out::Gap { start, end }
+        })
+    }
+
     /// Lets a video go on that only another text sets free.
     fn release(&mut self, push: Push) -> Option<Out<M>> {
-        (push == Push::StillStuck && self.holds()).then(|| {
-            self.hurried = true;
+        if push < Push::StillStuck || !self.placed {
+            return None;
+        }
+        if self.peer == Peer::Sparse && self.last.is_some() {
+            self.peer = Peer::StaysAtText;
+            return Some(self.say_nothing());
+        }
+        // Neither a GAP nor what lies behind the last text has helped.
+        let behind = self.last.is_none_or(|last| last <= self.video);
+        (self.peer < Peer::NeedsText && behind).then(|| {
+            self.peer = Peer::NeedsText;
             self.say_nothing()
         })
     }
 
+    /// For a peer that needs texts: one that lies ahead of the video.
+    fn keep_ahead(&mut self) -> Option<Out<M>> {
+        self.falls_behind().then(|| self.say_nothing())
+    }
+
+    fn falls_behind(&self) -> bool {
+        let ahead = self.video.saturating_add(LEAD / 2);
+        self.placed && self.peer == Peer::NeedsText && self.last.is_none_or(|last| last < ahead)
+    }
+
     /// A text that tells nothing new: the one on show, or an empty one.
     fn say_nothing(&mut self) -> Out<M> {
-        let start = self.said.max(self.covered);
+        let mut start = self.said.max(self.covered);
+        if self.peer == Peer::NeedsText {
+            start = start.max(self.video.saturating_add(LEAD));
+        }
         match (self.placing, self.shown.clone()) {
             (Placing::Answer { hold }, Some(text)) => {
-                self.say(start, start + self.hold(hold), text)
+                self.say(start, start.saturating_add(self.hold(hold)), text)
             }
-            _ => self.say(start, start + LEAST_GAP, String::new()),
+            _ => self.say(start, start.saturating_add(LEAST_GAP), String::new()),
         }
     }
 
@@ -323,15 +369,15 @@ impl<M> Timeline<M> {
     fn gap_end(&self, stuck: bool) -> Option<Nanos> {
         let to = match self.placing {
             // Whoever reads a GAP where it starts, and needs more behind it, gets a little more.
-            Placing::Answer { .. } if stuck => self.video + LEAD + LEAST_GAP,
-            Placing::Answer { .. } => self.video + LEAD,
-            Placing::Span if stuck => self.video + LEAD,
+            Placing::Answer { .. } if stuck => self.video.saturating_add(LEAD + LEAST_GAP),
+            Placing::Answer { .. } => self.video.saturating_add(LEAD),
+            Placing::Span if stuck => self.video.saturating_add(LEAD),
             Placing::Span => match self.entries.front() {
                 Some(Entry::Window { start, .. }) => *start,
                 _ => self.decided,
             },
         };
-        let least = self.silent_from(stuck) + LEAST_GAP;
+        let least = self.silent_from(stuck).saturating_add(LEAST_GAP);
         let free = self.placing != Placing::Span && !self.holds();
         let repeat = self.forgotten && (stuck || free);
         match self.placed {
@@ -352,7 +398,7 @@ impl<M> Timeline<M> {
 
     /// Whether the video has come so far that there is something to say.
     pub(super) fn due(&self) -> bool {
-        self.gap_end(false).is_some()
+        self.falls_behind() || self.gap_end(false).is_some()
     }
 
     fn gap(&mut self, stuck: bool) -> Option<Out<M>> {
@@ -361,10 +407,10 @@ impl<M> Timeline<M> {
         if let (Placing::Answer { hold }, Some(text)) = (self.placing, self.shown.clone()) {
             let start = start.max(self.video);
             let hold = hold.min(2 * LEAD);
-            return Some(self.say(start, start + hold, text));
+            return Some(self.say(start, start.saturating_add(hold), text));
         }
         // Some read only where one starts.
-        self.more = stuck.then_some(More::Gap(to, to + LEAST_GAP));
+        self.more = stuck.then_some(More::Gap(to, to.saturating_add(LEAST_GAP)));
         (self.said, self.forgotten) = (to, false);
         Some(Out::Gap { start, end: to })
     }

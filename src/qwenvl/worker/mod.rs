@@ -4,14 +4,20 @@
 //! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer ─► bus, meta
 //! ```
 
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "parts of a picture that lies in memory"
+)]
 mod geometry;
 mod picture;
+mod planes;
+mod silence;
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use gst::glib;
 use gst::prelude::*;
@@ -20,16 +26,20 @@ use qwen3_vl::frames::Size;
 use qwen3_vl::window::{Event, WindowRules, Windows};
 
 use self::picture::{Converter, Picture};
+use self::silence::Silence;
 use self::window::{Asked, Ending, OpenWindow, Target};
 use super::failure;
 use super::hold::{Hold, Place};
 use super::hooks::{Hooks, Stage};
-use super::imp::CAT;
+use super::imp::{CAT, lock};
+use super::outlets::Outlets;
 use super::sample::{Plan, Sample, end_of};
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
 use super::signals;
-use super::text::Text;
+use super::stats::count;
+use super::strings::name_of;
+use super::time::{self, clock_time};
 use crate::message::{Reason, Request};
 
 /// The numbers that the next window and request will have.
@@ -43,10 +53,10 @@ pub(super) struct Ids {
 pub(super) struct Worker {
     element: super::QwenVL,
     session: Arc<Session>,
-    text: Arc<Text>,
-    hold: Arc<Hold>,
+    outlets: Arc<Outlets>,
     hooks: Hooks,
-    ids: Ids,
+    /// Of all runs of the element.
+    ids: Arc<Mutex<Ids>>,
     epoch: u64,
     backend: Option<Arc<dyn Backend>>,
     converter: Converter,
@@ -54,6 +64,7 @@ pub(super) struct Worker {
     open: BTreeMap<u64, OpenWindow>,
     /// Closed windows that have not been told of, oldest first.
     asked: VecDeque<Asked>,
+    silence: Silence,
 }
 
 /// Why the worker gives up.
@@ -63,16 +74,14 @@ impl Worker {
     pub(super) fn new(
         element: super::QwenVL,
         session: Arc<Session>,
-        text: Arc<Text>,
-        hold: Arc<Hold>,
+        outlets: Arc<Outlets>,
         hooks: Hooks,
-        ids: Ids,
+        ids: Arc<Mutex<Ids>>,
     ) -> Self {
         Self {
             element,
             session,
-            text,
-            hold,
+            outlets,
             hooks,
             ids,
             epoch: 0,
@@ -81,15 +90,16 @@ impl Worker {
             windows: None,
             open: BTreeMap::new(),
             asked: VecDeque::new(),
+            silence: Silence::default(),
         }
     }
 
     /// Works until the session stops or fails.
-    pub(super) fn run(mut self) -> Ids {
+    pub(super) fn run(mut self) {
         let session = self.session.clone();
         loop {
-            let outstanding = self.open.len() + self.asked.len();
-            let next = session.next(outstanding, |work| self.admits(work));
+            let outstanding = self.open.len().saturating_add(self.asked.len());
+            let next = session.next(outstanding, self.next_look(), |work| self.admits(work));
             let end = match next {
                 Next::Control(Control::Stop) => Some((Reason::Cancelled, None)),
                 Next::Control(Control::Abort(why)) => Some((Reason::Error, Some(why))),
@@ -109,9 +119,9 @@ impl Worker {
             };
             if let Some((reason, why)) = end {
                 self.drop_all(reason, why.as_deref());
-                self.hold.all_decided();
+                self.outlets.hold(Hold::all_decided);
                 session.finished();
-                return self.ids;
+                return;
             }
         }
     }
@@ -132,11 +142,16 @@ impl Worker {
             Next::Work(Work::Frame(sample)) => return self.frame(*sample),
             Next::Work(Work::Break { at, part }) => {
                 self.end_windows(at);
-                self.hold.decided(Place { part, time: 0 });
+                self.outlets
+                    .hold(|hold| hold.decided(Place { part, time: 0 }));
             }
             Next::Work(Work::Gap { to, part }) => self.gap(to, part),
-            Next::Work(Work::Mark(mark)) => self.text.mark(mark),
-            Next::Control(Control::Ready(backend)) => self.backend = Some(backend),
+            Next::Work(Work::Mark(mark)) => self.outlets.text(|text| text.mark(mark)),
+            Next::Nothing => self.look_at_the_clock(),
+            Next::Control(Control::Ready(backend)) => {
+                self.backend = Some(backend);
+                self.drop_unasked();
+            }
             Next::Control(Control::Event(window, event)) => return self.event(window, event),
             Next::Control(Control::Flush(epoch)) => {
                 // Of two flushes in a row, the second one overtakes the first.
@@ -157,29 +172,29 @@ impl Worker {
             // Time has jumped back; the windows will say that they were cut.
             self.end_windows(None);
         }
+        self.silence.heard(&sample);
         let rules = sample.plan.rules;
-        let first = self.ids.window;
+        let first = lock(&self.ids).window;
         let windows = self
             .windows
             .get_or_insert_with(|| Windows::new(rules, first));
         windows.set_rules(rules);
         let events = windows.push(sample.running_time.nseconds(), sample.next);
-        self.ids.window = windows.next_id();
+        lock(&self.ids).window = windows.next_id();
         let mut picture = Picture::new(&sample);
         for event in events {
             match event {
-                Event::Opened { window, end } => {
-                    self.opened(window, end, &sample, picture.shown())?;
-                }
+                Event::Opened { window, end } => self.opened(window, end, &sample, picture.shown()),
                 Event::Frame { window } => self.covered(window, &sample, &mut picture),
                 end => self.end_window(end),
             }
         }
-        self.text.decided(sample.running_time);
-        self.hold.decided(Place {
+        self.outlets.text(|text| text.decided(sample.running_time));
+        let next = Place {
             part: sample.part,
             time: sample.next,
-        });
+        };
+        self.outlets.hold(|hold| hold.decided(next));
         Ok(())
     }
 
@@ -201,31 +216,81 @@ impl Worker {
         ends.unwrap_or_default()
             .into_iter()
             .for_each(|end| self.end_window(end));
-        self.text.decided(to);
+        self.outlets.text(|text| text.decided(to));
         let time = to_nanos;
-        self.hold.decided(Place { part, time });
+        self.outlets.hold(|hold| hold.decided(Place { part, time }));
+    }
+
+    /// When to look whether an open window's time has gone by without a frame.
+    fn next_look(&self) -> Option<Instant> {
+        let end = self.open.values().map(|window| window.request.end).min()?;
+        self.silence
+            .next_look(end, now_of(&self.element), Instant::now())
+    }
+
+    /// A camera that is silent does not keep the windows open whose time has gone by.
+    fn look_at_the_clock(&mut self) {
+        let Some(now) = now_of(&self.element) else {
+            return;
+        };
+        let ends = self.open.values().map(|window| window.request.end);
+        let over = ends.filter(|end| self.silence.is_over(*end, now)).max();
+        if let (Some(end), Some(part)) = (over, self.silence.part()) {
+            gst::info!(
+                CAT,
+                obj = self.element,
+                "Nothing comes: what ended by {end} is complete"
+            );
+            self.gap(end, part);
+        }
+    }
+
+    /// The first window is one that the model sees: those of before are over when it is loaded.
+    fn drop_unasked(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        if let Some(windows) = &mut self.windows {
+            windows.clear();
+        }
+        for mut window in std::mem::take(&mut self.open).into_values() {
+            window.cut(None);
+            self.post_dropped(&window.request, Reason::Loading, None);
+        }
     }
 
     fn end_window(&mut self, end: Event) {
         match end {
             Event::Closed { window, partial } => self.closed(window, partial),
-            Event::Discarded { window, .. } => self.drop_open(window, Reason::TooShort, None),
+            Event::Discarded { window, .. } => self.too_short(window),
             // Neither is an end.
             Event::Opened { .. } | Event::Frame { .. } => (),
         }
     }
 
-    fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) -> Result<(), Fatal> {
+    fn too_short(&mut self, id: u64) {
+        if let Some(window) = self.open.get(&id) {
+            let frames = window.request.frames.len();
+            let least = window.plan.rules.least_frames();
+            let text = format!(
+                "frames of the window: {frames}, needed: {least}; raise window-duration or fps, or set \
+                 mode=images"
+            );
+            self.drop_open(id, Reason::TooShort, Some(&text));
+        }
+    }
+
+    fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) {
         let Plan { settings, rules } = &*sample.plan;
-        let end = gst::ClockTime::from_nseconds(end);
+        let end = clock_time(end);
         let end = end_of(&sample.segment).map_or(end, |last| end.min(last));
         let request = Request {
             stream_id: settings
                 .stream_id
                 .clone()
-                .unwrap_or_else(|| self.element.name().into()),
+                .unwrap_or_else(|| name_of(&self.element)),
             window_id: id,
-            request_id: self.ids.request,
+            request_id: self.next_request(),
             prompt: settings.prompt.clone(),
             segment: sample.segment.clone(),
             start: sample.running_time.min(end),
@@ -234,27 +299,24 @@ impl Worker {
             frames: Vec::new(),
             utc: None,
         };
-        self.ids.request += 1;
-        self.text.opened(id, request.start);
+        self.outlets.text(|text| text.opened(id, request.start));
         // A frame that stands for a time behind the end is still the window's.
-        let covers = end.max(sample.running_time + gst::ClockTime::from_nseconds(1));
-        self.hold.opened(id, sample.place(), covers.nseconds());
+        let covers = end.max(sample.running_time.saturating_add(clock_time(1)));
+        let covers = covers.nseconds();
+        self.outlets
+            .hold(|hold| hold.opened(id, sample.place(), covers));
         let window = OpenWindow::new(request, sample);
         let window = self.open.entry(id).insert_entry(window).into_mut();
         let Some(backend) = &self.backend else {
-            return Ok(());
+            return;
         };
         let model = backend.model();
         let frames = planned_frames(rules, sample).max(rules.least_frames());
-        let size = settings
-            .budget(model)
-            .size(frames, shown, model.factor, model.temporal_patch)
-            .map_err(|error| {
-                Fatal(glib::Error::new(
-                    gst::StreamError::Format,
-                    &error.to_string(),
-                ))
-            })?;
+        let budget = settings.budget(model);
+        let size = match budget.size(frames, shown, model.factor, model.temporal_patch) {
+            Ok(size) => size,
+            Err(error) => return self.drop_open(id, Reason::Error, Some(&error.to_string())),
+        };
         let session = self.session.clone();
         let vision_tokens = (size.width / model.factor) * (size.height / model.factor);
         let waits = sample.overload == Overload::Block;
@@ -262,7 +324,12 @@ impl Worker {
         let head = settings.window_head(frames + 1, vision_tokens, waits);
         let input = backend.open(head, Ending::sink(session, id));
         window.target = Target::Input { input, size };
-        Ok(())
+    }
+
+    fn next_request(&self) -> u64 {
+        let mut ids = lock(&self.ids);
+        let next = ids.request.saturating_add(1);
+        std::mem::replace(&mut ids.request, next)
     }
 
     fn covered(&mut self, id: u64, sample: &Sample, picture: &mut Picture<'_>) {
@@ -270,7 +337,6 @@ impl Worker {
             return;
         };
         if let Err(error) = window.push(sample, picture, &mut self.converter) {
-            gst::warning!(CAT, obj = self.element, "window {id}: {error}");
             self.drop_open(id, Reason::Unmappable, Some(&error.to_string()));
         }
     }
@@ -285,7 +351,7 @@ impl Worker {
             return self.post_dropped(&window.request, Reason::Loading, None);
         };
         // The oldest one is being answered; max-pending others may wait.
-        let room = 1 + window.plan.settings.max_pending as usize;
+        let room = (window.plan.settings.max_pending as usize).saturating_add(1);
         while window.overload != Overload::Block && self.unanswered().count() >= room {
             let oldest = self.unanswered().nth(1);
             if window.overload == Overload::DropNewest || oldest.is_none() {
@@ -296,11 +362,11 @@ impl Worker {
                 self.post_dropped(&oldest.request, Reason::Overload, None);
             }
         }
-        let patience = Duration::from_nanos(window.plan.settings.attach_timeout);
+        let timeout = time::wait(window.plan.settings.attach_timeout);
         let (asked, question, odd) = window.ask(backend.model());
         // In the list before the backend is called: should it panic, the window still ends.
         self.asked.push_back(asked);
-        self.hold.closed(id, patience);
+        self.outlets.hold(|hold| hold.closed(id, timeout));
         if let Some(odd) = odd {
             input.push(odd);
         }
@@ -332,7 +398,7 @@ impl Worker {
         if let backend::Event::Token(text) = event {
             if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
                 let structure = asked.request.token(asked.tokens, &text);
-                asked.tokens += 1;
+                asked.tokens = asked.tokens.saturating_add(1);
                 self.post(structure);
             }
             return Ok(());
@@ -363,18 +429,25 @@ impl Worker {
                 let structure = asked
                     .request
                     .description(&answer, backend.model(), asked.late);
-                self.session.count(|stats| stats.described += 1);
-                if !self.hold.active() {
+                self.session.count(|stats| count(&mut stats.described));
+                gst::info!(
+                    CAT,
+                    obj = self.element,
+                    "window {id} is described: {structure}"
+                );
+                let mut holds = false;
+                self.outlets.hold(|hold| holds = hold.active());
+                if !holds {
                     self.session.attach(self.epoch, structure.clone());
                 }
                 self.post(structure.clone());
                 let text = (answer.text.as_str(), asked.request.end);
-                self.text.ended(id, Some(text));
-                self.hold.ended(id, Some(structure.clone()));
-                signals::description(&self.element, &structure);
+                self.outlets.text(|to| to.ended(id, Some(text)));
+                self.outlets
+                    .hold(|hold| hold.ended(id, Some(structure.clone())));
+                self.tell_application(|| signals::description(&self.element, &structure));
             }
             (backend::Event::Failed(error), _) => {
-                gst::warning!(CAT, obj = self.element, "window {id}: {error}");
                 self.post_dropped(&asked.request, reason(&error), Some(&error.to_string()));
             }
             _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
@@ -384,7 +457,7 @@ impl Worker {
     /// A terminal event for a window that does not wait for one: it is open, or dropped already.
     fn ended_early(&mut self, id: u64, event: backend::Event) {
         if !self.open.contains_key(&id) {
-            self.session.count(|stats| stats.late += 1);
+            self.session.count(|stats| count(&mut stats.late));
             return;
         }
         match event {
@@ -428,10 +501,26 @@ impl Worker {
     }
 
     fn post_dropped(&self, request: &Request, reason: Reason, message: Option<&str>) {
-        self.session.count(|stats| stats.dropped += 1);
+        let id = request.window_id;
+        let message = message.or_else(|| reason.remedy());
+        let said = message.unwrap_or("nobody waits for it");
+        match reason {
+            Reason::Flush | Reason::Cancelled => {
+                gst::info!(CAT, obj = self.element, "window {id} is dropped: {said}");
+            }
+            _ => {
+                let reason = reason.as_str();
+                gst::warning!(
+                    CAT,
+                    obj = self.element,
+                    "window {id} is dropped ({reason}): {said}"
+                );
+            }
+        }
+        self.session.count(|stats| count(&mut stats.dropped));
         self.post(request.dropped(reason, message));
-        self.text.ended(request.window_id, None);
-        self.hold.ended(request.window_id, None);
+        self.outlets.text(|text| text.ended(id, None));
+        self.outlets.hold(|hold| hold.ended(id, None));
     }
 
     fn post(&self, structure: gst::Structure) {
@@ -440,8 +529,21 @@ impl Worker {
             .src(&self.element)
             .build();
         // Without a bus there is nobody to tell.
-        let _ = self.element.post_message(message);
+        self.tell_application(|| drop(self.element.post_message(message)));
     }
+
+    /// Runs what may be code of the application: it takes as long as it takes.
+    fn tell_application(&self, tell: impl FnOnce()) {
+        self.session.telling(true);
+        tell();
+        self.session.telling(false);
+    }
+}
+
+/// Running time now by the pipeline's clock, while it runs.
+fn now_of(element: &super::QwenVL) -> Option<gst::ClockTime> {
+    let playing = element.current_state() == gst::State::Playing;
+    playing.then(|| element.current_running_time()).flatten()
 }
 
 /// How a failure of the backend is told.

@@ -11,6 +11,7 @@ use gst_video::{
 use qwen3_vl::frames::{ResizeError, Size, resize_rgb};
 
 use super::geometry::{Geometry, Orientation, Rect};
+use super::planes;
 use crate::qwenvl::sample::Sample;
 
 /// Why a frame cannot be used.
@@ -20,6 +21,12 @@ pub(super) enum PictureError {
     Format(VideoFormat),
     #[error("cannot map a buffer of {bytes} bytes as {format:?} video")]
     Map { bytes: usize, format: VideoFormat },
+    #[error(
+        "the buffer's GstVideoMeta tells of {}x{} pixels that do not lie in its {bytes} bytes: mend \
+         the element in front that made it",
+        size.width, size.height
+    )]
+    Layout { bytes: usize, size: Size },
     #[error(transparent)]
     Resize(#[from] ResizeError),
 }
@@ -106,19 +113,37 @@ struct Current {
     rgb: VideoFrame<video_frame::Writable>,
 }
 
+/// Layout of a frame of size `coded` in memory.
+fn layout(info: &VideoInfo, coded: Size) -> Option<VideoInfo> {
+    let mode = match info.interlace_mode() {
+        // A field by itself has no other between its rows.
+        VideoInterlaceMode::Alternate => VideoInterlaceMode::Progressive,
+        mode => mode,
+    };
+    VideoInfo::builder(info.format(), coded.width, coded.height)
+        .interlace_mode(mode)
+        .colorimetry(&info.colorimetry())
+        .chroma_site(info.chroma_site())
+        .build()
+        .ok()
+}
+
+fn check(buffer: &gst::BufferRef, layout: &VideoInfo) -> Result<(), PictureError> {
+    if planes::lie_in_memory(buffer, layout) {
+        return Ok(());
+    }
+    let size = Size {
+        width: layout.width(),
+        height: layout.height(),
+    };
+    let bytes = buffer.size();
+    Err(PictureError::Layout { bytes, size })
+}
+
 impl Current {
-    fn new(info: Arc<VideoInfo>, coded: Size) -> Option<Self> {
-        let mode = match info.interlace_mode() {
-            // A field by itself has no other between its rows.
-            VideoInterlaceMode::Alternate => VideoInterlaceMode::Progressive,
-            mode => mode,
-        };
-        let from = VideoInfo::builder(info.format(), coded.width, coded.height)
-            .interlace_mode(mode)
-            .colorimetry(&info.colorimetry())
-            .chroma_site(info.chroma_site())
-            .build()
-            .ok()?;
+    fn new(key: (Arc<VideoInfo>, Size), from: VideoInfo) -> Option<Self> {
+        let coded = key.1;
+        let mode = from.interlace_mode();
         // As `videoconvert` does it: the matrix and the range change, primaries and transfer stay.
         let colorimetry = VideoColorimetry::new(
             VideoColorRange::Range0_255,
@@ -135,7 +160,7 @@ impl Current {
         let buffer = gst::Buffer::with_size(to.size()).ok()?;
         let rgb = VideoFrame::from_buffer_writable(buffer, &to).ok()?;
         Some(Self {
-            key: (info, coded),
+            key,
             from,
             converter,
             rgb,
@@ -147,18 +172,24 @@ impl Converter {
     /// Packed RGB of what the frame shows, at the size that it has in memory.
     fn upright(&mut self, sample: &Sample, geometry: &Geometry) -> Result<Vec<u8>, PictureError> {
         let format = sample.info.format();
+        let buffer = sample.frame.buffer();
         let key = (sample.info.clone(), coded(sample));
         let current = match self.current.take() {
             Some(current) if current.key == key => current,
-            _ => Current::new(key.0, key.1).ok_or(PictureError::Format(format))?,
+            _ => {
+                let from = layout(&key.0, key.1).ok_or(PictureError::Format(format))?;
+                // Before anything is made for a size that is not there.
+                check(buffer, &from)?;
+                Current::new(key, from).ok_or(PictureError::Format(format))?
+            }
         };
+        check(buffer, &current.from)?;
         let Current {
             from,
             converter,
             rgb,
             ..
         } = self.current.insert(current);
-        let buffer = sample.frame.buffer();
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, from).map_err(|_| {
             PictureError::Map {
                 bytes: buffer.size(),

@@ -1,0 +1,195 @@
+//! Whether the planes that a `GstVideoMeta` tells of lie in the buffer's memory. A meta may come from
+//! anywhere, by `unixfdsrc` even from another process, and `gst_video_frame_map` believes it.
+
+use gst_video::{VideoFormatInfo, VideoInfo, VideoMeta};
+
+/// One plane, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Plane {
+    /// Of the first row, from the start of the buffer.
+    offset: usize,
+    /// From a row to the next; negative if rows lie backwards.
+    stride: i32,
+    /// Bytes of one row that are read.
+    row: usize,
+    rows: usize,
+}
+
+impl Plane {
+    /// Whether all rows lie in a memory of `size` bytes, in which the first begins at `at`.
+    fn fits(&self, at: usize, size: usize) -> bool {
+        let step = self.stride.unsigned_abs() as usize;
+        if step < self.row {
+            return false;
+        }
+        let Some(span) = step.checked_mul(self.rows.saturating_sub(1)) else {
+            return false;
+        };
+        let (before, behind) = if self.stride < 0 {
+            (span, 0)
+        } else {
+            (0, span)
+        };
+        let end = at
+            .checked_add(behind)
+            .and_then(|last| last.checked_add(self.row));
+        before <= at && end.is_some_and(|end| end <= size)
+    }
+}
+
+/// Whether a frame with the layout `info`, whose size is the meta's, can be read as the buffer's meta
+/// says. True if there is none: then the mapping checks the size itself.
+pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
+    let Some(meta) = buffer.meta::<VideoMeta>() else {
+        return true;
+    };
+    let planes = info.n_planes();
+    if meta.format() != info.format() || meta.n_planes() != planes {
+        return false;
+    }
+    (0..planes as usize).all(|index| {
+        let plane = plane(info, index, meta.offset()[index], meta.stride()[index]);
+        plane.is_some_and(|plane| is_in_one_memory(buffer, &plane))
+    })
+}
+
+/// As the mapping does it: the plane is read in the memory that its first byte is in.
+fn is_in_one_memory(buffer: &gst::BufferRef, plane: &Plane) -> bool {
+    let Some(last) = plane.offset.checked_add(1) else {
+        return false;
+    };
+    let Some((memories, skip)) = buffer.find_memory(plane.offset..last) else {
+        return false;
+    };
+    let size = buffer.peek_memory(memories.start).size();
+    plane.fits(skip, size)
+}
+
+fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<Plane> {
+    let format = info.format_info();
+    let default = usize::try_from(info.stride()[index]).ok()?;
+    if format.is_tiled() {
+        // The stride counts tiles.
+        let size = plane_size(info, index);
+        return (stride == info.stride()[index]).then_some(Plane {
+            offset,
+            stride: i32::try_from(size).ok()?,
+            row: size,
+            rows: 1,
+        });
+    }
+    let (row, rows) = if format.is_complex() {
+        (default, plane_size(info, index).checked_div(default)?)
+    } else {
+        packed(&format, info, index)
+    };
+    Some(Plane {
+        offset,
+        stride,
+        row,
+        rows,
+    })
+}
+
+/// Bytes of a plane as GStreamer lays it out by default.
+fn plane_size(info: &VideoInfo, index: usize) -> usize {
+    let end = info.offset().get(index.saturating_add(1)).copied();
+    let end = end.filter(|_| index.saturating_add(1) < info.n_planes() as usize);
+    let end = end.unwrap_or(info.size());
+    end.saturating_sub(info.offset()[index])
+}
+
+/// Bytes of a row and rows of a plane, without padding.
+fn packed(format: &VideoFormatInfo, info: &VideoInfo, index: usize) -> (usize, usize) {
+    let components = 0..format.n_components() as usize;
+    let mut size = (0, 0);
+    for component in components.filter(|c| format.plane()[*c] as usize == index) {
+        let number = component as u8;
+        let width = format.scale_width(number, info.width()) as usize;
+        let height = format.scale_height(number, info.height()) as usize;
+        let step = usize::try_from(format.pixel_stride()[component]).unwrap_or(0);
+        size = (size.0.max(width.saturating_mul(step)), size.1.max(height));
+    }
+    size
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use gst_video::{VideoFormat, VideoFrameFlags};
+
+    use super::*;
+
+    /// Whether a frame of 96x64 of this format can be read from a buffer of `size` bytes.
+    fn reads(format: VideoFormat, size: usize, offset: &[usize], stride: &[i32]) -> bool {
+        gst::init().unwrap();
+        let info = VideoInfo::builder(format, 96, 64).build().unwrap();
+        let mut buffer = gst::Buffer::with_size(size).unwrap();
+        VideoMeta::add_full(
+            buffer.get_mut().unwrap(),
+            VideoFrameFlags::empty(),
+            format,
+            96,
+            64,
+            offset,
+            stride,
+        )
+        .unwrap();
+        lie_in_memory(&buffer, &info)
+    }
+
+    #[test]
+    fn packed_rows() {
+        let rgb = |size, offset, stride| reads(VideoFormat::Rgb, size, &[offset], &[stride]);
+        assert!(rgb(96 * 64 * 3, 0, 288));
+        assert!(!rgb(96 * 64 * 3 - 1, 0, 288));
+        assert!(!rgb(96 * 64 * 3, 1, 288));
+        assert!(!rgb(96 * 64 * 3, 0, 289));
+        assert!(rgb(300 * 63 + 288, 0, 300), "the last row needs no padding");
+        assert!(!rgb(300 * 63 + 287, 0, 300));
+        assert!(!rgb(1 << 20, 0, 287), "rows that lie in each other");
+        assert!(!rgb(1 << 20, 0, 0));
+        assert!(!rgb(1 << 20, 0, i32::MAX));
+        assert!(!rgb(1 << 20, 0, i32::MIN));
+        assert!(!rgb(1 << 20, usize::MAX, 288));
+        assert!(!rgb(1 << 20, (1 << 20) - 1, 288));
+        assert!(rgb(288 * 64, 288 * 63, -288), "upside down");
+        assert!(!rgb(288 * 64, 288 * 62, -288));
+    }
+
+    #[test]
+    fn several_planes() {
+        let i420 = |size, u, v| reads(VideoFormat::I420, size, &[0, u, v], &[96, 48, 48]);
+        assert!(i420(96 * 96, 96 * 64, 96 * 80));
+        assert!(!i420(96 * 96 - 1, 96 * 64, 96 * 80));
+        assert!(!i420(96 * 96, 96 * 90, 96 * 80));
+        let nv12 = |size| reads(VideoFormat::Nv12, size, &[0, 96 * 64], &[96, 96]);
+        assert!(nv12(96 * 96));
+        assert!(!nv12(96 * 96 - 1));
+    }
+
+    #[test]
+    fn what_gstreamer_lays_out_itself_is_read() {
+        gst::init().unwrap();
+        for format in VideoFormat::iter_raw() {
+            let info = VideoInfo::builder(format, 97, 65).build().unwrap();
+            let add = |size: usize| {
+                let mut buffer = gst::Buffer::with_size(size).unwrap();
+                let planes = info.n_planes() as usize;
+                VideoMeta::add_full(
+                    buffer.get_mut().unwrap(),
+                    VideoFrameFlags::empty(),
+                    format,
+                    97,
+                    65,
+                    &info.offset()[..planes],
+                    &info.stride()[..planes],
+                )
+                .unwrap();
+                lie_in_memory(&buffer, &info)
+            };
+            assert!(add(info.size()), "{format:?}");
+            assert!(!add(info.size() / 2), "{format:?}");
+        }
+    }
+}
