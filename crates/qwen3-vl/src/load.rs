@@ -349,7 +349,9 @@ fn locate(
             folder.display()
         ))),
         ModelSource::Hub { id, revision } => {
-            let folder = crate::hub::fetch(id, revision.as_deref(), progress, cancel)?;
+            // An unsupported model is refused before its weights come.
+            let check = |json: &[u8]| Config::from_json(json).map(drop).map_err(invalid);
+            let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)?;
             Ok((id.clone(), Files::Folder(folder)))
         }
     }
