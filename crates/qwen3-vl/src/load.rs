@@ -266,14 +266,15 @@ pub fn load_runner(
     let video = files.preprocessor("video_preprocessor_config.json")?;
     let image = files.preprocessor("preprocessor_config.json")?;
     cancelled()?;
-    progress(Progress {
-        what: "loading weights".into(),
-        percent: 10,
-    });
     let eyes = eyes(&target.device)?;
     let mut weights = files.weights(target)?;
-    let model = Model::load(config, &mut weights, eyes).map_err(invalid)?;
+    let (watch, size) = (weights.watch(), weights.size());
+    let load = || Model::load(config, &mut weights, eyes);
+    let model = watch
+        .run(size, load, progress, cancel)
+        .map_err(|e| LoadError::Device(format!("no thread to load the weights: {e}")))?;
     cancelled()?;
+    let model = model.map_err(invalid)?;
     progress(Progress {
         what: "ready".into(),
         percent: 100,

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::amounts::amounts;
 use crate::load::Progress;
 
 /// Shortest time between two reports.
@@ -127,20 +128,6 @@ impl Reporter {
     }
 }
 
-/// `1.2 of 4.3 GB`, in the unit of the larger one.
-fn amounts(done: u64, total: u64) -> String {
-    let (unit, name) = match total {
-        1_000_000_000.. => (1e9, "GB"),
-        1_000_000.. => (1e6, "MB"),
-        _ => (1e3, "kB"),
-    };
-    format!(
-        "{:.1} of {:.1} {name}",
-        done as f64 / unit,
-        total as f64 / unit
-    )
-}
-
 fn time(seconds: f64) -> String {
     match seconds {
         s if s < 60.0 => format!("{} s", s.ceil()),
@@ -214,9 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn units() {
-        assert_eq!(amounts(0, 1500), "0.0 of 1.5 kB");
-        assert_eq!(amounts(1_250_000, 9_000_000), "1.2 of 9.0 MB");
+    fn the_time_left_is_rounded_up() {
         assert_eq!(time(0.2), "1 s");
         assert_eq!(time(61.0), "2 min");
         assert_eq!(time(6000.0), "2 h");

@@ -14,6 +14,7 @@ pub mod quantized;
 pub mod rope;
 pub mod text;
 pub mod vision;
+mod watch;
 pub mod weights;
 
 use std::sync::Arc;
