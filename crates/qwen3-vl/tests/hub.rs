@@ -7,6 +7,7 @@ mod hub_server;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -308,6 +309,18 @@ fn without_a_network_the_cache_serves() {
     let folder = client.fetch(None).unwrap();
     client.hub.endpoint = nowhere;
     assert_eq!(client.fetch(None).unwrap(), folder);
+    // Nor is one that breaks off, or is out of order, of any use.
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"sha\"",
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        let broken = Server::hostile(model(), |_, stream| {
+            stream.write_all(answer.as_bytes()).unwrap();
+            true
+        });
+        client.hub.endpoint = broken.endpoint.clone();
+        assert_eq!(client.fetch(None).unwrap(), folder);
+    }
     client.hub.offline = true;
     assert_eq!(client.fetch(None).unwrap(), folder);
     assert!(folder.starts_with(client.cache.path()));

@@ -276,11 +276,17 @@ impl Download {
             let path = self.path(commit, &remote.name);
             let response = self.client.get(&path, Some(part.have()))?;
             part.start_at(first_byte(&response, remote.size)?)?;
-            self.client
+            let read = self
+                .client
                 .read(response.into_body(), part.left(), |piece| {
                     self.go_on()?;
                     part.add(piece)
-                })?;
+                });
+            match read {
+                // `finish` says how much is missing.
+                Err(e) if e.is_early_end() => (),
+                read => read?,
+            }
         }
         self.go_on()?;
         match part.finish() {

@@ -65,6 +65,14 @@ impl HubError {
         }
     }
 
+    /// Whether the connection ended before the answer did.
+    pub(super) fn is_early_end(&self) -> bool {
+        match self {
+            Self::Request(ureq::Error::Io(e)) => e.kind() == io::ErrorKind::UnexpectedEof,
+            _ => false,
+        }
+    }
+
     /// Whether it was reached and said nothing more.
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout;

@@ -123,7 +123,6 @@ impl Client {
             let read = match body.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
                 Err(e) => return Err(HubError::Request(e.into())),
             };
             each(&buffer[..read])?;

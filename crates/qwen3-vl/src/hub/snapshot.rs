@@ -36,8 +36,8 @@ const MIB: u64 = 1 << 20;
 /// Most bytes of a file that a hub may send.
 pub(super) fn limit(name: &str) -> u64 {
     match name {
-        // Qwen's has 7 MB.
-        "tokenizer.json" => 64 * MIB,
+        // Qwen's has 11 MB.
+        "tokenizer.json" => 32 * MIB,
         INDEX => 32 * MIB,
         _ if name.ends_with(".safetensors") => 256 << 30,
         _ => 4 * MIB,

@@ -94,7 +94,36 @@ fn report(read: u64, total: u64) -> Progress {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
+    use candle_core::Device;
+
     use super::*;
+    use crate::config::Config;
+    use crate::model::{Model, ModelError, Target, Weights};
+
+    #[test]
+    fn every_tensor_of_a_model_is_counted_and_none_is_read_after_the_end() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+        let load = |weights: &mut Weights| {
+            let json = std::fs::read(folder.join("config.json")).unwrap();
+            let config = Config::from_json(&json).unwrap();
+            Model::load(config, weights, Device::Cpu)
+        };
+        let mut weights = Weights::open(&folder, Target::cpu()).unwrap();
+        let watch = weights.watch();
+        load(&mut weights).unwrap();
+        let read = watch.read.load(Ordering::Relaxed);
+        assert_eq!(read, weights.size() as u64);
+
+        watch.cancelled.store(true, Ordering::Relaxed);
+        let loaded = load(&mut weights);
+        assert!(matches!(
+            loaded,
+            Err(ModelError::Weights(WeightsError::Cancelled))
+        ));
+        assert_eq!(watch.read.load(Ordering::Relaxed), read);
+    }
 
     #[test]
     fn it_reports_and_gives_the_result() {
