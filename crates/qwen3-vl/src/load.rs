@@ -300,6 +300,16 @@ pub fn load_runner(
     Ok((name, Runner::new(parts)))
 }
 
+/// Whether a model of this `config.json` can be loaded, as far as that says.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`]: what is not supported.
+pub fn check_config(json: &[u8]) -> Result<(), LoadError> {
+    let config = Config::from_json(json).map_err(invalid)?;
+    Model::check(&config).map_err(invalid)
+}
+
 /// Bytes that are free where the cache will be; none if nobody says.
 fn free_memory(device: &Device) -> Option<u64> {
     match device {
@@ -351,7 +361,7 @@ fn locate(
         ))),
         ModelSource::Hub { id, revision } => {
             // An unsupported model is refused before its weights come.
-            let check = |json: &[u8]| Config::from_json(json).map(drop).map_err(invalid);
+            let check = check_config;
             let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)?;
             Ok((id.clone(), Files::Folder(folder)))
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hub_server::{ID, Server};
 use qwen3_vl::hub::Hub;
-use qwen3_vl::load::{LoadError, Progress};
+use qwen3_vl::load::{LoadError, Progress, check_config};
 use serde_json::json;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -183,6 +183,43 @@ fn says_what_is_missing() {
             matches!(&error, LoadError::Invalid(text) if text.contains(says)),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_refused_before_its_weights_come() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/config.json");
+    let demo: serde_json::Value = serde_json::from_slice(&fs::read(demo).unwrap()).unwrap();
+    let with = |part: &str, field: &str, value: serde_json::Value| {
+        let mut config = demo.clone();
+        match part {
+            "" => config[field] = value,
+            part => config[part][field] = value,
+        }
+        config.to_string().into_bytes()
+    };
+    let fetch = |config: Vec<u8>| {
+        let mut files = model();
+        files.insert("config.json".into(), config);
+        let server = Server::start(files);
+        let client = Client::of(&server);
+        let never = AtomicBool::new(false);
+        let result = client
+            .hub
+            .fetch_checked(ID, None, check_config, &mut |_| {}, &never);
+        let large = |line: &String| line.contains("safetensors") || line.contains("tokenizer");
+        (result, server.requests().iter().any(large))
+    };
+    assert!(fetch(demo.to_string().into_bytes()).0.is_ok());
+    for config in [
+        with("text_config", "num_experts", json!(8)),
+        with("text_config", "hidden_act", json!("gelu")),
+        with("", "text_config", json!(null)),
+        b"not JSON".to_vec(),
+    ] {
+        let (result, weights_came) = fetch(config);
+        assert!(matches!(result, Err(LoadError::Invalid(_))), "{result:?}");
+        assert!(!weights_came);
     }
 }
 

@@ -244,6 +244,7 @@ impl Download {
                     .says(&format!("waiting for another program to download {name}"));
                 self.go_on()
             })?;
+            self.progress.says(&format!("downloading {}", remote.name));
             if !is_there() {
                 return self.receive(commit, remote, counts);
             }
