@@ -106,6 +106,25 @@ fn loading_panics() {
 }
 
 #[test]
+fn progress_never_goes_back_nor_beyond_its_end() {
+    let hooks = loader(|_, progress, _| {
+        for percent in [30, 100, 0, 50, u32::MAX] {
+            let what = format!("step {percent}");
+            progress(Progress { what, percent });
+        }
+        Ok(echo(Duration::ZERO))
+    });
+    let messages = run(VIDEO, "", hooks);
+    assert_eq!(messages.percents, [30, 100, 100, 100, 100]);
+    assert!(
+        messages
+            .progress
+            .iter()
+            .any(|(_, text)| text == "step 50: 100 %")
+    );
+}
+
+#[test]
 fn loading_reports_progress() {
     let hooks = loader(|_, progress, _| {
         for percent in [0, 50, 50, 100] {
@@ -132,6 +151,7 @@ fn loading_reports_progress() {
             "Loaded fake on none"
         ]
     );
+    assert_eq!(messages.percents, [0, 50, 100]);
     // The demo model is the default, and says once what it is.
     assert_eq!(messages.warnings.len(), 1);
 }

@@ -61,12 +61,15 @@ struct Task {
 
 impl Task {
     fn run(&self, options: &LoadOptions, load: &LoadFn) {
-        self.post(gst::ProgressType::Start, "Loading the model");
-        let mut last = None;
-        let mut progress = |progress: Progress| {
+        self.post(gst::ProgressType::Start, "Loading the model", 0);
+        let mut last: Option<Progress> = None;
+        let mut progress = |mut progress: Progress| {
+            // A bar never goes back: weights are loaded after they have been downloaded.
+            let before = last.as_ref().map_or(0, |last| last.percent);
+            progress.percent = progress.percent.clamp(before, 100);
             if last.as_ref() != Some(&progress) {
                 let text = format!("{}: {} %", progress.what, progress.percent);
-                self.post(gst::ProgressType::Continue, &text);
+                self.post(gst::ProgressType::Continue, &text, progress.percent);
                 last = Some(progress);
             }
         };
@@ -76,7 +79,7 @@ impl Task {
         let cancelled = self.cancel.load(Ordering::Relaxed);
         let error = match result {
             Ok(Ok(_)) | Ok(Err(LoadError::Cancelled)) if cancelled => {
-                self.post(gst::ProgressType::Canceled, "Loading was cancelled");
+                self.post(gst::ProgressType::Canceled, "Loading was cancelled", 0);
                 return;
             }
             Ok(Ok(backend)) => {
@@ -85,7 +88,7 @@ impl Task {
                 let rounded = rounded.map_or(String::new(), |text| format!(" ({text})"));
                 let text = format!("Loaded {}{rounded} on {}", model.name, model.device);
                 self.session.ready(backend);
-                self.post(gst::ProgressType::Complete, &text);
+                self.post(gst::ProgressType::Complete, &text, 100);
                 if let (ModelSource::Embedded { .. }, Some(element)) =
                     (&options.source, self.element.upgrade())
                 {
@@ -107,19 +110,21 @@ impl Task {
             }
             Err(panic) => failure::panicked("the loader", &*panic),
         };
-        self.post(gst::ProgressType::Error, "The model could not be loaded");
+        self.post(gst::ProgressType::Error, "The model could not be loaded", 0);
         if let Some(element) = self.element.upgrade() {
             failure::report(&element, &self.session, &error);
         }
     }
 
-    fn post(&self, kind: gst::ProgressType, text: &str) {
+    fn post(&self, kind: gst::ProgressType, text: &str, percent: u32) {
         let Some(element) = self.element.upgrade() else {
             return;
         };
         gst::debug!(CAT, obj = element, "{CODE}: {text}");
         let message = gst::message::Progress::builder(kind, CODE, text)
             .src(&element)
+            // GStreamer gives every progress message this field, and 0 in it.
+            .other_field("percent", percent.min(100) as i32)
             .build();
         // Without a bus there is nobody to tell.
         let _ = element.post_message(message);

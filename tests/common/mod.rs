@@ -132,6 +132,8 @@ pub struct Messages {
     pub errors: Vec<(gst::glib::Error, Option<String>)>,
     pub warnings: Vec<gst::glib::Error>,
     pub progress: Vec<(gst::ProgressType, String)>,
+    /// Of the progress messages that are in between.
+    pub percents: Vec<i32>,
     pub eos: bool,
 }
 
@@ -173,6 +175,10 @@ impl Messages {
             gst::MessageView::Progress(progress) => {
                 let (kind, _, text) = progress.get();
                 self.progress.push((kind, text.to_string()));
+                if kind == gst::ProgressType::Continue {
+                    let structure = progress.structure().unwrap();
+                    self.percents.push(structure.get("percent").unwrap());
+                }
             }
             gst::MessageView::Element(message) => {
                 self.structures

@@ -11,6 +11,7 @@
 //! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
 //!    one for all who load the same model.
 
+mod amounts;
 pub mod backend;
 pub mod config;
 pub mod cpu;

@@ -266,14 +266,15 @@ pub fn load_runner(
     let video = files.preprocessor("video_preprocessor_config.json")?;
     let image = files.preprocessor("preprocessor_config.json")?;
     cancelled()?;
-    progress(Progress {
-        what: "loading weights".into(),
-        percent: 10,
-    });
     let eyes = eyes(&target.device)?;
     let mut weights = files.weights(target)?;
-    let model = Model::load(config, &mut weights, eyes).map_err(invalid)?;
+    let (watch, size) = (weights.watch(), weights.size());
+    let load = || Model::load(config, &mut weights, eyes);
+    let model = watch
+        .run(size, load, progress, cancel)
+        .map_err(|e| LoadError::Device(format!("no thread to load the weights: {e}")))?;
     cancelled()?;
+    let model = model.map_err(invalid)?;
     progress(Progress {
         what: "ready".into(),
         percent: 100,
@@ -297,6 +298,16 @@ pub fn load_runner(
         kv_blocks,
     };
     Ok((name, Runner::new(parts)))
+}
+
+/// Whether a model of this `config.json` can be loaded, as far as that says.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`]: what is not supported.
+pub fn check_config(json: &[u8]) -> Result<(), LoadError> {
+    let config = Config::from_json(json).map_err(invalid)?;
+    Model::check(&config).map_err(invalid)
 }
 
 /// Bytes that are free where the cache will be; none if nobody says.
@@ -349,7 +360,9 @@ fn locate(
             folder.display()
         ))),
         ModelSource::Hub { id, revision } => {
-            let folder = crate::hub::fetch(id, revision.as_deref(), progress, cancel)?;
+            // An unsupported model is refused before its weights come.
+            let check = check_config;
+            let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)?;
             Ok((id.clone(), Files::Folder(folder)))
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! Engines are known weakly: each ends with the last of its users. A load has a thread of its own,
 //! and whoever asks for the model meanwhile waits for that load like the first one. So each of them
-//! can give up without harm to the others, and the load is cancelled when nobody waits for it.
+//! can give up without harm to the others, and the load is cancelled when nobody waits for it. What
+//! a cancelled load has read stays in memory until it ends, so others wait for it: see `turn`.
 
 mod key;
+mod turn;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +20,7 @@ use crate::backend::Backend;
 use crate::engine::panic_text;
 use crate::load::{self, LoadError, LoadFn, LoadOptions, Progress};
 use key::Key;
+use turn::{Turn, Turns};
 
 /// How often somebody who waits looks whether they were cancelled.
 const POLL: Duration = Duration::from_millis(50);
@@ -44,6 +47,7 @@ pub struct Registry {
     load: LoadFn,
     /// Held for look-ups only.
     entries: Arc<Mutex<HashMap<Key, Entry>>>,
+    turns: Arc<Turns>,
 }
 
 impl Registry {
@@ -52,6 +56,7 @@ impl Registry {
         Self {
             load,
             entries: Arc::default(),
+            turns: Arc::default(),
         }
     }
 
@@ -269,6 +274,8 @@ impl Task {
             }
         };
         let result = catch_unwind(AssertUnwindSafe(|| {
+            let _turn = Turn::wait(&self.registry.turns, &self.key, &self.cancel)
+                .ok_or(LoadError::Cancelled)?;
             (self.registry.load)(&self.options, &mut tell, &self.cancel)
         }));
         let result = result.unwrap_or_else(|panic| {

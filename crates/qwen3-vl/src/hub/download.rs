@@ -1,237 +1,319 @@
 //! The thread that talks to the hub.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
-use hf_hub::Repo;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
+use serde::Deserialize;
 
-use super::explain::{explain, is_unreachable};
-use super::{Hub, repo, snapshot};
-use crate::load::{LoadError, Progress};
+use super::cache::{Commit, Etag, Repo, read_small};
+use super::error::{HubError, quoted};
+use super::explain::explain;
+use super::http::Client;
+use super::part::{Announced, Part, first_byte};
+use super::progress::Shared;
+use super::slot::Slot;
+use super::{CheckConfig, Hub, snapshot};
+use crate::load::LoadError;
 
-/// What the thread has to say.
-pub(super) enum Update {
-    /// A percent more.
-    Progress(Progress),
-    /// Bytes have come.
-    Alive,
-    /// The end: the folder, or why not.
-    Finished(Result<PathBuf, LoadError>),
-}
+/// Most bytes of what a hub says about a model.
+const INFO_LIMIT: u64 = 8 << 20;
 
 /// One model to bring here.
 pub(super) struct Download {
     pub hub: Hub,
+    pub client: Client,
+    pub id: String,
+    pub revision: String,
     pub repo: Repo,
     /// Folder of the revision as it was when last seen.
     pub cached: Option<PathBuf>,
-    pub updates: Sender<Update>,
+    pub check: CheckConfig,
+    pub progress: Arc<Shared>,
+    /// The folder, or why not.
+    pub result: Sender<Result<PathBuf, LoadError>>,
     /// Set when nobody waits any more.
     pub stop: Arc<AtomicBool>,
+    /// Nobody else downloads this model meanwhile.
+    pub slot: Slot,
+}
+
+/// A file of the model at the hub.
+struct Remote {
+    name: String,
+    etag: Etag,
+    size: u64,
 }
 
 impl Download {
     pub(super) fn run(self) {
-        let result = self.folder();
+        let folder = self.folder();
+        let Self { result, slot, .. } = self;
+        // Whoever hears the result may download again at once.
+        drop(slot);
         // Nobody listens any more when the download was cancelled.
-        let _ = self.updates.send(Update::Finished(result));
+        let _ = result.send(folder);
     }
 
     fn folder(&self) -> Result<PathBuf, LoadError> {
-        let id = self.repo.url();
+        let id = &self.id;
         let asking = format!("asking for {id}");
-        let api = ApiBuilder::from_cache(self.hub.cache())
-            .with_endpoint(self.hub.endpoint.clone())
-            .with_token(self.hub.token.clone())
-            .with_progress(false)
-            .build()
-            .map_err(|e| self.explain(&asking, &e))?;
-        let info = match api.repo(self.repo.clone()).info() {
+        self.progress.says(&asking);
+        let (commit, available) = match self.info() {
             Ok(info) => info,
             Err(e) => {
                 return match &self.cached {
-                    Some(folder) if is_unreachable(&e) => Ok(folder.clone()),
+                    Some(folder) if e.is_unreachable() => Ok(folder.clone()),
                     _ => Err(self.explain(&asking, &e)),
                 };
             }
         };
-        if info.sha.is_empty() || !info.sha.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(LoadError::Invalid(format!(
-                "{asking}: {:?} is no commit",
-                info.sha
-            )));
-        }
 
         // All files of one commit, even if the branch moves meanwhile.
-        let pinned = repo(&id, &info.sha);
-        let folder = self
-            .hub
-            .cache()
-            .repo(pinned.clone())
-            .pointer_path(&info.sha);
-        let remote = api.repo(pinned);
+        let folder = self.repo.snapshot(&commit);
         let unusable = |why: String| LoadError::Invalid(format!("{id} cannot be used: {why}"));
-        let available: BTreeSet<String> = info
-            .siblings
+        let first = snapshot::first_files(&available).map_err(unusable)?;
+        self.fetch(&commit, &[snapshot::CONFIG.to_string()])?;
+        let config = folder.join(snapshot::CONFIG);
+        let config = read_small(&config, snapshot::limit(snapshot::CONFIG))
+            .map_err(|e| self.explain("reading config.json", &e.into()))?;
+        (self.check)(&config)?;
+
+        // The index says which weights there are, and with them how much is to come.
+        let (weights, small): (Vec<_>, Vec<_>) = first
             .into_iter()
-            .map(|file| file.rfilename)
-            .collect();
-        for name in snapshot::first_files(&available).map_err(unusable)? {
-            self.file(&api, &remote, &folder, &name)?;
-        }
+            .partition(|name| name.ends_with(".safetensors"));
+        self.fetch(&commit, &small)?;
+        let mut names = weights;
         for name in snapshot::shards(&folder).map_err(unusable)? {
             if !available.contains(&name) {
                 return Err(unusable(format!("its index names {name}, which it lacks")));
             }
-            self.file(&api, &remote, &folder, &name)?;
+            names.push(name);
         }
+        self.fetch_weights(&commit, &small, &names)?;
 
         // Last: until here the branch stands for the commit that was complete before.
-        self.hub
-            .cache()
-            .repo(self.repo.clone())
-            .create_ref(&info.sha)
-            .map_err(|e| self.explain(&format!("keeping {id}"), &e.into()))?;
+        if self.revision != commit.as_str() {
+            self.repo
+                .write_ref(&self.revision, &commit)
+                .map_err(|e| self.explain(&format!("keeping {id}"), &e.into()))?;
+        }
         Ok(folder)
     }
 
-    fn file(
+    /// The commit that the revision stands for, and the names of its files.
+    fn info(&self) -> Result<(Commit, BTreeSet<String>), HubError> {
+        #[derive(Deserialize)]
+        struct Info {
+            sha: String,
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let (id, revision) = (&self.id, self.revision.replace('/', "%2F"));
+        let path = format!("/api/models/{id}/revision/{revision}");
+        let response = self.client.get(&path, None)?;
+        let mut json = Vec::new();
+        self.client
+            .read(response.into_body(), INFO_LIMIT, |piece| {
+                json.extend_from_slice(piece);
+                Ok(())
+            })?;
+        if json.len() as u64 > INFO_LIMIT {
+            return Err(HubError::TooLarge {
+                name: "what it says about the model".into(),
+                size: json.len() as u64,
+                limit: INFO_LIMIT,
+            });
+        }
+        let info: Info = serde_json::from_slice(&json)
+            .map_err(|e| HubError::Protocol(format!("what it says about the model: {e}")))?;
+        let commit = Commit::parse(info.sha.as_bytes()).ok_or_else(|| {
+            HubError::Protocol(format!("{} is no commit", quoted(info.sha.as_bytes())))
+        })?;
+        let asked = Commit::parse(self.revision.as_bytes());
+        if asked.is_some_and(|asked| asked != commit) {
+            return Err(HubError::Protocol(format!(
+                "it gives the commit {} instead",
+                commit.as_str()
+            )));
+        }
+        let names = info.siblings.into_iter().map(|file| file.rfilename);
+        Ok((commit, names.collect()))
+    }
+
+    /// Brings small files.
+    fn fetch(&self, commit: &Commit, names: &[String]) -> Result<(), LoadError> {
+        for name in names {
+            self.progress.says(&format!("downloading {name}"));
+            if let Some(remote) = self.wanted(commit, name)? {
+                self.bring(commit, &remote, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the weights. All sizes come first: progress is a part of all files.
+    fn fetch_weights(
         &self,
-        api: &Api,
-        remote: &ApiRepo,
-        folder: &Path,
-        name: &str,
+        commit: &Commit,
+        here: &[String],
+        names: &[String],
     ) -> Result<(), LoadError> {
-        let path = folder.join(name);
-        if path.is_file() {
-            return Ok(());
+        let folder = self.repo.snapshot(commit);
+        let size = |name: &String| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+        let mut found: u64 = here.iter().map(size).sum();
+        let mut wanted = Vec::new();
+        for name in names {
+            match self.wanted(commit, name)? {
+                Some(remote) => wanted.push(remote),
+                None => found += size(name),
+            }
         }
-        let what = format!("downloading {name}");
-        let metadata = api
-            .metadata(&remote.url(name))
-            .map_err(|e| self.explain(&what, &e))?;
-        if self.link_known(&metadata, &path) {
-            return Ok(());
+        let coming = wanted.iter().map(|remote| remote.size);
+        self.progress.total(coming.fold(found, u64::saturating_add));
+        self.progress.found(found);
+        for remote in &wanted {
+            self.progress.says(&format!("downloading {}", remote.name));
+            self.bring(commit, remote, true)?;
         }
-        let mut meter = Meter {
-            download: self,
-            what: what.clone(),
-            size: 0,
-            done: 0,
-            percent: None,
+        Ok(())
+    }
+
+    /// What the hub says about a file; none if it is here.
+    fn wanted(&self, commit: &Commit, name: &str) -> Result<Option<Remote>, LoadError> {
+        if self.is_stopped() {
+            return Err(LoadError::Cancelled);
+        }
+        if self.repo.snapshot(commit).join(name).is_file() {
+            return Ok(None);
+        }
+        self.remote(commit, name)
+            .map(Some)
+            .map_err(|e| self.explain(&format!("downloading {name}"), &e))
+    }
+
+    fn remote(&self, commit: &Commit, name: &str) -> Result<Remote, HubError> {
+        let head = self.client.head(&self.path(commit, name))?;
+        let lacks = |what: &str| HubError::Protocol(format!("it gives no {what} for {name}"));
+        let found = head.commit.ok_or_else(|| lacks("commit"))?;
+        if found != commit.as_str().as_bytes() {
+            return Err(HubError::Protocol(format!(
+                "it gives {name} of the commit {} instead",
+                quoted(&found)
+            )));
+        }
+        let etag = head.etag.ok_or_else(|| lacks("ETag"))?;
+        let etag = Etag::parse(&etag).ok_or_else(|| {
+            HubError::Protocol(format!("it gives {name} the ETag {}", quoted(&etag)))
+        })?;
+        let size = head.size.ok_or_else(|| lacks("size"))?;
+        let limit = snapshot::limit(name);
+        if size > limit {
+            let name = name.into();
+            return Err(HubError::TooLarge { name, size, limit });
+        }
+        let name = name.into();
+        Ok(Remote { name, etag, size })
+    }
+
+    fn path(&self, commit: &Commit, name: &str) -> String {
+        format!("/{}/resolve/{}/{name}", self.id, commit.as_str())
+    }
+
+    fn bring(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), LoadError> {
+        self.content(commit, remote, counts)
+            .and_then(|()| Ok(self.repo.link(commit, &remote.name, &remote.etag)?))
+            .map_err(|e| self.explain(&format!("downloading {}", remote.name), &e))
+    }
+
+    /// Sees to it that the blob is there.
+    fn content(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), HubError> {
+        let blob = self.repo.blob(&remote.etag);
+        let is_there = || fs::metadata(&blob).is_ok_and(|blob| blob.len() == remote.size);
+        if !is_there() {
+            let _lock = self.repo.lock(&remote.etag, || {
+                let name = &remote.name;
+                self.progress
+                    .says(&format!("waiting for another program to download {name}"));
+                self.go_on()
+            })?;
+            self.progress.says(&format!("downloading {}", remote.name));
+            if !is_there() {
+                return self.receive(commit, remote, counts);
+            }
+        }
+        if counts {
+            self.progress.found(remote.size);
+        }
+        Ok(())
+    }
+
+    /// Receives what is missing of a blob, whose lock the caller holds.
+    fn receive(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), HubError> {
+        let path = self.repo.incomplete(&remote.etag);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)?;
+        let announced = Announced {
+            size: remote.size,
+            sha256: remote.etag.sha256(),
         };
-        match catch_unwind(AssertUnwindSafe(|| {
-            remote.download_with_progress(name, &mut meter)
-        })) {
-            Ok(Ok(_)) => {}
-            Ok(Err(e)) => return Err(self.explain(&what, &e)),
-            Err(payload) if payload.is::<Stop>() => return Err(LoadError::Cancelled),
-            Err(payload) => resume_unwind(payload),
+        let mut part = Part::new(file, announced, counts.then_some(&*self.progress));
+        part.resume(|| self.go_on())?;
+        if part.left() > 0 {
+            let path = self.path(commit, &remote.name);
+            let response = self.client.get(&path, Some(part.have()))?;
+            part.start_at(first_byte(&response, remote.size)?)?;
+            let read = self
+                .client
+                .read(response.into_body(), part.left(), |piece| {
+                    self.go_on()?;
+                    part.add(piece)
+                });
+            match read {
+                // `finish` says how much is missing.
+                Err(e) if e.is_early_end() => (),
+                read => read?,
+            }
         }
-        let size = meter.size as u64;
-        let have = fs::metadata(&path).map_or(0, |file| file.len());
-        if have == size {
-            return Ok(());
+        self.go_on()?;
+        match part.finish() {
+            Ok(()) => Ok(fs::rename(&path, self.repo.blob(&remote.etag))?),
+            Err(e) => {
+                if !matches!(e, HubError::Cut { .. } | HubError::Disk(_)) {
+                    // Nothing can be made of it.
+                    let _ = fs::remove_file(&path);
+                }
+                Err(e)
+            }
         }
-        put_back(&path, have < size);
-        Err(LoadError::Invalid(format!(
-            "{what}: the connection ended after {have} of {size} bytes. Try again: it goes on there"
-        )))
     }
 
-    /// Links a file whose content came with another commit. hf-hub would download it again.
-    fn link_known(&self, metadata: &Metadata, path: &Path) -> bool {
-        let blob = self.hub.cache().repo(self.repo.clone());
-        let blob = blob.blob_path(metadata.etag());
-        let known = fs::metadata(&blob).is_ok_and(|blob| blob.len() == metadata.size() as u64);
-        let (Some(name), Some(folder)) = (blob.file_name(), path.parent()) else {
-            return false;
-        };
-        known
-            && fs::create_dir_all(folder).is_ok()
-            && symlink(Path::new("../../blobs").join(name), path).is_ok()
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
-    fn explain(&self, what: &str, error: &ApiError) -> LoadError {
-        let id = self.repo.url();
-        explain(&self.hub, &id, self.repo.revision(), what, error)
-    }
-}
-
-#[cfg(unix)]
-use std::os::unix::fs::symlink;
-
-#[cfg(not(unix))]
-fn symlink(_: PathBuf, _: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
-/// Takes a file that has not its whole size out of the snapshot; what there is of it becomes again
-/// the part that the next download goes on from, if it can. Errors show then.
-fn put_back(pointer: &Path, resumable: bool) {
-    let blob = fs::canonicalize(pointer);
-    let _ = fs::remove_file(pointer);
-    if let Ok(blob) = blob {
-        let _ = if resumable {
-            fs::rename(&blob, blob.with_extension("part"))
-        } else {
-            fs::remove_file(&blob)
-        };
-    }
-}
-
-/// Unwinds a download that nobody waits for.
-struct Stop;
-
-/// Counts the bytes of one file.
-struct Meter<'a> {
-    download: &'a Download,
-    what: String,
-    size: usize,
-    done: usize,
-    percent: Option<u32>,
-}
-
-impl Meter<'_> {
-    fn tell(&mut self) {
-        if self.download.stop.load(Ordering::Relaxed) {
-            // hf-hub has no other way to leave a download. This does not run the panic hook, and
-            // the part that has come stays for the next time.
-            resume_unwind(Box::new(Stop));
+    fn go_on(&self) -> Result<(), HubError> {
+        match self.is_stopped() {
+            true => Err(HubError::Cancelled),
+            false => Ok(()),
         }
-        let percent = (self.done as u64 * 100)
-            .checked_div(self.size as u64)
-            .map_or(100, |percent| percent.min(100) as u32);
-        let update = if self.percent == Some(percent) {
-            Update::Alive
-        } else {
-            Update::Progress(Progress {
-                what: self.what.clone(),
-                percent,
-            })
-        };
-        self.percent = Some(percent);
-        // If nobody listens, `stop` is about to be set.
-        let _ = self.download.updates.send(update);
-    }
-}
-
-impl hf_hub::api::Progress for &mut Meter<'_> {
-    fn init(&mut self, size: usize, _filename: &str) {
-        (self.size, self.done) = (size, 0);
-        self.tell();
     }
 
-    fn update(&mut self, size: usize) {
-        self.done += size;
-        self.tell();
+    fn explain(&self, what: &str, error: &HubError) -> LoadError {
+        explain(&self.hub, &self.id, &self.revision, what, error)
     }
-
-    fn finish(&mut self) {}
 }

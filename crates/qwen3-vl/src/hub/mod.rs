@@ -3,11 +3,22 @@
 //!
 //! Environment, as for those tools: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
 //! `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`.
+//!
+//! A hub, a mirror and whoever they redirect to are not trusted: nothing but the cache is written,
+//! the token goes to the hub alone, and size, time and redirects are bounded (docs/security.md).
 
+mod cache;
 mod download;
+mod error;
 mod explain;
+mod http;
+mod location;
+mod part;
+mod progress;
+mod slot;
 mod snapshot;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +26,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hf_hub::{Cache, Repo, RepoType};
-
 use crate::load::{LoadError, Progress};
-use download::{Download, Update};
+use cache::{Commit, Repo, read_small};
+use download::Download;
+use explain::explain;
+use http::Client;
+use progress::{Reporter, Shared};
+use slot::Slot;
 
 /// What is fetched if no revision is given.
 pub const DEFAULT_REVISION: &str = "main";
@@ -26,10 +40,14 @@ pub const DEFAULT_REVISION: &str = "main";
 /// How often a waiting [`Hub::fetch`] looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(50);
 
+/// Says whether the model of this `config.json` can be used, before its weights are downloaded.
+pub type CheckConfig = fn(&[u8]) -> Result<(), LoadError>;
+
 /// Brings a model's files onto this machine and gives their folder.
 ///
-/// `revision` is a branch, tag or commit; `main` if none. Blocks; returns soon after `cancel` is set,
-/// and a later call goes on where the download stopped.
+/// `revision` is a branch, tag or commit; `main` if none. `progress` hears about twice a second how
+/// many bytes of all files have come. Blocks; returns within 100 ms after `cancel` is set, and a later
+/// call goes on where the download stopped.
 ///
 /// # Errors
 ///
@@ -38,14 +56,16 @@ const POLL: Duration = Duration::from_millis(50);
 pub fn fetch(
     id: &str,
     revision: Option<&str>,
+    check: CheckConfig,
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<PathBuf, LoadError> {
-    Hub::from_variables(|name| std::env::var(name).ok())?.fetch(id, revision, progress, cancel)
+    Hub::from_variables(|name| std::env::var(name).ok())?
+        .fetch_checked(id, revision, check, progress, cancel)
 }
 
 /// A hub and the cache for what comes from it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Hub {
     /// Address without a slash at the end.
     pub endpoint: String,
@@ -57,6 +77,19 @@ pub struct Hub {
     pub offline: bool,
     /// How long the hub may stay silent.
     pub patience: Duration,
+}
+
+impl fmt::Debug for Hub {
+    // Not the token: logs are passed on.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("endpoint", &self.endpoint)
+            .field("cache", &self.cache)
+            .field("token", &self.token.as_ref().map(|_| "…"))
+            .field("offline", &self.offline)
+            .field("patience", &self.patience)
+            .finish()
+    }
 }
 
 impl Hub {
@@ -80,7 +113,7 @@ impl Hub {
         let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
         let token = variable("HF_TOKEN").or_else(|| {
             let file = token_file.or_else(|| Some(home?.join("token")))?;
-            std::fs::read_to_string(file).ok()
+            String::from_utf8(read_small(&file, 4096).ok()?).ok()
         });
         let endpoint = variable("HF_ENDPOINT").unwrap_or("https://huggingface.co".into());
         let offline = variable("HF_HUB_OFFLINE")
@@ -96,7 +129,7 @@ impl Hub {
         })
     }
 
-    /// See [`fetch`].
+    /// [`fetch`] of any model, whatever its configuration.
     ///
     /// # Errors
     ///
@@ -108,11 +141,28 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<PathBuf, LoadError> {
+        self.fetch_checked(id, revision, |_| Ok(()), progress, cancel)
+    }
+
+    /// See [`fetch`].
+    ///
+    /// # Errors
+    ///
+    /// See [`fetch`].
+    pub fn fetch_checked(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        check: CheckConfig,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<PathBuf, LoadError> {
         let revision = revision.unwrap_or(DEFAULT_REVISION);
         check_names(id, revision)?;
-        let cached = self.cached(id, revision);
+        let repo = Repo::new(&self.cache, id);
+        let cached = cached(&repo, revision);
         if let Some(folder) = &cached
-            && (self.offline || is_commit(revision))
+            && (self.offline || Commit::parse(revision.as_bytes()).is_some())
         {
             return Ok(folder.clone());
         }
@@ -122,31 +172,45 @@ impl Hub {
                 self.cache.display()
             )));
         }
+        let client = Client::new(&self.endpoint, self.token.as_deref(), self.patience)
+            .map_err(|e| explain(self, id, revision, &format!("asking for {id}"), &e))?;
+        let Some(slot) = wait_for_slot(&repo, id, progress, cancel) else {
+            return Err(LoadError::Cancelled);
+        };
 
         // On a thread of its own, so that a silent network cannot keep us from being cancelled.
-        let (updates, received) = mpsc::channel();
+        let (result, ended) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(Shared::default());
         let download = Download {
             hub: self.clone(),
-            repo: repo(id, revision),
+            client: client.clone(),
+            id: id.into(),
+            revision: revision.into(),
+            repo,
             cached,
-            updates,
+            check,
+            progress: shared.clone(),
+            result,
             stop: stop.clone(),
+            slot,
         };
         thread::Builder::new()
             .name("qwen3-vl-hub".into())
             .spawn(move || download.run())
             .map_err(|e| LoadError::Invalid(format!("no thread for the download: {e}")))?;
 
-        let mut heard = Instant::now();
+        let mut reporter = Reporter::default();
         loop {
-            match received.recv_timeout(POLL) {
-                Ok(Update::Finished(result)) => return result,
-                Ok(Update::Progress(step)) => {
-                    heard = Instant::now();
-                    progress(step);
+            match ended.recv_timeout(POLL) {
+                Ok(result) => {
+                    if result.is_ok() {
+                        reporter
+                            .last(Instant::now(), shared.now())
+                            .map(&mut *progress);
+                    }
+                    return result;
                 }
-                Ok(Update::Alive) => heard = Instant::now(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(LoadError::Invalid(format!(
@@ -154,48 +218,57 @@ impl Hub {
                     )));
                 }
             }
+            if let Some(step) = reporter.report(Instant::now(), shared.now()) {
+                progress(step);
+            }
             if cancel.load(Ordering::Relaxed) {
                 stop.store(true, Ordering::Relaxed);
+                // Ends what the thread waits for.
+                client.shut_down();
                 return Err(LoadError::Cancelled);
-            }
-            if heard.elapsed() > self.patience {
-                stop.store(true, Ordering::Relaxed);
-                return Err(LoadError::NotFound(format!(
-                    "{} has been silent for {} s: try again later, what is there is kept",
-                    self.endpoint,
-                    self.patience.as_secs()
-                )));
             }
         }
     }
+}
 
-    /// The folder of a revision all of whose files were downloaded before.
-    fn cached(&self, id: &str, revision: &str) -> Option<PathBuf> {
-        let folder = self.cache.join(repo(id, revision).folder_name());
-        let commit = std::fs::read_to_string(folder.join("refs").join(revision));
-        let commit = commit.unwrap_or_else(|_| revision.into());
-        let snapshot = folder.join("snapshots").join(commit.trim());
-        snapshot::is_complete(&snapshot).then_some(snapshot)
-    }
-
-    fn cache(&self) -> Cache {
-        Cache::new(self.cache.clone())
+/// Waits until nobody else in this process downloads the model; none if cancelled.
+fn wait_for_slot(
+    repo: &Repo,
+    id: &str,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Option<Slot> {
+    let mut is_told = false;
+    loop {
+        if cancel.load(Ordering::Relaxed) {
+            return None;
+        }
+        if let Some(slot) = Slot::take(repo.folder()) {
+            return Some(slot);
+        }
+        if !is_told {
+            progress(Progress {
+                what: format!("waiting for another download of {id}"),
+                percent: 0,
+            });
+            is_told = true;
+        }
+        thread::sleep(POLL);
     }
 }
 
-fn repo(id: &str, revision: &str) -> Repo {
-    Repo::with_revision(id.into(), RepoType::Model, revision.into())
-}
-
-/// Whether a revision names one commit for ever.
-fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+/// The folder of a revision all of whose files were downloaded before.
+fn cached(repo: &Repo, revision: &str) -> Option<PathBuf> {
+    let commit = repo.read_ref(revision);
+    let commit = commit.or_else(|| Commit::parse(revision.as_bytes()))?;
+    let snapshot = repo.snapshot(&commit);
+    snapshot::is_complete(&snapshot).then_some(snapshot)
 }
 
 /// Names become parts of paths and addresses.
 fn check_names(id: &str, revision: &str) -> Result<(), LoadError> {
     let plain = |part: &str| {
-        !part.is_empty()
+        (1..=200).contains(&part.len())
             && !part.starts_with('.')
             && part
                 .bytes()
@@ -265,8 +338,22 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_not_shown_and_only_read_from_a_small_file() -> anyhow::Result<()> {
+        let set = hub(&[("HF_HOME", "/hf"), ("HF_TOKEN", "secret")])?;
+        assert!(!format!("{set:?}").contains("secret"));
+        for file in ["/dev/zero", "/dev", "/proc/self/nothing"] {
+            let token = hub(&[("HF_HOME", "/hf"), ("HF_TOKEN_PATH", file)])?.token;
+            assert!(token.is_none(), "{file}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn names_that_would_leave_the_cache_are_refused() {
-        for id in ["demo", "a/b/c", "../x", "a/..", "a/", "/a", "a b/c", ""] {
+        let long = format!("a/{}", "b".repeat(300));
+        for id in [
+            "demo", "a/b/c", "../x", "a/..", "a/", "/a", "a b/c", "", &long,
+        ] {
             assert!(check_names(id, "main").is_err(), "{id}");
         }
         for revision in ["", "../main", "a//b", "a b"] {

@@ -5,8 +5,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::cache::read_small;
+use super::error::quoted;
+
 /// Files without which nothing can be loaded.
-const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
+
+/// Says what the model is: comes before everything else.
+pub(super) const CONFIG: &str = "config.json";
 
 /// Files that are used where they exist.
 const USED: [&str; 7] = [
@@ -22,7 +28,24 @@ const USED: [&str; 7] = [
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// The files to fetch first, out of those a repository has: all but the shards of an index.
+/// Most shards of a model; the largest official one has 94.
+const MAX_SHARDS: usize = 1000;
+
+const MIB: u64 = 1 << 20;
+
+/// Most bytes of a file that a hub may send.
+pub(super) fn limit(name: &str) -> u64 {
+    match name {
+        // Qwen's has 11 MB.
+        "tokenizer.json" => 32 * MIB,
+        INDEX => 32 * MIB,
+        _ if name.ends_with(".safetensors") => 256 << 30,
+        _ => 4 * MIB,
+    }
+}
+
+/// The files to fetch first, out of those a repository has: all but the shards of an index. The
+/// configuration is the first of them.
 ///
 /// # Errors
 ///
@@ -56,17 +79,29 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     if !path.exists() {
         return Ok(BTreeSet::new());
     }
-    let text = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = read_small(&path, limit(INDEX)).map_err(|e| format!("{}: {e}", path.display()))?;
     let index: Index =
         serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    match names
-        .iter()
-        .find(|name| name.contains(['/', '\\']) || !name.ends_with(".safetensors"))
-    {
-        Some(name) => Err(format!("{INDEX} names {name:?}, which is not a shard")),
+    if names.len() > MAX_SHARDS {
+        return Err(format!("{INDEX} names more than {MAX_SHARDS} shards"));
+    }
+    match names.iter().find(|name| !is_shard(name)) {
+        Some(name) => Err(format!(
+            "{INDEX} names {}, which is not a shard",
+            quoted(name.as_bytes())
+        )),
         None => Ok(names),
     }
+}
+
+/// Whether a name is that of a file beside the index, and safe in paths and addresses.
+fn is_shard(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    name.len() <= 200
+        && !name.starts_with('.')
+        && name.ends_with(".safetensors")
+        && name.bytes().all(plain)
 }
 
 /// Whether a folder has all it takes to load a model.
@@ -78,4 +113,35 @@ pub(super) fn is_complete(folder: &Path) -> bool {
         has(SINGLE)
     };
     weights && NEEDED.iter().all(|name| has(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_plain_names() {
+        assert!(is_shard("model-00001-of-00002.safetensors"));
+        for name in [
+            "../model.safetensors",
+            "a/b.safetensors",
+            "a\\b.safetensors",
+            ".safetensors",
+            "..safetensors",
+            "a%2fb.safetensors",
+            "a?b=.safetensors",
+            "model.bin",
+            "",
+        ] {
+            assert!(!is_shard(name), "{name}");
+        }
+        assert!(!is_shard(&format!("{}.safetensors", "a".repeat(300))));
+    }
+
+    #[test]
+    fn only_weights_may_be_large() {
+        assert!(limit("model-1.safetensors") > 100 << 30);
+        assert!(limit(CONFIG) < 10 << 20);
+        assert!(limit("chat_template.jinja") < 10 << 20);
+    }
 }

@@ -14,6 +14,7 @@ pub mod quantized;
 pub mod rope;
 pub mod text;
 pub mod vision;
+mod watch;
 pub mod weights;
 
 use std::sync::Arc;
@@ -72,11 +73,7 @@ impl Model {
     ///
     /// See [`ModelError`].
     pub fn load(config: Config, weights: &mut Weights, eyes: Device) -> Result<Self, ModelError> {
-        let experts = config.text_config.num_experts;
-        if experts.is_some_and(|n| n > 0) {
-            let text = "mixture-of-experts models cannot be loaded yet: use a dense one";
-            return Err(ConfigError::Unsupported(text.into()).into());
-        }
+        Self::check(&config)?;
         let rope = config.rope()?;
         let text = TextModel::load(weights, &config, &rope)?;
         let shape = (text.layers.len(), text.heads.kv, text.heads.width);
@@ -88,5 +85,21 @@ impl Model {
             kv,
             config,
         })
+    }
+
+    /// Whether `config` describes a model that can be built.
+    ///
+    /// # Errors
+    ///
+    /// See [`ModelError`].
+    pub fn check(config: &Config) -> Result<(), ModelError> {
+        config.rope()?;
+        match config.text_config.num_experts {
+            Some(experts) if experts > 0 => {
+                let text = "mixture-of-experts models cannot be loaded yet: use a dense one";
+                Err(ConfigError::Unsupported(text.into()).into())
+            }
+            _ => Ok(()),
+        }
     }
 }

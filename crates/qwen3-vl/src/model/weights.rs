@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -11,6 +12,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Metadata, SafeTensors};
 
 use super::quantized::{Quantization, QuantizedWeight};
+use super::watch::Watch;
 use crate::cpu::quantized::Format;
 use crate::load::brief;
 
@@ -58,6 +60,9 @@ pub enum WeightsError {
         /// Its type.
         dtype: String,
     },
+    /// Nobody waits for the weights any more.
+    #[error("loading was cancelled")]
+    Cancelled,
     /// The device cannot hold a tensor.
     #[error("tensor {name}: {}", brief(source))]
     Device {
@@ -133,6 +138,7 @@ pub struct Weights {
     /// Type of matrices; as stored if none.
     store: Option<DType>,
     quantization: Quantization,
+    watch: Arc<Watch>,
 }
 
 /// A tensor in its file.
@@ -238,7 +244,13 @@ impl Weights {
             compute,
             store,
             quantization,
+            watch: Arc::default(),
         }
+    }
+
+    /// How far reading has come.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// Bytes of all tensors, as stored.
@@ -363,6 +375,7 @@ impl Weights {
             }
         };
         let (start, end) = info.data_offsets;
+        self.watch.count(end - start)?;
         let bytes = &shard.bytes.get()[shard.data + start..shard.data + end];
         let stored = Stored {
             bytes,

@@ -131,6 +131,14 @@ impl Waiter {
         Self { cancel, thread }
     }
 
+    /// Returns when the waiter is on its way.
+    fn unheard(registry: &Registry, options: LoadOptions) -> Self {
+        let (registry, cancel) = (registry.clone(), Arc::new(AtomicBool::new(false)));
+        let flag = cancel.clone();
+        let thread = thread::spawn(move || registry.load(&options, &mut |_| (), &flag));
+        Self { cancel, thread }
+    }
+
     fn cancel(self) {
         self.cancel.store(true, Ordering::Relaxed);
         assert!(matches!(self.result(), Err(LoadError::Cancelled)));
@@ -231,8 +239,17 @@ fn whoever_gives_up_leaves_the_load_to_the_others() {
     second.result().unwrap();
 }
 
+/// Waits for what is about to come true.
+fn comes_true(what: &str, condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WATCHDOG, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
-fn a_load_that_nobody_waits_for_is_cancelled_and_forgotten() {
+fn a_load_that_nobody_waits_for_is_cancelled_and_ends_before_the_next_one() {
     let (registry, loads) = manual();
     let waiters = [(); 2].map(|()| Waiter::new(&registry));
     let old = loads.recv_timeout(WATCHDOG).unwrap();
@@ -240,20 +257,69 @@ fn a_load_that_nobody_waits_for_is_cancelled_and_forgotten() {
     assert!(old.is_cancelled());
 
     // It has not noticed, when somebody wants the model again.
-    let waiter = Waiter::new(&registry);
-    let new = loads.recv_timeout(WATCHDOG).unwrap();
+    let waiter = Waiter::unheard(&registry, here());
+    assert!(loads.recv_timeout(Duration::from_millis(200)).is_err());
     let unwanted: Arc<dyn Backend> = Arc::new(engine());
     let weak = Arc::downgrade(&unwanted);
     old.end.send(Ok(unwanted)).unwrap();
-    let start = std::time::Instant::now();
-    while weak.strong_count() > 0 {
-        assert!(start.elapsed() < WATCHDOG, "somebody keeps it");
-        thread::sleep(Duration::from_millis(1));
-    }
+    comes_true("somebody keeps it", || weak.strong_count() == 0);
+    let new = loads.recv_timeout(WATCHDOG).unwrap();
     let wanted: Arc<dyn Backend> = Arc::new(engine());
     new.end.send(Ok(wanted.clone())).unwrap();
     assert!(same(&waiter.result().unwrap(), &wanted));
     assert!(same(&ask(&registry, &here()).unwrap(), &wanted));
+}
+
+#[test]
+fn loads_that_were_given_up_do_not_pile_up() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let (most, loads) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (running.clone(), most.clone(), loads.clone());
+    // One that takes its time to notice, and holds its memory meanwhile.
+    let load: LoadFn = Arc::new(move |_, _, cancel| {
+        let (running, most, loads) = &counts;
+        loads.fetch_add(1, Ordering::SeqCst);
+        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(150));
+        running.fetch_sub(1, Ordering::SeqCst);
+        match cancel.load(Ordering::Relaxed) {
+            true => Err(LoadError::Cancelled),
+            false => Ok(Arc::new(engine())),
+        }
+    });
+    let registry = Registry::new(load);
+    let give_up = |options: LoadOptions| {
+        let waiter = Waiter::unheard(&registry, options);
+        thread::sleep(Duration::from_millis(10));
+        waiter.cancel();
+    };
+    for _ in 0..12 {
+        give_up(here());
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1, "of one model");
+    assert!(loads.load(Ordering::SeqCst) < 12, "all of them began");
+    for model in 0..12 {
+        give_up(options(&format!("model-{model}"), DtypeChoice::Auto));
+    }
+    assert!(most.load(Ordering::SeqCst) <= 2, "of many models");
+    // And whoever wants it gets it.
+    ask(&registry, &here()).unwrap();
+    comes_true("a load goes on", || running.load(Ordering::SeqCst) == 0);
+}
+
+#[test]
+fn models_that_are_wanted_load_at_the_same_time() {
+    let (registry, loads) = manual();
+    let folders = ["a", "b", "c", "d"];
+    let waiters =
+        folders.map(|folder| Waiter::unheard(&registry, options(folder, DtypeChoice::Auto)));
+    let begun = folders.map(|_| loads.recv_timeout(WATCHDOG).unwrap());
+    for load in begun {
+        load.end.send(Ok(Arc::new(engine()))).unwrap();
+    }
+    for waiter in waiters {
+        waiter.result().unwrap();
+    }
 }
 
 #[test]

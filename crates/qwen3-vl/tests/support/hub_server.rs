@@ -1,4 +1,8 @@
 //! A model hub on the loopback: the part of Hugging Face's protocol that downloads use.
+//!
+//! It can be made to misbehave: a [`Hook`] answers before the hub does.
+
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,6 +15,24 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 pub const ID: &str = "owner/model";
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+/// Answers a request itself, or leaves it to the hub.
+pub type Hook = Arc<dyn Fn(&Request, &mut TcpStream) -> bool + Send + Sync>;
 
 /// What the hub holds and how it behaves.
 #[derive(Clone, Default)]
@@ -28,8 +50,13 @@ pub struct State {
     pub hold: Option<usize>,
     /// Never answer.
     pub silent: bool,
+    /// Where large files are, if not here.
+    pub cdn: Option<String>,
+    pub hook: Option<Hook>,
     /// Requests so far: path, and the range if there was one.
     pub log: Vec<String>,
+    /// The same, as they came.
+    pub seen: Vec<Request>,
 }
 
 pub struct Server {
@@ -60,6 +87,16 @@ impl Server {
         server
     }
 
+    /// A hub whose hook comes first.
+    pub fn hostile(
+        files: BTreeMap<String, Vec<u8>>,
+        hook: impl Fn(&Request, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let server = Self::start(files);
+        server.state().hook = Some(Arc::new(hook));
+        server
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -68,12 +105,33 @@ impl Server {
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
     }
+
+    /// Requests since the last call, as they came.
+    pub fn seen(&self) -> Vec<Request> {
+        std::mem::take(&mut self.state().seen)
+    }
 }
 
-fn answer(stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::Result<()> {
+/// Sends an answer of these parts.
+pub fn send(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{head}content-length: {length}\r\n");
+    raw(stream, &head, body);
+}
+
+/// Sends a head without a length, and a body.
+pub fn raw(stream: &mut TcpStream, head: &str, body: &[u8]) {
+    // A client that has left is no error of the server.
+    let _ = write!(stream, "{head}connection: close\r\n\r\n");
+    let _ = stream.write_all(body);
+}
+
+fn answer(mut stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().unwrap_or(Ok(String::new()))?;
-    let path = first.split(' ').nth(1).unwrap_or_default().to_string();
+    let mut words = first.split(' ').map(str::to_string);
+    let method = words.next().unwrap_or_default();
+    let path = words.next().unwrap_or_default();
     let mut headers = BTreeMap::new();
     for line in lines {
         let line = line?;
@@ -82,7 +140,12 @@ fn answer(stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::R
         };
         headers.insert(name.to_lowercase(), value.to_string());
     }
-    let range = headers.get("range").map(String::as_str);
+    let request = Request {
+        method,
+        path,
+        headers,
+    };
+    let (path, range) = (&request.path, request.header("range"));
     let now = {
         let mut state = state.lock().unwrap();
         state.log.push(
@@ -90,19 +153,27 @@ fn answer(stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::R
                 .trim()
                 .into(),
         );
+        state.seen.push(request.clone());
         state.clone()
     };
     while state.lock().unwrap().silent {
         thread::sleep(Duration::from_millis(20));
     }
-    let mut reply = Reply { stream, state };
+    if now.hook.is_some_and(|hook| hook(&request, &mut stream)) {
+        return Ok(());
+    }
+    let mut reply = Reply {
+        stream,
+        state,
+        is_head: request.method == "HEAD",
+    };
     if let Some(name) = path.strip_prefix("/cdn/") {
-        return reply.file(&now, name, range, true, "");
+        return reply.file(name, range, true, "");
     }
     let authorised = now
         .token
         .as_ref()
-        .is_none_or(|token| headers.get("authorization") == Some(&format!("Bearer {token}")));
+        .is_none_or(|token| request.header("authorization") == Some(&format!("Bearer {token}")));
     if !authorised {
         return reply.status("401 Unauthorized");
     }
@@ -126,24 +197,26 @@ fn answer(stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io::R
     };
     let known = format!("x-repo-commit: {}\r\n", now.commit);
     if name.ends_with(".safetensors") {
-        let etag = etag(&now.files[name]);
-        let head =
-            format!("{known}x-linked-etag: \"{etag}\"\r\nlocation: {endpoint}/cdn/{name}\r\n");
+        let (etag, size) = (sha256(&now.files[name]), now.files[name].len());
+        let cdn = now.cdn.as_deref().unwrap_or(endpoint);
+        let head = format!(
+            "{known}x-linked-etag: \"{etag}\"\r\nx-linked-size: {size}\r\n\
+             location: {cdn}/cdn/{name}\r\n"
+        );
         return reply.send("302 Found", &head, b"");
     }
-    reply.file(&now, name, range, false, &known)
+    reply.file(name, range, false, &known)
 }
 
-fn etag(content: &[u8]) -> String {
-    Sha256::digest(content)[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+/// The etag of a large file.
+pub fn sha256(content: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(content))
 }
 
 struct Reply<'a> {
     stream: TcpStream,
     state: &'a Mutex<State>,
+    is_head: bool,
 }
 
 impl Reply<'_> {
@@ -163,25 +236,32 @@ impl Reply<'_> {
         )
     }
 
-    /// `bytes=A-B` or `bytes=A-` of a file.
+    /// All of a file, or what is asked for: `bytes=A-B` or `bytes=A-`.
     fn file(
         &mut self,
-        now: &State,
         name: &str,
         range: Option<&str>,
         large: bool,
         head: &str,
     ) -> std::io::Result<()> {
+        let now = self.state.lock().unwrap().clone();
         let content = &now.files[name];
-        let (from, to) = range
+        // As long as a git hash, and none of its SHA-256.
+        let etag = &sha256(content)[..40];
+        let head = format!("{head}etag: \"{etag}\"\r\n");
+        if self.is_head {
+            return self.head("200 OK", &head, content.len());
+        }
+        let Some((from, to)) = range
             .and_then(|range| range.strip_prefix("bytes="))
             .and_then(|range| range.split_once('-'))
-            .unwrap_or(("0", ""));
+        else {
+            return self.send("200 OK", &head, content);
+        };
         let from: usize = from.parse().unwrap();
         let to: usize = to.parse().map_or(content.len(), |to: usize| to + 1);
-        let etag = etag(content);
         let head = format!(
-            "{head}etag: \"{etag}\"\r\ncontent-range: bytes {from}-{}/{}\r\n",
+            "{head}content-range: bytes {from}-{}/{}\r\n",
             to.saturating_sub(1),
             content.len()
         );

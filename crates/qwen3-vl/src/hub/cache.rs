@@ -1,0 +1,255 @@
+//! The cache of Hugging Face's tools: the same folders, names and locks as huggingface_hub
+//! (`file_download.py`), so that each uses what the other has downloaded.
+//!
+//! ```text
+//! models--owner--name/blobs/ETAG               content, once
+//! models--owner--name/blobs/ETAG.incomplete    what has come of it
+//! models--owner--name/snapshots/COMMIT/NAME    link to a blob
+//! models--owner--name/refs/REVISION            the commit that a branch stood for
+//! .locks/models--owner--name/ETAG.lock         held while a blob is written
+//! ```
+//!
+//! A path is made of checked types only ([`Commit`], [`Etag`], names from `snapshot`): nothing that a
+//! hub says leads out of the cache.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::error::HubError;
+
+/// How often somebody who waits for a lock looks again.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A commit: 40 lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Commit(String);
+
+impl Commit {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        (text.len() == 40 && text.iter().all(hex))
+            .then(|| Self(String::from_utf8_lossy(text).into_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a content: letters and digits only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Etag(String);
+
+impl Etag {
+    /// Reads an `ETag` header, as `_normalize_etag` of huggingface_hub does.
+    pub(super) fn parse(header: &[u8]) -> Option<Self> {
+        let text = header.strip_prefix(b"W/").unwrap_or(header);
+        let text = text.strip_prefix(b"\"").unwrap_or(text);
+        let text = text.strip_suffix(b"\"").unwrap_or(text);
+        let plain = text.iter().all(u8::is_ascii_alphanumeric);
+        (plain && (1..=128).contains(&text.len()))
+            .then(|| Self(String::from_utf8_lossy(text).into_owned()))
+    }
+
+    /// The SHA-256 of the content, which the etag of a large file is.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        let is_hash = self.0.len() == 64 && self.0.bytes().all(|b| b.is_ascii_hexdigit());
+        is_hash.then_some(&self.0)
+    }
+}
+
+/// One model's part of the cache.
+#[derive(Clone, Debug)]
+pub(super) struct Repo {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+impl Repo {
+    /// `id` is an owner and a name that have been checked.
+    pub(super) fn new(cache: &Path, id: &str) -> Self {
+        let name = format!("models--{}", id.replace('/', "--"));
+        Self {
+            folder: cache.join(&name),
+            locks: cache.join(".locks").join(name),
+        }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of a commit's files.
+    pub(super) fn snapshot(&self, commit: &Commit) -> PathBuf {
+        self.folder.join("snapshots").join(commit.as_str())
+    }
+
+    pub(super) fn blob(&self, etag: &Etag) -> PathBuf {
+        self.folder.join("blobs").join(&etag.0)
+    }
+
+    /// Where the content of a blob grows.
+    pub(super) fn incomplete(&self, etag: &Etag) -> PathBuf {
+        self.folder
+            .join("blobs")
+            .join(format!("{}.incomplete", etag.0))
+    }
+
+    /// The commit that a checked revision stood for when it was last seen.
+    pub(super) fn read_ref(&self, revision: &str) -> Option<Commit> {
+        let text = read_small(&self.folder.join("refs").join(revision), 4096).ok()?;
+        Commit::parse(text.trim_ascii())
+    }
+
+    /// Keeps what a checked revision stands for. Writes nothing if that is known.
+    pub(super) fn write_ref(&self, revision: &str, commit: &Commit) -> io::Result<()> {
+        if self.read_ref(revision).as_ref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.folder.join("refs").join(revision);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(path, commit.as_str())
+    }
+
+    /// Makes a file of a snapshot stand for a blob that is there.
+    pub(super) fn link(&self, commit: &Commit, name: &str, etag: &Etag) -> io::Result<()> {
+        let pointer = self.snapshot(commit).join(name);
+        if pointer.is_file() {
+            return Ok(());
+        }
+        fs::create_dir_all(self.snapshot(commit))?;
+        match fs::remove_file(&pointer) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => (),
+        }
+        match symlink(&Path::new("../../blobs").join(&etag.0), &pointer) {
+            // Another process was quicker.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // A file system without links: as huggingface_hub does it.
+            Err(_) => fs::rename(self.blob(etag), &pointer),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Waits until nobody else writes the blob. The lock ends with the file that is returned.
+    ///
+    /// `waiting` is called while another program has it; its error ends the wait.
+    pub(super) fn lock(
+        &self,
+        etag: &Etag,
+        mut waiting: impl FnMut() -> Result<(), HubError>,
+    ) -> Result<File, HubError> {
+        fs::create_dir_all(&self.locks)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.locks.join(format!("{}.lock", etag.0)))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {
+                    waiting()?;
+                    thread::sleep(POLL);
+                }
+                Err(TryLockError::Error(e)) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+use std::os::unix::fs::symlink;
+
+#[cfg(not(unix))]
+fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let unusable = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
+    // Before it is opened: opening a FIFO waits for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(unusable("not a regular file"));
+    }
+    let mut content = Vec::new();
+    File::open(path)?
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(unusable("too large"));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etags_are_names_and_nothing_else() {
+        let name = |header: &[u8]| Etag::parse(header).map(|etag| etag.0);
+        let sha = "5".repeat(64);
+        assert_eq!(name(b"\"abc123\"").as_deref(), Some("abc123"));
+        assert_eq!(name(b"W/\"abc\"").as_deref(), Some("abc"));
+        assert_eq!(name(b"abc").as_deref(), Some("abc"));
+        assert!(Etag::parse(sha.as_bytes()).unwrap().sha256().is_some());
+        assert!(Etag::parse(b"abc").unwrap().sha256().is_none());
+        assert!(
+            Etag::parse("g".repeat(64).as_bytes())
+                .unwrap()
+                .sha256()
+                .is_none()
+        );
+        for bad in [
+            &b""[..],
+            b"\"\"",
+            b"../../x",
+            b"\"..\"",
+            b"\".\"",
+            b"/etc/passwd",
+            b"a/b",
+            b"a\\b",
+            b"a.incomplete",
+            b"a b",
+            b"a\0b",
+            b"\xc3\xa9",
+            "a".repeat(129).as_bytes(),
+        ] {
+            assert_eq!(name(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn commits_are_full_hashes() {
+        assert!(Commit::parse("0123456789abcdef0123456789abcdef01234567".as_bytes()).is_some());
+        for bad in [
+            "",
+            "main",
+            "../../../x",
+            &"A".repeat(40),
+            &"g".repeat(40),
+            &"a".repeat(39),
+        ] {
+            assert_eq!(Commit::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_ref_that_is_no_commit_is_none() {
+        let cache = tempfile::tempdir().unwrap();
+        let repo = Repo::new(cache.path(), "owner/name");
+        let commit = Commit::parse(&[b'a'; 40]).unwrap();
+        repo.write_ref("refs/pr/1", &commit).unwrap();
+        assert_eq!(repo.read_ref("refs/pr/1"), Some(commit));
+        fs::write(repo.folder().join("refs/main"), "../../../elsewhere").unwrap();
+        assert_eq!(repo.read_ref("main"), None);
+    }
+}

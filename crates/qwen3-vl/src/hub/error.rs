@@ -1,0 +1,93 @@
+//! What can go wrong between here and a hub.
+
+use std::io;
+
+use super::http::MAX_REDIRECTS;
+
+/// Why a request or a download failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HubError {
+    /// The request did not come through.
+    #[error("{0}")]
+    Request(#[from] ureq::Error),
+    /// An answer other than 2xx.
+    #[error("status {0}")]
+    Status(u16),
+    /// A chain of redirects.
+    #[error("it redirects more than {MAX_REDIRECTS} times")]
+    Redirects,
+    /// A redirect that is not followed: no http, or from https to http.
+    #[error("it redirects to {0}, which is not followed")]
+    Redirect(String),
+    /// The answer is none that a hub gives.
+    #[error("{0}")]
+    Protocol(String),
+    /// More than a file of this kind may have.
+    #[error("{name} has {size} bytes, more than the {limit} that are read of it")]
+    TooLarge { name: String, size: u64, limit: u64 },
+    /// The connection ended early.
+    #[error("the connection ended after {have} of {size} bytes")]
+    Cut { have: u64, size: u64 },
+    /// Bytes come, but too few.
+    #[error("it sends less than {0} bytes a second")]
+    Slow(u64),
+    /// The content is not what its hash says.
+    #[error("what came does not have the SHA-256 that the hub names")]
+    Damaged,
+    /// The token has characters that no header may have.
+    #[error("the token holds characters that no token has")]
+    Token,
+    /// Reading or writing here failed.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+    /// Nobody waits any more.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl HubError {
+    /// Whether the hub could not be reached or is out of order: the cache may help.
+    pub(super) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Status(status) => *status >= 500,
+            Self::Slow(_) => true,
+            Self::Request(error) => matches!(
+                error,
+                ureq::Error::Io(_)
+                    | ureq::Error::Timeout(_)
+                    | ureq::Error::HostNotFound
+                    | ureq::Error::ConnectionFailed
+                    | ureq::Error::ConnectProxyFailed(_)
+                    | ureq::Error::Tls(_)
+                    | ureq::Error::Rustls(_)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether the connection ended before the answer did.
+    pub(super) fn is_early_end(&self) -> bool {
+        match self {
+            Self::Request(ureq::Error::Io(e)) => e.kind() == io::ErrorKind::UnexpectedEof,
+            _ => false,
+        }
+    }
+
+    /// Whether it was reached and said nothing more.
+    pub(super) fn is_silence(&self) -> bool {
+        use ureq::Timeout;
+        match self {
+            Self::Request(ureq::Error::Timeout(which)) => {
+                !matches!(which, Timeout::Resolve | Timeout::Connect)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A text from outside, short and printable.
+pub(super) fn quoted(text: &[u8]) -> String {
+    const SHOWN: usize = 80;
+    let text = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);
+    format!("{text:?}")
+}

@@ -1,0 +1,272 @@
+//! Requests to a hub: bounded in time, in redirects and in what is read of an answer.
+//!
+//! The token goes to the hub's own origin (scheme, host and port) and to nobody else, whatever the
+//! hub redirects to. Compressed answers are refused: a few bytes of them can stand for gigabytes.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use ureq::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE,
+};
+use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use ureq::{Agent, Body};
+
+use super::error::{HubError, quoted};
+use super::location;
+
+/// How many redirects of one request are followed.
+pub(super) const MAX_REDIRECTS: usize = 5;
+
+/// Longest time to find a host, and to connect to it. Neither can be interrupted.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Slowest body, in bytes a second.
+const SLOWEST: u64 = 1024;
+
+/// A hub to ask. A clone is the same one.
+#[derive(Clone)]
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: Uri,
+    token: Option<HeaderValue>,
+    patience: Duration,
+}
+
+impl Client {
+    /// `patience` is the longest silence of the hub.
+    pub(super) fn new(
+        endpoint: &str,
+        token: Option<&str>,
+        patience: Duration,
+    ) -> Result<Self, HubError> {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            // They are followed here, so that the token stays at home.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("qwen3-vl/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(Some(CONNECT.min(patience)))
+            .timeout_connect(Some(CONNECT.min(patience)))
+            .timeout_send_request(Some(patience))
+            .timeout_recv_response(Some(patience))
+            .timeout_per_read(Some(patience))
+            .build()
+            .new_agent();
+        let endpoint = location::parse(endpoint)
+            .ok_or_else(|| HubError::Protocol("it is no http or https address".into()))?;
+        let token = token.map(|token| {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let token = token
+            .transpose()
+            .map_err(|_: ureq::http::header::InvalidHeaderValue| HubError::Token)?;
+        Ok(Self {
+            agent,
+            endpoint,
+            token,
+            patience,
+        })
+    }
+
+    /// Ends what other threads read and write with this client, and every later request.
+    pub(super) fn shut_down(&self) {
+        self.agent.clone().shutdown();
+    }
+
+    /// The answer to GET, from byte `from` on if given. `path` starts with a slash.
+    pub(super) fn get(&self, path: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
+        let mut uri = self.address(path)?;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Method::GET, &uri, from)?;
+            match location(&response, &uri)? {
+                Some(next) => uri = next,
+                None => return success(response),
+            }
+        }
+        Err(HubError::Redirects)
+    }
+
+    /// What the hub says about a file: see [`Head`].
+    pub(super) fn head(&self, path: &str) -> Result<Head, HubError> {
+        let mut uri = self.address(path)?;
+        let mut head = Head::default();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(Method::HEAD, &uri, None)?;
+            let at_home = location::same_origin(&uri, &self.endpoint);
+            let next = location(&response, &uri)?;
+            if next.is_none() && !response.status().is_success() {
+                return Err(HubError::Status(response.status().as_u16()));
+            }
+            head.add(response.headers(), next.is_some(), at_home)?;
+            match next {
+                Some(next) if !head.is_complete() => uri = next,
+                _ => return Ok(head),
+            }
+        }
+        Err(HubError::Redirects)
+    }
+
+    /// Hands the pieces of a body to `each`, at most `limit` bytes and one: a longer body shows.
+    pub(super) fn read(
+        &self,
+        body: Body,
+        limit: u64,
+        mut each: impl FnMut(&[u8]) -> Result<(), HubError>,
+    ) -> Result<(), HubError> {
+        let mut body = body.into_reader().take(limit.saturating_add(1));
+        let mut buffer = vec![0; 128 * 1024];
+        let mut pace = Pace::new(self.patience);
+        loop {
+            let read = match body.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(e) => return Err(HubError::Request(e.into())),
+            };
+            each(&buffer[..read])?;
+            pace.count(read)?;
+        }
+    }
+
+    fn address(&self, path: &str) -> Result<Uri, HubError> {
+        let endpoint = self.endpoint.to_string();
+        location::parse(&format!("{}{path}", endpoint.trim_end_matches('/')))
+            .ok_or_else(|| HubError::Protocol(format!("{path} cannot be part of an address")))
+    }
+
+    fn send(
+        &self,
+        method: Method,
+        uri: &Uri,
+        from: Option<u64>,
+    ) -> Result<Response<Body>, HubError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = &self.token
+            && location::same_origin(uri, &self.endpoint)
+        {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if let Some(from) = from {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let request = request.body(()).map_err(ureq::Error::from)?;
+        let response = self.agent.run(request)?;
+        match response.headers().get(CONTENT_ENCODING) {
+            Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+                let encoding = quoted(encoding.as_bytes());
+                Err(HubError::Protocol(format!(
+                    "it sends the encoding {encoding}, which was not asked for"
+                )))
+            }
+            _ => Ok(response),
+        }
+    }
+}
+
+/// Where an answer redirects to, if it does.
+fn location(response: &Response<Body>, from: &Uri) -> Result<Option<Uri>, HubError> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let target = response
+        .headers()
+        .get(LOCATION)
+        .ok_or_else(|| HubError::Protocol("it redirects to nowhere".into()))?;
+    location::follow(from, target.as_bytes())
+        .map(Some)
+        .ok_or_else(|| HubError::Redirect(quoted(target.as_bytes())))
+}
+
+fn success(response: Response<Body>) -> Result<Response<Body>, HubError> {
+    match response.status() {
+        status if status.is_success() => Ok(response),
+        status => Err(HubError::Status(status.as_u16())),
+    }
+}
+
+/// What a hub says about a file without sending it.
+///
+/// As for `get_hf_file_metadata` of huggingface_hub, what is said about the linked file goes before
+/// what is said about the answer. Where a hub does not give the size of a linked file, the host that
+/// has it is asked.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    pub etag: Option<Vec<u8>>,
+    pub size: Option<u64>,
+    pub commit: Option<Vec<u8>>,
+}
+
+impl Head {
+    fn add(
+        &mut self,
+        headers: &HeaderMap,
+        is_redirect: bool,
+        at_home: bool,
+    ) -> Result<(), HubError> {
+        let get = |name: &str| headers.get(name);
+        let bytes = |value: &HeaderValue| value.as_bytes().to_vec();
+        if at_home {
+            self.etag = self.etag.take().or(get("x-linked-etag").map(bytes));
+            self.commit = self.commit.take().or(get("x-repo-commit").map(bytes));
+            self.size = self.size.or(number(get("x-linked-size"))?);
+        }
+        if !is_redirect {
+            self.etag = self.etag.take().or(get("etag").map(bytes));
+            self.size = self.size.or(number(headers.get(CONTENT_LENGTH))?);
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.etag.is_some() && self.size.is_some() && self.commit.is_some()
+    }
+}
+
+/// A header that is a number, if it is there.
+pub(super) fn number(value: Option<&HeaderValue>) -> Result<Option<u64>, HubError> {
+    let Some(value) = value else { return Ok(None) };
+    let digits = value.to_str().ok();
+    let number = digits.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    match number.and_then(|text| text.parse().ok()) {
+        Some(number) => Ok(Some(number)),
+        None => Err(HubError::Protocol(format!(
+            "it gives the size {}",
+            quoted(value.as_bytes())
+        ))),
+    }
+}
+
+/// Refuses a body that only trickles.
+struct Pace {
+    window: Duration,
+    start: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(window: Duration) -> Self {
+        Self {
+            window,
+            start: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), HubError> {
+        self.bytes += bytes as u64;
+        let elapsed = self.start.elapsed();
+        if elapsed < self.window {
+            return Ok(());
+        }
+        if (self.bytes as f64) < SLOWEST as f64 * elapsed.as_secs_f64() {
+            return Err(HubError::Slow(SLOWEST));
+        }
+        *self = Self::new(self.window);
+        Ok(())
+    }
+}

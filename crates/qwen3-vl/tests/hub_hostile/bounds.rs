@@ -1,0 +1,221 @@
+//! Size, time and redirects are bounded.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use crate::hub_case::*;
+use crate::hub_server::{Server, raw, send};
+
+#[test]
+fn redirects_are_few_and_lead_to_http_only() {
+    for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
+        let case = Case::hostile(move |request, stream| {
+            let asked = request.path.contains(kind) && request.method == method;
+            if asked {
+                let head = format!("location: {}x\r\n", request.path);
+                send(stream, "302 Found", &head, b"");
+            }
+            asked
+        });
+        assert!(case.refused().contains("redirects more than"));
+        assert!(case.server.seen().len() < 10);
+        for target in [
+            "file:///etc/passwd",
+            "ftp://127.0.0.1/x",
+            "gopher://127.0.0.1/x",
+            "",
+            "http://",
+            "http://me:pw@127.0.0.1/x",
+            "http://127.0.0.1:99999/x",
+            "//",
+            &"x".repeat(20_000),
+        ] {
+            let head = format!("location: {target}\r\n");
+            let case = Case::hostile(move |request, stream| {
+                let asked = request.path.contains(kind) && request.method == method;
+                if asked {
+                    send(stream, "302 Found", &head, b"");
+                }
+                asked
+            });
+            case.refused();
+            assert!(case.server.seen().len() < 16, "{target}");
+        }
+    }
+}
+
+/// Sends until the other side has enough, which it must before `limit` bytes.
+fn endless(stream: &mut TcpStream, limit: usize) {
+    let piece = vec![b' '; 64 * 1024];
+    let mut sent = 0;
+    while stream.write_all(&piece).is_ok() {
+        sent += piece.len();
+        assert!(sent < limit, "it reads for ever");
+    }
+}
+
+#[test]
+fn a_body_ends_where_it_was_announced_to_end() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    for name in [CONFIG, "tokenizer.json", WEIGHTS] {
+        for chunked in [false, true] {
+            let case = Case::hostile(move |request, stream| {
+                let file = request.path.ends_with(name) && !request.path.starts_with("/api");
+                let asked = request.method == "GET" && file;
+                if asked && chunked {
+                    let head = format!("{ok}transfer-encoding: chunked\r\n");
+                    raw(stream, &head, b"");
+                    let piece = [b"10000\r\n", &vec![b' '; 65536][..], b"\r\n"].concat();
+                    while stream.write_all(&piece).is_ok() {}
+                } else if asked {
+                    raw(stream, ok, b"");
+                    endless(stream, 200_000_000);
+                }
+                asked
+            });
+            assert!(case.refused().contains("more than the"));
+            assert!(case.blobs() < 500_000);
+        }
+    }
+    // Longer than announced, and says so.
+    let case = Case::hostile(|request, stream| {
+        let asked = request.method == "GET" && request.path.ends_with(CONFIG);
+        if asked {
+            raw(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n",
+                b"",
+            );
+            endless(stream, 50_000_000);
+        }
+        asked
+    });
+    assert!(case.refused().contains("99999999999"));
+    assert_eq!(case.blobs(), 0);
+    // What the hub says about a model.
+    let case = Case::hostile(move |_, stream| {
+        raw(stream, ok, b"{\"sha\": \"");
+        endless(stream, 200_000_000);
+        true
+    });
+    assert!(case.refused().contains("more than"));
+}
+
+#[test]
+fn no_file_is_larger_than_its_kind_may_be() {
+    for (name, size) in [
+        (CONFIG, "5000000"),
+        (CONFIG, "18446744073709551615"),
+        ("tokenizer.json", "1000000000"),
+        (WEIGHTS, "999999999999999"),
+        (WEIGHTS, "99999999999999999999999"),
+        (WEIGHTS, "-1"),
+        (WEIGHTS, "+5"),
+        (WEIGHTS, "ten"),
+    ] {
+        let case = Case::hostile(move |request, stream| {
+            let asked = request.method == "HEAD" && request.path.ends_with(name);
+            if asked {
+                let head = format!(
+                    "x-repo-commit: {}\r\netag: \"e1\"\r\nx-linked-size: {size}\r\n",
+                    commit()
+                );
+                send(stream, "200 OK", &head, b"");
+            }
+            asked
+        });
+        let error = case.refused();
+        assert!(
+            error.contains("more than the") || error.contains("size"),
+            "{error}"
+        );
+        assert!(
+            !case
+                .server
+                .seen()
+                .iter()
+                .any(|request| { request.method == "GET" && request.path.ends_with(name) })
+        );
+    }
+}
+
+#[test]
+fn compressed_answers_are_refused() {
+    // 10 MB of zeros in 10 KB, as gzip would send them. Nobody unpacks them, so any bytes do.
+    for encoding in ["gzip", "br", "deflate", "zstd", "GZIP", "x"] {
+        for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
+            let case = Case::hostile(move |request, stream| {
+                let asked = request.path.contains(kind) && request.method == method;
+                if asked {
+                    let head = format!("content-encoding: {encoding}\r\n");
+                    send(stream, "200 OK", &head, &[0x1f; 10_000]);
+                }
+                asked
+            });
+            assert!(case.refused().contains("encoding"));
+        }
+    }
+    let case = Case::new(Server::start(model()));
+    case.fetch().unwrap();
+    for request in case.server.seen() {
+        assert_eq!(request.header("accept-encoding"), Some("identity"));
+    }
+}
+
+#[test]
+fn silence_is_bounded_wherever_it_falls() {
+    for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
+        // Nothing, half a header, half a body.
+        for say in [
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-le",
+            "HTTP/1.1 200 OK\r\ncontent-length: 1500\r\n\r\n11",
+        ] {
+            if method == "HEAD" && say.ends_with("11") {
+                continue;
+            }
+            let mut case = Case::hostile(move |request, stream| {
+                let asked = request.path.contains(kind) && request.method == method;
+                if asked {
+                    let _ = stream.write_all(say.as_bytes());
+                    wait_for_the_end(stream);
+                }
+                asked
+            });
+            case.hub.patience = Duration::from_millis(300);
+            let error = case.refused();
+            assert!(error.contains("silent for 0.3 s"), "{kind} {say}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_trickle_is_bounded_wherever_it_falls() {
+    for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
+        for head in [true, false] {
+            if method == "HEAD" && !head {
+                continue;
+            }
+            let mut case = Case::hostile(move |request, stream| {
+                let asked = request.path.contains(kind) && request.method == method;
+                if asked {
+                    let start = "HTTP/1.1 200 OK\r\ncontent-length: 1500\r\n";
+                    let _ = stream.write_all(start.as_bytes());
+                    let _ = stream.write_all(if head { b"x: " } else { b"\r\n" });
+                    while stream.write_all(b"1").is_ok() {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                asked
+            });
+            case.hub.patience = Duration::from_millis(500);
+            let error = case.refused();
+            assert!(
+                error.contains("silent") || error.contains("less than 1024 bytes"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The token goes to the hub and to nobody else.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::hub_case::*;
+use crate::hub_server::{ID, Server, send};
+
+fn knows_the_token(server: &Server) -> bool {
+    let seen = server.seen();
+    assert!(!seen.is_empty(), "nobody asked");
+    let secret = |value: &String| value.contains("secret");
+    seen.iter()
+        .any(|request| request.headers.values().any(secret) || request.path.contains("secret"))
+}
+
+#[test]
+fn the_token_stays_with_the_hub() {
+    // Where large files are: another port is another host.
+    let cdn = stranger();
+    let case = Case::new(Server::start(model()));
+    case.server.state().token = Some("hf_secret".into());
+    case.server.state().cdn = Some(cdn.endpoint.clone());
+    case.fetch().unwrap();
+    case.check();
+    assert!(knows_the_token(&case.server));
+    assert!(!knows_the_token(&cdn));
+
+    // Whatever is redirected, with whatever status, in whatever spelling.
+    for kind in ["/api/", CONFIG, WEIGHTS] {
+        for status in ["301", "302", "303", "307", "308"] {
+            for method in ["HEAD", "GET"] {
+                if kind == "/api/" && method == "HEAD" {
+                    continue;
+                }
+                let other = stranger();
+                let target = other.endpoint.clone();
+                let localhost = target.replace("127.0.0.1", "localhost");
+                let target = if status == "307" { localhost } else { target };
+                let case = Case::hostile(move |request, stream| {
+                    let asked = request.path.contains(kind) && request.method == method;
+                    if asked {
+                        let target = match status {
+                            "308" => target.trim_start_matches("http:").to_string(),
+                            _ => target.clone(),
+                        };
+                        let head = format!("location: {target}{}\r\n", request.path);
+                        send(stream, &format!("{status} Moved"), &head, b"");
+                    }
+                    asked
+                });
+                // Some of these are served, and some refused.
+                let _ = case.fetch();
+                case.check();
+                assert!(!knows_the_token(&other), "{method} {kind} {status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_token_follows_a_redirect_at_home() {
+    // A model that was renamed: the hub redirects to itself, in both spellings.
+    for absolute in [false, true] {
+        let case = Case::hostile(move |request, stream| {
+            if let Some(name) = request.path.strip_prefix("/old") {
+                let host = request.header("host").unwrap();
+                let host = format!("http://{host}");
+                let host = if absolute { host.as_str() } else { "" };
+                let head = format!("location: {host}{name}\r\n");
+                send(stream, "307 Temporary Redirect", &head, b"");
+                return true;
+            }
+            false
+        });
+        case.server.state().token = Some("hf_secret".into());
+        let mut old = case.hub.clone();
+        old.endpoint = format!("{}/old", case.hub.endpoint);
+        let never = AtomicBool::new(false);
+        old.fetch(ID, None, &mut |_| {}, &never).unwrap();
+        case.check();
+    }
+}
+
+#[test]
+fn a_token_that_is_no_header_is_refused_and_not_told() {
+    let mut case = Case::new(Server::start(model()));
+    case.hub.token = Some("hf_secret\r\nx-evil: 1".into());
+    assert!(case.refused().contains("HF_TOKEN"));
+    assert!(case.server.seen().is_empty());
+}
