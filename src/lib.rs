@@ -6,6 +6,7 @@
 //! bus messages ([`message`]) and buffer metas ([`meta`]).
 
 mod demo;
+mod json;
 pub mod message;
 pub mod meta;
 pub mod qwenvl;

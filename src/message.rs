@@ -6,12 +6,15 @@
 //! | `qwenvl/description` | a window's answer; ends the request |
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
-//! Every (window-id, request-id) ends in exactly one of the last two.
+//! Every (window-id, request-id) ends in exactly one of the last two. All fields, with their types
+//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use qwen3_vl::backend::{Answer, ModelInfo};
+
+use crate::json;
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -21,6 +24,8 @@ pub const TOKEN: &str = "qwenvl/token";
 pub const DESCRIPTION: &str = "qwenvl/description";
 /// Name of the structure that says that there is no answer.
 pub const DROPPED: &str = "qwenvl/dropped";
+/// Name of the field that holds all other fields as one JSON object, for readers without types.
+pub const JSON: &str = "json-message";
 
 /// Why a window got no description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,10 +125,8 @@ impl Request {
 
     /// `qwenvl/token`: piece number `index` of the answer.
     pub(crate) fn token(&self, index: u32, text: &str) -> gst::Structure {
-        self.structure(TOKEN)
-            .field("index", index)
-            .field("text", text)
-            .build()
+        let token = self.structure(TOKEN).field("index", index);
+        with_json(token.field("text", c_text(text)))
     }
 
     /// `qwenvl/description`. `late` is the time between the arrival of the last frame and its
@@ -135,9 +138,10 @@ impl Request {
         late: Duration,
     ) -> gst::Structure {
         let t = &answer.timings;
-        self.times(self.structure(DESCRIPTION))
+        let description = self
+            .times(self.structure(DESCRIPTION))
             .field("prompt", &self.prompt)
-            .field("text", &answer.text)
+            .field("text", c_text(&answer.text))
             .field("finish-reason", answer.finish_reason.as_str())
             .field("grid", gst::Array::new(answer.grid))
             .field("prompt-tokens", answer.prompt_tokens)
@@ -149,17 +153,36 @@ impl Request {
             .field("vision-time", nanos(t.vision))
             .field("prefill-time", nanos(t.prefill))
             .field("first-token-time", nanos(late + t.first_token))
-            .field("last-token-time", nanos(late + t.last_token))
-            .build()
+            .field("last-token-time", nanos(late + t.last_token));
+        with_json(description)
     }
 
     /// `qwenvl/dropped`.
     pub(crate) fn dropped(&self, reason: Reason, message: Option<&str>) -> gst::Structure {
-        self.times(self.structure(DROPPED))
+        let dropped = self
+            .times(self.structure(DROPPED))
             .field("reason", reason.as_str())
-            .field_if_some("message", message)
-            .build()
+            .field_if_some("message", message.map(c_text));
+        with_json(dropped)
     }
+}
+
+/// What a description says: the field `text`.
+pub(crate) fn text(description: &gst::StructureRef) -> &str {
+    description.get("text").unwrap_or_default()
+}
+
+/// Adds the field [`JSON`], which holds those that are there.
+fn with_json(builder: gst::structure::Builder) -> gst::Structure {
+    let mut structure = builder.build();
+    let json = json::object(&structure);
+    structure.set(JSON, json);
+    structure
+}
+
+/// Strings of GStreamer end at a NUL, so one inside becomes U+FFFD: nothing behind it is lost.
+fn c_text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -30,7 +30,7 @@ use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
 use super::signals;
 use super::text::Text;
-use crate::message::{Reason, Request};
+use crate::message::{self, Reason, Request};
 
 /// The numbers that the next window and request will have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -368,7 +368,7 @@ impl Worker {
                     self.session.attach(self.epoch, structure.clone());
                 }
                 self.post(structure.clone());
-                let text = (answer.text.as_str(), asked.request.end);
+                let text = (message::text(&structure), asked.request.end);
                 self.text.ended(id, Some(text));
                 self.hold.ended(id, Some(structure.clone()));
                 signals::description(&self.element, &structure);
