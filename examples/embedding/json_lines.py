@@ -7,6 +7,7 @@ for instance `json_lines.py media/film.mp4 fps=1/1 prompt="Is the road empty?"`.
 """
 
 import json
+import signal
 import sys
 
 import gi
@@ -16,8 +17,14 @@ from gi.repository import GLib, Gst  # noqa: E402
 
 
 def main(arguments):
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return __doc__
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return None
+    if not arguments:
+        return "usage: json_lines.py FILE-or-URI [PROPERTY=VALUE…]"
+    # Ctrl+C ends the program, and so does a reader that goes away, as in `json_lines.py FILE | head`.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     Gst.init(None)
     try:
         video = arguments[0] if "://" in arguments[0] else Gst.filename_to_uri(arguments[0])
