@@ -9,7 +9,6 @@ use_plugin
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'echo "embedding.sh, line $LINENO: failed" >&2' ERR
 
 # By the command in the file's head, as a reader would.
 command=$(sed -n 's/^ \* *\(cc .*\)$/\1/p' examples/embedding/describe.c)
