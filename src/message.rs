@@ -8,6 +8,42 @@
 //!
 //! Every (window-id, request-id) ends in exactly one of the last two. All fields, with their types
 //! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON.
+//!
+//! ```
+//! use gst::prelude::*;
+//! use gstqwenvl::message;
+//!
+//! gst::init()?;
+//! gstqwenvl::plugin_register_static()?;
+//! let pipeline = gst::parse::launch(
+//!     "videotestsrc num-buffers=100 ! video/x-raw,width=128,height=96,framerate=25/1 ! \
+//!      qwenvl stream-id=gate ! fakesink",
+//! )?;
+//! pipeline.set_state(gst::State::Playing)?;
+//! let mut texts = Vec::new();
+//! for message in pipeline.bus().ok_or("no bus")?.iter_timed(gst::ClockTime::NONE) {
+//!     match message.view() {
+//!         gst::MessageView::Error(error) => return Err(error.error().into()),
+//!         gst::MessageView::Eos(_) => break,
+//!         _ => (),
+//!     }
+//!     let Some(s) = message.structure().filter(|s| s.has_name(message::DESCRIPTION)) else {
+//!         continue;
+//!     };
+//!     assert_eq!(s.get::<&str>("stream-id")?, "gate");
+//!     assert_eq!(s.get::<u64>("end-running-time")?, 4_000_000_000);
+//!     let times = s.get::<gst::Array>("frame-pts")?;
+//!     let times: Result<Vec<u64>, _> = times.iter().map(|time| time.get()).collect();
+//!     assert_eq!(times?.len(), s.get::<u32>("frames")? as usize);
+//!     // The same for readers without GStreamer's types.
+//!     let json: serde_json::Value = serde_json::from_str(s.get(message::JSON)?)?;
+//!     assert_eq!(json["stream-id"], "gate");
+//!     texts.push(s.get::<String>("text")?);
+//! }
+//! pipeline.set_state(gst::State::Null)?;
+//! assert_eq!(texts.len(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
