@@ -240,12 +240,6 @@ impl ObjectImpl for QwenVL {
                 let (stats, engine) = (stats.unwrap_or_default(), engine.unwrap_or_default());
                 stats.structure(self.hold.len(), engine).to_value()
             }
-            "stream-id" => {
-                let stream_id = lock(&self.settings).stream_id.clone();
-                stream_id
-                    .unwrap_or_else(|| self.obj().name().into())
-                    .to_value()
-            }
             name => super::properties::get(&lock(&self.settings), name)
                 .unwrap_or_else(|| pspec.default_value().clone()),
         }
@@ -270,7 +264,10 @@ impl ElementImpl for QwenVL {
             gst::subclass::ElementMetadata::new(
                 "Qwen3-VL video describer",
                 "Filter/Analyzer/Video",
-                "Describes the video that passes through it with Qwen3-VL, in the process",
+                "Describes the video that passes through it with Qwen3-VL, in the process. Every window \
+                 of a few seconds ends in an element message qwenvl/description or qwenvl/dropped; \
+                 descriptions also come as signal, as QwenVLDescriptionMeta on buffers and as timed \
+                 text on the request pad text",
                 env!("CARGO_PKG_REPOSITORY"),
             )
         });
