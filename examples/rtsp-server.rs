@@ -6,19 +6,32 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "the URL is the program's output")]
 
+use std::io::{self, Write};
+
 use anyhow::{Context, bail};
 use gst::glib;
 use gst_rtsp_server::prelude::*;
 
+const USAGE: &str = "usage: rtsp-server FILE.mp4";
+
 fn main() -> anyhow::Result<()> {
-    let Some(file) = std::env::args().nth(1) else {
-        bail!("usage: rtsp-server FILE.mp4");
+    let file = match std::env::args().nth(1) {
+        Some(help) if help == "--help" => {
+            println!("{USAGE}");
+            return Ok(());
+        }
+        Some(file) => file,
+        None => bail!(USAGE),
     };
     gst::init()?;
     let server = gst_rtsp_server::RTSPServer::new();
     mount(&server, &file)?;
     let _source = server.attach(None)?;
-    println!("rtsp://127.0.0.1:{}/video", server.bound_port());
+    writeln!(
+        io::stdout(),
+        "rtsp://127.0.0.1:{}/video",
+        server.bound_port()
+    )?;
     glib::MainLoop::new(None, false).run();
     Ok(())
 }

@@ -1,4 +1,21 @@
-# Sourced by scripts/demo and scripts/test, in the repository's root.
+# Sourced by the scripts before anything else: source "$(dirname "$0")/common.sh"
+
+# A script that ends early says where and at what, also where a command says nothing (needs set -E).
+explain_failures() {
+    trap 'status=$?; echo "$0, line $LINENO: \"$BASH_COMMAND\" ended with $status" >&2' ERR
+}
+explain_failures
+
+# show_help ARGUMENT…: with --help, prints the comment at the head of the script and ends it.
+show_help() {
+    case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;; esac
+}
+
+# die TEXT: says what is wrong and what to do, and ends.
+die() {
+    echo "$0: $1" >&2
+    exit 1
+}
 
 # What building and running the plugin needs on Debian 12+ and Ubuntu 22.04+.
 PACKAGES=(build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
@@ -24,10 +41,20 @@ install_packages() {
 }
 
 need_rust() {
-    command -v cargo >/dev/null || {
-        echo "No cargo: install Rust 1.92 or newer, for instance by https://rustup.rs" >&2
-        exit 1
-    }
+    command -v cargo >/dev/null || die 'no cargo: install Rust 1.92 or newer, for instance by https://rustup.rs'
+}
+
+# debian_mirror [FOLDER]: the Debian mirror in apt's lists (FOLDER: /etc/apt), whichever of their two formats they have.
+debian_mirror() {
+    local folder=${1:-/etc/apt} file lists=() mirror=
+    for file in "$folder"/sources.list.d/debian.sources "$folder"/sources.list "$folder"/sources.list.d/*; do
+        if [ -f "$file" ]; then lists+=("$file"); fi
+    done
+    if [ ${#lists[@]} -gt 0 ]; then
+        mirror=$(sed -nE 's/^URIs: *([^ ]+).*/\1/p; s/^deb +(\[[^]]*\] *)?([^ ]+).*/\2/p' "${lists[@]}" |
+            grep -m 1 -E '^https?://.*/debian/?$') || true
+    fi
+    echo "${mirror:-http://deb.debian.org/debian}"
 }
 
 # Puts the plugin alone into a folder: GStreamer would look at every library in Cargo's.

@@ -12,6 +12,7 @@
 )]
 
 mod demo;
+mod json;
 pub mod message;
 pub mod meta;
 pub mod qwenvl;
@@ -29,13 +30,12 @@ mod plugin {
         crate::qwenvl::register(plugin)
     }
 
-    // "MIT/X11" is the spelling that GStreamer knows; the plugin is "MIT OR Apache-2.0".
     gst::plugin_define!(
         qwenvl,
         env!("CARGO_PKG_DESCRIPTION"),
         plugin_init,
         concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
-        "MIT/X11",
+        env!("CARGO_PKG_LICENSE"),
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_REPOSITORY"),

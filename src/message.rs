@@ -6,12 +6,51 @@
 //! | `qwenvl/description` | a window's answer; ends the request |
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
-//! Every (window-id, request-id) ends in exactly one of the last two.
+//! Every (window-id, request-id) ends in exactly one of the last two. All fields, with their types
+//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON.
+//!
+//! ```
+//! use gst::prelude::*;
+//! use gstqwenvl::message;
+//!
+//! gst::init()?;
+//! gstqwenvl::plugin_register_static()?;
+//! let pipeline = gst::parse::launch(
+//!     "videotestsrc num-buffers=100 ! video/x-raw,width=128,height=96,framerate=25/1 ! \
+//!      qwenvl stream-id=gate ! fakesink",
+//! )?;
+//! pipeline.set_state(gst::State::Playing)?;
+//! let mut texts = Vec::new();
+//! for message in pipeline.bus().ok_or("no bus")?.iter_timed(gst::ClockTime::NONE) {
+//!     match message.view() {
+//!         gst::MessageView::Error(error) => return Err(error.error().into()),
+//!         gst::MessageView::Eos(_) => break,
+//!         _ => (),
+//!     }
+//!     let Some(s) = message.structure().filter(|s| s.has_name(message::DESCRIPTION)) else {
+//!         continue;
+//!     };
+//!     assert_eq!(s.get::<&str>("stream-id")?, "gate");
+//!     assert_eq!(s.get::<u64>("end-running-time")?, 4_000_000_000);
+//!     let times = s.get::<gst::Array>("frame-pts")?;
+//!     let times: Result<Vec<u64>, _> = times.iter().map(|time| time.get()).collect();
+//!     assert_eq!(times?.len(), s.get::<u32>("frames")? as usize);
+//!     // The same for readers without GStreamer's types.
+//!     let json: serde_json::Value = serde_json::from_str(s.get(message::JSON)?)?;
+//!     assert_eq!(json["stream-id"], "gate");
+//!     texts.push(s.get::<String>("text")?);
+//! }
+//! pipeline.set_state(gst::State::Null)?;
+//! assert_eq!(texts.len(), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use qwen3_vl::backend::{Answer, ModelInfo};
+
+use crate::json;
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -21,6 +60,8 @@ pub const TOKEN: &str = "qwenvl/token";
 pub const DESCRIPTION: &str = "qwenvl/description";
 /// Name of the structure that says that there is no answer.
 pub const DROPPED: &str = "qwenvl/dropped";
+/// Name of the field that holds all other fields as one JSON object, for readers without types.
+pub const JSON: &str = "json-message";
 
 /// Why a window got no description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,10 +179,8 @@ impl Request {
 
     /// `qwenvl/token`: piece number `index` of the answer.
     pub(crate) fn token(&self, index: u32, text: &str) -> gst::Structure {
-        self.structure(TOKEN)
-            .field("index", index)
-            .field("text", text)
-            .build()
+        let token = self.structure(TOKEN).field("index", index);
+        with_json(token.field("text", c_text(text)))
     }
 
     /// `qwenvl/description`. `late` is the time between the arrival of the last frame and its
@@ -153,9 +192,10 @@ impl Request {
         late: Duration,
     ) -> gst::Structure {
         let t = &answer.timings;
-        self.times(self.structure(DESCRIPTION))
+        let description = self
+            .times(self.structure(DESCRIPTION))
             .field("prompt", &self.prompt)
-            .field("text", &answer.text)
+            .field("text", c_text(&answer.text))
             .field("finish-reason", answer.finish_reason.as_str())
             .field("grid", gst::Array::new(answer.grid))
             .field("prompt-tokens", answer.prompt_tokens)
@@ -170,17 +210,36 @@ impl Request {
                 "first-token-time",
                 nanos(late.saturating_add(t.first_token)),
             )
-            .field("last-token-time", nanos(late.saturating_add(t.last_token)))
-            .build()
+            .field("last-token-time", nanos(late.saturating_add(t.last_token)));
+        with_json(description)
     }
 
     /// `qwenvl/dropped`.
     pub(crate) fn dropped(&self, reason: Reason, message: Option<&str>) -> gst::Structure {
-        self.times(self.structure(DROPPED))
+        let dropped = self
+            .times(self.structure(DROPPED))
             .field("reason", reason.as_str())
-            .field_if_some("message", message)
-            .build()
+            .field_if_some("message", message.map(c_text));
+        with_json(dropped)
     }
+}
+
+/// What a description says: the field `text`.
+pub(crate) fn text(description: &gst::StructureRef) -> &str {
+    description.get("text").unwrap_or_default()
+}
+
+/// Adds the field [`JSON`], which holds those that are there.
+fn with_json(builder: gst::structure::Builder) -> gst::Structure {
+    let mut structure = builder.build();
+    let json = json::object(&structure);
+    structure.set(JSON, json);
+    structure
+}
+
+/// Strings of GStreamer end at a NUL, so one inside becomes U+FFFD: nothing behind it is lost.
+fn c_text(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn nanos(time: Duration) -> u64 {

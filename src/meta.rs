@@ -2,6 +2,41 @@
 //!
 //! A custom meta without tags, so that no element has a reason to leave it behind. Its structure
 //! has one field, `descriptions`: a `GstValueList` of structures as in the bus messages.
+//!
+//! With `attach=window` every buffer carries what is said of it:
+//!
+//! ```
+//! use gst::prelude::*;
+//! use gstqwenvl::{message, meta};
+//!
+//! gst::init()?;
+//! gstqwenvl::plugin_register_static()?;
+//! let pipeline = gst::parse::launch(
+//!     "videotestsrc num-buffers=50 ! video/x-raw,width=128,height=96,framerate=25/1 ! \
+//!      qwenvl attach=window window-duration=1000000000 ! fakesink name=sink sync=false",
+//! )?;
+//! let sink = pipeline.downcast_ref::<gst::Bin>().and_then(|bin| bin.by_name("sink"));
+//! let pad = sink.and_then(|sink| sink.static_pad("sink")).ok_or("no sink")?;
+//! let (sender, seen) = std::sync::mpsc::channel();
+//! pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+//!     for description in info.buffer().into_iter().flat_map(|buffer| meta::descriptions(buffer)) {
+//!         let window = description.get::<u64>("window-id").unwrap_or(u64::MAX);
+//!         let _ = sender.send((window, description.name().to_string()));
+//!     }
+//!     gst::PadProbeReturn::Ok
+//! });
+//! pipeline.set_state(gst::State::Playing)?;
+//! let bus = pipeline.bus().ok_or("no bus")?;
+//! let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+//! let end = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &ends);
+//! assert_eq!(end.map(|end| end.type_()), Some(gst::MessageType::Eos));
+//! pipeline.set_state(gst::State::Null)?;
+//! let seen: Vec<_> = seen.try_iter().collect();
+//! assert_eq!(seen.len(), 50);
+//! assert_eq!(seen[0], (0, message::DESCRIPTION.to_string()));
+//! assert_eq!(seen[49], (1, message::DESCRIPTION.to_string()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use gst::meta::CustomMeta;
 use gst::prelude::*;

@@ -9,7 +9,6 @@ use_plugin
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'echo "embedding.sh, line $LINENO: failed" >&2' ERR
 
 # By the command in the file's head, as a reader would.
 command=$(sed -n 's/^ \* *\(cc .*\)$/\1/p' examples/embedding/describe.c)
@@ -49,3 +48,40 @@ check() {
 check Rust "$BUILD/examples/describe"
 check Python "${python[@]}"
 check C "$work/describe"
+
+# JSON from Python: a fraction is set, arrays are lists, and a validator that is not ours finds the schema kept.
+/usr/bin/python3 examples/embedding/json_lines.py media/film.mp4 fps=1/1 >"$work/json"
+/usr/bin/python3 examples/embedding/json_lines.py media/film.mp4 fps=1/1 kv-memory=1 >>"$work/json"
+/usr/bin/python3 - "$work/json" <<'END'
+import json
+import sys
+
+import jsonschema
+
+schema = jsonschema.Draft202012Validator(json.load(open("docs/messages.schema.json")))
+schema.check_schema(schema.schema)
+scenes = json.load(open("media/film.json"))
+messages = [json.loads(line) for line in open(sys.argv[1])]
+assert len(messages) == 2 * len(scenes)
+for message in messages:
+    schema.validate(message)
+described, dropped = messages[: len(scenes)], messages[len(scenes) :]
+for message in described:
+    seconds = [time // 10**9 for time in message["frame-pts"]]
+    start = message["start-pts"] // 10**9
+    assert seconds == [start, start + 1, start + 2, start + 3], seconds
+    assert message["text"], message
+assert all(message["reason"] == "error" for message in dropped)
+END
+echo 'JSON in Python: as it should be'
+
+for program in "$BUILD"/examples/{describe,readable,rtsp-server} "$work/describe" examples/embedding/*.py; do
+    "$program" --help >"$work/help" </dev/null
+    [ -s "$work/help" ] || { echo "$program --help says nothing" >&2; exit 1; }
+done
+# A reader that goes away ends them without a complaint.
+for program in examples/embedding/describe.py examples/embedding/json_lines.py; do
+    "$program" media/film.mp4 2>"$work/error" | head -n 1 >/dev/null || true
+    [ ! -s "$work/error" ] || { cat "$work/error" >&2; exit 1; }
+done
+echo 'Help and closed pipes: as they should be'

@@ -8,6 +8,8 @@
 #include <gst/gst.h>
 #include <string.h>
 
+#define USAGE "usage: describe [--signal] FILE-or-URI [MODEL]\n"
+
 static void
 show (const GstStructure * description)
 {
@@ -83,8 +85,12 @@ main (int argc, char **argv)
   GError *error = NULL;
   gchar *uri;
 
+  if (count == 1 && strcmp (arguments[0], "--help") == 0) {
+    g_print ("%s", USAGE);
+    return 0;
+  }
   if (count != 1 && count != 2) {
-    g_printerr ("usage: describe [--signal] FILE-or-URI [MODEL]\n");
+    g_printerr ("%s", USAGE);
     return 1;
   }
   gst_init (NULL, NULL);

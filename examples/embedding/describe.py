@@ -17,12 +17,16 @@ from gi.repository import GLib, Gst  # noqa: E402
 
 
 def main(arguments):
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return None
     by_signal = arguments[:1] == ["--signal"]
     arguments = arguments[by_signal:]
     if len(arguments) not in (1, 2):
         return "usage: describe.py [--signal] FILE-or-URI [MODEL]"
-    # Ctrl+C ends the program although it waits inside GStreamer.
+    # Ctrl+C ends the program although it waits inside GStreamer, and so does a reader that goes away.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     Gst.init(None)
     try:
         video = arguments[0] if "://" in arguments[0] else Gst.filename_to_uri(arguments[0])

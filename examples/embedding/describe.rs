@@ -6,18 +6,26 @@
 //! ```
 #![allow(clippy::print_stdout, reason = "lines on stdout are its purpose")]
 
+use std::io::{self, Write};
+
 use anyhow::{Context, bail};
 use gst::glib;
 use gst::prelude::*;
+
+const USAGE: &str = "usage: describe [--signal] FILE-or-URI [MODEL]";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let by_signal = arguments.first().is_some_and(|first| first == "--signal");
     arguments.drain(..usize::from(by_signal));
     let (video, model) = match arguments.as_slice() {
+        [help] if help == "--help" => {
+            println!("{USAGE}");
+            return Ok(());
+        }
         [video] => (video, "demo"),
         [video, model] => (video, model.as_str()),
-        _ => bail!("usage: describe [--signal] FILE-or-URI [MODEL]"),
+        _ => bail!(USAGE),
     };
     gst::init()?;
     let pipeline = gst::parse::launch("uridecodebin name=video ! qwenvl name=describe ! fakesink")?
@@ -33,7 +41,8 @@ fn main() -> anyhow::Result<()> {
         qwenvl.connect("description", false, |values| {
             if let Some(Ok(description)) = values.get(1).map(|value| value.get::<gst::Structure>())
             {
-                print(&description);
+                // A panic here would end the program: who reads may have gone.
+                let _ = print(&description);
             }
             None
         });
@@ -58,7 +67,7 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
                     .structure()
                     .filter(|s| s.has_name("qwenvl/description"));
                 if let Some(description) = description {
-                    print(description);
+                    print(description)?;
                 }
             }
             _ => (),
@@ -67,14 +76,15 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(description: &gst::StructureRef) {
+fn print(description: &gst::StructureRef) -> io::Result<()> {
     let seconds = |name| description.get::<u64>(name).unwrap_or(0) as f64 / 1e9;
-    println!(
+    writeln!(
+        io::stdout(),
         "{:.1} - {:.1} s: {}",
         seconds("start-running-time"),
         seconds("end-running-time"),
         description.get::<&str>("text").unwrap_or("")
-    );
+    )
 }
 
 fn uri(video: &str) -> anyhow::Result<glib::GString> {

@@ -17,7 +17,6 @@ use super::loader::Loader;
 use super::outlets::Outlets;
 use super::session::Session;
 use super::settings::{Settings, SettingsError};
-use super::strings::name_of;
 use super::text::{Phase, Text, pad as text};
 use super::worker::{Ids, Worker};
 
@@ -180,11 +179,6 @@ impl QwenVL {
                 let (stats, engine) = (stats.unwrap_or_default(), engine.unwrap_or_default());
                 stats.structure(self.hold.len(), engine).to_value()
             }
-            "stream-id" => {
-                let stream_id = lock(&self.settings).stream_id.clone();
-                let stream_id = stream_id.unwrap_or_else(|| name_of(&*self.obj()));
-                stream_id.to_value()
-            }
             name => super::properties::get(&lock(&self.settings), name)
                 .unwrap_or_else(|| pspec.default_value().clone()),
         }
@@ -317,7 +311,10 @@ impl ElementImpl for QwenVL {
             gst::subclass::ElementMetadata::new(
                 "Qwen3-VL video describer",
                 "Filter/Analyzer/Video",
-                "Describes the video that passes through it with Qwen3-VL, in the process",
+                "Describes the video that passes through it with Qwen3-VL, in the process. Every window \
+                 of a few seconds ends in an element message qwenvl/description or qwenvl/dropped; \
+                 descriptions also come as signal, as QwenVLDescriptionMeta on buffers and as timed \
+                 text on the request pad text",
                 env!("CARGO_PKG_REPOSITORY"),
             )
         });

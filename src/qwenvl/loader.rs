@@ -89,8 +89,11 @@ impl Task {
                 let text = format!("Loaded {}{rounded} on {}", model.name, model.device);
                 self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text, 100);
+                static WARNED: AtomicBool = AtomicBool::new(false);
                 if let (ModelSource::Embedded { .. }, Some(element)) =
                     (&options.source, self.element.upgrade())
+                    // Once a process: eight cameras need not say it eight times.
+                    && !WARNED.swap(true, Ordering::Relaxed)
                 {
                     gst::element_warning!(
                         element,

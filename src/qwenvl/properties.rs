@@ -328,6 +328,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         #[cfg(feature = "analytics")]
         "attach-analytics" => s.attach_analytics.to_value(),
         "emit-tokens" => s.emit_tokens.to_value(),
+        "stream-id" => s.stream_id.to_value(),
         _ => return None,
     })
 }

@@ -9,6 +9,7 @@ pub mod life;
 pub mod manual;
 pub mod media;
 pub mod rtsp;
+pub mod schema;
 pub mod way;
 
 use std::sync::atomic::AtomicBool;

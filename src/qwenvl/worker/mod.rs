@@ -40,7 +40,7 @@ use super::signals;
 use super::stats::count;
 use super::strings::name_of;
 use super::time::{self, clock_time};
-use crate::message::{Reason, Request};
+use crate::message::{self, Reason, Request};
 
 /// The numbers that the next window and request will have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -441,7 +441,7 @@ impl Worker {
                     self.session.attach(self.epoch, structure.clone());
                 }
                 self.post(structure.clone());
-                let text = (answer.text.as_str(), asked.request.end);
+                let text = (message::text(&structure), asked.request.end);
                 self.outlets.text(|to| to.ended(id, Some(text)));
                 self.outlets
                     .hold(|hold| hold.ended(id, Some(structure.clone())));

@@ -1,4 +1,31 @@
 //! A backend without a model, for tests of what stands around one.
+//!
+//! ```
+//! use std::sync::{Arc, mpsc};
+//! use std::time::Duration;
+//!
+//! use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+//! use qwen3_vl::backend::{Backend, Event, Generation, Question, WindowHead};
+//! use qwen3_vl::frames::{Frame, Size, VisionInput};
+//!
+//! let backend = FakeBackend::new(Duration::ZERO, Outcome::Echo);
+//! let (events, seen) = mpsc::channel();
+//! let sink = Box::new(move |event| events.send(event).unwrap_or_default());
+//! let mut window = backend.open(WindowHead::default(), sink);
+//! let size = Size { width: 64, height: 32 };
+//! let grey = |seconds| Frame { rgb: Arc::from([128; 64 * 32 * 3]), size, seconds };
+//! window.push(VisionInput::Pair([grey(0.0), grey(0.5)]));
+//! window.close(Question {
+//!     prompt: "What happens?".into(),
+//!     max_tokens: 32,
+//!     generation: Generation::default(),
+//!     seed: 0,
+//!     emit_tokens: false,
+//! });
+//! let Event::Answer(answer) = seen.recv()? else { panic!("no answer") };
+//! assert_eq!(answer.text, "1 inputs of 64x32: What happens?");
+//! # Ok::<(), mpsc::RecvError>(())
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

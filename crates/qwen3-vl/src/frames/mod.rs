@@ -1,4 +1,20 @@
 //! Frames: sizes, budgets, resizing and patches. No tensors, no clock, no I/O.
+//!
+//! The size that transformers gives each of eight frames of 1080p, and the same with the cap of 768
+//! tokens a frame that is its default from 5.22:
+//!
+//! ```
+//! use qwen3_vl::frames::{Budget, Size};
+//!
+//! let source = Size { width: 1920, height: 1080 };
+//! let size = |cap_per_frame| {
+//!     let budget = Budget::HfVideo { min_pixels: 4096, max_pixels: 25_165_824, cap_per_frame };
+//!     budget.size(8, source, 32, 2)
+//! };
+//! assert_eq!(size(false)?, Size { width: 1920, height: 1088 });
+//! assert_eq!(size(true)?, Size { width: 1152, height: 640 });
+//! # Ok::<(), qwen3_vl::frames::BudgetError>(())
+//! ```
 
 pub mod budget;
 pub mod patchify;

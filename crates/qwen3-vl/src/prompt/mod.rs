@@ -1,5 +1,32 @@
 //! The tokens around the frames: chat template, timestamps, vision placeholders. Pure: text goes
 //! through a caller's tokenizer, nothing here does I/O.
+//!
+//! Two pairs of frames and a question, as transformers 4.57 lays them out:
+//!
+//! ```
+//! use qwen3_vl::backend::PromptLayout;
+//! use qwen3_vl::prompt::{Piece, PromptBuilder, Special};
+//!
+//! let mut prompt = PromptBuilder::new(PromptLayout::Canonical, None);
+//! prompt.video_patch(0.25);
+//! prompt.video_patch(1.25);
+//! prompt.finish("What happens?");
+//! let text: String = prompt.take().iter().map(|piece| match piece {
+//!     Piece::Text(text) => text.as_str(),
+//!     Piece::Special(Special::ImStart) => "<|im_start|>",
+//!     Piece::Special(Special::ImEnd) => "<|im_end|>",
+//!     Piece::Special(Special::VisionStart) => "<|vision_start|>",
+//!     Piece::Special(Special::VisionEnd) => "<|vision_end|>",
+//!     Piece::Vision => "…",
+//! }).collect();
+//! assert_eq!(
+//!     text,
+//!     "<|im_start|>user\n\
+//!      <0.2 seconds><|vision_start|>…<|vision_end|>\
+//!      <1.2 seconds><|vision_start|>…<|vision_end|>\
+//!      What happens?<|im_end|>\n<|im_start|>assistant\n"
+//! );
+//! ```
 
 mod position;
 
