@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -80,13 +81,13 @@ fn error_with(video: &str, properties: &str, words: &[&str]) -> gst::glib::Error
     error
 }
 
-fn folder(path: &Path) -> String {
+fn folder_property(path: &Path) -> String {
     format!("model=\"{}\"", path.display())
 }
 
 /// The files are there but cannot be used.
 fn unusable(model: &TempDir, words: &[&str]) {
-    let error = error_with(VIDEO, &folder(model.path()), words);
+    let error = error_with(VIDEO, &folder_property(model.path()), words);
     assert!(error.matches(gst::ResourceError::Read), "{error:?}");
 }
 
@@ -105,7 +106,6 @@ fn missing_files() {
             "not a checkpoint as Hugging Face lays it out",
         ),
         ("tokenizer.json", ""),
-        ("video_preprocessor_config.json", ""),
         ("model.safetensors", "the folder must hold"),
     ] {
         let model = demo();
@@ -113,6 +113,15 @@ fn missing_files() {
         let place = model.path().display().to_string();
         unusable(&model, &[name, &place, remedy]);
     }
+    let model = demo();
+    for name in [
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+    ] {
+        fs::remove_file(model.path().join(name)).unwrap();
+    }
+    unusable(&model, &["preprocessor_config.json", "is missing"]);
 }
 
 #[test]
@@ -149,15 +158,30 @@ fn a_tensor_is_missing() {
     unusable(&model, &["model.language_model.norm.weight is missing"]);
 }
 
+/// What the configuration does not say is as in transformers, which does not fit the demo's weights.
 #[test]
 fn the_configuration_lacks_a_field() {
-    for (part, field) in [
-        ("text_config", "hidden_size"),
-        ("text_config", "rms_norm_eps"),
-        ("text_config", "rope_theta"),
-        ("vision_config", "depth"),
-        ("", "vision_config"),
-        ("", "video_token_id"),
+    for (part, field, words) in [
+        (
+            "text_config",
+            "hidden_size",
+            ["out_hidden_size", "hidden_size"],
+        ),
+        ("text_config", "intermediate_size", ["mlp", "22016"]),
+        (
+            "text_config",
+            "num_key_value_heads",
+            ["num_attention_heads", "num_key_value_heads"],
+        ),
+        ("text_config", "head_dim", ["mrope_section", "head_dim"]),
+        ("vision_config", "depth", ["visual.blocks.4", "is missing"]),
+        ("", "vision_config", ["out_hidden_size", "hidden_size"]),
+        (
+            "",
+            "video_token_id",
+            ["video_token_id = 151656", "vocab_size = 512"],
+        ),
+        ("", "model_type", ["no model_type", "qwen3_vl"]),
     ] {
         let model = config(|config| {
             let part = match part {
@@ -166,7 +190,7 @@ fn the_configuration_lacks_a_field() {
             };
             part.as_object_mut().unwrap().remove(field).unwrap();
         });
-        unusable(&model, &["config.json", field]);
+        unusable(&model, &words);
     }
 }
 
@@ -261,10 +285,54 @@ fn a_device_that_does_not_exist() {
     assert!(error.matches(gst::LibraryError::Settings), "{error:?}");
 }
 
+/// `gst-launch-1.0` of GStreamer 1.22 does not see an error that comes before its loop runs.
+#[test]
+fn a_mistyped_model_fails_the_state_change() {
+    let folder = TempDir::new().unwrap();
+    let pipe = demo();
+    fs::remove_file(pipe.path().join("config.json")).unwrap();
+    let made = Command::new("mkfifo")
+        .arg(pipe.path().join("config.json"))
+        .status();
+    assert!(made.unwrap().success());
+    let weights = demo();
+    fs::remove_file(weights.path().join("model.safetensors")).unwrap();
+    let other = config(|config| config["model_type"] = json!("qwen2_5_vl"));
+    for (path, word) in [
+        (Path::new("/no/such/folder"), "there is no folder"),
+        (folder.path(), "has no config.json"),
+        (pipe.path(), "not a file"),
+        (weights.path(), "model.safetensors"),
+        (other.path(), "Qwen2.5-VL"),
+    ] {
+        let line = format!(
+            "{VIDEO} ! qwenvl name=q {} ! fakesink",
+            folder_property(path)
+        );
+        let run = Run::new(&line, Hooks::default());
+        assert!(run.set_state(gst::State::Paused).is_err(), "{path:?}");
+        let bus = run.pipeline.bus().unwrap();
+        let error = bus.pop_filtered(&[gst::MessageType::Error]).expect(word);
+        assert_eq!(error.src().unwrap().name(), "q");
+        let gst::MessageView::Error(error) = error.view() else {
+            unreachable!("filtered")
+        };
+        assert!(error.error().message().contains(word), "{error:?}");
+        run.set_state(gst::State::Null).unwrap();
+        // Another model, and it plays.
+        run.element.set_property("model", "demo");
+        assert!(run.set_state(gst::State::Paused).is_ok());
+        run.set_state(gst::State::Null).unwrap();
+    }
+}
+
 /// `gst-launch-1.0` shows the first error and ends, so upstream's "Internal data stream error",
 /// which tells nothing, must not be it.
 #[test]
 fn the_own_error_comes_before_upstreams() {
+    // What a look at the folder does not show.
+    let model = weights(|bytes| bytes.truncate(bytes.len() / 2));
+    let model = folder_property(model.path());
     for (video, overload) in [
         (VIDEO, "auto"),
         (VIDEO, "drop-newest"),
@@ -275,7 +343,7 @@ fn the_own_error_comes_before_upstreams() {
     ] {
         for _ in 0..10 {
             let line = format!(
-                "{video} ! qwenvl name=q model=/no/such/folder overload={overload} ! \
+                "{video} ! qwenvl name=q {model} overload={overload} ! \
                  fakesink async=false"
             );
             // A sink that waits for its preroll when the error comes may never play.

@@ -5,6 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use gst::glib;
 use gst::prelude::*;
+use qwen3_vl::load::LoadError;
 
 use super::imp::CAT;
 use super::session::Session;
@@ -41,6 +42,18 @@ pub(super) fn guarded<T>(
     result
         .map_err(|panic| post(element, &panicked(place, &*panic)))
         .ok()
+}
+
+/// The error for a model that cannot be loaded.
+pub(super) fn of_load(error: &LoadError) -> glib::Error {
+    let text = error.to_string();
+    match error {
+        LoadError::NotFound(_) => glib::Error::new(gst::ResourceError::NotFound, &text),
+        LoadError::Invalid(_) => glib::Error::new(gst::ResourceError::Read, &text),
+        LoadError::Device(_) | LoadError::Cancelled => {
+            glib::Error::new(gst::ResourceError::Failed, &text)
+        }
+    }
 }
 
 /// The error for a panic caught in the part of the element called `place`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use qwen3_vl::load;
 
 use super::chain::Stream;
 use super::failure;
@@ -103,6 +104,8 @@ impl QwenVL {
         };
         settings.rules().map_err(bad)?;
         let options = settings.load_options().map_err(bad)?;
+        // A model that is none fails the state change itself: gst-launch-1.0 may miss what comes later.
+        load::check(&options).map_err(|error| failure::of_load(&error))?;
         let hooks = lock(&self.hooks).clone();
         let session = Arc::new(Session::default());
         *lock(&self.stream) = Stream::default();

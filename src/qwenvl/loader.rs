@@ -104,13 +104,7 @@ impl Task {
                 }
                 return;
             }
-            Ok(Err(LoadError::NotFound(text))) => {
-                glib::Error::new(gst::ResourceError::NotFound, &text)
-            }
-            Ok(Err(LoadError::Invalid(text))) => glib::Error::new(gst::ResourceError::Read, &text),
-            Ok(Err(error @ (LoadError::Device(_) | LoadError::Cancelled))) => {
-                glib::Error::new(gst::ResourceError::Failed, &error.to_string())
-            }
+            Ok(Err(error)) => failure::of_load(&error),
             Err(panic) => failure::panicked("the loader", &*panic),
         };
         self.post(gst::ProgressType::Error, "The model could not be loaded", 0);

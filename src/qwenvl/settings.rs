@@ -318,9 +318,20 @@ impl Settings {
     /// The checkpoint's way to choose tokens, where the properties do not say otherwise.
     pub(super) fn generation(&self, model: &ModelInfo) -> Generation {
         let or = |value: f64, default: f64| if value < 0.0 { default } else { value };
-        let base = model.generation;
+        // Values belong together: those of the model card that stand in for what the checkpoint does
+        // not say are meant for its temperature. Beside one that is set here only what the
+        // checkpoint says itself holds.
+        let mut base = match self.temperature < 0.0 {
+            true => model.generation,
+            false => model.own_generation,
+        };
+        let temperature = or(self.temperature, base.temperature);
+        if temperature == 0.0 {
+            // The most likely token, as in transformers, which has no such penalty.
+            base.presence_penalty = 0.0;
+        }
         Generation {
-            temperature: or(self.temperature, base.temperature),
+            temperature,
             top_p: or(self.top_p, base.top_p),
             top_k: u32::try_from(self.top_k).unwrap_or(base.top_k),
             presence_penalty: or(self.presence_penalty, base.presence_penalty),
@@ -360,6 +371,10 @@ impl Settings {
                     total_pixels: set(self.total_pixels).unwrap_or(total_pixels),
                 }
             }
+            _ if model.video_pixels_per_frame => Budget::HfImage {
+                min_pixels: model.video_pixels.0,
+                max_pixels: model.video_pixels.1,
+            },
             _ => Budget::HfVideo {
                 min_pixels: model.video_pixels.0,
                 max_pixels: model.video_pixels.1,
@@ -393,3 +408,6 @@ fn model_source(name: &str, revision: Option<String>) -> ModelSource {
         ModelSource::Folder(path)
     }
 }
+
+#[cfg(test)]
+mod tests;

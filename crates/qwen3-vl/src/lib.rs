@@ -19,11 +19,13 @@ pub mod cpu;
 mod cuda;
 pub mod detokenize;
 pub mod engine;
+mod file;
 pub mod frames;
 pub mod hub;
 pub mod load;
 pub mod model;
 pub mod prompt;
+mod quote;
 pub mod registry;
 pub mod sampling;
 #[doc(hidden)]

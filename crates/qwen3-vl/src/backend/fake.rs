@@ -66,8 +66,10 @@ impl FakeBackend {
             factor: 32,
             temporal_patch: 2,
             video_pixels: (4096, 25_165_824),
+            video_pixels_per_frame: false,
             image_pixels: (65_536, 16_777_216),
             generation: Generation::default(),
+            own_generation: Generation::default(),
         };
         Self {
             model,

@@ -75,10 +75,15 @@ pub struct ModelInfo {
     /// Pixels of a whole video (frames x height x width): least and most, from
     /// `video_preprocessor_config.json`.
     pub video_pixels: (u64, u64),
+    /// Whether `video_pixels` are of each frame instead, as with the video processor of Qwen2-VL.
+    pub video_pixels_per_frame: bool,
     /// Pixels of one image: least and most, from `preprocessor_config.json`.
     pub image_pixels: (u64, u64),
-    /// Decoding defaults of the checkpoint.
+    /// How to decode by default: as the checkpoint says, and the model card where it says nothing.
     pub generation: Generation,
+    /// What the checkpoint itself says of that, everything else off. It holds beside a temperature
+    /// that a caller chose; the card's other values belong to the card's temperature.
+    pub own_generation: Generation,
 }
 
 /// Where the vision tokens stand in the prompt.

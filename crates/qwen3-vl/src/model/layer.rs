@@ -40,7 +40,7 @@ impl Layer {
         name: &str,
         c: &TextConfig,
     ) -> std::result::Result<Self, WeightsError> {
-        let head_dim = c.head_dim();
+        let head_dim = c.head_dim;
         let (q_width, kv) = (
             c.num_attention_heads * head_dim,
             c.num_key_value_heads * head_dim,

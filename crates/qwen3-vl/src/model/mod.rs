@@ -12,6 +12,7 @@ pub mod norm;
 pub mod plan;
 pub mod quantized;
 pub mod rope;
+mod shard;
 pub mod text;
 pub mod vision;
 mod watch;
@@ -74,13 +75,15 @@ impl Model {
     /// See [`ModelError`].
     pub fn load(config: Config, weights: &mut Weights, eyes: Device) -> Result<Self, ModelError> {
         Self::check(&config)?;
-        let rope = config.rope()?;
-        let text = TextModel::load(weights, &config, &rope)?;
+        ensure_depth(&config, weights)?;
+        let text = TextModel::load(weights, &config)?;
         let shape = (text.layers.len(), text.heads.kv, text.heads.width);
         let kv = KvPool::new(shape, weights.compute(), weights.device().clone());
         weights.aim(eyes);
+        let vision = VisionTower::load(weights, &config.vision_config)?;
+        weights.ensure_all_read(&["model.language_model.", "model.visual."])?;
         Ok(Self {
-            vision: VisionTower::load(weights, &config.vision_config)?,
+            vision,
             text,
             kv,
             config,
@@ -93,13 +96,29 @@ impl Model {
     ///
     /// See [`ModelError`].
     pub fn check(config: &Config) -> Result<(), ModelError> {
-        config.rope()?;
-        match config.text_config.num_experts {
-            Some(experts) if experts > 0 => {
-                let text = "mixture-of-experts models cannot be loaded yet: use a dense one";
-                Err(ConfigError::Unsupported(text.into()).into())
-            }
-            _ => Ok(()),
+        Ok(config.ensure_dense()?)
+    }
+}
+
+/// That the last layers are there, before anything is made of the first ones.
+fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> {
+    let layers = config.text_config.num_hidden_layers;
+    let blocks = config.vision_config.depth;
+    let last = [
+        (
+            "model.language_model.layers",
+            layers,
+            "input_layernorm.weight",
+        ),
+        ("model.visual.blocks", blocks, "norm1.weight"),
+    ];
+    for (part, count, tensor) in last {
+        let name = |index: usize| format!("{part}.{index}.{tensor}");
+        // All names of a small file are looked for, so that the error names the first that is missing.
+        let missing = (0..count).map(name).find(|name| !weights.contains(name));
+        if let Some(name) = missing {
+            return Err(WeightsError::Missing(name));
         }
     }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Weights of 8 or 4 bits, rounded while a checkpoint is loaded.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{
@@ -9,7 +9,8 @@ use candle_core::{
 };
 
 use super::linear::{slice, slice_mut};
-use super::weights::Stored;
+use super::shard::Stored;
+use super::weights::{WeightsError, on_device};
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::load::UnknownChoice;
 
@@ -76,20 +77,35 @@ pub enum QuantizedWeight {
 
 impl QuantizedWeight {
     /// Rounds a matrix of a checkpoint, straight from its file.
-    pub(super) fn new(stored: &Stored<'_>, format: Format, device: &Device) -> Result<Self> {
+    pub(super) fn new(
+        stored: &Stored<'_>,
+        format: Format,
+        device: &Device,
+    ) -> std::result::Result<Self, WeightsError> {
+        let name = stored.name();
         if let Device::Cpu = device {
-            let dims = stored.dims2()?;
+            let dims = on_device(name, stored.dims2())?;
+            let failed = Mutex::new(None);
             let matrix = QuantizedMatrix::quantize(format, dims, |rows, out| {
-                stored.widen(rows.start * dims.1..rows.end * dims.1, out);
+                match stored.widen(rows.start * dims.1..rows.end * dims.1) {
+                    Ok(values) => out.copy_from_slice(&values),
+                    Err(error) => {
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    }
+                }
             });
-            return Ok(Self::Cpu(Arc::new(matrix)));
+            return match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                Some(error) => Err(error),
+                None => Ok(Self::Cpu(Arc::new(matrix))),
+            };
         }
         let dtype = match format {
             Format::Q8_0 => GgmlDType::Q8_0,
             Format::Q4K => GgmlDType::Q4K,
         };
         let tensor = stored.tensor(&Device::Cpu)?;
-        let weight = QMatMul::from_qtensor(QTensor::quantize_onto(&tensor, dtype, device)?)?;
+        let rounded = QTensor::quantize_onto(&tensor, dtype, device);
+        let weight = on_device(name, rounded.and_then(QMatMul::from_qtensor))?;
         Ok(Self::Device(weight, format))
     }
 

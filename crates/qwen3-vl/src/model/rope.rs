@@ -164,7 +164,7 @@ pub fn grid_positions(rows: usize, columns: usize, merge: usize) -> Vec<(usize, 
 }
 
 /// The vision tower's table: a quarter of a head turns with the row, a quarter with the column
-/// (transformers: `Qwen3VLVisionRotaryEmbedding`, theta 10000).
+/// (transformers: `Qwen3VLVisionRotaryEmbedding`); `theta` is the base of the frequencies.
 ///
 /// # Errors
 ///
@@ -172,9 +172,10 @@ pub fn grid_positions(rows: usize, columns: usize, merge: usize) -> Vec<(usize, 
 pub fn vision_table(
     positions: &[(usize, usize)],
     head_dim: usize,
+    theta: f64,
     device: &Device,
 ) -> Result<RopeTable> {
-    let frequencies = inverse_frequencies(10_000.0, head_dim / 2);
+    let frequencies = inverse_frequencies(theta as f32, head_dim / 2);
     let angles: Vec<f32> = positions
         .iter()
         .flat_map(|&(row, column)| [row, column])

@@ -10,7 +10,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::TextRope;
 use super::weights::{Weights, WeightsError};
-use crate::config::{Config, Rope};
+use crate::config::Config;
 
 /// The language model.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct TextModel {
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: RmsNorm,
     pub(crate) head: Linear,
+    /// Whether the head is one of its own though the configuration ties it to the embeddings.
+    pub(crate) own_head: bool,
     pub(crate) rope: TextRope,
     pub(crate) heads: Heads,
 }
@@ -29,24 +31,22 @@ impl TextModel {
     /// # Errors
     ///
     /// See [`WeightsError`].
-    pub fn load(
-        weights: &Weights,
-        config: &Config,
-        rope: &Rope,
-    ) -> std::result::Result<Self, WeightsError> {
+    pub fn load(weights: &Weights, config: &Config) -> std::result::Result<Self, WeightsError> {
         let name = "model.language_model";
         let text = &config.text_config;
         let table = [text.vocab_size, text.hidden_size];
-        let embeddings = weights.matrix(&format!("{name}.embed_tokens.weight"), &table)?;
+        let (embed, own) = (format!("{name}.embed_tokens"), "lm_head");
+        let tied = tied_to(weights, config, &embed, own)?;
+        let embeddings = weights.matrix(&format!("{}.weight", tied.unwrap_or(&embed)), &table)?;
         // A tied head that is rounded is a matrix of its own, next to the table, from which only rows
         // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
         // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
         // model's 6 bits, which costs half as much again of what each token reads for it.
         let plain = weights.quantization().format(text.hidden_size).is_none();
-        let head = match config.tie_word_embeddings {
-            true if plain => Linear::new(embeddings.clone(), None),
-            true => Linear::load_quantized(weights, &format!("{name}.embed_tokens"), table.into())?,
-            false => Linear::load_quantized(weights, "lm_head", table.into())?,
+        let head = match tied {
+            Some(_) if plain => Linear::new(embeddings.clone(), None),
+            Some(table_name) => Linear::load_quantized(weights, table_name, table.into())?,
+            None => Linear::load_quantized(weights, own, table.into())?,
         };
         let layers = (0..text.num_hidden_layers)
             .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), text))
@@ -61,13 +61,19 @@ impl TextModel {
                 text.rms_norm_eps,
             )?,
             head,
-            rope: TextRope::new(rope, text.head_dim()),
+            own_head: config.tie_word_embeddings && tied.is_none(),
+            rope: TextRope::new(&text.rope, text.head_dim),
             heads: Heads {
                 count: text.num_attention_heads,
                 kv: text.num_key_value_heads,
-                width: text.head_dim(),
+                width: text.head_dim,
             },
         })
+    }
+
+    /// The embedding table `[vocabulary, hidden]`.
+    pub fn embeddings(&self) -> &Tensor {
+        &self.embeddings
     }
 
     /// All linear layers, the head last.
@@ -175,6 +181,34 @@ impl TextModel {
                 .iter()
                 .map(|(first, v)| (*first, &v.embeddings)),
         )
+    }
+}
+
+/// Which of the two tensors both the embeddings and the head are; none if they differ (transformers:
+/// `tie_weights`, which does not tie where the file has both with different values).
+fn tied_to<'a>(
+    weights: &Weights,
+    config: &Config,
+    embed: &'a str,
+    own: &'a str,
+) -> std::result::Result<Option<&'a str>, WeightsError> {
+    let tensor = |name: &str| format!("{name}.weight");
+    let (embed_tensor, own_tensor) = (tensor(embed), tensor(own));
+    if !config.tie_word_embeddings {
+        return Ok(None);
+    }
+    match (
+        weights.contains(&embed_tensor),
+        weights.contains(&own_tensor),
+    ) {
+        (_, false) => Ok(Some(embed)),
+        (false, true) => Ok(Some(own)),
+        (true, true) => {
+            let text = &config.text_config;
+            let shape = [text.vocab_size, text.hidden_size];
+            let same = weights.same(&embed_tensor, &own_tensor, &shape)?;
+            Ok(same.then_some(embed))
+        }
     }
 }
 

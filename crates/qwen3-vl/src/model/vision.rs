@@ -136,7 +136,12 @@ impl VisionTower {
         let config = &self.config;
         let positions = grid_positions(grid.rows, grid.columns, config.spatial_merge_size);
         let head_dim = config.hidden_size / config.num_heads;
-        let rope = vision_table(&positions, head_dim, self.pos_embed.device())?;
+        let rope = vision_table(
+            &positions,
+            head_dim,
+            config.rope_theta,
+            self.pos_embed.device(),
+        )?;
         Ok(Geometry {
             pos_embed: self.interpolate(grid, &positions)?,
             rope,

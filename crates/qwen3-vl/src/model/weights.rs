@@ -1,20 +1,18 @@
-//! Tensors of a checkpoint: safetensors, single or sharded, memory-mapped or embedded.
+//! Tensors of a checkpoint: safetensors, single or sharded, in a folder or embedded.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::ops::Range;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Metadata, SafeTensors};
 
 use super::quantized::{Quantization, QuantizedWeight};
+use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
+use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::load::brief;
+use crate::quote::{quoted, shortened};
 
 /// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +21,7 @@ pub enum WeightsError {
     #[error(
         "cannot read {path} ({source}): the folder must hold model.safetensors, or \
          model.safetensors.index.json and every file that it names",
-        path = path.display()
+        path = shortened(path.display())
     )]
     Io {
         /// Which.
@@ -39,11 +37,38 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
+    /// What lies there stands for the file.
+    #[error("{}", pointer(.0))]
+    Pointer(String),
     /// A tensor is missing.
     #[error("tensor {0} is missing: these are not the weights of this config.json")]
     Missing(String),
+    /// Tensors of the model's parts that it has no place for.
+    #[error(
+        "{count} tensors have no place in the model of this config.json, for instance {}: these are \
+         not its weights",
+        quoted(example)
+    )]
+    Unread {
+        /// How many.
+        count: usize,
+        /// Name of one.
+        example: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor {0} holds values that are no finite numbers: the weights are damaged")]
+    NotFinite(String),
+    /// A weight that its type can hold is too large for f16.
+    #[error("tensor {0} holds values that are too large for f16: use dtype bf16, f32 or auto")]
+    TooLarge(String),
+    /// There is no memory for a tensor.
+    #[error("there is not enough memory for tensor {0}: use a smaller model or quantization")]
+    Memory(String),
     /// A tensor does not have the shape that the configuration gives it.
-    #[error("tensor {name} has shape {found:?}, config.json asks for {expected:?}")]
+    #[error(
+        "tensor {name} has shape {found}, config.json asks for {expected:?}",
+        found = shortened(format_args!("{found:?}"))
+    )]
     Shape {
         /// Name of the tensor.
         name: String,
@@ -53,7 +78,10 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// A tensor has a type that is not supported.
-    #[error("tensor {name} has type {dtype}, supported are F32, BF16 and F16")]
+    #[error(
+        "tensor {name} has type {dtype}, supported are F32, BF16 and F16: weights that were quantised \
+         before cannot be loaded"
+    )]
     Type {
         /// Name of the tensor.
         name: String,
@@ -73,60 +101,6 @@ pub enum WeightsError {
     },
 }
 
-/// Where the bytes of a safetensors file are.
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-}
-
-impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
-}
-
-/// One safetensors file whose header has been checked against its size.
-#[derive(Debug)]
-struct Shard {
-    bytes: Bytes,
-    data: usize,
-    metadata: Metadata,
-}
-
-impl Shard {
-    fn new(file: &str, bytes: Bytes) -> Result<Self, WeightsError> {
-        let damaged = |e: safetensors::SafeTensorError| WeightsError::Damaged {
-            file: file.into(),
-            reason: e.to_string(),
-        };
-        // `deserialize` checks that shapes, types, offsets and the file's size agree.
-        SafeTensors::deserialize(bytes.get()).map_err(damaged)?;
-        let (header, metadata) = SafeTensors::read_metadata(bytes.get()).map_err(damaged)?;
-        Ok(Self {
-            bytes,
-            data: header + size_of::<u64>(),
-            metadata,
-        })
-    }
-
-    fn open(path: &Path) -> Result<Self, WeightsError> {
-        let io = |source| WeightsError::Io {
-            path: path.into(),
-            source,
-        };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is only read. A file that another process truncates meanwhile would
-        // raise SIGBUS, as it does in every engine that maps weights.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Self::new(&name, Bytes::Mapped(map))
-    }
-}
-
 /// All tensors of a checkpoint, on their way to one device.
 #[derive(Debug)]
 pub struct Weights {
@@ -139,43 +113,8 @@ pub struct Weights {
     store: Option<DType>,
     quantization: Quantization,
     watch: Arc<Watch>,
-}
-
-/// A tensor in its file.
-pub(super) struct Stored<'a> {
-    bytes: &'a [u8],
-    dtype: DType,
-    shape: &'a [usize],
-}
-
-impl Stored<'_> {
-    /// Its shape, if it is a matrix.
-    pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
-        candle_core::Shape::from(self.shape).dims2()
-    }
-
-    /// A copy.
-    pub(super) fn tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
-        Tensor::from_raw_buffer(self.bytes, self.dtype, self.shape, device)
-    }
-
-    /// Some of its values as f32.
-    pub(super) fn widen(&self, values: Range<usize>, out: &mut [f32]) {
-        fn each<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
-            let (bytes, _) = bytes.as_chunks::<N>();
-            bytes
-                .iter()
-                .zip(out)
-                .for_each(|(bytes, out)| *out = widen(*bytes));
-        }
-        let size = self.dtype.size_in_bytes();
-        let bytes = &self.bytes[values.start * size..values.end * size];
-        match self.dtype {
-            DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
-            DType::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
-            _ => each(bytes, out, f32::from_le_bytes),
-        }
-    }
+    /// Names of the tensors that have been read.
+    read: Mutex<BTreeSet<String>>,
 }
 
 /// What a device was asked for, for a tensor of that name.
@@ -193,16 +132,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn open(folder: &Path, target: Target) -> Result<Self, WeightsError> {
-        let single = folder.join("model.safetensors");
-        let index = folder.join("model.safetensors.index.json");
-        let mut names = vec![single.clone()];
-        if !single.exists() && index.exists() {
-            names = shard_names(&index)?
-                .into_iter()
-                .map(|name| folder.join(name))
-                .collect();
-        }
-        let shards = names
+        let shards = files(folder)?
             .iter()
             .map(|path| Shard::open(path))
             .collect::<Result<_, _>>()?;
@@ -215,21 +145,14 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
-        let shard = Shard::new("the embedded model", Bytes::Static(bytes))?;
-        Ok(Self::new(vec![shard], target))
+        Ok(Self::new(vec![Shard::embedded(bytes)?], target))
     }
 
     fn new(shards: Vec<Shard>, target: Target) -> Self {
         let place = shards
             .iter()
             .enumerate()
-            .flat_map(|(i, shard)| {
-                shard
-                    .metadata
-                    .tensors()
-                    .into_keys()
-                    .map(move |name| (name, i))
-            })
+            .flat_map(|(i, shard)| shard.names().into_iter().map(move |name| (name, i)))
             .collect();
         let Target {
             device,
@@ -245,6 +168,7 @@ impl Weights {
             store,
             quantization,
             watch: Arc::default(),
+            read: Mutex::default(),
         }
     }
 
@@ -255,10 +179,7 @@ impl Weights {
 
     /// Bytes of all tensors, as stored.
     pub fn size(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.metadata.data_len())
-            .sum()
+        self.shards.iter().map(Shard::size).sum()
     }
 
     /// Where the tensors go.
@@ -328,9 +249,9 @@ impl Weights {
         (out, input): (usize, usize),
         format: Format,
     ) -> Result<QuantizedWeight, WeightsError> {
-        self.read(name, &[out, input], |stored| {
-            QuantizedWeight::new(&stored, format, &self.device)
-        })
+        let shape = [out, input];
+        let stored = self.find(name, &shape)?;
+        QuantizedWeight::new(&stored, format, &self.device)
     }
 
     fn load(
@@ -340,74 +261,65 @@ impl Weights {
         dtype: Option<DType>,
         reshape: impl FnOnce(Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, WeightsError> {
-        self.read(name, expected, |stored| {
-            let tensor = stored.tensor(&self.device)?;
-            reshape(tensor.to_dtype(dtype.unwrap_or(stored.dtype))?)
-        })
+        let stored = self.find(name, expected)?;
+        let tensor = stored.tensor(&self.device)?;
+        let dtype = dtype.unwrap_or(stored.dtype());
+        let narrower = dtype == DType::F16 && stored.dtype() != DType::F16;
+        let tensor = on_device(name, tensor.to_dtype(dtype))?;
+        if narrower && !on_device(name, is_finite(&tensor))? {
+            return Err(WeightsError::TooLarge(name.into()));
+        }
+        on_device(name, reshape(tensor))
     }
 
-    /// Finds a tensor and lets `copy` make something of it.
-    fn read<T>(
-        &self,
-        name: &str,
-        expected: &[usize],
-        copy: impl FnOnce(Stored<'_>) -> candle_core::Result<T>,
-    ) -> Result<T, WeightsError> {
-        let missing = || WeightsError::Missing(name.into());
-        let shard = &self.shards[*self.place.get(name).ok_or_else(missing)?];
-        let info = shard.metadata.info(name).ok_or_else(missing)?;
-        if info.shape != expected {
-            return Err(WeightsError::Shape {
-                name: name.into(),
-                found: info.shape.clone(),
-                expected: expected.into(),
-            });
+    /// Whether two tensors of this shape have the same values.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn same(&self, one: &str, other: &str, shape: &[usize]) -> Result<bool, WeightsError> {
+        self.find(one, shape)?.same(&self.find(other, shape)?)
+    }
+
+    /// That each tensor below one of these prefixes has been read: a file with more of them is not of
+    /// the model that was loaded. Buffers that older versions of transformers saved do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Unread`].
+    pub fn ensure_all_read(&self, prefixes: &[&str]) -> Result<(), WeightsError> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = |name: &&String| {
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+                && !name.ends_with("inv_freq")
+                && !read.contains(*name)
+        };
+        let unread: BTreeSet<&String> = self.place.keys().filter(unread).collect();
+        match unread.first() {
+            None => Ok(()),
+            Some(example) => Err(WeightsError::Unread {
+                count: unread.len(),
+                example: (*example).clone(),
+            }),
         }
-        let stored = match info.dtype {
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::BF16 => DType::BF16,
-            safetensors::Dtype::F16 => DType::F16,
-            other => {
-                return Err(WeightsError::Type {
-                    name: name.into(),
-                    dtype: other.to_string(),
-                });
-            }
-        };
-        let (start, end) = info.data_offsets;
-        self.watch.count(end - start)?;
-        let bytes = &shard.bytes.get()[shard.data + start..shard.data + end];
-        let stored = Stored {
-            bytes,
-            dtype: stored,
-            shape: expected,
-        };
-        let made = copy(stored).map_err(|source| WeightsError::Device {
-            name: name.into(),
-            source,
-        })?;
-        shard.forget(start, end);
-        Ok(made)
+    }
+
+    fn find<'a>(&'a self, name: &'a str, shape: &'a [usize]) -> Result<Stored<'a>, WeightsError> {
+        let place = self.place.get(name);
+        let place = *place.ok_or_else(|| WeightsError::Missing(name.into()))?;
+        let stored = self.shards[place].find(name, shape)?;
+        self.watch.count(stored.size())?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(name.into());
+        Ok(stored)
     }
 }
 
-impl Shard {
-    /// Gives the pages of a tensor that has been copied back to the system, so that loading does
-    /// not need the size of the model twice.
-    fn forget(&self, start: usize, end: usize) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes {
-            // SAFETY: the map is private, read-only and backed by the file: dropped pages are
-            // read again from it. A failure only costs memory.
-            let _ = unsafe {
-                map.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    self.data + start,
-                    end - start,
-                )
-            };
-        }
-    }
+/// Whether all values are numbers.
+fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    // Zero times anything else is not zero.
+    let zeros = tensor.to_dtype(DType::F32)?.affine(0.0, 0.0)?;
+    Ok(zeros.sum_all()?.to_scalar::<f32>()? == 0.0)
 }
 
 /// Device and types that weights are loaded for.
@@ -435,29 +347,50 @@ impl Target {
     }
 }
 
-fn shard_names(index: &Path) -> Result<Vec<String>, WeightsError> {
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The files with weights in a folder: `model.safetensors` if it is there, else what the index names.
+/// They need not exist.
+///
+/// # Errors
+///
+/// See [`WeightsError`].
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    if single.exists() || !index.exists() {
+        return Ok(vec![single]);
+    }
+    let names = shard_names(&index)?;
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn shard_names(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: HashMap<String, String>,
     }
     let damaged = |reason: String| WeightsError::Damaged {
-        file: "model.safetensors.index.json".into(),
+        file: INDEX.into(),
         reason,
     };
-    let json = std::fs::read(index).map_err(|source| WeightsError::Io {
+    let json = read_bounded(index, INDEX_LIMIT).map_err(|source| WeightsError::Io {
         path: index.into(),
         source,
     })?;
-    let index: Index = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
-    let mut names: Vec<String> = index.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
+    if is_lfs_pointer(&json) {
+        return Err(WeightsError::Pointer(INDEX.into()));
+    }
+    let index: Index = serde_json::from_slice(&json).map_err(|e| damaged(shortened(e)))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
     // A name with a path in it could point anywhere.
-    match names
-        .iter()
-        .find(|name| Path::new(name).file_name() != Some(name.as_ref()))
-    {
-        Some(name) => Err(damaged(format!("{name:?} is not a plain file name"))),
+    let strange = |name: &&String| Path::new(*name).file_name() != Some(name.as_ref());
+    match names.iter().find(strange) {
+        Some(name) => Err(damaged(format!(
+            "{} is not a plain file name",
+            quoted(name)
+        ))),
+        None if names.is_empty() => Err(damaged("it names no file".into())),
         None => Ok(names),
     }
 }

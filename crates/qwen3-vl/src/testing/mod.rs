@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod clip;
+pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;

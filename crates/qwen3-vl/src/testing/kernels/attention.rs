@@ -174,7 +174,7 @@ impl On<'_> {
             let qkv = self.random("qkv", &[all, 3 * heads * width])?;
             let bias = self.random("bias", &[3 * heads * width])?;
             let positions = grid_positions(rows, columns, 2);
-            let table = vision_table(&positions, width, &Device::Cpu)?;
+            let table = vision_table(&positions, width, 10_000.0, &Device::Cpu)?;
             // Rounded where the kernels round: a small change of a score may change much.
             let rounded = |t: Tensor| wide(&t.to_dtype(self.dtype)?);
             let split = rounded(wide(&qkv)?.broadcast_add(&wide(&bias)?)?)?;
@@ -193,7 +193,7 @@ impl On<'_> {
             let bytes = 3 * heads * width * self.dtype.size_in_bytes();
             let mut workspace = Workspace::default();
             let pass = attention::grids(grids, patches, bytes, &there, &mut workspace)?;
-            let table = vision_table(&positions, width, self.device)?;
+            let table = vision_table(&positions, width, 10_000.0, self.device)?;
             rope::rotate(&there, &self.there(&bias)?, heads, &table)?;
             let got = attention::vision(&there, heads, &pass)?;
             let got = got.ok_or_else(|| candle_core::Error::msg("no kernel for vision"))?;

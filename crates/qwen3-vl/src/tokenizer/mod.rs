@@ -1,6 +1,18 @@
 //! Text to ids and back, with the control tokens kept apart from text.
+//!
+//! In text, whoever wrote it, no added token is recognised: neither the control tokens nor those that
+//! are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`), which transformers would make tokens
+//! of. They are encoded as the characters that they consist of. In answers they are tokens, and those
+//! that are not special appear in the text.
 
+mod file;
+
+use tokenizers::AddedToken;
+
+use crate::config::Config;
 use crate::prompt::Special;
+use crate::quote::{quoted, shortened};
+use file::TokenizerFile;
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +41,8 @@ pub struct Tokenizer {
     end_of_text: Option<u32>,
     vision_start: u32,
     vision_end: u32,
+    /// The token with the largest id.
+    last: (String, u32),
 }
 
 impl Tokenizer {
@@ -38,13 +52,23 @@ impl Tokenizer {
     ///
     /// [`TokenizerError::File`] or [`TokenizerError::Missing`].
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
-        let file = |e: &dyn std::fmt::Display| TokenizerError::File(e.to_string());
-        let mut tree: serde_json::Value = serde_json::from_slice(json).map_err(|e| file(&e))?;
-        let decoder = tokenizers::Tokenizer::from_bytes(json).map_err(|e| file(&e))?;
-        tree["added_tokens"] = serde_json::Value::Array(Vec::new());
-        // A post-processor may name added tokens; a prompt is laid out here, so none is needed.
-        tree["post_processor"] = serde_json::Value::Null;
-        let encoder = serde_json::from_value(tree).map_err(|e| file(&e))?;
+        let file = TokenizerFile::parse(json).map_err(TokenizerError::File)?;
+        let broken = |e: &dyn std::fmt::Display| TokenizerError::File(shortened(e));
+        let encoder: tokenizers::Tokenizer =
+            serde_json::from_value(file.tokenizer).map_err(|e| broken(&e))?;
+        let mut decoder = encoder.clone();
+        let tokens = file.added.iter();
+        let tokens = tokens.map(|token| AddedToken::from(token.content.as_str(), token.special));
+        decoder.add_tokens(tokens).map_err(|e| broken(&e))?;
+        // It numbers them itself, one after the other.
+        let counted = |token: &&file::Added| decoder.token_to_id(&token.content) != Some(token.id);
+        if let Some(token) = file.added.iter().find(counted) {
+            return Err(TokenizerError::File(format!(
+                "the id {} of the added token {} does not follow the one before it",
+                token.id,
+                quoted(&token.content)
+            )));
+        }
         let id = |name| {
             decoder
                 .token_to_id(name)
@@ -58,7 +82,37 @@ impl Tokenizer {
             vision_end: id("<|vision_end|>")?,
             decoder,
             encoder,
+            last: file.last,
         })
+    }
+
+    /// That every token has a row in the embedding table, and that the placeholders are those of the
+    /// model.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::File`] names the token.
+    pub fn check(&self, config: &Config) -> Result<(), TokenizerError> {
+        let vocabulary = config.text_config.vocab_size;
+        let (last, id) = &self.last;
+        if *id as usize >= vocabulary {
+            return Err(TokenizerError::File(format!(
+                "token {} has the id {id}, beyond the vocabulary of config.json (vocab_size = \
+                 {vocabulary})",
+                quoted(last)
+            )));
+        }
+        for (token, field, wanted) in [
+            ("<|image_pad|>", "image_token_id", config.image_token_id),
+            ("<|video_pad|>", "video_token_id", config.video_token_id),
+        ] {
+            if let Some(id) = self.decoder.token_to_id(token).filter(|id| *id != wanted) {
+                return Err(TokenizerError::File(format!(
+                    "token {token} has the id {id}, but {field} in config.json is {wanted}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Ids of a text; none of them is a control token.

@@ -1,0 +1,196 @@
+//! A checkpoint's files, in a folder or in the program.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::{LoadError, ModelSource, Progress, folder, invalid};
+use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
+use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
+use crate::model::{Target, Weights, WeightsError, weights};
+use crate::quote::shortened;
+
+/// A checkpoint's files, wherever they are.
+pub(super) enum Files {
+    Folder(PathBuf),
+    Embedded(&'static [(&'static str, &'static [u8])]),
+}
+
+/// What the small files say.
+pub(super) struct Configs {
+    pub(super) config: Config,
+    pub(super) generation: GenerationConfig,
+    pub(super) processors: Processors,
+}
+
+/// The name of a model and its files, which are downloaded if they come from the hub.
+pub(super) fn locate(
+    source: &ModelSource,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<(String, Files), LoadError> {
+    match source {
+        ModelSource::Embedded { name, files } => Ok((name.clone(), Files::Embedded(files))),
+        ModelSource::Folder(path) => {
+            folder::ensure_folder(path)?;
+            Ok((path.display().to_string(), Files::Folder(path.clone())))
+        }
+        ModelSource::Hub { id, revision } => {
+            // An unsupported model is refused before its weights come.
+            let check = super::check_config;
+            let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)
+                .map_err(|error| neither_id_nor_path(id, error))?;
+            Ok((id.clone(), Files::Folder(folder)))
+        }
+    }
+}
+
+/// What looks like an id may have been meant as a path, which does not exist then.
+fn neither_id_nor_path(id: &str, error: LoadError) -> LoadError {
+    match error {
+        LoadError::NotFound(text) => LoadError::NotFound(format!(
+            "{text} (if a path was meant: there is no folder {} here)",
+            shortened(id)
+        )),
+        other => other,
+    }
+}
+
+impl Files {
+    /// Reads what is small, `config.json` first: it tells whether this is the right kind of model.
+    pub(super) fn configs(&self) -> Result<Configs, LoadError> {
+        let config = Config::from_json(&self.read("config.json")?).map_err(invalid)?;
+        config.ensure_dense().map_err(invalid)?;
+        let generation = match self.find("generation_config.json")? {
+            Some(json) => GenerationConfig::from_json(&json).map_err(invalid)?,
+            None => GenerationConfig::default(),
+        };
+        let vocabulary = config.text_config.vocab_size;
+        let beyond = |id: &&u32| **id as usize >= vocabulary;
+        if let Some(id) = generation.eos_token_id.iter().find(beyond) {
+            return Err(LoadError::Invalid(format!(
+                "generation_config.json: eos_token_id {id} is beyond the vocabulary \
+                 (vocab_size = {vocabulary})"
+            )));
+        }
+        let processor = self.find("processor_config.json")?;
+        let image = self.find("preprocessor_config.json")?;
+        let video = self.find("video_preprocessor_config.json")?;
+        let files = ProcessorFiles {
+            processor: processor.as_deref(),
+            image: image.as_deref(),
+            video: video.as_deref(),
+        };
+        let processors = Processors::from_files(files, &config.vision_config);
+        Ok(Configs {
+            config,
+            generation,
+            processors: processors.map_err(invalid)?,
+        })
+    }
+
+    /// That the large files are there, without reading them.
+    pub(super) fn ensure_complete(&self) -> Result<(), LoadError> {
+        let Self::Folder(folder) = self else {
+            return Ok(());
+        };
+        let tokenizer = "tokenizer.json";
+        match file::open_regular(&folder.join(tokenizer)) {
+            Ok(_) => (),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(folder::lacks(folder, tokenizer));
+            }
+            Err(e) => return Err(unreadable(&folder.join(tokenizer), &e)),
+        }
+        for path in weights::files(folder).map_err(invalid)? {
+            match file::open_regular(&path) {
+                Ok(_) => (),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    return Err(folder::lacks(folder, &name));
+                }
+                Err(e) => return Err(unreadable(&path, &e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that every checkpoint has.
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
+        self.find(name)?.ok_or_else(|| match self {
+            Self::Folder(folder) => folder::lacks(folder, name),
+            Self::Embedded(_) => LoadError::Invalid(format!("the embedded model has no {name}")),
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Vec<u8>>, LoadError> {
+        let folder = match self {
+            Self::Embedded(files) => {
+                let file = files.iter().find(|(file, _)| *file == name);
+                return Ok(file.map(|(_, bytes)| bytes.to_vec()));
+            }
+            Self::Folder(folder) => folder,
+        };
+        let path = folder.join(name);
+        let limit = match name {
+            "tokenizer.json" => file::TOKENIZER_LIMIT,
+            _ => file::CONFIG_LIMIT,
+        };
+        match file::read_bounded(&path, limit) {
+            Ok(bytes) if is_lfs_pointer(&bytes) => Err(LoadError::Invalid(format!(
+                "{}: {LFS_ADVICE}",
+                shortened(path.display())
+            ))),
+            Ok(bytes) => Ok(Some(bytes)),
+            // A link to nothing is a file that somebody meant to be there.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
+            Err(e) => Err(unreadable(&path, &e)),
+        }
+    }
+
+    pub(super) fn weights(&self, target: Target) -> Result<Weights, LoadError> {
+        let opened = match self {
+            Self::Folder(folder) => Weights::open(folder, target),
+            Self::Embedded(files) => {
+                let name = "model.safetensors";
+                let (_, bytes) = files
+                    .iter()
+                    .find(|(file, _)| *file == name)
+                    .ok_or_else(|| {
+                        LoadError::Invalid(format!("the embedded model has no {name}"))
+                    })?;
+                Weights::embedded(bytes, target)
+            }
+        };
+        opened.map_err(|error| match (self, &error) {
+            (Self::Folder(folder), WeightsError::Io { path, source })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                folder::lacks(folder, &name)
+            }
+            _ => invalid(error),
+        })
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> LoadError {
+    LoadError::Invalid(format!("{}: {error}", shortened(path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_not_found_may_have_been_a_path() {
+        let error = LoadError::NotFound("huggingface.co cannot be reached".into());
+        let text = neither_id_nor_path("models/q", error).to_string();
+        assert_eq!(
+            text,
+            "huggingface.co cannot be reached (if a path was meant: there is no folder models/q here)"
+        );
+        let cancelled = neither_id_nor_path("models/q", LoadError::Cancelled);
+        assert!(matches!(cancelled, LoadError::Cancelled));
+    }
+}

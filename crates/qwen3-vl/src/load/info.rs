@@ -1,0 +1,112 @@
+//! What callers are told of a loaded model.
+
+use candle_core::Device;
+
+use super::{DeviceChoice, LoadError, LoadOptions, invalid};
+use crate::backend::{Generation, ModelInfo};
+use crate::config::{GenerationConfig, PreprocessorConfig};
+use crate::engine::runner::Runner;
+use crate::model::linear::Linear;
+use crate::model::quantized;
+
+pub(super) fn model_info(
+    name: String,
+    options: &LoadOptions,
+    runner: &Runner,
+) -> Result<ModelInfo, LoadError> {
+    let vision = &runner.parts.model.config.vision_config;
+    let range = |c: &PreprocessorConfig| (c.size.shortest_edge, c.size.longest_edge);
+    let device = match (runner.parts.model.kv.device(), options.device) {
+        (Device::Cpu, _) => "cpu".into(),
+        (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
+        _ => "cuda:0".into(),
+    };
+    let layers: Vec<_> = runner
+        .parts
+        .model
+        .text
+        .linears()
+        .map(Linear::format)
+        .collect();
+    let generation = &runner.parts.generation;
+    Ok(ModelInfo {
+        name,
+        backend: "local",
+        device,
+        quantization: quantized::summary(options.quantization, &layers),
+        factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
+        temporal_patch: vision.temporal_patch_size as u32,
+        video_pixels: range(&runner.parts.video),
+        video_pixels_per_frame: runner.parts.video.per_frame,
+        image_pixels: range(&runner.parts.image),
+        generation: generation_defaults(generation),
+        own_generation: own_generation(generation),
+    })
+}
+
+/// The checkpoint's way of decoding; what it does not say is as on the model card of the Instruct
+/// models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
+fn generation_defaults(config: &GenerationConfig) -> Generation {
+    if config.do_sample == Some(false) {
+        return Generation {
+            temperature: 0.0,
+            presence_penalty: 0.0,
+            ..own_generation(config)
+        };
+    }
+    Generation {
+        temperature: config.temperature.unwrap_or(0.7),
+        top_p: config.top_p.unwrap_or(0.8),
+        top_k: config.top_k.unwrap_or(20),
+        presence_penalty: config.presence_penalty.unwrap_or(1.5),
+        repetition_penalty: config.repetition_penalty.unwrap_or(1.0),
+    }
+}
+
+/// What `generation_config.json` itself says, everything else off.
+fn own_generation(config: &GenerationConfig) -> Generation {
+    let off = Generation::default();
+    Generation {
+        temperature: config.temperature.unwrap_or(off.temperature),
+        top_p: config.top_p.unwrap_or(off.top_p),
+        top_k: config.top_k.unwrap_or(off.top_k),
+        presence_penalty: config.presence_penalty.unwrap_or(off.presence_penalty),
+        repetition_penalty: config.repetition_penalty.unwrap_or(off.repetition_penalty),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_card_fills_in_what_the_checkpoint_samples_with() {
+        // As the released Instruct models have it, without a presence penalty.
+        let json = br#"{"do_sample": true, "temperature": 0.6, "top_k": 30, "top_p": 0.9}"#;
+        let config = GenerationConfig::from_json(json).unwrap();
+        let expected = Generation {
+            temperature: 0.6,
+            top_p: 0.9,
+            top_k: 30,
+            presence_penalty: 1.5,
+            repetition_penalty: 1.0,
+        };
+        assert_eq!(generation_defaults(&config), expected);
+        let own = Generation {
+            presence_penalty: 0.0,
+            ..expected
+        };
+        assert_eq!(own_generation(&config), own);
+    }
+
+    #[test]
+    fn do_sample_false_is_greedy_whatever_else_it_says() {
+        let json = br#"{"do_sample": false, "temperature": 0.6, "presence_penalty": 1.5,
+                        "repetition_penalty": 1.1}"#;
+        let greedy = generation_defaults(&GenerationConfig::from_json(json).unwrap());
+        assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
+        // transformers applies this one to greedy decoding too.
+        assert_eq!(greedy.repetition_penalty, 1.1);
+    }
+}

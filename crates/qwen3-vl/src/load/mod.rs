@@ -1,0 +1,228 @@
+//! From the name of a model to a running backend.
+
+mod choice;
+mod files;
+mod folder;
+mod info;
+mod target;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use choice::{DeviceChoice, DtypeChoice, UnknownChoice};
+use files::Files;
+
+use crate::backend::Backend;
+use crate::backend::local::LocalBackend;
+use crate::config::GenerationConfig;
+use crate::engine::runner::{Runner, RunnerParts};
+use crate::model::Model;
+pub use crate::model::Quantization;
+use crate::prompt::Special;
+use crate::quote::shortened;
+use crate::tokenizer::Tokenizer;
+
+/// Where the checkpoint's files are.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// Files inside the program: name and content.
+    Embedded {
+        /// Name that answers carry.
+        name: String,
+        /// File name and bytes, as they would lie in a checkpoint folder.
+        files: &'static [(&'static str, &'static [u8])],
+    },
+    /// A folder as Hugging Face lays it out.
+    Folder(PathBuf),
+    /// A hub id such as `Qwen/Qwen3-VL-4B-Instruct`.
+    Hub {
+        /// `owner/name`.
+        id: String,
+        /// Branch, tag or commit; `main` if none.
+        revision: Option<String>,
+    },
+}
+
+/// What to load and how.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where the files are.
+    pub source: ModelSource,
+    /// Device.
+    pub device: DeviceChoice,
+    /// Type of the weights.
+    pub dtype: DtypeChoice,
+    /// What the linear layers of the language model are rounded to, whatever type they are stored in.
+    pub quantization: Quantization,
+    /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
+    pub kv_memory: Option<u64>,
+}
+
+/// How far loading has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, for instance `downloading model.safetensors`.
+    pub what: String,
+    /// 0 to 100.
+    pub percent: u32,
+}
+
+/// What [`load`] looks like.
+pub type LoadFn = Arc<
+    dyn Fn(
+            &LoadOptions,
+            &mut dyn FnMut(Progress),
+            &AtomicBool,
+        ) -> Result<Arc<dyn Backend>, LoadError>
+        + Send
+        + Sync,
+>;
+
+/// Why a model could not be loaded; the text says what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// There is no such model.
+    #[error("{0}")]
+    NotFound(String),
+    /// The files are there but cannot be used.
+    #[error("{0}")]
+    Invalid(String),
+    /// The device is missing or too small.
+    #[error("{0}")]
+    Device(String),
+    /// `cancel` was set.
+    #[error("loading was cancelled")]
+    Cancelled,
+}
+
+/// Looks whether a load has a chance, without loading: whether there is a folder, of a model of the
+/// right kind, with all files. Quick, and never waits for a network; of a hub id nothing is known yet.
+///
+/// # Errors
+///
+/// What [`load`] would say.
+pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
+    let ModelSource::Folder(path) = &options.source else {
+        return Ok(());
+    };
+    folder::ensure_folder(path)?;
+    let files = Files::Folder(path.clone());
+    files.configs()?;
+    files.ensure_complete()
+}
+
+/// Whether a model of this `config.json` can be loaded, as far as that says.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`]: what is not supported.
+pub fn check_config(json: &[u8]) -> Result<(), LoadError> {
+    let config = crate::config::Config::from_json(json).map_err(invalid)?;
+    Model::check(&config).map_err(invalid)
+}
+
+/// Loads a model for the caller alone. Blocks, for minutes when it downloads; returns soon after
+/// `cancel` is set.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub fn load(
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<Arc<dyn Backend>, LoadError> {
+    let (name, runner) = load_runner(options, progress, cancel)?;
+    let info = info::model_info(name, options, &runner)?;
+    let backend = LocalBackend::start(info, runner)
+        .map_err(|e| LoadError::Device(format!("no thread for the engine: {e}")))?;
+    Ok(Arc::new(backend))
+}
+
+/// Loads a model without starting an engine, for checks and benchmarks. Returns its name too.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub fn load_runner(
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<(String, Runner), LoadError> {
+    let (name, files) = files::locate(&options.source, progress, cancel)?;
+    let target = target::target(options)?;
+    let cancelled = || match cancel.load(Ordering::Relaxed) {
+        true => Err(LoadError::Cancelled),
+        false => Ok(()),
+    };
+    cancelled()?;
+    progress(Progress {
+        what: "reading the checkpoint".into(),
+        percent: 0,
+    });
+    let configs = files.configs()?;
+    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
+    tokenizer.check(&configs.config).map_err(invalid)?;
+    cancelled()?;
+    let eyes = target::eyes(&target.device)?;
+    let mut weights = files.weights(target)?;
+    let (watch, size) = (weights.watch(), weights.size());
+    let load = || Model::load(configs.config, &mut weights, eyes);
+    let model = watch
+        .run(size, load, progress, cancel)
+        .map_err(|e| LoadError::Device(format!("no thread to load the weights: {e}")))?;
+    cancelled()?;
+    let model = model.map_err(invalid)?;
+    if model.text.own_head {
+        let what = "config.json ties lm_head to the embeddings, but the file has another one: that is \
+                    used, as transformers does";
+        progress(Progress {
+            what: what.into(),
+            percent: 99,
+        });
+    }
+    cancelled()?;
+    progress(Progress {
+        what: "ready".into(),
+        percent: 100,
+    });
+    let bytes = options
+        .kv_memory
+        .or_else(|| Some(target::free_memory(model.kv.device())? / 2))
+        .unwrap_or(u64::MAX);
+    let kv_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / model.kv.block_bytes().max(1);
+    let parts = RunnerParts {
+        model,
+        stop: stop_tokens(&configs.generation, &tokenizer),
+        tokenizer,
+        generation: configs.generation,
+        video: configs.processors.video,
+        image: configs.processors.image,
+        kv_blocks,
+    };
+    Ok((name, Runner::new(parts)))
+}
+
+/// Ids that end an answer: those of the checkpoint, and the end of the turn in any case, since the
+/// prompt is laid out in turns.
+fn stop_tokens(generation: &GenerationConfig, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut stop = generation.eos_token_id.clone();
+    if stop.is_empty() {
+        return tokenizer.default_stop_tokens();
+    }
+    let end = tokenizer.special(Special::ImEnd);
+    if !stop.contains(&end) {
+        stop.push(end);
+    }
+    stop
+}
+
+/// The first line of an error of candle's, which may carry a backtrace.
+pub(crate) fn brief(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().into()
+}
+
+fn invalid(error: impl std::fmt::Display) -> LoadError {
+    LoadError::Invalid(shortened(error))
+}

@@ -1,0 +1,354 @@
+//! Tensors in one safetensors file.
+//!
+//! They are read, not mapped: a file that another process cuts off while it is mapped ends this
+//! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a copy
+//! in memory of its own.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
+use safetensors::tensor::Metadata;
+
+use super::weights::{WeightsError, on_device};
+use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
+use crate::quote::{quoted, shortened};
+
+/// Most bytes of a header, as in the safetensors crate.
+const HEADER_LIMIT: u64 = 100_000_000;
+/// Bytes that are read at a time: what is read stays in the processor's cache until it is converted.
+const CHUNK: usize = 256 << 10;
+
+/// Where the bytes of a safetensors file are.
+#[derive(Debug)]
+enum Source {
+    File(File),
+    Static(&'static [u8]),
+}
+
+/// One safetensors file whose header has been checked against its size.
+#[derive(Debug)]
+pub(super) struct Shard {
+    /// For errors.
+    file: String,
+    source: Source,
+    /// Where the first tensor begins.
+    data: u64,
+    metadata: Metadata,
+}
+
+impl Shard {
+    /// A file in a folder.
+    pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let io = |source| WeightsError::Io {
+            path: path.into(),
+            source,
+        };
+        let (file, length) = open_regular(path).map_err(io)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self::new(&name, Source::File(file), length)
+    }
+
+    /// A file that is part of the program.
+    pub(super) fn embedded(bytes: &'static [u8]) -> Result<Self, WeightsError> {
+        let length = bytes.len() as u64;
+        Self::new("the embedded model", Source::Static(bytes), length)
+    }
+
+    fn new(file: &str, source: Source, length: u64) -> Result<Self, WeightsError> {
+        let damaged = |reason: String| WeightsError::Damaged {
+            file: shortened(file),
+            reason,
+        };
+        let mut start = [0; 8];
+        if length < 8 {
+            return Err(damaged(format!("it has {length} bytes")));
+        }
+        source
+            .read(0, &mut start)
+            .map_err(|e| damaged(e.to_string()))?;
+        if is_lfs_pointer_start(&start) && length < 1024 {
+            let mut text = vec![0; length as usize];
+            source
+                .read(0, &mut text)
+                .map_err(|e| damaged(e.to_string()))?;
+            if is_lfs_pointer(&text) {
+                return Err(WeightsError::Pointer(shortened(file)));
+            }
+        }
+        let header = u64::from_le_bytes(start);
+        if header > HEADER_LIMIT || header > length - 8 {
+            return Err(damaged(format!("its header would have {header} bytes")));
+        }
+        let mut json = vec![0; header as usize];
+        source
+            .read(8, &mut json)
+            .map_err(|e| damaged(e.to_string()))?;
+        // Checks that shapes, types and offsets agree.
+        let metadata: Metadata =
+            serde_json::from_slice(&json).map_err(|e| damaged(shortened(e)))?;
+        let data = 8 + header;
+        let expected = data.checked_add(metadata.data_len() as u64);
+        if expected != Some(length) {
+            return Err(damaged(format!(
+                "it has {length} bytes, by its header {}",
+                expected.map_or("more".into(), |expected| expected.to_string())
+            )));
+        }
+        Ok(Self {
+            file: file.into(),
+            source,
+            data,
+            metadata,
+        })
+    }
+
+    /// Names of all tensors.
+    pub(super) fn names(&self) -> HashSet<String> {
+        self.metadata.tensors().into_keys().collect()
+    }
+
+    /// Bytes of all tensors.
+    pub(super) fn size(&self) -> usize {
+        self.metadata.data_len()
+    }
+
+    /// A tensor, which must have that shape.
+    pub(super) fn find<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+    ) -> Result<Stored<'a>, WeightsError> {
+        let info = self.metadata.info(name);
+        let info = info.ok_or_else(|| WeightsError::Missing(name.into()))?;
+        if info.shape != shape {
+            return Err(WeightsError::Shape {
+                name: name.into(),
+                found: info.shape.clone(),
+                expected: shape.into(),
+            });
+        }
+        let dtype = match info.dtype {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::F16 => DType::F16,
+            other => {
+                return Err(WeightsError::Type {
+                    name: name.into(),
+                    dtype: other.to_string(),
+                });
+            }
+        };
+        Ok(Stored {
+            shard: self,
+            name,
+            start: self.data + info.data_offsets.0 as u64,
+            dtype,
+            shape,
+        })
+    }
+}
+
+/// The first 8 bytes of what [`is_lfs_pointer`] tells.
+fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
+    start == b"version "
+}
+
+impl Source {
+    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => read_exact_at(file, start, out),
+            Self::Static(bytes) => {
+                let range = usize::try_from(start).ok().and_then(|start| {
+                    let end = start.checked_add(out.len())?;
+                    bytes.get(start..end)
+                });
+                out.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        start += read as u64;
+        out = &mut out[read..];
+    }
+    Ok(())
+}
+
+/// A tensor in its file.
+pub(super) struct Stored<'a> {
+    shard: &'a Shard,
+    name: &'a str,
+    /// Of its first byte.
+    start: u64,
+    dtype: DType,
+    shape: &'a [usize],
+}
+
+impl Stored<'_> {
+    pub(super) fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Type in the file.
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes in the file.
+    pub(super) fn size(&self) -> usize {
+        let values = self
+            .shape
+            .iter()
+            .fold(1, |n: usize, d| n.saturating_mul(*d));
+        values.saturating_mul(self.dtype.size_in_bytes())
+    }
+
+    /// Its shape, if it is a matrix.
+    pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
+        candle_core::Shape::from(self.shape).dims2()
+    }
+
+    /// A copy, in the type in the file.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read any more, no memory, a value that is not finite.
+    pub(super) fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
+        match self.dtype {
+            DType::BF16 => self.copy::<bf16>(device),
+            DType::F16 => self.copy::<f16>(device),
+            _ => self.copy::<f32>(device),
+        }
+    }
+
+    fn copy<T: Number>(&self, device: &Device) -> Result<Tensor, WeightsError> {
+        let count = self.shape.iter().product();
+        let mut values: Vec<T> = Vec::new();
+        let room = values.try_reserve_exact(count);
+        room.map_err(|_| WeightsError::Memory(self.name.into()))?;
+        self.chunks(0..count, size_of::<T>(), |bytes| {
+            T::append(bytes, &mut values, |number| number)
+        })?;
+        on_device(self.name, Tensor::from_vec(values, self.shape, device))
+    }
+
+    /// Some of its values as f32.
+    ///
+    /// # Errors
+    ///
+    /// See [`Stored::tensor`].
+    pub(super) fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let mut out = Vec::with_capacity(values.len());
+        let size = self.dtype.size_in_bytes();
+        self.chunks(values, size, |bytes| match self.dtype {
+            DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
+            DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
+            _ => f32::append(bytes, &mut out, |number| number),
+        })?;
+        Ok(out)
+    }
+
+    /// Whether it has the values of another one of the same shape, byte for byte.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read any more.
+    pub(super) fn same(&self, other: &Self) -> Result<bool, WeightsError> {
+        if (self.dtype, self.shape) != (other.dtype, other.shape) {
+            return Ok(false);
+        }
+        let bytes = self.shape.iter().product::<usize>() * self.dtype.size_in_bytes();
+        let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
+        for first in (0..bytes).step_by(CHUNK) {
+            let length = CHUNK.min(bytes - first);
+            self.read(first, &mut a[..length])?;
+            other.read(first, &mut b[..length])?;
+            if a[..length] != b[..length] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether they
+    /// are finite.
+    fn chunks(
+        &self,
+        values: Range<usize>,
+        size: usize,
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), WeightsError> {
+        let mut buffer = vec![0; CHUNK.min(values.len() * size)];
+        let (mut first, end) = (values.start * size, values.end * size);
+        while first < end {
+            let piece = &mut buffer[..CHUNK.min(end - first)];
+            self.read(first, piece)?;
+            if !each(piece) {
+                return Err(WeightsError::NotFinite(self.name.into()));
+            }
+            first += piece.len();
+        }
+        Ok(())
+    }
+
+    fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
+        let read = self.shard.source.read(self.start + first as u64, out);
+        read.map_err(|e| WeightsError::Damaged {
+            file: shortened(&self.shard.file),
+            reason: match e.kind() {
+                io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
+                _ => e.to_string(),
+            },
+        })
+    }
+}
+
+/// A type that weights are stored in.
+trait Number: WithDType {
+    /// Reads numbers, least byte first, behind `out`; whether all of them are finite.
+    fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool;
+}
+
+macro_rules! number {
+    ($type:ty, $bits:ty) => {
+        impl Number for $type {
+            fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool {
+                let (numbers, _) = bytes.as_chunks();
+                out.extend(numbers.iter().map(|n| convert(Self::from_le_bytes(*n))));
+                // What is no number has all bits of the exponent; a loop without a way out is one
+                // that the processor does many of at a time.
+                let exponent = Self::INFINITY.to_bits();
+                numbers.iter().fold(true, |finite, number| {
+                    finite & (<$bits>::from_le_bytes(*number) & exponent != exponent)
+                })
+            }
+        }
+    };
+}
+
+number!(bf16, u16);
+number!(f16, u16);
+number!(f32, u32);
+
+/// What stands for a file that was never fetched.
+pub(super) fn pointer(file: &str) -> String {
+    format!("{}: {LFS_ADVICE}", quoted(file))
+}

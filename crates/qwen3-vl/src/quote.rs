@@ -1,0 +1,88 @@
+//! Text from outside, made fit for an error message: short, and on one line.
+
+use std::fmt::Write;
+
+/// Characters of a quoted name that are kept.
+const NAME: usize = 200;
+/// Characters of a whole message that are kept, of its start and of its end.
+const START: usize = 700;
+const END: usize = 200;
+
+/// A name or value from a file, in quotes: cut, control characters escaped.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut out = String::from("\"");
+    escape(&mut out, chars.by_ref().take(NAME));
+    if chars.next().is_some() {
+        out.push('…');
+    }
+    out.push('"');
+    out
+}
+
+/// What a value of a JSON file looks like, cut like [`quoted`].
+pub(crate) fn value(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => quoted(text),
+        serde_json::Value::Array(values) => format!("a list of {} values", values.len()),
+        serde_json::Value::Object(_) => "an object".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A message of another crate, which may quote a file at any length: the start and the end of it.
+pub(crate) fn shortened(message: impl std::fmt::Display) -> String {
+    let text = message.to_string();
+    let mut out = String::new();
+    let length = text.chars().count();
+    if length <= START + END {
+        escape(&mut out, text.chars());
+    } else {
+        escape(&mut out, text.chars().take(START));
+        out.push_str(" … ");
+        escape(&mut out, text.chars().skip(length - END));
+    }
+    out
+}
+
+fn escape(out: &mut String, chars: impl Iterator<Item = char>) {
+    for c in chars {
+        // Writing to a String cannot fail.
+        let _ = match needs_escape(c) {
+            true => write!(out, "{}", c.escape_unicode()),
+            false => out.write_char(c),
+        };
+    }
+}
+
+/// Control characters, and those that reorder the text around them.
+fn needs_escape(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_and_controls_escaped() {
+        assert_eq!(quoted("llava"), "\"llava\"");
+        assert_eq!(
+            quoted("a\n\u{1b}[31m\u{202e}"),
+            "\"a\\u{a}\\u{1b}[31m\\u{202e}\""
+        );
+        let long = quoted(&"x".repeat(1_000_000));
+        assert_eq!(long.chars().count(), NAME + 3);
+        assert!(long.ends_with("x…\""));
+    }
+
+    #[test]
+    fn a_long_message_keeps_both_ends() {
+        let text = format!("config.json: {} at line 1", "é".repeat(100_000));
+        let short = shortened(text);
+        assert!(short.starts_with("config.json: é") && short.ends_with("é at line 1"));
+        assert_eq!(short.chars().count(), START + 3 + END);
+        assert_eq!(shortened("fine"), "fine");
+    }
+}

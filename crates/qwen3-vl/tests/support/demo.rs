@@ -1,0 +1,83 @@
+//! Copies of the demo model, to be changed.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use qwen3_vl::backend::Backend;
+use qwen3_vl::load::{
+    self, DeviceChoice, DtypeChoice, LoadError, LoadOptions, ModelSource, Progress, Quantization,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder of its own with all files of the demo model.
+pub fn demo() -> TempDir {
+    let copy = TempDir::new().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    for entry in fs::read_dir(demo).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// One of its JSON files.
+pub fn json(folder: &Path, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+}
+
+/// The demo model with a JSON file changed.
+pub fn with(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
+    let copy = demo();
+    edit(copy.path(), name, change);
+    copy
+}
+
+/// Changes a JSON file.
+pub fn edit(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) {
+    let mut value = json(folder, name);
+    change(&mut value);
+    fs::write(folder.join(name), value.to_string()).unwrap();
+}
+
+pub fn options(folder: &Path) -> LoadOptions {
+    LoadOptions {
+        source: ModelSource::Folder(folder.into()),
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
+        kv_memory: Some(64 << 20),
+    }
+}
+
+pub fn load(folder: &Path) -> Result<Arc<dyn Backend>, LoadError> {
+    load::load(
+        &options(folder),
+        &mut |_: Progress| (),
+        &AtomicBool::new(false),
+    )
+}
+
+/// The text of the error of a folder that cannot be loaded, which must hold all these words.
+pub fn refused(folder: &Path, words: &[&str]) -> String {
+    let error = load(folder).err().expect("it was loaded").to_string();
+    assert_words(&error, words);
+    error
+}
+
+/// The same, and that [`load::check`] says so too.
+pub fn refused_at_once(folder: &Path, words: &[&str]) -> String {
+    let error = load::check(&options(folder))
+        .expect_err("it passed")
+        .to_string();
+    assert_words(&error, words);
+    refused(folder, words)
+}
+
+fn assert_words(error: &str, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "{error} lacks {word:?}");
+    }
+}
