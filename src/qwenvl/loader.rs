@@ -117,7 +117,10 @@ impl Task {
         let Some(element) = self.element.upgrade() else {
             return;
         };
-        gst::debug!(CAT, obj = element, "{CODE}: {text}");
+        match kind {
+            gst::ProgressType::Continue => gst::debug!(CAT, obj = element, "{text}"),
+            _ => gst::info!(CAT, obj = element, "{text}"),
+        }
         let message = gst::message::Progress::builder(kind, CODE, text)
             .src(&element)
             // GStreamer gives every progress message this field, and 0 in it.
