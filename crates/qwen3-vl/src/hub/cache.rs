@@ -127,7 +127,8 @@ impl Repo {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => (),
         }
-        match symlink(&Path::new("../../blobs").join(&etag.0), &pointer) {
+        let target = Path::new("../../blobs").join(&etag.0);
+        match symlink(target, &pointer) {
             // Another process was quicker.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // A file system without links: as huggingface_hub does it.
@@ -167,7 +168,7 @@ impl Repo {
 use std::os::unix::fs::symlink;
 
 #[cfg(not(unix))]
-fn symlink(_: &Path, _: &Path) -> io::Result<()> {
+fn symlink(_: PathBuf, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
