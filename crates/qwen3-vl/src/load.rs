@@ -10,6 +10,7 @@ use candle_core::{DType, Device, DeviceLocation};
 use crate::backend::local::LocalBackend;
 use crate::backend::{Backend, Generation, ModelInfo};
 use crate::config::{Config, GenerationConfig, PreprocessorConfig};
+use crate::cpu::pool::{Flag, Pool};
 use crate::engine::runner::{Runner, RunnerParts};
 pub use crate::model::Quantization;
 use crate::model::linear::Linear;
@@ -272,7 +273,10 @@ pub fn load_runner(
     });
     let eyes = eyes(&target.device)?;
     let mut weights = files.weights(target)?;
-    let model = Model::load(config, &mut weights, eyes).map_err(invalid)?;
+    let pool = Pool::new(&Flag::default());
+    let model = pool.install(|| Model::load(config, &mut weights, eyes));
+    drop(pool);
+    let model = model.map_err(invalid)?;
     cancelled()?;
     progress(Progress {
         what: "ready".into(),
@@ -300,7 +304,7 @@ pub fn load_runner(
 }
 
 /// Bytes that are free where the cache will be; none if nobody says.
-fn free_memory(device: &Device) -> Option<u64> {
+pub(crate) fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_system_memory(),
         #[cfg(feature = "cuda")]
@@ -477,6 +481,7 @@ fn model_info(
         video_pixels: range(&runner.parts.video),
         image_pixels: range(&runner.parts.image),
         generation: generation_defaults(&runner.parts.generation),
+        limits: *runner.limits(),
     })
 }
 
