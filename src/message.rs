@@ -2,7 +2,7 @@
 //!
 //! | structure | when |
 //! |---|---|
-//! | `qwenvl/token` | a piece of an answer, with `emit-tokens` |
+//! | `qwenvl/token` | a token of an answer, with `emit-tokens` |
 //! | `qwenvl/description` | a window's answer; ends the request |
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
@@ -15,7 +15,7 @@ use qwen3_vl::backend::{Answer, ModelInfo};
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
-/// Name of the structure with a piece of an answer.
+/// Name of the structure with a token of an answer.
 pub const TOKEN: &str = "qwenvl/token";
 /// Name of the structure with an answer.
 pub const DESCRIPTION: &str = "qwenvl/description";
@@ -118,10 +118,11 @@ impl Request {
             )
     }
 
-    /// `qwenvl/token`: piece number `index` of the answer.
-    pub(crate) fn token(&self, index: u32, text: &str) -> gst::Structure {
+    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with it.
+    pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
         self.structure(TOKEN)
             .field("index", index)
+            .field("token-id", id)
             .field("text", text)
             .build()
     }
