@@ -2,7 +2,7 @@
 //!
 //! | structure | when |
 //! |---|---|
-//! | `qwenvl/token` | a piece of an answer, with `emit-tokens` |
+//! | `qwenvl/token` | a token of an answer, with `emit-tokens` |
 //! | `qwenvl/description` | a window's answer; ends the request |
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
@@ -54,7 +54,7 @@ use crate::json;
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
-/// Name of the structure with a piece of an answer.
+/// Name of the structure with a token of an answer.
 pub const TOKEN: &str = "qwenvl/token";
 /// Name of the structure with an answer.
 pub const DESCRIPTION: &str = "qwenvl/description";
@@ -177,9 +177,10 @@ impl Request {
             )
     }
 
-    /// `qwenvl/token`: piece number `index` of the answer.
-    pub(crate) fn token(&self, index: u32, text: &str) -> gst::Structure {
-        let token = self.structure(TOKEN).field("index", index);
+    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with it.
+    pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
+        let token = self.structure(TOKEN);
+        let token = token.field("index", index).field("token-id", id);
         with_json(token.field("text", c_text(text)))
     }
 

@@ -185,13 +185,39 @@ fn video_of_odd_sizes() {
     let tiny = run(&video("width=1,height=1"), "", hooks(echo(Duration::ZERO)));
     assert!(tiny.errors.is_empty(), "{tiny:?}");
     assert_eq!(tiny.descriptions().len(), 2);
-    let thin = run(
-        &video("width=20000,height=1"),
-        "",
+    // Nothing to describe, and nothing to end a stream for.
+    for (width, height) in [(20_000, 1), (4096, 16), (4000, 8), (1, 300)] {
+        let size = format!("width={width},height={height}");
+        let thin = run(&video(&size), "", hooks(echo(Duration::ZERO)));
+        assert!(thin.errors.is_empty(), "{thin:?}");
+        assert_eq!(thin.dropped(), ["error"; 2]);
+        for dropped in thin.named("qwenvl/dropped") {
+            let message: String = dropped.get("message").unwrap();
+            let said = format!("aspect ratio of {width}x{height} pixels");
+            assert!(message.contains(&said), "{message:?}");
+        }
+    }
+    // Thin, with almost no pixels: still one block high.
+    let low = run(
+        &video("width=1920,height=300"),
+        "max-pixels=4096",
         hooks(echo(Duration::ZERO)),
     );
-    only_error(&thin, "aspect ratio");
-    assert_eq!(thin.dropped(), ["error"]);
+    assert!(low.errors.is_empty() && low.dropped().is_empty(), "{low:?}");
+    assert_eq!(low.descriptions().len(), 2);
+}
+
+#[test]
+fn more_pixels_than_the_model_can_see_are_refused_before_a_frame_is_resized() {
+    for properties in ["min-pixels=1000000000", "min-pixels=18446744073709551615"] {
+        let run = run(VIDEO, properties, hooks(echo(Duration::ZERO)));
+        assert!(run.errors.is_empty(), "{run:?}");
+        assert_eq!(run.dropped(), ["error"; 5], "{properties}");
+        for dropped in run.named("qwenvl/dropped") {
+            let message: String = dropped.get("message").unwrap();
+            assert!(message.contains("min-pixels"), "{message:?}");
+        }
+    }
 }
 
 #[test]

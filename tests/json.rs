@@ -63,7 +63,7 @@ fn json_message_holds_every_field_of_every_message() {
     );
     bench.frames(0..2_000);
     let mut asked = backend.take();
-    asked.token(text);
+    asked.token(7, text);
     asked.answer_with(text.into());
     let failure = Failure::Request("no \"room\"\n;".into());
     backend.take().end(Event::Failed(failure));
@@ -140,7 +140,7 @@ fn a_nul_in_an_answer_is_replaced_everywhere() {
 
     bench.frames(0..2_000);
     let mut asked = backend.take();
-    asked.token(SAID);
+    asked.token(7, SAID);
     asked.answer_with(SAID.into());
     let failure = Failure::Request(SAID.into());
     backend.take().end(Event::Failed(failure));

@@ -26,7 +26,9 @@ fn what_happens_is_in_the_log() {
     });
     let said = |level, words: &str| {
         let lines = lines.lock().unwrap();
-        let found = lines.iter().any(|(l, text)| *l == level && text.contains(words));
+        let found = lines
+            .iter()
+            .any(|(l, text)| *l == level && text.contains(words));
         assert!(found, "nothing says {words:?}: {lines:?}");
     };
 

@@ -79,17 +79,21 @@ fn all_fields_of_a_description() {
     };
     assert_eq!((a.seconds, b.seconds), (1.0, 1.5));
     assert_eq!(a.rgb.len(), 96 * 64 * 3);
-    asked.token("Wh");
-    asked.token("at?");
+    asked.token(1012, "Wh");
+    asked.token(7, "at?");
     asked.answer();
     bench.ended(1);
 
     let tokens = bench.messages.named("qwenvl/token");
-    let pieces: Vec<(u32, String)> = tokens
+    let number = |s: &gst::Structure, name| s.get::<u32>(name).unwrap();
+    let pieces: Vec<(u32, u32, String)> = tokens
         .iter()
-        .map(|s| (s.get("index").unwrap(), s.get("text").unwrap()))
+        .map(|s| {
+            let text = s.get("text").unwrap();
+            (number(s, "index"), number(s, "token-id"), text)
+        })
         .collect();
-    assert_eq!(pieces, [(0, "Wh".into()), (1, "at?".into())]);
+    assert_eq!(pieces, [(0, 1012, "Wh".into()), (1, 7, "at?".into())]);
 
     let s = bench.messages.descriptions()[0];
     let text = |name| s.get::<String>(name).unwrap();

@@ -69,7 +69,7 @@ fn every_description_is_emitted_once_and_equals_its_message() {
     });
     bench.frames(0..3_500);
     let mut first = backend.take();
-    first.token("piece");
+    first.token(1, "piece");
     first.answer();
     backend.take().answer();
     // Neither this one nor the one that the stop drops has a description.

@@ -111,13 +111,22 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
         uint64("max-pixels")
             .nick("Maximum pixels")
             .blurb("Most pixels of a frame (0 = from the checkpoint; raised to min-pixels if only \
-                that is set)")
+                that is set). Never makes frames larger")
             .default_value(d.max_pixels)
             .build(),
         uint64("total-pixels")
             .nick("Total pixels")
-            .blurb("Most pixels of all frames of a window together (0 = from the checkpoint)")
+            .blurb("Most pixels of all frames of a window together, two frames counted as one (0 = \
+                from the checkpoint). Never makes frames larger")
             .default_value(d.total_pixels)
+            .build(),
+        glib::ParamSpecBoolean::builder("frame-cap")
+            .nick("Frame cap")
+            .blurb("Without min-pixels: no frame has more than 768 tokens (transformers' \
+                cap_pixels_per_frame, its default from 5.22 on). Off: few frames share all pixels of \
+                the checkpoint's budget")
+            .default_value(d.frame_cap)
+            .mutable_playing()
             .build(),
         glib::ParamSpecEnum::builder_with_default("mode", d.mode)
             .nick("Mode")
@@ -162,6 +171,12 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .nick("Seed")
             .blurb("Seed of the random choice of tokens")
             .default_value(d.seed)
+            .build(),
+        uint("repetition-guard")
+            .nick("Repetition guard")
+            .blurb("An answer ends, with finish-reason repetition, after this many tokens that repeat \
+                themselves exactly, four times at least (0 = never)")
+            .default_value(d.repetition_guard)
             .build(),
         glib::ParamSpecEnum::builder_with_default("overload", d.overload)
             .nick("Overload")
@@ -218,7 +233,7 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecBoolean::builder("emit-tokens")
             .nick("Emit tokens")
-            .blurb("Post a message qwenvl/token for every piece of an answer")
+            .blurb("Post a message qwenvl/token for every token of an answer")
             .default_value(d.emit_tokens)
             .mutable_playing()
             .build(),
@@ -267,6 +282,7 @@ pub(super) fn set(s: &mut Settings, name: &str, value: &glib::Value) -> Result<(
         "min-pixels" => put(&mut s.min_pixels, value),
         "max-pixels" => put(&mut s.max_pixels, value),
         "total-pixels" => put(&mut s.total_pixels, value),
+        "frame-cap" => put(&mut s.frame_cap, value),
         "mode" => put::<Mode>(&mut s.mode, value),
         "max-tokens" => put(&mut s.max_tokens, value),
         "temperature" => return number(&mut s.temperature, name, value),
@@ -275,6 +291,7 @@ pub(super) fn set(s: &mut Settings, name: &str, value: &glib::Value) -> Result<(
         "presence-penalty" => return number(&mut s.presence_penalty, name, value),
         "repetition-penalty" => return factor(&mut s.repetition_penalty, name, value),
         "seed" => put(&mut s.seed, value),
+        "repetition-guard" => put(&mut s.repetition_guard, value),
         "overload" => put::<Overload>(&mut s.overload, value),
         "max-pending" => put(&mut s.max_pending, value),
         "kv-memory" => put(&mut s.kv_memory, value),
@@ -310,6 +327,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "min-pixels" => s.min_pixels.to_value(),
         "max-pixels" => s.max_pixels.to_value(),
         "total-pixels" => s.total_pixels.to_value(),
+        "frame-cap" => s.frame_cap.to_value(),
         "mode" => s.mode.to_value(),
         "max-tokens" => s.max_tokens.to_value(),
         "temperature" => s.temperature.to_value(),
@@ -318,6 +336,7 @@ pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
         "presence-penalty" => s.presence_penalty.to_value(),
         "repetition-penalty" => s.repetition_penalty.to_value(),
         "seed" => s.seed.to_value(),
+        "repetition-guard" => s.repetition_guard.to_value(),
         "overload" => s.overload.to_value(),
         "max-pending" => s.max_pending.to_value(),
         "kv-memory" => s.kv_memory.to_value(),

@@ -2,7 +2,8 @@
 
 use gst::glib;
 use qwen3_vl::backend::{Generation, ModelInfo, PromptLayout, WindowHead};
-use qwen3_vl::frames::Budget;
+use qwen3_vl::forecast::{Forecast, ForecastError, WindowPlan};
+use qwen3_vl::frames::{Budget, Size};
 use qwen3_vl::load::{self, DtypeChoice, LoadOptions, ModelSource, UnknownChoice};
 use qwen3_vl::window::{RulesError, WindowRules, WindowSettings};
 
@@ -165,6 +166,8 @@ pub(super) struct Settings {
     pub(super) min_pixels: u64,
     pub(super) max_pixels: u64,
     pub(super) total_pixels: u64,
+    /// Whether a frame may have no more than 768 tokens.
+    pub(super) frame_cap: bool,
     pub(super) mode: Mode,
     pub(super) max_tokens: u32,
     /// Negative = from the checkpoint; so are the next four.
@@ -174,6 +177,8 @@ pub(super) struct Settings {
     pub(super) presence_penalty: f64,
     pub(super) repetition_penalty: f64,
     pub(super) seed: u64,
+    /// Tokens of repetition that end an answer; 0 = none do.
+    pub(super) repetition_guard: u32,
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
     /// Nanoseconds.
@@ -209,6 +214,7 @@ impl Default for Settings {
             min_pixels: 0,
             max_pixels: 0,
             total_pixels: 0,
+            frame_cap: true,
             mode: Mode::default(),
             max_tokens: 256,
             temperature: -1.0,
@@ -217,6 +223,7 @@ impl Default for Settings {
             presence_penalty: -1.0,
             repetition_penalty: -1.0,
             seed: 0,
+            repetition_guard: 64,
             overload: Overload::default(),
             max_pending: 2,
             kv_memory: 0,
@@ -291,21 +298,29 @@ impl Settings {
         })
     }
 
-    /// What stands before the frames of a window of so many, each of so many vision tokens.
-    pub(super) fn window_head(&self, frames: u32, vision_tokens: u32, waits: bool) -> WindowHead {
-        let inputs = match self.mode {
-            Mode::Video => frames.div_ceil(2),
-            Mode::Images => frames,
+    /// What a window of so many frames that are to be seen at this size will need.
+    pub(super) fn forecast(
+        &self,
+        model: &ModelInfo,
+        frames: u32,
+        shown: Size,
+    ) -> Result<Forecast, ForecastError> {
+        let texts = [Some(&self.prompt), self.system_prompt.as_ref()];
+        let plan = WindowPlan {
+            budget: self.budget(model),
+            source: shown,
+            frames,
+            images: self.mode == Mode::Images,
+            text_bytes: texts.into_iter().flatten().map(|text| text.len()).sum(),
+            max_tokens: self.max_tokens,
         };
-        // A token has at least one byte. Around an input stand its time and two special tokens.
-        let text = [Some(&self.prompt), self.system_prompt.as_ref()];
-        let text: usize = text.into_iter().flatten().map(|text| text.len()).sum();
-        let tokens = u64::from(inputs) * (u64::from(vision_tokens) + 24)
-            + u64::from(self.max_tokens)
-            + text as u64
-            + 32;
+        plan.forecast(model)
+    }
+
+    /// What stands before the frames of a window.
+    pub(super) fn window_head(&self, forecast: &Forecast, waits: bool) -> WindowHead {
         WindowHead {
-            tokens: usize::try_from(tokens).unwrap_or(usize::MAX),
+            tokens: forecast.tokens,
             waits,
             layout: match self.prompt_layout {
                 Layout::Canonical => PromptLayout::Canonical,
@@ -341,14 +356,17 @@ impl Settings {
 
     /// The pixel budget.
     ///
-    /// A limit that is not set gives way to the other one: `max-pixels` alone below the default
-    /// least lowers that too.
+    /// A maximum only takes away: whatever it is, no frame becomes larger than without it. So those of
+    /// `max-pixels` and `total-pixels` that are above the defaults change nothing, and without
+    /// `min-pixels` frames that are small already stay as the checkpoint's own rule has them. A limit
+    /// that is not set gives way to the other one: `max-pixels` alone below the default least lowers
+    /// that too.
     pub(super) fn budget(&self, model: &ModelInfo) -> Budget {
         let set = |value: u64| (value != 0).then_some(value);
         let limits = |(min, max): (u64, u64)| match (set(self.min_pixels), set(self.max_pixels)) {
-            (Some(min), Some(max)) => (min, max),
+            (Some(min), Some(own)) => (min, own.min(max.max(min))),
             (Some(min), None) => (min, max.max(min)),
-            (None, Some(max)) => (min.min(max), max),
+            (None, Some(own)) => (min.min(own), own.min(max)),
             (None, None) => (min, max),
         };
         if self.mode == Mode::Images {
@@ -365,10 +383,21 @@ impl Settings {
                 total_pixels,
             } if self.sets_pixels() => {
                 let (min_pixels, max_pixels) = limits((min_pixels, max_pixels));
-                Budget::QwenVlUtils {
-                    min_pixels,
-                    max_pixels,
-                    total_pixels: set(self.total_pixels).unwrap_or(total_pixels),
+                let own = set(self.total_pixels).unwrap_or(total_pixels);
+                let total_pixels = own.min(total_pixels);
+                match self.min_pixels {
+                    0 => Budget::Smaller {
+                        min_pixels,
+                        max_pixels,
+                        total_pixels,
+                        whole: model.video_pixels,
+                        cap_per_frame: self.frame_cap,
+                    },
+                    _ => Budget::QwenVlUtils {
+                        min_pixels,
+                        max_pixels,
+                        total_pixels,
+                    },
                 }
             }
             _ if model.video_pixels_per_frame => Budget::HfImage {
@@ -378,13 +407,100 @@ impl Settings {
             _ => Budget::HfVideo {
                 min_pixels: model.video_pixels.0,
                 max_pixels: model.video_pixels.1,
-                cap_per_frame: true,
+                cap_per_frame: self.frame_cap,
             },
         }
     }
 
     fn sets_pixels(&self) -> bool {
         [self.min_pixels, self.max_pixels, self.total_pixels] != [0; 3]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use qwen3_vl::backend::Backend;
+    use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+
+    use super::*;
+
+    const EXTREMES: [u64; 9] = [
+        1,
+        1024,
+        40_000,
+        262_144,
+        786_432,
+        8_000_000,
+        200_000_000,
+        1 << 40,
+        u64::MAX,
+    ];
+
+    fn size(settings: &Settings, model: &ModelInfo, frames: u32, source: Size) -> Size {
+        let budget = settings.budget(model);
+        budget
+            .size(frames, source, model.factor, model.temporal_patch)
+            .unwrap_or_else(|error| panic!("{budget:?} of {source:?}: {error}"))
+    }
+
+    /// Whatever else is set, in both modes, for frames of any size and windows of any length.
+    #[test]
+    fn a_maximum_never_makes_frames_larger() {
+        let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
+        let sources = [(96, 64), (1920, 300), (1280, 720), (3840, 2160), (17, 900)];
+        for mode in [Mode::Video, Mode::Images] {
+            for min_pixels in [0, 1, 200_000, 2_000_000] {
+                for frame_cap in [true, false] {
+                    let without = Settings {
+                        mode,
+                        min_pixels,
+                        frame_cap,
+                        ..Settings::default()
+                    };
+                    for (width, height) in sources {
+                        for frames in [2, 8, 61, 768] {
+                            let source = Size { width, height };
+                            let of = |s: &Settings| size(s, fake.model(), frames, source).pixels();
+                            let most = of(&without);
+                            for limit in EXTREMES {
+                                let max_pixels = Settings {
+                                    max_pixels: limit.max(min_pixels),
+                                    ..without.clone()
+                                };
+                                let total_pixels = Settings {
+                                    total_pixels: limit,
+                                    ..without.clone()
+                                };
+                                for with in [max_pixels, total_pixels] {
+                                    assert!(of(&with) <= most, "{with:?}, {frames} of {source:?}");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a maximum alone gives where it takes something away: the numbers are those of
+    /// qwen-vl-utils' `smart_resize`. Where it takes nothing away, the film's frames stay.
+    #[test]
+    fn a_maximum_alone_limits_by_the_rule_of_qwen_vl_utils() {
+        let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
+        let with = |max_pixels, source| {
+            let settings = Settings {
+                max_pixels,
+                ..Settings::default()
+            };
+            let (width, height) = source;
+            let size = size(&settings, fake.model(), 8, Size { width, height });
+            (size.width, size.height)
+        };
+        assert_eq!(with(262_144, (128, 96)), (128, 96));
+        assert_eq!(with(262_144, (1280, 720)), (672, 352));
+        assert_eq!(with(4096, (1920, 300)), (160, 32));
     }
 }
 

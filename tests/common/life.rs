@@ -427,7 +427,7 @@ impl Life {
 /// The answer is the epoch and the number of the question.
 fn answer(asked: Option<Asked>) {
     if let Some(mut asked) = asked {
-        asked.token("a piece");
+        asked.token(1, "a piece");
         let text = format!("{} {}", asked.question.prompt, asked.number);
         asked.answer_with(text);
     }

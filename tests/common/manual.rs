@@ -23,8 +23,9 @@ pub struct Asked {
 }
 
 impl Asked {
-    pub fn token(&mut self, text: &str) {
-        (self.sink)(Event::Token(text.into()));
+    pub fn token(&mut self, id: u32, text: &str) {
+        let text = text.into();
+        (self.sink)(Event::Token { id, text });
     }
 
     pub fn end(mut self, event: Event) {

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize as resize_v1
 from torchvision.transforms.v2.functional import resize
 
 os.environ["FORCE_QWENVL_VIDEO_READER"] = "torchvision"  # replaced below: no file is read
@@ -153,6 +154,36 @@ def size_only():
         )
     )
     qwen.logger.disabled = True
+
+
+def extreme_rows():
+    """Shapes that cameras and crops can have and rules go wrong with, each with every rule: the rule,
+    frames, height, width, least, most and, by rule, the cap or the most of all frames."""
+    token = FACTOR * FACTOR
+    shapes = [
+        (16, 4096), (8, 4000), (300, 1920), (1920, 300), (639, 31), (31, 639), (30, 305), (23, 237), (1, 1),
+        (1, 200), (1, 201), (200, 1), (32, 6400), (32, 6401), (31, 6201), (6400, 32), (65535, 65535),
+        (1, 65535), (15, 15), (16, 16), (17, 17), (47, 48), (2, 399), (2160, 3840), (65535, 400),
+    ]  # fmt: skip
+    ranges = [(1, 1), (1, token), (1, 20 * token), (4 * token, 5 * token), (128 * token, 768 * token)]
+    ranges += [(4096, 25165824), (65536, 16777216), (2**24, 2**24), (1, 2**62)]
+    for height, width in shapes:
+        for least, most in ranges:
+            yield "image", 1, height, width, least, most, 0
+            for frames in (2, 3, 768):
+                yield "video", frames, height, width, least, most, 0
+                yield "video", frames, height, width, least, most, 1
+            for frames, total in ((2, 115200 * token), (8, 1), (768, 115200 * token), (768, 2**62)):
+                yield "qwen_vl_utils", frames, height, width, least, most, total
+
+
+def extreme(rule, frames, height, width, least, most, other):
+    match rule:
+        case "image":
+            return hf_image(height, width, least, most)
+        case "video":
+            return hf_video(frames, height, width, least, most, other)
+    return qwen_vl_utils(frames, height, width, least, most, other)
 
 
 # Frames and times
@@ -310,6 +341,13 @@ def torchvision_bicubic(picture, height, width):
     return resized[0].permute(1, 2, 0).numpy()
 
 
+def torchvision_bicubic_once(picture, height, width):
+    """What qwen-vl-utils resizes with: both passes in f32, rounded once."""
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    resized = resize_v1(pixels, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
 def pillow_bicubic(picture, height, width):
     """Rows first, then columns: always so before Pillow 13, which now and then turns it round."""
     rows = Image.fromarray(picture).resize((width, picture.shape[0]), Image.Resampling.BICUBIC)
@@ -325,7 +363,11 @@ def resizes(out):
         if height * width < 10**6:  # above, numpy would need gigabytes
             patterns["clip"] = video(4, height, width)[3]
         for pattern, picture in patterns.items():
-            for who, rule in (("torchvision", torchvision_bicubic), ("pillow", pillow_bicubic)):
+            for who, rule in (
+                ("torchvision", torchvision_bicubic),
+                ("once", torchvision_bicubic_once),
+                ("pillow", pillow_bicubic),
+            ):
                 resized = rule(picture, to_height, to_width)
                 name = f"{who}_{pattern}_{width}x{height}_{to_width}x{to_height}_{stride}"
                 tensors[name] = np.ascontiguousarray(resized[::stride, ::stride])
@@ -360,6 +402,8 @@ def main():
         qwen_vl_utils_rows(rng("qwen-vl-utils"), 4000),
         qwen_vl_utils,
     )
+    columns = ["rule", "frames", *budget, "cap or total_pixels", *size]
+    table(out, "extreme_sizes", columns, extreme_rows(), extreme)
     sampling = ["total", "source_fps", "fps", "min_frames", "max_frames", "indices"]
     table(out, "hf_indices", sampling, sampling_rows(rng("indices"), 1000), hf_indices)
     table(

@@ -7,8 +7,9 @@
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
 //! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
 //!    for NVIDIA GPUs.
-//! 5. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 6. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
+//! 5. [`forecast`]: what a window will need, before anything is allocated for it (pure).
+//! 6. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
+//! 7. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
 //!    one for all who load the same model.
 
 mod amounts;
@@ -20,6 +21,7 @@ mod cuda;
 pub mod detokenize;
 pub mod engine;
 mod file;
+pub mod forecast;
 pub mod frames;
 pub mod hub;
 pub mod load;
@@ -32,3 +34,5 @@ pub mod sampling;
 pub mod testing;
 pub mod tokenizer;
 pub mod window;
+
+pub use cpu::priority::lower_priority;

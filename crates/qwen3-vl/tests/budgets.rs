@@ -1,6 +1,7 @@
 //! What the budget rules promise, on any input.
 
 use proptest::prelude::*;
+use qwen3_vl::frames::budget::MOST_PIXELS;
 use qwen3_vl::frames::{Budget, Size};
 
 const TEMPORAL: u32 = 2;
@@ -29,6 +30,16 @@ fn fits(size: Size, frames: u64, (min, max): (u64, u64), factor: u32) -> bool {
 fn whole_blocks(size: Size, factor: u32) -> bool {
     let whole = |side: u32| side > 0 && side.is_multiple_of(factor);
     whole(size.width) && whole(size.height)
+}
+
+/// Anything, often an extreme.
+fn any_u64() -> impl Strategy<Value = u64> {
+    let extreme = prop::sample::select(vec![0, 1, 2, 1 << 34, u64::MAX - 1, u64::MAX]);
+    prop_oneof![any::<u64>(), extreme, (0..64u32).prop_map(|bit| 1 << bit)]
+}
+
+fn any_u32() -> impl Strategy<Value = u32> {
+    any_u64().prop_map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 proptest! {
@@ -100,19 +111,46 @@ proptest! {
         }
     }
 
+    /// A maximum takes away: whatever it is, a frame is not larger than by the checkpoint's own rule.
+    #[test]
+    fn a_smaller_budget_never_enlarges(
+        source in sizes(), frames in 2..800u32, whole in ranges(), max_pixels in 1..1u64 << 40,
+        total_pixels in 1..1u64 << 40, cap_per_frame: bool
+    ) {
+        let own = Budget::HfVideo { min_pixels: whole.0, max_pixels: whole.1, cap_per_frame };
+        let min_pixels = max_pixels.min(128 * 1024);
+        let smaller = Budget::Smaller { min_pixels, max_pixels, total_pixels, whole, cap_per_frame };
+        let [own, smaller] = [own, smaller].map(|budget| budget.size(frames, source, 32, TEMPORAL));
+        match (own, smaller) {
+            (Ok(own), Ok(smaller)) => {
+                prop_assert!(smaller.pixels() <= own.pixels(), "{smaller:?} {own:?}");
+            }
+            (Err(_), Ok(smaller)) => prop_assert!(false, "{smaller:?}"),
+            (_, Err(_)) => (),
+        }
+    }
+
     #[test]
     fn nothing_panics(
-        width: u32, height: u32, frames: u32, min_pixels: u64, max_pixels: u64, total_pixels: u64,
-        cap_per_frame: bool, factor in 0..100u32, temporal in 0..5u32
+        width in any_u32(), height in any_u32(), frames in any_u32(), min_pixels in any_u64(),
+        max_pixels in any_u64(), total_pixels in any_u64(), cap_per_frame: bool,
+        factor in prop_oneof![0..100u32, any_u32()], temporal in prop_oneof![0..5u32, any_u32()]
     ) {
         let source = Size { width, height };
         for budget in [
             Budget::HfVideo { min_pixels, max_pixels, cap_per_frame },
             Budget::HfImage { min_pixels, max_pixels },
             Budget::QwenVlUtils { min_pixels, max_pixels, total_pixels },
+            Budget::Smaller {
+                min_pixels,
+                max_pixels,
+                total_pixels,
+                whole: (max_pixels, min_pixels),
+                cap_per_frame,
+            },
         ] {
             if let Ok(size) = budget.size(frames, source, factor, temporal) {
-                prop_assert!(size.width > 0 && size.height > 0);
+                prop_assert!((1..=MOST_PIXELS).contains(&size.pixels()));
             }
         }
     }

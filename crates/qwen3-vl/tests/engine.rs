@@ -13,8 +13,8 @@ use proptest::prelude::{Just, Strategy};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use qwen3_vl::backend::{
-    Answer, Backend, Event, EventSink, Failure, Generation, Question, RequestHandle, WindowHead,
-    WindowInput,
+    Answer, Backend, Event, EventSink, Failure, FinishReason, Generation, Question, RequestHandle,
+    WindowHead, WindowInput,
 };
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
@@ -73,6 +73,7 @@ fn question(temperature: f64, max_tokens: u32) -> Question {
         },
         seed: 7,
         emit_tokens: false,
+        repetition_guard: 0,
     }
 }
 
@@ -297,6 +298,24 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
     all_blocks_are_free(&*backend);
 }
 
+/// Portrait, landscape and square, of as many tokens or not, at once: width and height stay apart, and
+/// nothing is stretched to another's size.
+#[test]
+fn windows_of_different_sizes_get_the_answers_of_each_alone() {
+    let backend = backend();
+    let sizes = [(96, 128), (128, 96), (64, 192), (192, 64), (128, 128)];
+    let window = |(width, height)| pairs(3, Size { width, height }, 1);
+    let grid = |(width, height)| [3, height / 16, width / 16];
+    let alone = sizes.map(|size| answer(&ask(&*backend, window(size), question(1.5, 20)).1));
+    let together = sizes.map(|size| ask(&*backend, window(size), question(1.5, 20)).1);
+    for ((rx, alone), size) in together.iter().zip(&alone).zip(sizes) {
+        let found = answer(rx);
+        assert_eq!(found.grid, grid(size));
+        assert_eq!(found.tokens, alone.tokens, "{size:?}");
+    }
+    assert_ne!(alone[0].tokens, alone[1].tokens, "the test is weak");
+}
+
 /// Whoever hears of a window's end may look before the engine has let go of it.
 fn all_blocks_are_free(backend: &dyn Backend) {
     let start = Instant::now();
@@ -404,26 +423,201 @@ fn an_input_larger_than_what_is_kept_of_all_is_answered() {
     assert!(answer(&rx).prompt_tokens > 46 * 46);
 }
 
-#[test]
-fn pieces_make_up_the_text() {
+/// Tokens and text of each event, and the answer.
+fn spelled(backend: &dyn Backend, question: Question) -> (Vec<(u32, String)>, Answer) {
     let question = Question {
         emit_tokens: true,
-        ..question(0.0, 64)
+        ..question
     };
-    let backend = backend();
-    let (_, rx) = ask(&*backend, pairs(4, SMALL, 0), question);
-    let mut pieces = Vec::new();
-    let mut text = None;
+    let (_, rx) = ask(backend, pairs(4, SMALL, 0), question);
+    let mut tokens = Vec::new();
     for event in events(&rx) {
         match event {
-            Event::Token(piece) => pieces.push(piece),
-            Event::Answer(answer) => text = Some(answer.text),
+            Event::Token { id, text } => tokens.push((id, text)),
+            Event::Answer(answer) => return (tokens, answer),
             other => panic!("{other:?}"),
         }
     }
-    assert!(pieces.len() > 1, "{pieces:?}");
-    assert!(pieces.iter().all(|piece| !piece.is_empty()), "{pieces:?}");
-    assert_eq!(Some(pieces.concat()), text);
+    panic!("no answer");
+}
+
+#[test]
+fn each_token_has_its_id_and_all_texts_are_the_answer() {
+    let backend = backend();
+    let (mut incomplete, mut reasons) = (0, Vec::new());
+    // Of a random choice, so that characters stay incomplete and are cut off.
+    let random = (1..20).map(|tokens| question(3.0, tokens));
+    for question in random.chain([question(0.0, 250)]) {
+        let (tokens, answer) = spelled(&*backend, question);
+        let (mut ids, texts): (Vec<u32>, Vec<String>) = tokens.into_iter().unzip();
+        assert_eq!(ids.len(), answer.completion_tokens as usize);
+        assert_eq!(texts.concat(), answer.text);
+        reasons.push(answer.finish_reason);
+        if answer.finish_reason == FinishReason::Stop {
+            let last = ids.pop();
+            assert!(
+                [Some(504), Some(506)].contains(&last),
+                "{last:?} ends no answer"
+            );
+        }
+        assert_eq!(ids, answer.tokens);
+        let silent = texts.iter().take(ids.len()).filter(|text| text.is_empty());
+        incomplete += silent.count();
+    }
+    assert!(incomplete > 0, "the test is weak");
+    for reason in [FinishReason::Length, FinishReason::Stop] {
+        assert!(reasons.contains(&reason), "{reasons:?}");
+    }
+}
+
+/// The guarded answer is the beginning of the unguarded one.
+#[test]
+fn a_repetition_ends_the_answer() {
+    let backend = backend();
+    // What has been said is far likelier than the rest: the first token again and again.
+    let loops = |repetition_guard| Question {
+        generation: Generation {
+            presence_penalty: -1e4,
+            ..Generation::default()
+        },
+        repetition_guard,
+        ..question(0.0, 150)
+    };
+    let ask = |question| answer(&ask(&*backend, pairs(4, SMALL, 0), question).1);
+    let whole = ask(loops(0));
+    assert_eq!(whole.finish_reason, FinishReason::Length);
+    let guarded = ask(loops(40));
+    assert_eq!(guarded.finish_reason, FinishReason::Repetition);
+    assert_eq!(guarded.tokens.len(), 40, "{:?}", whole.tokens);
+    assert!(whole.tokens.starts_with(&guarded.tokens) && whole.text.starts_with(&guarded.text));
+    // What does not repeat itself is left alone.
+    let plain = ask(question(3.0, 100));
+    let guard = Question {
+        repetition_guard: 20,
+        ..question(3.0, 100)
+    };
+    assert_eq!(ask(guard).tokens, plain.tokens);
+}
+
+/// What can never fit is refused by its head alone, or when the input comes that is too much, before
+/// that is encoded.
+#[test]
+fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let limits = *runner.limits();
+    assert_eq!(limits.context, 4096);
+    let sequence = |inputs: Vec<VisionInput>| {
+        let kv = KvCache::new(&runner.parts.model.kv);
+        let mut sequence =
+            Sequence::new(0, &WindowHead::default(), Sink::new(Box::new(|_| ())), kv);
+        let now = Instant::now();
+        inputs
+            .into_iter()
+            .for_each(|input| sequence.push(input, 0, now));
+        sequence
+    };
+    let size = Size {
+        width: 1024,
+        height: 1024,
+    };
+    // 1024 tokens each.
+    let [a, b, c, d] = <[VisionInput; 4]>::try_from(pairs(4, size, 0)).unwrap();
+    let three = sequence(vec![a, b]);
+    runner.check_next(&three, &c).unwrap();
+    let three = sequence(three.to_come().cloned().chain([c]).collect());
+    let error = runner.check_next(&three, &d).unwrap_err().to_string();
+    assert!(
+        error.contains("4097 tokens") && error.contains("model's 4096"),
+        "{error}"
+    );
+    assert_eq!(three.inputs().count(), 3, "nothing has been encoded");
+
+    let backend = backend();
+    assert_eq!(backend.model().limits.context, 4096);
+    let head = WindowHead {
+        tokens: 4097,
+        ..WindowHead::default()
+    };
+    let (sink, rx) = log();
+    let _window = backend.open(head, sink);
+    assert_fails(&rx, Failure::Request, "4097 tokens");
+}
+
+/// The demo model with a context for frames of 16 megapixels, which it encodes for a minute or more.
+fn large() -> (tempfile::TempDir, LoadOptions) {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    for entry in std::fs::read_dir(demo).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let long = text.replace(
+        "\"max_position_embeddings\": 4096",
+        "\"max_position_embeddings\": 65536",
+    );
+    assert_ne!(long, text);
+    std::fs::write(config, long).unwrap();
+    let options = LoadOptions {
+        source: ModelSource::Folder(folder.path().into()),
+        ..options()
+    };
+    (folder, options)
+}
+
+const LARGE: Size = Size {
+    width: 4096,
+    height: 4096,
+};
+
+/// What an interrupted step may take to end. It takes a fraction of a second on an idle machine; a step that
+/// is not interrupted many times this.
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn an_engine_ends_in_the_middle_of_a_large_picture() {
+    let (_folder, options) = large();
+    let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let (_, rx) = ask(&*backend, pairs(1, LARGE, 0), question(0.0, 2));
+    thread::sleep(Duration::from_millis(700));
+    assert!(rx.try_recv().is_err(), "the test is weak");
+    let start = Instant::now();
+    drop(backend);
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert_cancelled(&rx);
+}
+
+#[test]
+fn a_large_picture_that_nobody_waits_for_is_given_up() {
+    let (_folder, options) = large();
+    let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let large = pairs(1, LARGE, 0);
+    // Closed or still open, and a small one waits behind it.
+    for close in [true, false] {
+        let (sink, rx) = log();
+        let mut window = backend.open(WindowHead::default(), sink);
+        window.push(large[0].clone());
+        let (handle, window) = match close {
+            true => (Some(window.close(question(0.0, 2))), None),
+            false => (None, Some(window)),
+        };
+        thread::sleep(Duration::from_millis(700));
+        let (_, small) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 4));
+        assert!(
+            small.try_recv().is_err() && rx.try_recv().is_err(),
+            "the test is weak"
+        );
+        let start = Instant::now();
+        if let Some(handle) = handle {
+            handle.cancel();
+        }
+        drop(window);
+        assert_cancelled(&rx);
+        assert!(!answer(&small).tokens.is_empty());
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    }
+    all_blocks_are_free(&*backend);
 }
 
 #[test]

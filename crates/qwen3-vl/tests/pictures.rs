@@ -5,7 +5,9 @@
 use qwen3_vl::frames::budget::Budget;
 use qwen3_vl::frames::patchify::Cut;
 use qwen3_vl::frames::sampling::{Rate, hf_frame_indices};
-use qwen3_vl::frames::{Frame, ResizeError, Size, VisionInput, patchify, resize_rgb};
+use qwen3_vl::frames::{
+    Frame, ResizeError, Rounding, Size, VisionInput, patchify, resize, resize_rgb, resize_rgb_once,
+};
 use qwen3_vl::testing::{Golden, clip, data_dir, noise};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -29,13 +31,17 @@ fn worst(a: impl IntoIterator<Item = u8>, b: impl IntoIterator<Item = u8>) -> u8
 }
 
 /// Our resize of what a tensor of `resize.safetensors` was made from, at its sample of pixels.
-fn our_sample(pattern: &str, from: &str, to: &str, stride: &str) -> Vec<u8> {
+fn our_sample(who: &str, pattern: &str, from: &str, to: &str, stride: &str) -> Vec<u8> {
     let (from, to, stride) = (size_of(from), size_of(to), stride.parse().unwrap());
     let source = match pattern {
         "clip" => clip(3, from, 0),
         _ => noise(from, 1),
     };
-    let ours = resize_rgb(&source, from, to).unwrap();
+    let rounding = match who {
+        "once" => Rounding::Once,
+        _ => Rounding::EachPass,
+    };
+    let ours = resize(&source, from, to, rounding).unwrap();
     let width = to.width as usize;
     (0..to.height as usize)
         .step_by(stride)
@@ -45,17 +51,18 @@ fn our_sample(pattern: &str, from: &str, to: &str, stride: &str) -> Vec<u8> {
 }
 
 /// torchvision's, exactly: what transformers resizes with. It is itself now and then 2 levels from
-/// Pillow, whose weights are finer, so ours is too.
+/// Pillow, whose weights are finer, so ours is too. And `once`: what qwen-vl-utils resizes with.
 #[test]
 fn resizing_is_torchvision_s_and_close_to_pillow_s() {
     let table = Golden::open(&data_dir().join("tables/resize.safetensors")).unwrap();
     let names = table.names().unwrap();
-    assert_eq!(names.len(), 52);
+    assert_eq!(names.len(), 78);
     let (mut values, mut off_by_two) = (0, 0);
+    let (mut once, mut off_by_one) = (0, 0);
     for name in names {
         let [who, pattern, from, to, stride] =
             name.split('_').collect::<Vec<_>>().try_into().unwrap();
-        let ours = our_sample(pattern, from, to, stride);
+        let ours = our_sample(who, pattern, from, to, stride);
         let theirs = table.u8(&name).unwrap();
         assert_eq!(ours.len(), theirs.len(), "{name}");
         let off: Vec<u8> = ours
@@ -66,6 +73,10 @@ fn resizing_is_torchvision_s_and_close_to_pillow_s() {
         let worst = *off.iter().max().unwrap();
         if who == "torchvision" {
             assert_eq!(worst, 0, "{name}");
+        } else if who == "once" {
+            assert!(worst <= 1, "{name}");
+            once += off.len();
+            off_by_one += off.iter().filter(|&&levels| levels == 1).count();
         } else {
             assert!(worst <= 2, "{name}");
             values += off.len();
@@ -73,6 +84,7 @@ fn resizing_is_torchvision_s_and_close_to_pillow_s() {
         }
     }
     assert!(off_by_two * 10_000 <= values, "{off_by_two} of {values}");
+    assert!(off_by_one * 100_000 <= once, "{off_by_one} of {once}");
 }
 
 #[test]
@@ -90,7 +102,12 @@ fn resizing_refuses_what_is_no_picture() {
         resize_rgb(&[], none, two),
         Err(ResizeError::Empty { .. })
     ));
+    assert!(matches!(
+        resize_rgb_once(&[0; 12], two, none),
+        Err(ResizeError::Empty { .. })
+    ));
     let huge = size_of("4294967295x4294967295");
+    assert!(resize_rgb_once(&[0; 12], huge, two).is_err());
     assert!(resize_rgb(&[0; 12], huge, two).is_err());
 }
 

@@ -94,13 +94,58 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
         write_tokenizer(rounded.path()).unwrap();
         let ours = runner(stored.path(), quantization);
         let reference = runner(rounded.path(), Quantization::None);
-        // In a pass of many tokens nothing else is rounded, in one of few each layer's input is, too.
-        for (tokens, least) in [(60, 0.999_999), (20, 0.999)] {
+        // Each layer's input is rounded too, by the same rule in a pass of few tokens and of many.
+        for (tokens, least) in [(60, 0.999), (20, 0.999)] {
             let (got, want) = (logits(&ours, tokens), logits(&reference, tokens));
             let rows = got.iter().zip(&want);
             let worst = rows.map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
             assert!(worst > least, "{quantization:?}, {tokens} tokens: {worst}");
         }
+    }
+}
+
+/// A token's scores are the same bits in a pass of many tokens and in one of few, alone and beside another
+/// sequence's.
+#[test]
+fn a_token_does_not_depend_on_its_company() {
+    let folder = checkpoint(Checkpoint::DenseTied);
+    let runner = runner(folder.path(), Quantization::Q8_0);
+    let model = &runner.parts.model;
+    let chunk = |ids: std::ops::Range<u32>| Chunk {
+        positions: ids.clone().map(|position| [position; 3]).collect(),
+        ids: ids.map(|i| i * 2503 % 150_000).collect(),
+        vision: Vec::new(),
+    };
+    let pass = |parts: &mut [Part<'_>]| -> Vec<Vec<f32>> {
+        let scores = model.text.scores(parts, &mut Workspace::default());
+        scores.unwrap().unwrap().to_vec2().unwrap()
+    };
+    let whole = chunk(0..200);
+    let mut kv = KvCache::new(&model.kv);
+    let want = pass(&mut [Part {
+        chunk: &whole,
+        kv: &mut kv,
+        outputs: 2,
+    }]);
+    for cuts in [[60, 100], [3, 129], [130, 198], [48, 97]] {
+        let (mut kv, mut got) = (KvCache::new(&model.kv), Vec::new());
+        for range in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..200] {
+            let (part, other) = (chunk(range.clone()), chunk(0..range.end % 50 + 2));
+            let mut beside = KvCache::new(&model.kv);
+            got = pass(&mut [
+                Part {
+                    chunk: &other,
+                    kv: &mut beside,
+                    outputs: 1,
+                },
+                Part {
+                    chunk: &part,
+                    kv: &mut kv,
+                    outputs: 2,
+                },
+            ]);
+        }
+        assert_eq!(got[1..], want, "cut at {cuts:?}");
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use qwen3_vl::frames::budget::{
-    Budget, BudgetError, hf_capped_max_pixels, hf_image_smart_resize, hf_video_smart_resize,
-    qwen_vl_utils_max_pixels, qwen_vl_utils_smart_resize,
+    Budget, BudgetError, MOST_PIXELS, hf_capped_max_pixels, hf_image_smart_resize,
+    hf_video_smart_resize, qwen_vl_utils_max_pixels, qwen_vl_utils_smart_resize,
 };
 use qwen3_vl::frames::sampling::{
     Rate, SamplingError, hf_frame_indices, qwen_vl_utils_frame_indices,
@@ -51,16 +53,18 @@ fn size_of(row: &[Value]) -> Size {
     }
 }
 
-/// What the reference says: a size, or the kind of its error. It also gives sizes without area,
-/// which nothing can be resized to; ours must be an error then.
+/// What the reference says: a size, or the kind of its error. qwen-vl-utils also gives sides of 0,
+/// which nothing can be resized to; ours are one block then. No frame gets more than 2^30 pixels.
 fn expected(result: &[Value]) -> Result<Size, &str> {
-    match result[0].as_str() {
-        Some(kind) => Err(kind),
-        None => match size_of(result) {
-            Size { height: 0, .. } | Size { width: 0, .. } => Err("no size"),
-            size => Ok(size),
-        },
+    if let Some(kind) = result[0].as_str() {
+        return Err(kind);
     }
+    let [height, width] = [0, 1].map(|i| u64_of(&result[i]).max(FACTOR.into()));
+    let [height, width] = match height * width > MOST_PIXELS {
+        true => return Err("too large"),
+        false => [height, width].map(|side| u32::try_from(side).unwrap()),
+    };
+    Ok(Size { width, height })
 }
 
 fn kind(error: BudgetError) -> &'static str {
@@ -70,7 +74,7 @@ fn kind(error: BudgetError) -> &'static str {
         BudgetError::TooFewFrames { .. } => "frames",
         BudgetError::ZeroBudget => "zero budget",
         BudgetError::MinAboveMax { .. } => "min>max",
-        BudgetError::NoSize(_) => "no size",
+        BudgetError::TooLarge(_) => "too large",
     }
 }
 
@@ -150,6 +154,50 @@ fn qwen_vl_utils_sizes() {
             assert_eq!(size.map_err(kind), ours.map_err(kind), "{row:?}");
         }
     }
+}
+
+/// Long and thin, tiny and huge shapes, with budgets of almost nothing and of almost everything: a
+/// number for each that the reference gives one for, else an error with the size of the source.
+#[test]
+fn extreme_sizes() {
+    let rows = Table::read("extreme_sizes");
+    assert_eq!(rows.len(), 2475);
+    let mut kinds = BTreeSet::new();
+    for row in rows {
+        let (frames, source) = (u32_of(&row[1]), size_of(&row[2..]));
+        let [min_pixels, max_pixels, other] = [4, 5, 6].map(|i| u64_of(&row[i]));
+        let budget = match row[0].as_str().unwrap() {
+            "image" => Budget::HfImage {
+                min_pixels,
+                max_pixels,
+            },
+            "video" => Budget::HfVideo {
+                min_pixels,
+                max_pixels,
+                cap_per_frame: other == 1,
+            },
+            _ => Budget::QwenVlUtils {
+                min_pixels,
+                max_pixels,
+                total_pixels: other,
+            },
+        };
+        let ours = budget.size(frames, source, FACTOR, TEMPORAL);
+        assert_eq!(ours.map_err(kind), expected(&row[7..]), "{row:?}");
+        if let Err(error) = ours {
+            let user = format!("{}x{} pixels", source.width, source.height);
+            let text = error.to_string();
+            assert!(
+                text.contains(&user) || kind(error) == "min>max",
+                "{row:?}: {text}"
+            );
+            kinds.insert(kind(error));
+        }
+    }
+    assert!(
+        kinds.contains("ratio") && kinds.contains("too large"),
+        "{kinds:?}"
+    );
 }
 
 fn check_indices(name: &str, rule: impl Fn(u32, f64, &Rate) -> Result<Vec<u32>, SamplingError>) {

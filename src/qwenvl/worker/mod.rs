@@ -312,17 +312,24 @@ impl Worker {
         };
         let model = backend.model();
         let frames = planned_frames(rules, sample).max(rules.least_frames());
-        let budget = settings.budget(model);
-        let size = match budget.size(frames, shown, model.factor, model.temporal_patch) {
-            Ok(size) => size,
-            Err(error) => return self.drop_open(id, Reason::Error, Some(&error.to_string())),
+        let forecast = |frames| settings.forecast(model, frames, shown);
+        // A window may be planned to be longer than the stream is: only then somebody has to ask it.
+        let forecast = forecast(frames).or_else(|error| {
+            let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
+            left.map_or(Err(error), |left| forecast(left.max(rules.least_frames())))
+        });
+        let forecast = match forecast {
+            Ok(forecast) => forecast,
+            Err(error) => {
+                let failure = Failure::from(error);
+                self.drop_open(id, reason(&failure), Some(&failure.to_string()));
+                return;
+            }
         };
-        let session = self.session.clone();
-        let vision_tokens = (size.width / model.factor) * (size.height / model.factor);
         let waits = sample.overload == Overload::Block;
-        // Room for the frames that the window may get; rounding may bring one more than planned.
-        let head = settings.window_head(frames + 1, vision_tokens, waits);
-        let input = backend.open(head, Ending::sink(session, id));
+        let head = settings.window_head(&forecast, waits);
+        let input = backend.open(head, Ending::sink(self.session.clone(), id));
+        let size = (forecast.size, forecast.rounding);
         window.target = Target::Input { input, size };
     }
 
@@ -395,9 +402,9 @@ impl Worker {
             .asked
             .iter()
             .position(|asked| asked.request.window_id == id);
-        if let backend::Event::Token(text) = event {
+        if let backend::Event::Token { id, text } = event {
             if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
-                let structure = asked.request.token(asked.tokens, &text);
+                let structure = asked.request.token(asked.tokens, id, &text);
                 asked.tokens = asked.tokens.saturating_add(1);
                 self.post(structure);
             }
@@ -564,4 +571,13 @@ fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
     let seen = rules.duration() as f64 * sample.segment.rate().abs();
     let there = super::events::holds(seen as u64, fps);
     planned.min(u32::try_from(there).unwrap_or(u32::MAX))
+}
+
+/// Frames that a window will have of what is left of the stream, if upstream knows how long it is.
+fn frames_left(element: &super::QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
+    let pad = element.static_pad("sink")?;
+    let all = pad.peer_query_duration::<gst::ClockTime>()?;
+    let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);
+    let planned = u128::from(rules.planned_frames()) * u128::from(left.nseconds());
+    u32::try_from(planned / u128::from(rules.duration().max(1)) + 1).ok()
 }

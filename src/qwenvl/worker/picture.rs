@@ -8,7 +8,7 @@ use gst_video::{
     VideoFormat, VideoFrame, VideoFrameRef, VideoInfo, VideoInterlaceMode, VideoMeta,
     VideoOrientationMethod, video_frame,
 };
-use qwen3_vl::frames::{ResizeError, Size, resize_rgb};
+use qwen3_vl::frames::{ResizeError, Rounding, Size, resize};
 
 use super::geometry::{Geometry, Orientation, Rect};
 use super::planes;
@@ -208,7 +208,7 @@ pub(super) struct Picture<'a> {
     sample: &'a Sample,
     geometry: Geometry,
     upright: Option<Vec<u8>>,
-    sizes: Vec<(Size, Arc<[u8]>)>,
+    sizes: Vec<((Size, Rounding), Arc<[u8]>)>,
 }
 
 impl<'a> Picture<'a> {
@@ -226,10 +226,10 @@ impl<'a> Picture<'a> {
         self.geometry.shown()
     }
 
-    /// Packed RGB at this size. Pixels that are not square become so here: resized once, not twice.
+    /// Packed RGB at this size, rounded so. Pixels that are not square become so here: resized once, not twice.
     pub(super) fn at(
         &mut self,
-        to: Size,
+        to: (Size, Rounding),
         converter: &mut Converter,
     ) -> Result<Arc<[u8]>, PictureError> {
         if let Some((_, rgb)) = self.sizes.iter().find(|(size, _)| *size == to) {
@@ -241,7 +241,7 @@ impl<'a> Picture<'a> {
                 .upright
                 .insert(converter.upright(self.sample, &self.geometry)?),
         };
-        let resized: Arc<[u8]> = resize_rgb(rgb, self.geometry.upright_size(), to)?.into();
+        let resized: Arc<[u8]> = resize(rgb, self.geometry.upright_size(), to.0, to.1)?.into();
         self.sizes.push((to, resized.clone()));
         Ok(resized)
     }

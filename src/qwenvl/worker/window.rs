@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use qwen3_vl::backend::{
     self, EventSink, Failure, ModelInfo, Question, RequestHandle, WindowInput,
 };
-use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::frames::{Frame, Rounding, Size, VisionInput};
 use qwen3_vl::window::Pairs;
 
 use super::picture::{Converter, Picture, PictureError};
@@ -17,10 +17,10 @@ use crate::qwenvl::settings::{Mode, Overload};
 
 /// Where a window's frames go.
 pub(super) enum Target {
-    /// To the backend, at this size.
+    /// To the backend, at this size, rounded so.
     Input {
         input: Box<dyn WindowInput>,
-        size: Size,
+        size: (Size, Rounding),
     },
     /// Nowhere: there was no model yet when the window opened.
     Nowhere,
@@ -77,7 +77,7 @@ impl OpenWindow {
         let seconds = self.start.absdiff(sample.pts);
         let frame = Frame {
             rgb: picture.at(*size, converter)?,
-            size: *size,
+            size: size.0,
             seconds: seconds.nseconds() as f64 / 1e9,
         };
         let ready = match self.plan.settings.mode {
@@ -112,6 +112,7 @@ impl OpenWindow {
             generation: settings.generation(model),
             seed: settings.seed,
             emit_tokens: settings.emit_tokens,
+            repetition_guard: settings.repetition_guard,
         };
         let odd = self.pairs.finish().map(VisionInput::Pair);
         let pushed = match (&odd, self.pushed) {
@@ -133,7 +134,7 @@ impl OpenWindow {
 pub(super) struct Asked {
     pub(super) request: Request,
     pub(super) handle: Option<Box<dyn RequestHandle>>,
-    /// Pieces of the answer so far.
+    /// Tokens of the answer so far.
     pub(super) tokens: u32,
     /// From the arrival of the last frame to its hand-over.
     pub(super) late: Duration,

@@ -64,6 +64,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
         generation: Generation::default(),
         seed: 0,
         emit_tokens: false,
+        repetition_guard: 0,
     });
     match answers.recv()? {
         Event::Answer(answer) => {

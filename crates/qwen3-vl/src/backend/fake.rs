@@ -36,6 +36,7 @@ use super::{
     Answer, Backend, Event, EventSink, Failure, FinishReason, Generation, ModelInfo, Question,
     RequestHandle, Timings, WindowHead, WindowInput,
 };
+use crate::forecast::Limits;
 use crate::frames::VisionInput;
 
 /// Answers every window after a fixed time with a sentence about what it was given.
@@ -70,6 +71,10 @@ impl FakeBackend {
             image_pixels: (65_536, 16_777_216),
             generation: Generation::default(),
             own_generation: Generation::default(),
+            limits: Limits {
+                context: 262_144,
+                ..Limits::default()
+            },
         };
         Self {
             model,

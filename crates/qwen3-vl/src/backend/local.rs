@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 use super::{
     Backend, Event, EventSink, Failure, ModelInfo, Question, RequestHandle, WindowHead, WindowInput,
 };
+use crate::engine::interrupt::Interrupt;
 use crate::engine::runner::Runner;
 use crate::engine::sink::Sink;
 use crate::engine::{Command, Engine};
@@ -55,7 +56,12 @@ impl Backend for LocalBackend {
                 sink: Sink::new(sink),
             },
         );
-        Box::new(LocalWindow { id, commands })
+        let interrupt = Arc::clone(self.engine.interrupt());
+        Box::new(LocalWindow {
+            id,
+            commands,
+            interrupt,
+        })
     }
 
     fn kv_blocks(&self) -> usize {
@@ -83,6 +89,13 @@ fn send(commands: Option<&Sender<Command>>, command: Command) {
 struct LocalWindow {
     id: u64,
     commands: Option<Sender<Command>>,
+    interrupt: Arc<Interrupt>,
+}
+
+/// Has the engine forget a window, and end the step that runs if it is for that window alone.
+fn cancel(id: u64, commands: Option<&Sender<Command>>, interrupt: &Interrupt) {
+    send(commands, Command::Cancel { id });
+    interrupt.cancel(id);
 }
 
 impl WindowInput for LocalWindow {
@@ -107,23 +120,27 @@ impl WindowInput for LocalWindow {
         Box::new(LocalHandle {
             id: self.id,
             commands,
+            interrupt: Arc::clone(&self.interrupt),
         })
     }
 }
 
 impl Drop for LocalWindow {
     fn drop(&mut self) {
-        send(self.commands.as_ref(), Command::Cancel { id: self.id });
+        if self.commands.is_some() {
+            cancel(self.id, self.commands.as_ref(), &self.interrupt);
+        }
     }
 }
 
 struct LocalHandle {
     id: u64,
     commands: Option<Sender<Command>>,
+    interrupt: Arc<Interrupt>,
 }
 
 impl RequestHandle for LocalHandle {
     fn cancel(&self) {
-        send(self.commands.as_ref(), Command::Cancel { id: self.id });
+        cancel(self.id, self.commands.as_ref(), &self.interrupt);
     }
 }

@@ -15,6 +15,7 @@ pub mod local;
 
 use std::time::Duration;
 
+use crate::forecast::Limits;
 use crate::frames::VisionInput;
 
 /// Receives a window's events, in order, on a thread of the backend. Must not block.
@@ -84,6 +85,8 @@ pub struct ModelInfo {
     /// What the checkpoint itself says of that, everything else off. It holds beside a temperature
     /// that a caller chose; the card's other values belong to the card's temperature.
     pub own_generation: Generation,
+    /// What a window may have at most.
+    pub limits: Limits,
 }
 
 /// Where the vision tokens stand in the prompt.
@@ -104,8 +107,10 @@ pub struct WindowHead {
     pub layout: PromptLayout,
     /// System prompt; none by default.
     pub system_prompt: Option<String>,
-    /// Most tokens that prompt and answer will have: the window is admitted when the KV cache has
-    /// room for them. A window that says less than it needs may be refused later.
+    /// Most tokens that prompt and answer will have ([`Forecast::tokens`]): the window is admitted when
+    /// the KV cache has room for them. A window that says less than it needs may be refused later.
+    ///
+    /// [`Forecast::tokens`]: crate::forecast::Forecast::tokens
     pub tokens: usize,
     /// Whether it waits for that room; else it fails at once with [`Failure::Full`].
     pub waits: bool,
@@ -124,6 +129,9 @@ pub struct Question {
     pub seed: u64,
     /// Whether to send [`Event::Token`].
     pub emit_tokens: bool,
+    /// Tokens of exact repetition after which the answer ends ([`FinishReason::Repetition`]); 0 never
+    /// ends it, as in the reference.
+    pub repetition_guard: u32,
 }
 
 /// How the next token is chosen from the logits, in the order transformers applies it:
@@ -157,8 +165,14 @@ impl Default for Generation {
 /// What happens to an opened window. `Answer`, `Failed` and `Cancelled` are terminal.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A piece of the answer: whole UTF-8 characters, never empty.
-    Token(String),
+    /// A generated token, the stop token included.
+    Token {
+        /// Its id in the vocabulary.
+        id: u32,
+        /// The text that became certain with it: whole UTF-8 characters, or nothing while a character
+        /// is incomplete. The texts of all tokens together are that of the answer.
+        text: String,
+    },
     /// The whole answer.
     Answer(Answer),
     /// The request could not be answered; the text says why and what to do.
@@ -170,7 +184,7 @@ pub enum Event {
 impl Event {
     /// Whether no event follows.
     pub fn is_terminal(&self) -> bool {
-        !matches!(self, Self::Token(_))
+        !matches!(self, Self::Token { .. })
     }
 }
 
@@ -193,8 +207,10 @@ pub enum Failure {
 pub enum FinishReason {
     /// The model said so.
     Stop,
-    /// `max_tokens` were reached.
+    /// `max_tokens` or the end of the context were reached.
     Length,
+    /// It repeated itself for [`Question::repetition_guard`] tokens; what it repeated is part of it.
+    Repetition,
 }
 
 impl FinishReason {
@@ -203,6 +219,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Repetition => "repetition",
         }
     }
 }

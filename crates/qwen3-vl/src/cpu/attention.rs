@@ -4,14 +4,16 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::dot::Inputs;
+use super::pool::interrupted;
 use super::product::{Columns, multiply};
 use super::transpose::transpose;
 use super::vector;
 
 /// Query rows of one head that are worked on together.
 const TILE: usize = 128;
-/// Rows from which a matrix product beats dot products.
-const GEMM_ROWS: usize = 4;
+/// Keys of a block that are worked on at least, zeros if it has fewer: for less, and for one row, gemm has
+/// other kernels, which round otherwise. What a token sees must not depend on how far its tile sees.
+const LEAST_KEYS: usize = 4;
 
 /// Sizes of one attention call.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +74,11 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
     assert!(blocks.len() * block >= keys, "attend: too few blocks");
     let mut out = Vec::with_capacity(q.len());
     let output = Output(out.as_mut_ptr());
-    let tiles = queries.div_ceil(TILE);
+    // A row that is left over goes with the last tile.
+    let tiles = match queries % TILE {
+        1 => (queries / TILE).max(1),
+        _ => queries.div_ceil(TILE),
+    };
     // Heads that share keys share the work of reading them, unless cores would have none.
     let group = match heads / kv_heads {
         group if kv_heads * tiles >= rayon::current_num_threads() => group,
@@ -86,13 +92,22 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
         .for_each_init(Scratch::default, |scratch, task| {
             let (tile, head) = (tiles - 1 - task / groups, task % groups * group);
             let first = tile * TILE;
-            let rows = TILE.min(queries - first);
+            let rows = match tile + 1 == tiles {
+                true => queries - first,
+                false => TILE,
+            };
             // SAFETY: the task's rows and heads are its own.
             let out = unsafe { output.at(first * row + head * head_dim) };
+            if interrupted() {
+                // SAFETY: as above; the heads of the group lie side by side.
+                unsafe { Output(out).clear(group * head_dim, rows, row) };
+                return;
+            }
             attend_tile(
                 &Tile {
                     q: &q[first * row + head * head_dim..],
                     rows,
+                    alone: queries == 1,
                     row,
                     group,
                     kv_row,
@@ -121,6 +136,8 @@ struct Tile<'a> {
     q: &'a [f32],
     /// Queries of a head.
     rows: usize,
+    /// Whether there is one query in all, for which dot products are cheaper than a matrix product.
+    alone: bool,
     /// Distance of queries, in values.
     row: usize,
     /// Heads, side by side, that share keys.
@@ -201,8 +218,17 @@ fn attend_tile(
         if start >= tile.visible {
             break;
         }
-        let len = block.min(tile.visible - start);
-        let part = |values| Part { start, len, values };
+        let used = block.min(tile.visible - start);
+        let len = match tile.alone {
+            true => used,
+            false => used.max(LEAST_KEYS),
+        };
+        let part = |values| Part {
+            start,
+            used,
+            len,
+            values,
+        };
         scores.resize(rows * len, 0.0);
         score(tile, part(values.keys), scale, scores, head);
         for (r, row) in scores.chunks_exact_mut(len).enumerate() {
@@ -225,10 +251,12 @@ fn attend_tile(
     }
 }
 
-/// What of a block a tile sees: `len` keys or values from the sequence's `start` on.
+/// What of a block a tile sees: `used` keys or values from the sequence's `start` on, then zeros up to
+/// `len`.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     start: usize,
+    used: usize,
     len: usize,
     values: &'a [f32],
 }
@@ -236,7 +264,7 @@ struct Part<'a> {
 /// `scores = scale * q kᵀ` for the keys of one block, `[heads * rows, len]`.
 fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: &mut Vec<f32>) {
     let (width, Part { len, values, .. }) = (tile.head_dim, part);
-    if tile.rows < GEMM_ROWS {
+    if tile.alone {
         let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
         for (r, scores) in scores.chunks_exact_mut(len).enumerate() {
             let q = Inputs::one(&tile.q[tile.place(r)..][..width]);
@@ -254,7 +282,17 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
         return;
     }
     head.resize(width * len, 0.0);
-    transpose(values, (len, tile.kv_row), (tile.kv_offset, width), head);
+    match part.used == len {
+        true => transpose(values, (len, tile.kv_row), (tile.kv_offset, width), head),
+        false => {
+            head.fill(0.0);
+            for (j, key) in values.chunks(tile.kv_row).take(part.used).enumerate() {
+                for (d, value) in key[tile.kv_offset..][..width].iter().enumerate() {
+                    head[d * len + j] = *value;
+                }
+            }
+        }
+    }
     for (g, scores) in scores.chunks_exact_mut(tile.rows * len).enumerate() {
         // By columns: scoresᵀ [len, rows] = k [len, width] times qᵀ [width, rows].
         let scores = Columns {
@@ -273,9 +311,15 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
 
 /// `out += scores v` for the values of one block, or `=` for the first one.
 fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, out: *mut f32) {
-    let (width, Part { start, len, values }) = (tile.head_dim, part);
+    let width = tile.head_dim;
+    let Part {
+        start,
+        used,
+        len,
+        values,
+    } = part;
     let row_of = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
-    if tile.rows < GEMM_ROWS {
+    if tile.alone {
         for (r, scores) in scores.chunks_exact(len).enumerate() {
             // SAFETY: the row is the task's own; the first block clears it before anything reads it.
             let out = unsafe {
@@ -292,7 +336,8 @@ fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, o
         return;
     }
     head.clear();
-    (0..len).for_each(|j| head.extend_from_slice(row_of(j)));
+    (0..used).for_each(|j| head.extend_from_slice(row_of(j)));
+    head.resize(width * len, 0.0);
     for (g, scores) in scores.chunks_exact(tile.rows * len).enumerate() {
         // By columns: outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
         let out = Columns {
@@ -318,6 +363,42 @@ mod tests {
         (0..len)
             .map(|i| ((i * step % 127) as f32 - 63.0) / 40.0)
             .collect()
+    }
+
+    /// A query with the same keys gives the same bits in a chunk of any size but one, wherever in it.
+    #[test]
+    fn a_query_does_not_depend_on_its_chunk() {
+        let shape = |queries, keys| Shape {
+            queries,
+            keys,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            causal: true,
+        };
+        let (row, kv_row, block, keys) = (128, 64, 128, 700);
+        let (k, v) = (numbers(keys * kv_row, 53), numbers(keys * kv_row, 71));
+        let blocks: Vec<Block<'_>> =
+            std::iter::zip(k.chunks(block * kv_row), v.chunks(block * kv_row))
+                .map(|(keys, values)| Block { keys, values })
+                .collect();
+        let q = numbers(keys * row, 31);
+        let whole = attend(&q, &blocks, block, shape(keys, keys));
+        for (first, count) in [
+            (0, 129),
+            (129, 2),
+            (131, 3),
+            (134, 500),
+            (634, 66),
+            (2, 127),
+            (100, 29),
+        ] {
+            let q = &q[first * row..(first + count) * row];
+            let part = attend(q, &blocks, block, shape(count, first + count));
+            let same = std::iter::zip(&part, &whole[first * row..])
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{count} queries from {first} on");
+        }
     }
 
     /// The definition, in f64.
@@ -356,7 +437,9 @@ mod tests {
         for (queries, keys, causal) in [
             (1, 1, true),
             (1, 37, true),
+            (2, 20, true),
             (3, 20, true),
+            (129, 140, true),
             (70, 70, true),
             (5, 150, true),
             (140, 140, true),

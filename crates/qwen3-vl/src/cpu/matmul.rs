@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::Output;
 use super::dot::{DotWeight, Inputs, Level};
+use super::pool::interrupted;
 use super::product::{Columns, multiply};
 use super::transpose::transpose;
 
@@ -16,7 +17,7 @@ const FEW_ROWS: usize = 16;
 /// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.
-pub(super) const PANEL: usize = 64;
+const PANEL: usize = 64;
 /// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
 /// cache.
 const DEPTH: usize = 512;
@@ -67,7 +68,11 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
     if m <= FEW_ROWS {
         let (x, panel) = (Inputs::new(x, m, k), few_rows_panel(n));
         let panels = w.par_chunks(panel * k).with_max_len(1).enumerate();
-        panels.for_each(|(index, w)| few_rows(&x, w, output, index * panel, (m, n, k)));
+        panels.for_each(|(index, w)| match interrupted() {
+            // SAFETY: these columns belong to this task alone.
+            true => unsafe { Output(output.at(index * panel)).clear(w.len() / k, m, n) },
+            false => few_rows(&x, w, output, index * panel, (m, n, k)),
+        });
         return;
     }
     let panels = w.par_chunks(PANEL * k).enumerate();
@@ -79,7 +84,10 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
         // SAFETY: these columns belong to this task alone.
         unsafe {
             let out = output.at(index * PANEL);
-            many_rows(x, rows, out, (m, n, k), scratch, turned);
+            match interrupted() {
+                true => Output(out).clear(rows, m, n),
+                false => many_rows(x, rows, out, (m, n, k), scratch, turned),
+            }
         }
     });
 }
@@ -90,7 +98,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
 /// # Safety
 ///
 /// `out` is the first of `rows` columns of an `[m, n]` output that no other task writes.
-pub(super) unsafe fn many_rows(
+unsafe fn many_rows(
     x: &[f32],
     rows: usize,
     out: *mut f32,
@@ -125,7 +133,7 @@ pub(super) fn few_rows_panel(n: usize) -> usize {
 }
 
 /// Rows of weights that stay in a core's first-level cache while all rows of x meet them.
-const TOGETHER: usize = 24;
+pub(super) const TOGETHER: usize = 24;
 
 fn few_rows<W: DotWeight>(
     x: &Inputs<'_>,

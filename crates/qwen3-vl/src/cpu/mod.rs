@@ -8,6 +8,7 @@ pub mod dot;
 pub mod matmul;
 pub mod norm;
 pub mod pool;
+pub mod priority;
 pub mod product;
 pub mod quantized;
 pub mod transpose;
@@ -29,5 +30,18 @@ impl Output {
     unsafe fn at(self, index: usize) -> *mut f32 {
         // SAFETY: promised by the caller.
         unsafe { self.0.add(index) }
+    }
+
+    /// What a task leaves when its pass is interrupted: zeros in `columns` columns of the rows, which
+    /// are `step` values apart.
+    ///
+    /// # Safety
+    ///
+    /// This is the first of the columns; they are inside, and no other task writes them.
+    unsafe fn clear(self, columns: usize, rows: usize, step: usize) {
+        for row in 0..rows {
+            // SAFETY: promised by the caller.
+            unsafe { self.at(row * step).write_bytes(0, columns) };
+        }
     }
 }

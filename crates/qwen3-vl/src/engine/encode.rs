@@ -7,9 +7,10 @@ use candle_core::Tensor;
 
 use super::flight::Flight;
 use super::runner::{Runner, StepError};
+use super::sequence::Sequence;
 use super::vision_cache::Encoded;
-use crate::frames::patchify::Cut;
-use crate::frames::{VisionInput, patchify};
+use crate::frames::VisionInput;
+use crate::frames::patchify::{Cut, patchify_rows};
 use crate::model::Grid;
 
 /// Patches that are encoded together, at most, unless one input has more: enough to be bound by
@@ -42,6 +43,27 @@ impl Runner {
             input,
             (config.patch_size * config.spatial_merge_size) as u32,
         )
+    }
+
+    /// Whether the sequence can take the input as its next one, before anything is computed for it.
+    ///
+    /// # Errors
+    ///
+    /// If the model cannot take the input, or the sequence would have too many tokens with it.
+    pub fn check_next(&self, sequence: &Sequence, input: &VisionInput) -> Result<(), StepError> {
+        self.check(input)?;
+        let tokens = |input: &VisionInput| self.tokens(input);
+        self.limits().check_input(input.size(), tokens(input))?;
+        let to_come: usize = sequence.to_come().map(tokens).sum();
+        let all = sequence.tokens() + to_come + tokens(input);
+        Ok(self.limits().check(all, 1)?)
+    }
+
+    /// Vision tokens that an input becomes.
+    fn tokens(&self, input: &VisionInput) -> usize {
+        let (rows, columns) = self.patches(input);
+        let merge = self.parts.model.config.vision_config.spatial_merge_size;
+        (rows as usize / merge) * (columns as usize / merge)
     }
 
     fn patches(&self, input: &VisionInput) -> (u32, u32) {
@@ -85,10 +107,12 @@ impl Runner {
             Entry::Vacant(entry) => entry.insert(tower.geometry(grid)?),
         };
         let (geometry, workspace) = (&*geometry, &mut self.workspace);
-        let forward = || tower.forward(&values, geometry, workspace);
+        let tokens = self
+            .pool
+            .run(|| tower.forward(&values, geometry, workspace));
         Ok(Flight {
             inputs: inputs.to_vec(),
-            tokens: self.pool.run(forward)?,
+            tokens: self.interrupt.unless(tokens)?,
             patches,
             since,
             #[cfg(feature = "cuda")]
@@ -123,7 +147,13 @@ impl Runner {
         }
         let mut values = Vec::new();
         for input in inputs {
-            values.extend(patchify(input, &cut));
+            let patches = cut.patches(input);
+            values.reserve(patches * cut.values());
+            for first in (0..patches).step_by(BATCH_PATCHES as usize) {
+                let rows = first..patches.min(first + BATCH_PATCHES as usize);
+                patchify_rows(input, &cut, rows, &mut values);
+                self.interrupt.unless(Ok(()))?;
+            }
         }
         let shape = (values.len() / config.patch_len(), config.patch_len());
         Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)

@@ -7,6 +7,8 @@
 pub mod admission;
 mod encode;
 pub mod flight;
+pub mod interrupt;
+pub mod repetition;
 pub mod runner;
 mod sample;
 pub mod scheduler;
@@ -15,7 +17,6 @@ pub mod sink;
 pub mod vision_cache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -23,10 +24,12 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::backend::{Event, Failure, Question, WindowHead};
+use crate::cpu::priority::lower_priority;
 use crate::frames::VisionInput;
 use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use admission::{Admission, Admitted};
+use interrupt::Interrupt;
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
 use sequence::Sequence;
@@ -68,10 +71,11 @@ pub enum Command {
     },
 }
 
-/// The running engine. Dropping it cancels all windows and joins the thread.
+/// The running engine. Dropping it cancels all windows, interrupts the step that runs and joins the
+/// thread, which takes a fraction of a second whatever the step is.
 pub struct Engine {
     commands: Option<Sender<Command>>,
-    stop: Arc<AtomicBool>,
+    interrupt: Arc<Interrupt>,
     broken: Arc<OnceLock<String>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -84,13 +88,13 @@ impl Engine {
     /// If the system gives no thread.
     pub fn start(runner: Runner) -> std::io::Result<Self> {
         let (commands, inbox) = unbounded();
-        let stop = Arc::new(AtomicBool::new(false));
+        let interrupt = Arc::clone(runner.interrupt());
         let broken = Arc::default();
         let worker = Worker {
             admission: Admission::new(runner.parts.kv_blocks),
             runner,
             inbox,
-            stop: stop.clone(),
+            interrupt: Arc::clone(&interrupt),
             scheduler: Scheduler::default(),
             windows: Vec::new(),
             closed: 0,
@@ -99,10 +103,13 @@ impl Engine {
         };
         let thread = std::thread::Builder::new()
             .name("qwen3-vl".into())
-            .spawn(move || worker.run())?;
+            .spawn(move || {
+                lower_priority();
+                worker.run();
+            })?;
         Ok(Self {
             commands: Some(commands),
-            stop,
+            interrupt,
             broken,
             thread: Some(thread),
         })
@@ -111,6 +118,11 @@ impl Engine {
     /// Where commands go.
     pub fn commands(&self) -> Option<Sender<Command>> {
         self.commands.clone()
+    }
+
+    /// Where to say that nobody waits for a window any more, once the command to cancel it is sent.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
     }
 
     /// Whether every window fails, after a panic.
@@ -122,7 +134,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.interrupt.stop();
         // The thread may sleep on the channel, which open windows keep connected: wake it.
         if let Some(commands) = self.commands.take() {
             let _ = commands.send(Command::Cancel { id: u64::MAX });
@@ -139,7 +151,7 @@ impl Drop for Engine {
 struct Worker {
     runner: Runner,
     inbox: Receiver<Command>,
-    stop: Arc<AtomicBool>,
+    interrupt: Arc<Interrupt>,
     admission: Admission,
     scheduler: Scheduler,
     windows: Vec<Sequence>,
@@ -152,7 +164,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.interrupt.stopped() {
             let turn = catch_unwind(AssertUnwindSafe(|| self.turn()));
             match turn {
                 Ok(true) => {}
@@ -207,9 +219,12 @@ impl Worker {
                 self.release();
                 let kv = KvCache::new(&self.runner.parts.model.kv);
                 let mut window = Sequence::new(id, &head, sink, kv);
+                if let Err(error) = self.runner.limits().check(head.tokens, 0) {
+                    return window.fail(failure(&error.into()));
+                }
                 let full = StepError::Memory {
                     needed: head.tokens,
-                    limit: self.admission.limit() * BLOCK_TOKENS,
+                    limit: self.runner.limits().kv_tokens,
                 };
                 match self.admission.open(id, blocks(head.tokens), head.waits) {
                     Admitted::Now | Admitted::Later => self.windows.push(window),
@@ -221,7 +236,7 @@ impl Worker {
                 self.pushed += 1;
                 let since = self.pushed;
                 self.one(id, |runner, window| {
-                    runner.check(&input)?;
+                    runner.check_next(window, &input)?;
                     window.push(input, since, at);
                     Ok(())
                 });
@@ -271,7 +286,7 @@ impl Worker {
             match admission.grow(id, blocks(needed)) {
                 true => Ok(()),
                 false => {
-                    let limit = admission.limit() * BLOCK_TOKENS;
+                    let limit = runner.limits().kv_tokens;
                     Err(StepError::Memory { needed, limit })
                 }
             }
@@ -309,8 +324,11 @@ impl Worker {
                 .map(|(place, window)| (window, tokens[place]));
             self.runner.forward(shares.collect())
         };
-        // What goes wrong in a step goes wrong for all who were in it: the device has failed.
-        if let Err(error) = result {
+        // What goes wrong in a step goes wrong for all who were in it: the device has failed. If it was
+        // interrupted, all who were in it have been cancelled, and the commands that say so are there.
+        if let Err(error) = result
+            && !matches!(error, StepError::Interrupted)
+        {
             let concerned = self.windows.iter_mut();
             for window in concerned.filter(|window| ids.contains(&window.id())) {
                 window.fail(failure(&error));

@@ -1,21 +1,28 @@
 //! Does what the scheduler says: the only place where sequences meet the model.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::flight::Flight;
+use super::interrupt::Interrupt;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::cpu::pool::Pool;
+use crate::forecast::{LimitError, Limits};
 use crate::frames::VisionInput;
-use crate::load::brief;
+use crate::load::{brief, free_memory};
+use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::{Geometry, Grid, Model, Part, Workspace};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a step failed. The sequence is lost, the engine is not.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
+    /// Nobody waits for the result any more.
+    #[error("interrupted")]
+    Interrupted,
     /// The device.
     #[error("the device failed: {}", brief(.0))]
     Device(#[from] candle_core::Error),
@@ -36,22 +43,18 @@ pub enum StepError {
         /// What sides must be multiples of.
         factor: u32,
     },
+    /// The window can never be answered.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The KV cache is full.
     #[error(
-        "the KV cache is full: {needed} tokens are needed and {limit} fit, less what other windows have; use fewer frames, fewer pixels or more kv-memory"
+        "the KV cache is full: {needed} tokens are needed and {limit} fit, less what other windows \
+         have; use fewer frames, fewer pixels or more kv-memory"
     )]
     Memory {
         /// Tokens of the window.
         needed: usize,
         /// Tokens that fit into an empty cache.
-        limit: usize,
-    },
-    /// The context is full.
-    #[error(
-        "the window needs more than the model's {limit} tokens of context: use fewer frames, fewer pixels or a shorter window"
-    )]
-    Context {
-        /// Tokens that fit.
         limit: usize,
     },
 }
@@ -78,6 +81,8 @@ pub struct RunnerParts {
 pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
+    limits: Limits,
+    pub(super) interrupt: Arc<Interrupt>,
     pub(super) geometries: HashMap<Grid, Geometry>,
     pub(super) pool: Pool,
     pub(super) workspace: Workspace,
@@ -89,11 +94,18 @@ impl Runner {
     /// A runner that has seen no grid yet.
     pub fn new(parts: RunnerParts) -> Self {
         let on_cpu = parts.model.kv.device().is_cpu();
+        let interrupt = Arc::<Interrupt>::default();
+        let flag = interrupt.flag();
         Self {
-            pool: if on_cpu { Pool::new() } else { Pool::none() },
+            limits: limits(&parts),
+            pool: match on_cpu {
+                true => Pool::new(flag),
+                false => Pool::none(),
+            },
+            workspace: Workspace::interruptible(flag),
+            interrupt,
             parts,
             geometries: HashMap::new(),
-            workspace: Workspace::default(),
             flights: VecDeque::new(),
             recent: VisionCache::default(),
         }
@@ -119,8 +131,15 @@ impl Runner {
                 batch.push(input.clone());
             }
         }
-        let flight = self.begin(&batch)?;
-        self.flights.push_back(flight);
+        let has = |sequence: &Sequence| {
+            let mut inputs = sequence.inputs();
+            inputs.any(|input| batch.iter().any(|other| same(other, input)))
+        };
+        let windows = sequences.iter().filter(|sequence| has(sequence));
+        let running = self.interrupt.begin(windows.map(|s| s.id()).collect());
+        let flight = self.begin(&batch);
+        drop(running);
+        self.flights.push_back(flight?);
         for sequence in sequences {
             sequence.depart(&batch);
         }
@@ -136,11 +155,7 @@ impl Runner {
     pub fn advance(&self, sequence: &mut Sequence) -> Result<(), StepError> {
         self.supply(sequence);
         sequence.advance(&self.parts.tokenizer, &self.parts.model.config)?;
-        let limit = self.context();
-        match sequence.tokens() > limit {
-            true => Err(StepError::Context { limit }),
-            false => Ok(()),
-        }
+        Ok(self.limits.check(sequence.tokens(), 0)?)
     }
 
     /// Gives the sequence the tokens of its inputs that are known, or will be when a flight lands.
@@ -151,8 +166,14 @@ impl Runner {
         }
     }
 
-    pub(super) fn context(&self) -> usize {
-        self.parts.model.config.text_config.max_position_embeddings
+    /// Ends steps that nobody waits for, from any thread.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// What a window may have at most.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Runs so many pending tokens of each sequence through the language model in one pass. Those
@@ -163,6 +184,7 @@ impl Runner {
     /// See [`StepError`].
     pub fn forward(&mut self, shares: Vec<(&mut Sequence, usize)>) -> Result<(), StepError> {
         let start = Instant::now();
+        let windows = shares.iter().map(|(sequence, _)| sequence.id()).collect();
         let taken = shares.into_iter().map(|(sequence, tokens)| {
             let chunk = sequence.take(tokens, start)?;
             Ok((sequence, chunk))
@@ -177,7 +199,10 @@ impl Runner {
             })
             .collect();
         let (text, workspace) = (&self.parts.model.text, &mut self.workspace);
-        let scores = self.pool.run(|| text.scores(&mut parts, workspace))?;
+        let running = self.interrupt.begin(windows);
+        let scores = self.pool.run(|| text.scores(&mut parts, workspace));
+        let scores = self.interrupt.unless(scores)?;
+        drop(running);
         let time = start.elapsed();
         let mut sampling = Vec::new();
         for (sequence, _) in taken {
@@ -190,5 +215,17 @@ impl Runner {
             Some(scores) => self.sample(&scores, sampling),
             None => Ok(()),
         }
+    }
+}
+
+/// What the model and the memory that is free now allow.
+fn limits(parts: &RunnerParts) -> Limits {
+    let vision = &parts.model.vision;
+    let free = free_memory(vision.device()).map_or(u64::MAX, |bytes| bytes / 2);
+    let tokens = free / vision.bytes_per_token(parts.model.kv.dtype()).max(1);
+    Limits {
+        context: parts.model.config.text_config.max_position_embeddings,
+        kv_tokens: parts.kv_blocks.saturating_mul(BLOCK_TOKENS),
+        input_tokens: usize::try_from(tokens).unwrap_or(usize::MAX),
     }
 }

@@ -17,7 +17,7 @@ impl Runner {
         scores: &Tensor,
         sequences: Vec<&mut Sequence>,
     ) -> Result<(), StepError> {
-        let (context, stop) = (self.context(), &self.parts.stop);
+        let (context, stop) = (self.limits().context, &self.parts.stop);
         let tokenizer = &self.parts.tokenizer;
         #[cfg(feature = "cuda")]
         if let Some(best) = on_device::best(scores, &sequences, &mut self.workspace.cuda)? {

@@ -138,7 +138,14 @@ impl Scheduler {
     fn prefill<'a>(&self, windows: impl Iterator<Item = &'a WindowState>) -> Vec<Share> {
         let mut room = self.limits.prefill;
         let share = |w: &WindowState| {
-            let tokens = w.pending.min(room);
+            let most = w.pending.min(room);
+            // A token of a prompt by itself would be computed as one that was generated is, which differs
+            // in the last bits: neither take one nor leave one, if there is a way.
+            let tokens = match (most, w.pending - most) {
+                (3.., 1) => most - 1,
+                (1, 1..) | (2, 1) if room < self.limits.prefill => 0,
+                _ => most,
+            };
             room -= tokens;
             (tokens > 0).then_some(Share { id: w.id, tokens })
         };
@@ -201,6 +208,28 @@ mod tests {
         let step = Scheduler::default().next(&windows);
         let expected = vec![share(3, 1), share(2, 1), share(4, 30), share(1, 482)];
         assert_eq!(step, Some(Step::Forward(expected)));
+    }
+
+    #[test]
+    fn no_token_of_a_prompt_goes_by_itself() {
+        let open = |id, pending| WindowState {
+            id,
+            pending,
+            ..IDLE
+        };
+        for (pending, expected) in [
+            ([513, 9], vec![share(0, 511)]),
+            ([512, 9], vec![share(0, 512)]),
+            ([511, 9], vec![share(0, 511)]),
+            ([511, 1], vec![share(0, 511), share(1, 1)]),
+            ([510, 3], vec![share(0, 510)]),
+            ([509, 4], vec![share(0, 509), share(1, 2)]),
+            ([600, 9], vec![share(0, 512)]),
+        ] {
+            let windows = [open(0, pending[0]), open(1, pending[1])];
+            let step = Scheduler::default().next(&windows);
+            assert_eq!(step, Some(Step::Forward(expected)), "{pending:?}");
+        }
     }
 
     #[test]

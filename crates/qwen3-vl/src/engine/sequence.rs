@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::repetition::RepetitionGuard;
 use super::scheduler::WindowState;
 use super::sink::Sink;
 use super::vision_cache::{Encoded, same};
@@ -45,6 +46,7 @@ struct Answering {
     closed: Instant,
     queue: Option<Duration>,
     sampler: Sampler,
+    guard: RepetitionGuard,
     detokenizer: Detokenizer,
     text: String,
     completion: u32,
@@ -118,6 +120,11 @@ impl Sequence {
             .iter()
             .filter(|w| w.flying && w.encoded.is_none());
         flying.any(|waiting| batch.iter().any(|input| same(input, &waiting.input)))
+    }
+
+    /// Vision inputs that the prompt does not have yet, in order.
+    pub fn to_come(&self) -> impl Iterator<Item = &VisionInput> {
+        self.waiting.iter().map(|waiting| &waiting.input)
     }
 
     /// Vision inputs that are to be encoded, in order.
@@ -205,6 +212,7 @@ impl Sequence {
     pub fn close(&mut self, question: Question, order: u64, now: Instant) {
         self.answering = Some(Answering {
             sampler: Sampler::new(question.generation, question.seed),
+            guard: RepetitionGuard::new(question.repetition_guard),
             question,
             order,
             closed: now,
@@ -316,45 +324,50 @@ impl Sequence {
             .first_token
             .get_or_insert(self.last_push.elapsed());
         if stop.contains(&token) {
-            return self.finish(FinishReason::Stop, tokenizer);
+            return self.finish(token, String::new(), FinishReason::Stop, tokenizer);
         }
         self.ids.push(token);
-        if let Some(piece) = answering.detokenizer.push(token, tokenizer)? {
-            self.say(piece);
+        let text = answering.detokenizer.push(token, tokenizer)?;
+        let text = text.unwrap_or_default();
+        let (repeats, most) = (answering.guard.push(token), answering.question.max_tokens);
+        let full = self.ids.len() - self.prompt_tokens >= most as usize;
+        if repeats {
+            return self.finish(token, text, FinishReason::Repetition, tokenizer);
         }
-        let limit = self
-            .answering
-            .as_ref()
-            .map_or(0, |a| a.question.max_tokens as usize);
-        if self.ids.len() - self.prompt_tokens >= limit || self.ids.len() >= context {
-            return self.finish(FinishReason::Length, tokenizer);
+        if full || self.ids.len() >= context {
+            return self.finish(token, text, FinishReason::Length, tokenizer);
         }
+        self.say(token, text);
         self.pending.ids.push(token);
         self.cursor.text(1, &mut self.pending.positions);
         Ok(())
     }
 
-    fn say(&mut self, piece: String) {
+    fn say(&mut self, id: u32, text: String) {
         let Some(answering) = &mut self.answering else {
             return;
         };
-        answering.text.push_str(&piece);
+        answering.text.push_str(&text);
         if answering.question.emit_tokens {
-            self.sink.send(Event::Token(piece));
+            self.sink.send(Event::Token { id, text });
         }
     }
 
+    /// The answer ends with this token and its text; what is left of an incomplete character is said
+    /// with it.
     fn finish(
         &mut self,
+        last: u32,
+        mut text: String,
         reason: FinishReason,
         tokenizer: &Tokenizer,
     ) -> Result<(), TokenizerError> {
         let Some(answering) = &mut self.answering else {
             return Ok(());
         };
-        if let Some(rest) = std::mem::take(&mut answering.detokenizer).finish(tokenizer)? {
-            self.say(rest);
-        }
+        let rest = std::mem::take(&mut answering.detokenizer).finish(tokenizer)?;
+        text.push_str(&rest.unwrap_or_default());
+        self.say(last, text);
         let Some(answering) = self.answering.take() else {
             return Ok(());
         };

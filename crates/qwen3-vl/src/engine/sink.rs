@@ -50,15 +50,19 @@ mod tests {
             }))
         };
         let mut sink = make();
-        sink.send(Event::Token("a".into()));
+        let token = |id| Event::Token {
+            id,
+            text: "a".into(),
+        };
+        sink.send(token(1));
         sink.send(Event::Cancelled);
-        sink.send(Event::Token("b".into()));
+        sink.send(token(2));
         assert!(sink.ended());
         drop(sink);
         drop(make());
         assert_eq!(
             *seen.lock().unwrap(),
-            ["Token(\"a\")", "Cancelled", "Cancelled"]
+            ["Token { id: 1, text: \"a\" }", "Cancelled", "Cancelled"]
         );
     }
 }

@@ -4,13 +4,17 @@
 //! itself and is named after the function it repeats. All of them round as Python does, halves to
 //! the even neighbour: 720 rows are 22.5 blocks of 32, which become 22 (704 rows), not 23.
 //!
-//! Products are compared as integers and divided as `f64`, which agrees with Python as long as
-//! `frames * height * width` stays below 2^53.
+//! Products are compared and divided as `f64`, which agrees with Python as long as
+//! `frames * height * width` stays below 2^53. No rule gives more than [`MOST_PIXELS`].
 
-use super::Size;
+use super::{Rounding, Size};
 
 /// Largest ratio of the long side to the short one.
 const MAX_RATIO: f64 = 200.0;
+
+/// Most pixels of a frame that a rule gives: a million tokens of 32x32 pixels, four times the context
+/// of the official models. What a window may have in all is for [`crate::forecast`] to say.
+pub const MOST_PIXELS: u64 = 1 << 30;
 
 /// Most vision tokens of one video frame (`VIDEO_MAX_TOKEN_NUM` of qwen-vl-utils,
 /// `max_video_tokens` of transformers).
@@ -29,9 +33,9 @@ pub enum BudgetError {
         size.height
     )]
     AspectRatio {
-        /// Size of the source (after scaling a tiny one up, where the rule does that).
+        /// Size of the source.
         size: Size,
-        /// Long side over short side.
+        /// Long side over short side (after scaling a tiny source up, where the rule does that).
         ratio: f64,
     },
     /// Fewer frames than a temporal patch.
@@ -53,9 +57,14 @@ pub enum BudgetError {
         /// Most pixels that the other settings leave.
         max: u64,
     },
-    /// The rule yields a side of zero, or one beyond 32 bits.
-    #[error("a frame of {}x{} pixels has no usable size within the pixel budget", .0.width, .0.height)]
-    NoSize(Size),
+    /// The rule yields more than [`MOST_PIXELS`].
+    #[error(
+        "a frame of {}x{} pixels would be enlarged, or kept, beyond the {MOST_PIXELS} pixels that a \
+         frame can have: lower min-pixels, or set max-pixels",
+        .0.width,
+        .0.height
+    )]
+    TooLarge(Size),
 }
 
 /// A pixel budget and the rule that applies it.
@@ -79,6 +88,20 @@ pub enum Budget {
         /// Most pixels of the whole video.
         total_pixels: u64,
     },
+    /// qwen-vl-utils' rule, or [`Budget::HfVideo`] where that gives fewer pixels: for limits that
+    /// only take away.
+    Smaller {
+        /// Fewest pixels of one frame, in qwen-vl-utils' rule.
+        min_pixels: u64,
+        /// Most pixels of one frame.
+        max_pixels: u64,
+        /// Most pixels of the whole video.
+        total_pixels: u64,
+        /// Fewest and most pixels of the whole video, in transformers' rule.
+        whole: (u64, u64),
+        /// As in [`Budget::HfVideo`].
+        cap_per_frame: bool,
+    },
     /// transformers, images: the budget covers one image.
     HfImage {
         /// Fewest pixels (`size.shortest_edge`).
@@ -98,6 +121,48 @@ impl Budget {
             // 90 % of a context of 128000 tokens.
             total_pixels: 115_200 * token,
         }
+    }
+
+    /// Size that each of `frames` frames of size `source` is resized to, and how its values are
+    /// rounded there: as the package resizes whose rule gives the size.
+    ///
+    /// # Errors
+    ///
+    /// See [`BudgetError`].
+    pub fn resize(
+        &self,
+        frames: u32,
+        source: Size,
+        factor: u32,
+        temporal_patch: u32,
+    ) -> Result<(Size, Rounding), BudgetError> {
+        let of = |budget: Self| budget.size(frames, source, factor, temporal_patch);
+        Ok(match *self {
+            Self::Smaller {
+                min_pixels,
+                max_pixels,
+                total_pixels,
+                whole,
+                cap_per_frame,
+            } => {
+                let limited = of(Self::QwenVlUtils {
+                    min_pixels,
+                    max_pixels,
+                    total_pixels,
+                })?;
+                let own = of(Self::HfVideo {
+                    min_pixels: whole.0,
+                    max_pixels: whole.1,
+                    cap_per_frame,
+                })?;
+                match limited.pixels() < own.pixels() {
+                    true => (limited, Rounding::Once),
+                    false => (own, Rounding::EachPass),
+                }
+            }
+            Self::QwenVlUtils { .. } => (of(*self)?, Rounding::Once),
+            Self::HfVideo { .. } | Self::HfImage { .. } => (of(*self)?, Rounding::EachPass),
+        })
     }
 
     /// Size that each of `frames` frames of size `source` is resized to.
@@ -135,8 +200,10 @@ impl Budget {
                 total_pixels,
             } => {
                 check(min_pixels, max_pixels)?;
+                // An odd last frame is repeated before the budget is shared out.
+                let even = frames.checked_next_multiple_of(temporal_patch.max(1));
                 let limit = qwen_vl_utils_max_pixels(
-                    frames.next_multiple_of(temporal_patch.max(1)),
+                    even.unwrap_or(frames),
                     factor,
                     temporal_patch,
                     min_pixels,
@@ -144,6 +211,10 @@ impl Budget {
                     total_pixels,
                 );
                 qwen_vl_utils_smart_resize(source, factor, min_pixels, limit)
+            }
+            Self::Smaller { .. } => {
+                let (size, _) = self.resize(frames, source, factor, temporal_patch)?;
+                Ok(size)
             }
             Self::HfImage {
                 min_pixels,
@@ -188,13 +259,13 @@ pub fn hf_video_smart_resize(
         });
     }
     let mut s = Sides::of(source)?;
-    let f = f64::from(factor);
+    let (f, temporal_factor) = (f64::from(factor.max(1)), temporal_factor.max(1));
     if s.height < f || s.width < f {
         let scale = (f / s.height).max(f / s.width);
         s.height = (s.height * scale).trunc();
         s.width = (s.width * scale).trunc();
     }
-    s.check_ratio()?;
+    s.check_ratio(source)?;
     let blocks = s.round(f);
     let t = (f64::from(frames) / f64::from(temporal_factor)).round_ties_even()
         * f64::from(temporal_factor);
@@ -207,13 +278,13 @@ pub fn hf_video_smart_resize(
     } else {
         blocks
     };
-    result.size().ok_or(BudgetError::NoSize(source))
+    result.size().ok_or(BudgetError::TooLarge(source))
 }
 
 /// The cap of `Qwen3VLVideoProcessor.resize` with `cap_pixels_per_frame`: most pixels of the whole
 /// video when no frame may have more than 768 tokens or its even share.
 pub fn hf_capped_max_pixels(frames: u32, factor: u32, min_pixels: u64, max_pixels: u64) -> u64 {
-    let frame_cap = VIDEO_MAX_TOKENS * u64::from(factor) * u64::from(factor);
+    let frame_cap = frame_cap(factor);
     let share = max_pixels / u64::from(frames.max(1));
     let per_frame = frame_cap.min(share).max(margin(min_pixels));
     per_frame.saturating_mul(u64::from(frames))
@@ -231,8 +302,8 @@ pub fn hf_image_smart_resize(
     max_pixels: u64,
 ) -> Result<Size, BudgetError> {
     let s = Sides::of(source)?;
-    s.check_ratio()?;
-    let f = f64::from(factor);
+    s.check_ratio(source)?;
+    let f = f64::from(factor.max(1));
     let blocks = s.round(f);
     let result = if blocks.area() > max_pixels as f64 {
         s.shrink((s.area() / max_pixels as f64).sqrt(), f)
@@ -242,11 +313,13 @@ pub fn hf_image_smart_resize(
     } else {
         blocks
     };
-    result.size().ok_or(BudgetError::NoSize(source))
+    result.size().ok_or(BudgetError::TooLarge(source))
 }
 
-/// `smart_resize` of qwen-vl-utils' `vision_process.py`: one frame, no term for time, every side
-/// at least one block before the budget (but not after it).
+/// `smart_resize` of qwen-vl-utils' `vision_process.py`: one frame, no term for time.
+///
+/// Where a side has no block left after shrinking, that function gives 0, which nothing can be resized
+/// to; here it is one block, as in transformers' rules.
 ///
 /// # Errors
 ///
@@ -264,17 +337,17 @@ pub fn qwen_vl_utils_smart_resize(
         });
     }
     let s = Sides::of(source)?;
-    s.check_ratio()?;
-    let f = f64::from(factor);
+    s.check_ratio(source)?;
+    let f = f64::from(factor.max(1));
     let blocks = s.round(f).at_least(f);
     let result = if blocks.area() > max_pixels {
-        s.shrink((s.area() / max_pixels).sqrt(), f)
+        s.shrink((s.area() / max_pixels).sqrt(), f).at_least(f)
     } else if blocks.area() < min_pixels as f64 {
         s.grow((min_pixels as f64 / s.area()).sqrt(), f)
     } else {
         blocks
     };
-    result.size().ok_or(BudgetError::NoSize(source))
+    result.size().ok_or(BudgetError::TooLarge(source))
 }
 
 /// The budget rule of qwen-vl-utils' `fetch_video`: most pixels of one of `frames` frames (an even
@@ -287,12 +360,17 @@ pub fn qwen_vl_utils_max_pixels(
     max_pixels: u64,
     total_pixels: u64,
 ) -> f64 {
-    let frame_cap = VIDEO_MAX_TOKENS * u64::from(factor) * u64::from(factor);
+    let frame_cap = frame_cap(factor);
     let share = total_pixels as f64 / f64::from(frames.max(1)) * f64::from(frame_factor);
     (frame_cap as f64)
         .min(share)
         .max(margin(min_pixels) as f64)
         .min(max_pixels as f64)
+}
+
+/// Most pixels of a frame, whatever the rest of the budget leaves.
+fn frame_cap(factor: u32) -> u64 {
+    (u64::from(factor) * u64::from(factor)).saturating_mul(VIDEO_MAX_TOKENS)
 }
 
 /// `int(1.05 * min_pixels)`: both packages keep the most this far above the least.
@@ -329,16 +407,15 @@ impl Sides {
         }
     }
 
-    fn check_ratio(self) -> Result<(), BudgetError> {
+    fn check_ratio(self, source: Size) -> Result<(), BudgetError> {
         let ratio = self.height.max(self.width) / self.height.min(self.width);
-        if ratio > MAX_RATIO {
-            let size = Size {
-                width: self.width as u32,
-                height: self.height as u32,
-            };
-            return Err(BudgetError::AspectRatio { size, ratio });
+        match ratio > MAX_RATIO {
+            true => Err(BudgetError::AspectRatio {
+                size: source,
+                ratio,
+            }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn round(self, factor: f64) -> Self {
@@ -359,9 +436,10 @@ impl Sides {
 
     fn size(self) -> Option<Size> {
         let side = |v: f64| (1.0..=f64::from(u32::MAX)).contains(&v).then_some(v as u32);
-        Some(Size {
+        let size = Size {
             width: side(self.width)?,
             height: side(self.height)?,
-        })
+        };
+        (size.pixels() <= MOST_PIXELS).then_some(size)
     }
 }

@@ -19,6 +19,7 @@
 pub mod budget;
 pub mod patchify;
 pub mod resize;
+mod resize_once;
 pub mod sampling;
 pub mod timestamp;
 
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 pub use budget::{Budget, BudgetError};
 pub use patchify::patchify;
-pub use resize::{ResizeError, resize_rgb};
+pub use resize::{ResizeError, Rounding, resize, resize_rgb, resize_rgb_once};
 pub use timestamp::{patch_seconds, timestamp_text};
 
 /// Width and height of a picture, in pixels.
@@ -36,6 +37,13 @@ pub struct Size {
     pub width: u32,
     /// Rows.
     pub height: u32,
+}
+
+impl Size {
+    /// Pixels in all.
+    pub fn pixels(self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
 }
 
 /// A decoded picture at the size the model will see, with its time.

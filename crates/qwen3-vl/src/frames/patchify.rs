@@ -1,5 +1,7 @@
 //! From frames to the rows that the vision tower's patch embedding takes.
 
+use std::ops::Range;
+
 use super::{Frame, VisionInput};
 
 const CHANNELS: usize = 3;
@@ -35,6 +37,32 @@ pub struct Cut {
 /// If a frame's bytes are fewer than its size says, or the second frame of a pair is smaller than
 /// the first. Sides that are not multiples of `patch * merge` lose what is left over.
 pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
+    let patches = cut.patches(input);
+    let mut out = Vec::with_capacity(patches * cut.values());
+    patchify_rows(input, cut, 0..patches, &mut out);
+    out
+}
+
+impl Cut {
+    /// Patches of an input.
+    pub fn patches(&self, input: &VisionInput) -> usize {
+        let (size, block) = (input.size(), self.patch * self.merge);
+        let blocks = (size.height as usize / block) * (size.width as usize / block);
+        blocks * self.merge * self.merge
+    }
+
+    /// Values of a patch.
+    pub fn values(&self) -> usize {
+        CHANNELS * self.temporal * self.patch * self.patch
+    }
+}
+
+/// Appends those rows of what [`patchify`] gives.
+///
+/// # Panics
+///
+/// As [`patchify`], and if there are no such rows.
+pub fn patchify_rows(input: &VisionInput, cut: &Cut, rows: Range<usize>, out: &mut Vec<f32>) {
     let Cut {
         patch,
         merge,
@@ -46,15 +74,11 @@ pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
         VisionInput::Pair(pair) => pair.iter().collect(),
         VisionInput::Image(frame) => vec![frame],
     };
-    let size = input.size();
-    let width = size.width as usize;
+    let width = input.size().width as usize;
     let block = patch * merge;
-    let (block_rows, block_columns) = (size.height as usize / block, width / block);
+    let block_columns = width / block;
     let levels = normalised_levels(mean, std);
-
-    let patches = block_rows * block_columns * merge * merge;
-    let mut out = Vec::with_capacity(patches * CHANNELS * temporal * patch * patch);
-    for row in 0..block_rows * block_columns * merge * merge {
+    for row in rows {
         let (in_block, at) = (row % (merge * merge), row / (merge * merge));
         let top = at / block_columns * block + in_block / merge * patch;
         let left = at % block_columns * block + in_block % merge * patch;
@@ -72,7 +96,6 @@ pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
             }
         }
     }
-    out
 }
 
 /// The normalised value of every level of every channel.

@@ -1,9 +1,9 @@
-//! Resizing as the reference does it: bicubic with antialiasing on 8-bit channels.
+//! Resizing as the references do it: bicubic with antialiasing on 8-bit channels.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::Size;
+use super::{Size, resize_once};
 
 /// Why a picture could not be resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,47 @@ pub enum ResizeError {
     },
 }
 
+/// When resized values are rounded to 8 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// After the rows and after the columns: Pillow, and torchvision's transforms v2, with which
+    /// transformers resizes.
+    #[default]
+    EachPass,
+    /// After both: torchvision's transforms v1, with which qwen-vl-utils' `fetch_video` resizes. Up to
+    /// some twenty levels from the other, where a pass overshoots the range of 8 bits.
+    Once,
+}
+
+/// Resizes packed RGB pixels by either rule: [`resize_rgb`] or [`resize_rgb_once`].
+///
+/// # Errors
+///
+/// See [`ResizeError`].
+pub fn resize(
+    src: &[u8],
+    from: Size,
+    to: Size,
+    rounding: Rounding,
+) -> Result<Vec<u8>, ResizeError> {
+    match rounding {
+        Rounding::EachPass => resize_rgb(src, from, to),
+        Rounding::Once => resize_rgb_once(src, from, to),
+    }
+}
+
+/// Resizes packed RGB pixels in f32, with the same kernel as [`resize_rgb`], and rounds once, ties to
+/// even. Every value equals that of torchvision's `functional.resize` (v1) of an 8-bit tensor, but for
+/// one in a million, which is off by one level.
+///
+/// # Errors
+///
+/// See [`ResizeError`].
+pub fn resize_rgb_once(src: &[u8], from: Size, to: Size) -> Result<Vec<u8>, ResizeError> {
+    check(src, from, to)?;
+    Ok(resize_once::resize(src, from, to))
+}
+
 /// Resizes packed RGB pixels.
 ///
 /// The kernel is Pillow's `BICUBIC`: Catmull-Rom, a = -0.5, widened by the scale when shrinking,
@@ -39,16 +80,7 @@ pub enum ResizeError {
 ///
 /// See [`ResizeError`].
 pub fn resize_rgb(src: &[u8], from: Size, to: Size) -> Result<Vec<u8>, ResizeError> {
-    let bytes = bytes_of(from);
-    if bytes != Some(src.len()) {
-        return Err(ResizeError::Bytes {
-            bytes: src.len(),
-            size: from,
-        });
-    }
-    if [from.width, from.height, to.width, to.height].contains(&0) {
-        return Err(ResizeError::Empty { from, to });
-    }
+    check(src, from, to)?;
     if from == to {
         return Ok(src.to_vec());
     }
@@ -68,11 +100,29 @@ fn pass(src: &[u8], from: Size, to: Size) -> Option<Vec<u8>> {
     }
     let source = ImageRef::new(from.width, from.height, src, PixelType::U8x3).ok()?;
     let mut target = Image::new(to.width, to.height, PixelType::U8x3);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-        .use_alpha(false);
-    Resizer::new().resize(&source, &mut target, &options).ok()?;
+    Resizer::new()
+        .resize(&source, &mut target, &options())
+        .ok()?;
     Some(target.into_vec())
+}
+
+fn options() -> ResizeOptions {
+    ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+        .use_alpha(false)
+}
+
+fn check(src: &[u8], from: Size, to: Size) -> Result<(), ResizeError> {
+    if bytes_of(from) != Some(src.len()) {
+        return Err(ResizeError::Bytes {
+            bytes: src.len(),
+            size: from,
+        });
+    }
+    match [from.width, from.height, to.width, to.height].contains(&0) {
+        true => Err(ResizeError::Empty { from, to }),
+        false => Ok(()),
+    }
 }
 
 fn bytes_of(size: Size) -> Option<usize> {

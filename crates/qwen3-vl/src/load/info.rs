@@ -41,6 +41,7 @@ pub(super) fn model_info(
         image_pixels: range(&runner.parts.image),
         generation: generation_defaults(generation),
         own_generation: own_generation(generation),
+        limits: *runner.limits(),
     })
 }
 

@@ -6,6 +6,8 @@ mod folder;
 mod info;
 mod target;
 
+pub(crate) use target::free_memory;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +18,7 @@ use files::Files;
 use crate::backend::Backend;
 use crate::backend::local::LocalBackend;
 use crate::config::GenerationConfig;
+use crate::cpu::pool::{Flag, Pool};
 use crate::engine::runner::{Runner, RunnerParts};
 use crate::model::Model;
 pub use crate::model::Quantization;
@@ -168,10 +171,12 @@ pub fn load_runner(
     let eyes = target::eyes(&target.device)?;
     let mut weights = files.weights(target)?;
     let (watch, size) = (weights.watch(), weights.size());
-    let load = || Model::load(configs.config, &mut weights, eyes);
+    let pool = Pool::new(&Flag::default());
+    let load = || pool.install(|| Model::load(configs.config, &mut weights, eyes));
     let model = watch
         .run(size, load, progress, cancel)
         .map_err(|e| LoadError::Device(format!("no thread to load the weights: {e}")))?;
+    drop(pool);
     cancelled()?;
     let model = model.map_err(invalid)?;
     if model.text.own_head {
@@ -189,7 +194,7 @@ pub fn load_runner(
     });
     let bytes = options
         .kv_memory
-        .or_else(|| Some(target::free_memory(model.kv.device())? / 2))
+        .or_else(|| Some(free_memory(model.kv.device())? / 2))
         .unwrap_or(u64::MAX);
     let kv_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / model.kv.block_bytes().max(1);
     let parts = RunnerParts {

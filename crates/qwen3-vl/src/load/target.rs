@@ -41,7 +41,7 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
 }
 
 /// Bytes that are free where the cache will be; none if nobody says.
-pub(super) fn free_memory(device: &Device) -> Option<u64> {
+pub(crate) fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_system_memory(),
         #[cfg(feature = "cuda")]

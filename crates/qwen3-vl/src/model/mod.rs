@@ -31,6 +31,7 @@ pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 pub use weights::{Target, Weights, WeightsError};
 
 use crate::config::{Config, ConfigError};
+use crate::cpu::pool::Flag;
 
 /// Why a model cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +47,31 @@ pub enum ModelError {
 /// What passes keep between them; one for each thread that runs a model.
 #[derive(Default)]
 pub struct Workspace {
+    /// Looked at between layers.
+    pub(crate) flag: Flag,
     /// Room for large results, on the CPU.
     pub(crate) vision: (Reused, Reused),
     pub(crate) text: (Reused, Reused),
     #[cfg(feature = "cuda")]
     pub(crate) cuda: crate::cuda::workspace::Workspace,
+}
+
+impl Workspace {
+    /// A workspace for passes that end when the flag is raised.
+    pub fn interruptible(flag: &Flag) -> Self {
+        Self {
+            flag: flag.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// An error if the pass is to end.
+    pub(crate) fn check(&self) -> candle_core::Result<()> {
+        match self.flag.is_raised() {
+            true => candle_core::bail!("interrupted"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A model on a device.

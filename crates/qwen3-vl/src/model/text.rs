@@ -92,8 +92,8 @@ impl TextModel {
     ///
     /// # Errors
     ///
-    /// If the device fails or a part asks for more than it has; the caches hold what they held before
-    /// then.
+    /// If the device fails, the pass is interrupted or a part asks for more than it has; the caches hold
+    /// what they held before then.
     pub fn scores(
         &self,
         parts: &mut [Part<'_>],
@@ -105,7 +105,9 @@ impl TextModel {
             None => {
                 let hidden = self.hidden(parts, workspace)?;
                 let any = hidden.dim(0)? > 0;
-                any.then(|| self.head.forward(&hidden)).transpose()?
+                let scores = any.then(|| self.head.forward(&hidden)).transpose()?;
+                workspace.check()?;
+                scores
             }
         };
         for part in parts {
@@ -147,8 +149,8 @@ impl TextModel {
             some if some == all.len() => None,
             _ => Some(Tensor::new(outputs.as_slice(), x.device())?),
         };
-        let reused = &mut workspace.text;
         for (index, layer) in self.layers.iter().enumerate() {
+            workspace.check()?;
             let last = index + 1 == self.layers.len();
             if last && outputs.is_empty() {
                 layer.write(&layer.input_norm.forward(&x)?, index, &rope, parts)?;
@@ -156,7 +158,7 @@ impl TextModel {
             }
             let taps = deepstack_rows(&all, index, &x)?;
             let only = asked.as_ref().filter(|_| last);
-            x = layer.forward(&x, index, &rope, parts, only, reused)?;
+            x = layer.forward(&x, index, &rope, parts, only, &mut workspace.text)?;
             if let Some(taps) = taps {
                 x = (x + select(&taps, only)?)?;
             }

@@ -3,7 +3,7 @@
 //! Attention sees one temporal patch only, so every pair of frames is encoded by itself, when it
 //! arrives, and its tokens hold for every window that it belongs to.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::Workspace;
 use super::attention::attend;
@@ -190,7 +190,7 @@ impl VisionTower {
     ///
     /// # Errors
     ///
-    /// If the shapes do not fit or the device fails.
+    /// If the shapes do not fit, the device fails or the pass is interrupted.
     pub fn forward(
         &self,
         patches: &Tensor,
@@ -208,9 +208,9 @@ impl VisionTower {
             return crate::cuda::vision::forward(self, &x, per_grid, geometry, workspace);
         }
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
-        let reused = &mut workspace.vision;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, per_grid, &geometry.rope, reused)?;
+            workspace.check()?;
+            x = block.forward(&x, per_grid, &geometry.rope, &mut workspace.vision)?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
                 deepstack.push(merger.forward(&x)?);
             }
@@ -219,6 +219,16 @@ impl VisionTower {
             embeddings: self.merger.forward(&x)?,
             deepstack,
         })
+    }
+
+    /// Memory that encoding takes at its peak for each token that comes out, in this type of arithmetic:
+    /// the patches, queries, keys and values and their rotated copies beside input and output of a
+    /// block, and the inner layer of its MLP.
+    pub fn bytes_per_token(&self, dtype: DType) -> u64 {
+        let c = &self.config;
+        let values = c.patch_len() + 10 * c.hidden_size + c.intermediate_size;
+        let patches = c.spatial_merge_size * c.spatial_merge_size;
+        (patches * values * dtype.size_in_bytes()) as u64
     }
 
     /// Where the tower is.
@@ -269,7 +279,7 @@ impl Block {
         let qkv = self.qkv.forward_into(&self.norm1.forward(x)?, qkv)?;
         // Rotation is in f32 whatever the type of arithmetic, as in the reference.
         let rotate = |part: Tensor| {
-            rope.rotate(&part.to_dtype(candle_core::DType::F32)?)?
+            rope.rotate(&part.to_dtype(DType::F32)?)?
                 .to_dtype(qkv.dtype())
         };
         let seen = attend_grids(&qkv, self.heads, per_grid, rotate)?;

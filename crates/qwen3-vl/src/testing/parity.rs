@@ -271,6 +271,7 @@ fn prompt(
         generation: Generation::default(),
         seed: 0,
         emit_tokens: false,
+        repetition_guard: 0,
     };
     sequence.close(question, 0, now);
     runner.advance(&mut sequence)?;

@@ -64,7 +64,7 @@ fn live(
         let done = done.clone();
         let sink = move |event| {
             let end = match event {
-                Event::Token(_) => return,
+                Event::Token { .. } => return,
                 Event::Answer(answer) => Ok(answer.timings.last_token),
                 Event::Failed(failure) => Err(anyhow::anyhow!("{failure}")),
                 Event::Cancelled => Err(anyhow::anyhow!("cancelled")),

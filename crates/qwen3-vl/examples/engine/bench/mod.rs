@@ -183,6 +183,7 @@ fn question(tokens: u32) -> Question {
         generation: Generation::default(),
         seed: 0,
         emit_tokens: false,
+        repetition_guard: 0,
     }
 }
 

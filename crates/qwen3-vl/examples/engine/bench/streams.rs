@@ -41,7 +41,7 @@ fn window(
     let start = Instant::now();
     let sink = move |event| {
         let end = match event {
-            Event::Token(_) => return,
+            Event::Token { .. } => return,
             Event::Answer(_) => Ok(start.elapsed()),
             Event::Failed(failure) => Err(anyhow::anyhow!("{failure}")),
             Event::Cancelled => Err(anyhow::anyhow!("cancelled")),

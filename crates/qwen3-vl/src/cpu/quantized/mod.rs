@@ -3,9 +3,9 @@
 //! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged copy
 //! of every weight, which takes more memory than the blocks. Here the blocks are read as they lie.
 //!
-//! Few rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as integers. Many rows
-//! stay in f32, and the weights are widened a panel at a time for the f32 product: it costs less than
-//! that many integer products do.
+//! Rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as integers (llama.cpp does so
+//! too). Each row by itself, and by the same rule however many there are: what a token becomes must
+//! not depend on which others are in its pass, for that is a matter of time.
 
 mod input;
 #[cfg(target_arch = "x86_64")]
@@ -18,11 +18,11 @@ use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
 use rayon::prelude::*;
 
 use super::Output;
-use super::matmul::{PANEL, few_rows_panel, many_rows};
-use super::transpose::transpose;
+use super::matmul::{TOGETHER, few_rows_panel};
+use super::pool::interrupted;
 
-/// Rows of x up to which integer products are cheaper than widening the weights.
-const FEW_ROWS: usize = 48;
+/// Rows that are rounded at a time while a matrix is made.
+const PANEL: usize = 64;
 
 /// Which blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,9 +190,6 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
         out.fill(0.0);
         return;
     }
-    if m > FEW_ROWS {
-        return widening(x, w, (m, n, k), out);
-    }
     #[cfg(target_arch = "x86_64")]
     if vnni::available() {
         let x = input::Rows::new(x, k);
@@ -204,7 +201,8 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
     candle(x, w, (m, n, k), out);
 }
 
-/// A panel of weights with m rows of x.
+/// A few rows of weights with m rows of x, four of x and two of weights at a time: what is loaded of
+/// one meets all of the other. Each product is the same sum in the same order, whatever goes with it.
 ///
 /// # Safety
 ///
@@ -212,32 +210,46 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
 #[cfg(target_arch = "x86_64")]
 unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, put: Put) {
     let width = k / T::BLCK_SIZE;
+    let fours = m / 4 * 4;
     // SAFETY: the caller's promise.
     unsafe {
-        if m == 1 {
-            // Two rows at a time keep memory busier than one.
-            let (x, pairs) = (x.row(0), w.chunks_exact(2 * width));
-            let last = pairs.remainder();
-            for (pair, w) in pairs.enumerate() {
-                let (a, b) = w.split_at(width);
-                let [[a], [b]] = T::dots([a, b], [x]);
-                put.put(2 * pair, 0, a);
-                put.put(2 * pair + 1, 0, b);
-            }
-            if !last.is_empty() {
-                put.put(w.len() / width - 1, 0, T::dots([last], [x])[0][0]);
-            }
-            return;
+        for i in (0..fours).step_by(4) {
+            let x = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
+            some_rows(w, width, x, i, put);
         }
-        for (row, w) in w.chunks_exact(width).enumerate() {
-            let fours = m / 4 * 4;
-            for i in (0..fours).step_by(4) {
-                let x = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
-                let [values] = T::dots([w], x);
-                let values = values.into_iter().enumerate();
-                values.for_each(|(j, value)| put.put(row, i + j, value));
+        (fours..m).for_each(|i| some_rows(w, width, [x.row(i)], i, put));
+    }
+}
+
+/// Rows of weights with rows of x from `i` on.
+///
+/// # Safety
+///
+/// As for [`with_integers`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn some_rows<T: Block, const M: usize>(
+    w: &[T],
+    width: usize,
+    x: [input::Row<'_>; M],
+    i: usize,
+    put: Put,
+) {
+    let pairs = w.chunks_exact(2 * width);
+    let last = pairs.remainder();
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (pair, w) in pairs.enumerate() {
+            let (a, b) = w.split_at(width);
+            let [first, second] = T::dots([a, b], x);
+            for m in 0..M {
+                put.put(2 * pair, i + m, first[m]);
+                put.put(2 * pair + 1, i + m, second[m]);
             }
-            (fours..m).for_each(|i| put.put(row, i, T::dots([w], [x.row(i)])[0][0]));
+        }
+        if !last.is_empty() {
+            let [values] = T::dots([last], x);
+            let row = w.len() / width - 1;
+            (0..M).for_each(|m| put.put(row, i + m, values[m]));
         }
     }
 }
@@ -246,14 +258,14 @@ unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, 
 fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
     let width = k / T::VecDotType::BLCK_SIZE;
     let mut rounded = vec![T::VecDotType::zeros(); m * width];
-    for (x, rounded) in x.chunks_exact(k).zip(rounded.chunks_exact_mut(width)) {
-        T::VecDotType::from_float(x, rounded);
-    }
+    x.par_chunks_exact(k)
+        .zip(rounded.par_chunks_exact_mut(width))
+        .for_each(|(x, rounded)| T::VecDotType::from_float(x, rounded));
     by_panel(w, (m, n, k), out, |w, put| {
-        for (row, w) in w.chunks_exact(k / T::BLCK_SIZE).enumerate() {
-            let rows = rounded.chunks_exact(width).enumerate();
+        for (i, x) in rounded.chunks_exact(width).enumerate() {
+            let rows = w.chunks_exact(k / T::BLCK_SIZE).enumerate();
             // SAFETY: there are this many rows of weights and of x.
-            rows.for_each(|(i, x)| unsafe { put.put(row, i, T::vec_dot(k, w, x)) });
+            rows.for_each(|(row, w)| unsafe { put.put(row, i, T::vec_dot(k, w, x)) });
         }
     });
 }
@@ -277,7 +289,8 @@ impl Put {
     }
 }
 
-/// Runs `dots` for each panel of rows of weights.
+/// Runs `dots` for all rows of weights, of which it gets as many at a time as stay in a core's
+/// first-level cache while all rows of x meet them.
 fn by_panel<T: GgmlType>(
     w: &[T],
     (m, n, k): (usize, usize, usize),
@@ -289,32 +302,14 @@ fn by_panel<T: GgmlType>(
     let (panel, width) = (few_rows_panel(n), k / T::BLCK_SIZE);
     let panels = w.par_chunks(panel * width).with_max_len(1).enumerate();
     panels.for_each(|(index, w)| {
-        // SAFETY: the panel's first column is inside.
-        let output = Output(unsafe { output.at(index * panel) });
-        dots(w, Put { output, n });
-    });
-}
-
-/// With weights widened to f32, a panel of rows and a stretch of columns at a time.
-fn widening<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
-    let output = Output(out.as_mut_ptr());
-    let width = k / T::BLCK_SIZE;
-    let panels = w.par_chunks(PANEL * width).enumerate();
-    panels.for_each_init(Default::default, |(scratch, wide), (index, w)| {
-        let rows = w.len() / width;
-        let turned = |first: usize, depth: usize, turned: &mut [f32]| {
-            let wide: &mut Vec<f32> = wide;
-            wide.resize(rows * depth, 0.0);
-            let part = first / T::BLCK_SIZE..(first + depth) / T::BLCK_SIZE;
-            for (w, wide) in w.chunks_exact(width).zip(wide.chunks_exact_mut(depth)) {
-                T::to_float(&w[part.clone()], wide);
+        for (group, w) in w.chunks(TOGETHER * width).enumerate() {
+            // What an interrupted pass leaves in the output is not looked at.
+            if interrupted() {
+                return;
             }
-            transpose(wide, (rows, depth), (0, depth), turned);
-        };
-        // SAFETY: the columns of this panel belong to this task alone.
-        unsafe {
-            let out = output.at(index * PANEL);
-            many_rows(x, rows, out, (m, n, k), scratch, turned);
+            // SAFETY: the group's first column is inside.
+            let output = Output(unsafe { output.at(index * panel + group * TOGETHER) });
+            dots(w, Put { output, n });
         }
     });
 }

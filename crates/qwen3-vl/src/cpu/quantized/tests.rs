@@ -77,7 +77,7 @@ const BOTH: [Format; 2] = [Format::Q8_0, Format::Q4K];
 #[test]
 fn weights_are_those_of_candle() {
     for format in BOTH {
-        for m in [1, 4, FEW_ROWS, FEW_ROWS + 1] {
+        for m in [1, 4, 49] {
             let (n, k) = (70, 512);
             let (matrix, wide) = matrix(format, (n, k));
             for first in (0..k).step_by(m) {
@@ -97,19 +97,51 @@ fn weights_are_those_of_candle() {
 }
 
 #[test]
-fn few_rows_are_exact_but_for_their_own_rounding() {
+fn rows_are_exact_but_for_their_own_rounding() {
     for format in BOTH {
-        for m in [1, 3, 4, 6, FEW_ROWS] {
+        for m in [1, 3, 4, 6, 48, 49, 100] {
             check(format, m, 1.0, |w, x| w.matmul_t(x, m));
         }
     }
 }
 
+/// The same bits, alone and in company, at any place in it; with odd numbers of rows of weights too.
 #[test]
-fn many_rows_are_not_rounded() {
+fn a_row_does_not_depend_on_its_company() {
     for format in BOTH {
-        for m in [FEW_ROWS + 1, 100] {
-            check(format, m, 0.0, |w, x| w.matmul_t(x, m));
+        for (n, k) in [(70, 512), (51, 256), (1, 1024), (25, 768)] {
+            let (matrix, _) = matrix(format, (n, k));
+            let many = 131;
+            let x = values(many * k, 9);
+            let together = matrix.matmul_t(&x, many);
+            for (first, count) in [
+                (0, 1),
+                (1, 2),
+                (3, 3),
+                (6, 5),
+                (64, 49),
+                (113, 18),
+                (130, 1),
+            ] {
+                let some = matrix.matmul_t(&x[first * k..(first + count) * k], count);
+                let same = some
+                    .iter()
+                    .zip(&together[first * n..])
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{format:?} {n}x{k}: {count} rows from {first} on");
+            }
+            let sizes = (many, n, k);
+            let run = |x: &[f32], m| {
+                let mut out = vec![f32::NAN; m * n];
+                match &matrix.blocks {
+                    Blocks::Q8_0(w) => candle(x, w, (m, n, k), &mut out),
+                    Blocks::Q4K(w) => candle(x, w, (m, n, k), &mut out),
+                }
+                out
+            };
+            let together = run(&x, sizes.0);
+            let alone = run(&x[7 * k..8 * k], 1);
+            assert_eq!(alone, together[7 * n..8 * n], "{format:?} with candle's");
         }
     }
 }
