@@ -128,6 +128,7 @@ impl QwenVL {
             .spawn(move || {
                 // After the worker and all that it holds.
                 let _gone = gone;
+                qwen3_vl::lower_priority();
                 worker.run();
             })
             .map_err(no_thread)?;

@@ -12,7 +12,9 @@ mod geometry;
 mod picture;
 mod planes;
 mod silence;
+mod tell;
 mod window;
+mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{self, AssertUnwindSafe};
@@ -21,26 +23,21 @@ use std::time::Instant;
 
 use gst::glib;
 use gst::prelude::*;
-use qwen3_vl::backend::{self, Backend, Failure};
-use qwen3_vl::frames::Size;
-use qwen3_vl::window::{Event, WindowRules, Windows};
+use qwen3_vl::backend::Backend;
+use qwen3_vl::window::{Event, Windows};
 
 use self::picture::{Converter, Picture};
 use self::silence::Silence;
-use self::window::{Asked, Ending, OpenWindow, Target};
+use self::window::{Asked, OpenWindow};
 use super::failure;
 use super::hold::{Hold, Place};
 use super::hooks::{Hooks, Stage};
 use super::imp::{CAT, lock};
 use super::outlets::Outlets;
-use super::sample::{Plan, Sample, end_of};
+use super::sample::Sample;
 use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
-use super::signals;
-use super::stats::count;
-use super::strings::name_of;
-use super::time::{self, clock_time};
-use crate::message::{self, Reason, Request};
+use crate::message::Reason;
 
 /// The numbers that the next window and request will have.
 #[derive(Clone, Copy, Debug, Default)]
@@ -245,20 +242,6 @@ impl Worker {
         }
     }
 
-    /// The first window is one that the model sees: those of before are over when it is loaded.
-    fn drop_unasked(&mut self) {
-        if self.open.is_empty() {
-            return;
-        }
-        if let Some(windows) = &mut self.windows {
-            windows.clear();
-        }
-        for mut window in std::mem::take(&mut self.open).into_values() {
-            window.cut(None);
-            self.post_dropped(&window.request, Reason::Loading, None);
-        }
-    }
-
     fn end_window(&mut self, end: Event) {
         match end {
             Event::Closed { window, partial } => self.closed(window, partial),
@@ -267,317 +250,10 @@ impl Worker {
             Event::Opened { .. } | Event::Frame { .. } => (),
         }
     }
-
-    fn too_short(&mut self, id: u64) {
-        if let Some(window) = self.open.get(&id) {
-            let frames = window.request.frames.len();
-            let least = window.plan.rules.least_frames();
-            let text = format!(
-                "frames of the window: {frames}, needed: {least}; raise window-duration or fps, or set \
-                 mode=images"
-            );
-            self.drop_open(id, Reason::TooShort, Some(&text));
-        }
-    }
-
-    fn opened(&mut self, id: u64, end: u64, sample: &Sample, shown: Size) {
-        let Plan { settings, rules } = &*sample.plan;
-        let end = clock_time(end);
-        let end = end_of(&sample.segment).map_or(end, |last| end.min(last));
-        let request = Request {
-            stream_id: settings
-                .stream_id
-                .clone()
-                .unwrap_or_else(|| name_of(&self.element)),
-            window_id: id,
-            request_id: self.next_request(),
-            prompt: settings.prompt.clone(),
-            segment: sample.segment.clone(),
-            start: sample.running_time.min(end),
-            end,
-            partial: false,
-            frames: Vec::new(),
-            utc: None,
-        };
-        self.outlets.text(|text| text.opened(id, request.start));
-        // A frame that stands for a time behind the end is still the window's.
-        let covers = end.max(sample.running_time.saturating_add(clock_time(1)));
-        let covers = covers.nseconds();
-        self.outlets
-            .hold(|hold| hold.opened(id, sample.place(), covers));
-        let window = OpenWindow::new(request, sample);
-        let window = self.open.entry(id).insert_entry(window).into_mut();
-        let Some(backend) = &self.backend else {
-            return;
-        };
-        let model = backend.model();
-        let frames = planned_frames(rules, sample).max(rules.least_frames());
-        let forecast = |frames| settings.forecast(model, frames, shown);
-        // A window may be planned to be longer than the stream is: only then somebody has to ask it.
-        let forecast = forecast(frames).or_else(|error| {
-            let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
-            left.map_or(Err(error), |left| forecast(left.max(rules.least_frames())))
-        });
-        let forecast = match forecast {
-            Ok(forecast) => forecast,
-            Err(error) => {
-                let failure = Failure::from(error);
-                self.drop_open(id, reason(&failure), Some(&failure.to_string()));
-                return;
-            }
-        };
-        let waits = sample.overload == Overload::Block;
-        let head = settings.window_head(&forecast, waits);
-        let input = backend.open(head, Ending::sink(self.session.clone(), id));
-        let size = (forecast.size, forecast.rounding);
-        window.target = Target::Input { input, size };
-    }
-
-    fn next_request(&self) -> u64 {
-        let mut ids = lock(&self.ids);
-        let next = ids.request.saturating_add(1);
-        std::mem::replace(&mut ids.request, next)
-    }
-
-    fn covered(&mut self, id: u64, sample: &Sample, picture: &mut Picture<'_>) {
-        let Some(window) = self.open.get_mut(&id) else {
-            return;
-        };
-        if let Err(error) = window.push(sample, picture, &mut self.converter) {
-            self.drop_open(id, Reason::Unmappable, Some(&error.to_string()));
-        }
-    }
-
-    fn closed(&mut self, id: u64, partial: bool) {
-        let Some(mut window) = self.open.remove(&id) else {
-            return;
-        };
-        window.request.partial = partial;
-        let target = std::mem::replace(&mut window.target, Target::Nowhere);
-        let (Target::Input { mut input, .. }, Some(backend)) = (target, &self.backend) else {
-            return self.post_dropped(&window.request, Reason::Loading, None);
-        };
-        // The oldest one is being answered; max-pending others may wait.
-        let room = (window.plan.settings.max_pending as usize).saturating_add(1);
-        while window.overload != Overload::Block && self.unanswered().count() >= room {
-            let oldest = self.unanswered().nth(1);
-            if window.overload == Overload::DropNewest || oldest.is_none() {
-                return self.post_dropped(&window.request, Reason::Overload, None);
-            }
-            if let Some(oldest) = oldest.and_then(|oldest| self.asked.remove(oldest)) {
-                oldest.cancel();
-                self.post_dropped(&oldest.request, Reason::Overload, None);
-            }
-        }
-        let timeout = time::wait(window.plan.settings.attach_timeout);
-        let (asked, question, odd) = window.ask(backend.model());
-        // In the list before the backend is called: should it panic, the window still ends.
-        self.asked.push_back(asked);
-        self.outlets.hold(|hold| hold.closed(id, timeout));
-        if let Some(odd) = odd {
-            input.push(odd);
-        }
-        let handle = input.close(question);
-        if let Some(asked) = self.asked.back_mut() {
-            asked.handle = Some(handle);
-        }
-    }
-
-    /// Which of the asked windows have no answer, oldest first.
-    fn unanswered(&self) -> impl Iterator<Item = usize> {
-        let asked = self.asked.iter().enumerate();
-        asked.filter_map(|(index, asked)| asked.end.is_none().then_some(index))
-    }
-
-    fn event(&mut self, id: u64, event: backend::Event) -> Result<(), Fatal> {
-        if self.session.epoch() != self.epoch {
-            // Flushed meanwhile; the command that drops the window is on its way.
-            return Ok(());
-        }
-        if let backend::Event::Failed(Failure::Backend(text)) = event {
-            let text = format!("The engine failed: {text}");
-            return Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)));
-        }
-        let index = self
-            .asked
-            .iter()
-            .position(|asked| asked.request.window_id == id);
-        if let backend::Event::Token { id, text } = event {
-            if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
-                let structure = asked.request.token(asked.tokens, id, &text);
-                asked.tokens = asked.tokens.saturating_add(1);
-                self.post(structure);
-            }
-            return Ok(());
-        }
-        match index.and_then(|index| self.asked.get_mut(index)) {
-            Some(asked) => asked.end = Some(event),
-            None => self.ended_early(id, event),
-        }
-        self.tell_ended();
-        Ok(())
-    }
-
-    /// Tells what has become of the oldest windows: they are told in their order, whichever is
-    /// answered first.
-    fn tell_ended(&mut self) {
-        while self.asked.front().is_some_and(|asked| asked.end.is_some())
-            && let Some(mut asked) = self.asked.pop_front()
-            && let Some(event) = asked.end.take()
-        {
-            self.tell(&asked, event);
-        }
-    }
-
-    fn tell(&self, asked: &Asked, event: backend::Event) {
-        let id = asked.request.window_id;
-        match (event, &self.backend) {
-            (backend::Event::Answer(answer), Some(backend)) => {
-                let structure = asked
-                    .request
-                    .description(&answer, backend.model(), asked.late);
-                self.session.count(|stats| count(&mut stats.described));
-                gst::info!(
-                    CAT,
-                    obj = self.element,
-                    "window {id} is described: {structure}"
-                );
-                let mut holds = false;
-                self.outlets.hold(|hold| holds = hold.active());
-                if !holds {
-                    self.session.attach(self.epoch, structure.clone());
-                }
-                self.post(structure.clone());
-                let text = (message::text(&structure), asked.request.end);
-                self.outlets.text(|to| to.ended(id, Some(text)));
-                self.outlets
-                    .hold(|hold| hold.ended(id, Some(structure.clone())));
-                self.tell_application(|| signals::description(&self.element, &structure));
-            }
-            (backend::Event::Failed(error), _) => {
-                self.post_dropped(&asked.request, reason(&error), Some(&error.to_string()));
-            }
-            _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
-        }
-    }
-
-    /// A terminal event for a window that does not wait for one: it is open, or dropped already.
-    fn ended_early(&mut self, id: u64, event: backend::Event) {
-        if !self.open.contains_key(&id) {
-            self.session.count(|stats| count(&mut stats.late));
-            return;
-        }
-        match event {
-            backend::Event::Failed(error) => {
-                self.drop_open(id, reason(&error), Some(&error.to_string()));
-            }
-            _ => self.drop_open(id, Reason::Cancelled, None),
-        }
-    }
-
-    /// Ends all windows without an answer.
-    fn drop_all(&mut self, reason: Reason, message: Option<&str>) {
-        if let Some(windows) = &mut self.windows {
-            windows.clear();
-        }
-        for mut asked in std::mem::take(&mut self.asked) {
-            // It only waited for the answer of another one.
-            if reason == Reason::EosTimeout
-                && let Some(event) = asked.end.take()
-            {
-                self.tell(&asked, event);
-                continue;
-            }
-            // The backend may be what has just panicked.
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
-            self.post_dropped(&asked.request, reason, message);
-        }
-        for OpenWindow {
-            request, target, ..
-        } in std::mem::take(&mut self.open).into_values()
-        {
-            let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(target)));
-            self.post_dropped(&request, reason, message);
-        }
-    }
-
-    fn drop_open(&mut self, id: u64, reason: Reason, message: Option<&str>) {
-        if let Some(window) = self.open.remove(&id) {
-            self.post_dropped(&window.request, reason, message);
-        }
-    }
-
-    fn post_dropped(&self, request: &Request, reason: Reason, message: Option<&str>) {
-        let id = request.window_id;
-        let message = message.or_else(|| reason.remedy());
-        let said = message.unwrap_or("nobody waits for it");
-        match reason {
-            Reason::Flush | Reason::Cancelled => {
-                gst::info!(CAT, obj = self.element, "window {id} is dropped: {said}");
-            }
-            _ => {
-                let reason = reason.as_str();
-                gst::warning!(
-                    CAT,
-                    obj = self.element,
-                    "window {id} is dropped ({reason}): {said}"
-                );
-            }
-        }
-        self.session.count(|stats| count(&mut stats.dropped));
-        self.post(request.dropped(reason, message));
-        self.outlets.text(|text| text.ended(id, None));
-        self.outlets.hold(|hold| hold.ended(id, None));
-    }
-
-    fn post(&self, structure: gst::Structure) {
-        gst::debug!(CAT, obj = self.element, "{structure}");
-        let message = gst::message::Element::builder(structure)
-            .src(&self.element)
-            .build();
-        // Without a bus there is nobody to tell.
-        self.tell_application(|| drop(self.element.post_message(message)));
-    }
-
-    /// Runs what may be code of the application: it takes as long as it takes.
-    fn tell_application(&self, tell: impl FnOnce()) {
-        self.session.telling(true);
-        tell();
-        self.session.telling(false);
-    }
 }
 
 /// Running time now by the pipeline's clock, while it runs.
 fn now_of(element: &super::QwenVL) -> Option<gst::ClockTime> {
     let playing = element.current_state() == gst::State::Playing;
     playing.then(|| element.current_running_time()).flatten()
-}
-
-/// How a failure of the backend is told.
-fn reason(error: &Failure) -> Reason {
-    match error {
-        Failure::Full(_) => Reason::Overload,
-        Failure::Request(_) | Failure::Backend(_) => Reason::Error,
-    }
-}
-
-/// Frames that a window will hold: no more than the stream has, if it says how many.
-fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
-    let (planned, fps) = (rules.planned_frames(), sample.info.fps());
-    if fps.numer() <= 0 {
-        return planned;
-    }
-    // At twice the rate a window sees twice as much of the stream.
-    let seen = rules.duration() as f64 * sample.segment.rate().abs();
-    let there = super::events::holds(seen as u64, fps);
-    planned.min(u32::try_from(there).unwrap_or(u32::MAX))
-}
-
-/// Frames that a window will have of what is left of the stream, if upstream knows how long it is.
-fn frames_left(element: &super::QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
-    let pad = element.static_pad("sink")?;
-    let all = pad.peer_query_duration::<gst::ClockTime>()?;
-    let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);
-    let planned = u128::from(rules.planned_frames()) * u128::from(left.nseconds());
-    u32::try_from(planned / u128::from(rules.duration().max(1)) + 1).ok()
 }
