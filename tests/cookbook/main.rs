@@ -122,6 +122,7 @@ fn a_webhook() {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "says what was not run")]
 fn mqtt() {
     let Some(broker) = Broker::new() else {
         eprintln!("mosquitto is not installed: its command is NOT run");

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -56,6 +56,8 @@ fn answer(stream: TcpStream) -> Option<String> {
 pub struct Broker {
     pub port: u16,
     processes: [Child; 2],
+    /// What the client says.
+    output: BufReader<ChildStdout>,
 }
 
 impl Broker {
@@ -73,7 +75,7 @@ impl Broker {
             thread::sleep(Duration::from_millis(20));
         }
         // By lines, so that it is known when it listens.
-        let client = Command::new("stdbuf")
+        let mut client = Command::new("stdbuf")
             .args([
                 "-oL",
                 "mosquitto_sub",
@@ -90,9 +92,11 @@ impl Broker {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let output = BufReader::new(client.stdout.take().unwrap());
         let mut this = Self {
             port,
             processes: [broker, client],
+            output,
         };
         this.until("Subscribed");
         Some(this)
@@ -100,16 +104,10 @@ impl Broker {
 
     /// Reads what the client says, up to a line with this word or to its end.
     fn until(&mut self, word: &str) -> Vec<String> {
-        let output = self.processes[1].stdout.as_mut().unwrap();
         let mut lines = Vec::new();
-        // A byte at a time: the rest is for the next reader.
-        let mut line = Vec::new();
-        for byte in output.bytes() {
-            match byte.unwrap() {
-                b'\n' => lines.push(String::from_utf8(std::mem::take(&mut line)).unwrap()),
-                byte => line.push(byte),
-            }
-            if line.is_empty() && lines.last().is_some_and(|line| line.starts_with(word)) {
+        for line in self.output.by_ref().lines() {
+            lines.push(line.unwrap());
+            if lines.last().is_some_and(|line| line.starts_with(word)) {
                 break;
             }
         }
