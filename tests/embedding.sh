@@ -85,7 +85,7 @@ grep -q '^film: it has ended; again' "$work/error"
 grep -q '^gone: Resource not found' "$work/error"
 echo 'Cameras in Python: as it should be'
 
-for program in "$BUILD"/examples/{describe,readable,rtsp-server} "$work/describe" examples/embedding/*.py; do
+for program in "$BUILD"/examples/{describe,readable,rtsp-server,soak,engine} "$work/describe" examples/embedding/*.py; do
     "$program" --help >"$work/help" </dev/null
     [ -s "$work/help" ] || { echo "$program --help says nothing" >&2; exit 1; }
 done

@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     arguments.drain(..usize::from(by_signal));
     let (video, model) = match arguments.as_slice() {
         [help] if help == "--help" => {
-            println!("{USAGE}");
+            writeln!(io::stdout(), "{USAGE}")?;
             return Ok(());
         }
         [video] => (video, "demo"),
