@@ -9,6 +9,7 @@
 mod common;
 mod memory;
 
+use std::io::Write;
 use std::process::{ExitCode, exit};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -223,7 +224,7 @@ fn options() -> anyhow::Result<Options> {
             Long("seed") => seed = arguments.value()?.parse()?,
             Long("one-engine") => one_engine = true,
             Long("help") => {
-                println!("{USAGE}");
+                let _ = writeln!(std::io::stdout(), "{USAGE}");
                 exit(0);
             }
             other => return Err(other.unexpected().into()),
