@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--json" => as_json = true,
             "--help" | "-h" => {
-                println!("{HELP}");
+                let _ = writeln!(io::stdout(), "{HELP}");
                 return ExitCode::SUCCESS;
             }
             other => {

@@ -17,7 +17,7 @@ const USAGE: &str = "usage: rtsp-server FILE.mp4";
 fn main() -> anyhow::Result<()> {
     let file = match std::env::args().nth(1) {
         Some(help) if help == "--help" => {
-            println!("{USAGE}");
+            let _ = writeln!(io::stdout(), "{USAGE}");
             return Ok(());
         }
         Some(file) => file,

@@ -75,7 +75,17 @@ assert all(message["reason"] == "error" for message in dropped)
 END
 echo 'JSON in Python: as it should be'
 
-for program in "$BUILD"/examples/{describe,readable,rtsp-server} "$work/describe" examples/embedding/*.py; do
+# A camera that ends is started again, and one that is not there stops no other.
+truth=$(jq -r '.[].describe' media/film.json)
+# It ends at its 21st line, which nobody reads.
+timeout 60 examples/embedding/cameras.py prompt='Describe the traffic.' film="file://$PWD/media/film.mp4" \
+    gone=file:///missing.mp4 2>"$work/error" | head -n 20 >"$work/json" || [ $? = 141 ]
+diff <(jq -r '[."stream-id", .text] | join(": ")' "$work/json") <(sed 's/^/film: /' <<<"$truth"$'\n'"$truth")
+grep -q '^film: it has ended; again' "$work/error"
+grep -q '^gone: Resource not found' "$work/error"
+echo 'Cameras in Python: as it should be'
+
+for program in "$BUILD"/examples/{describe,readable,rtsp-server,soak,engine} "$work/describe" examples/embedding/*.py; do
     "$program" --help >"$work/help" </dev/null
     [ -s "$work/help" ] || { echo "$program --help says nothing" >&2; exit 1; }
 done

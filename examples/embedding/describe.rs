@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     arguments.drain(..usize::from(by_signal));
     let (video, model) = match arguments.as_slice() {
         [help] if help == "--help" => {
-            println!("{USAGE}");
+            let _ = writeln!(io::stdout(), "{USAGE}");
             return Ok(());
         }
         [video] => (video, "demo"),
@@ -66,8 +66,11 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
                 let description = element
                     .structure()
                     .filter(|s| s.has_name("qwenvl/description"));
-                if let Some(description) = description {
-                    print(description)?;
+                if let Some(description) = description
+                    && print(description).is_err()
+                {
+                    // Who reads has gone.
+                    break;
                 }
             }
             _ => (),

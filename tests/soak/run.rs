@@ -9,6 +9,7 @@
 mod common;
 mod memory;
 
+use std::io::Write;
 use std::process::{ExitCode, exit};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,7 @@ use proptest::sample::select;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+const USAGE: &str = "soak MINUTES [--seed SEED] [--one-engine]";
 const STREAMS: u64 = 8;
 /// Downstream keeps no buffer longer, in milliseconds.
 const SLOW: u64 = 1_000;
@@ -221,11 +223,15 @@ fn options() -> anyhow::Result<Options> {
             Value(value) if minutes.is_none() => minutes = Some(value.parse()?),
             Long("seed") => seed = arguments.value()?.parse()?,
             Long("one-engine") => one_engine = true,
+            Long("help") => {
+                let _ = writeln!(std::io::stdout(), "{USAGE}");
+                exit(0);
+            }
             other => return Err(other.unexpected().into()),
         }
     }
     Ok(Options {
-        minutes: minutes.context("soak MINUTES [--seed SEED] [--one-engine]")?,
+        minutes: minutes.context(USAGE)?,
         seed,
         one_engine,
     })

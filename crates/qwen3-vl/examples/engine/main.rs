@@ -16,9 +16,20 @@ mod bench;
 mod describe;
 mod parity;
 
+use std::io::Write;
+
 use anyhow::{Context, bail};
 use lexopt::ValueExt;
 use qwen3_vl::frames::Size;
+
+const HELP: &str = "\
+engine parity       …  every stage against the reference's values
+engine kernels      …  a device's kernels against the CPU's
+engine bench        …  vision, prefill and decode of one window, timed
+engine write-random …  a checkpoint of a real model's dimensions to time
+engine describe     …  an answer about raw frames
+
+Options stand at the head of each command's file in crates/qwen3-vl/examples/engine.";
 
 fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
@@ -32,6 +43,11 @@ fn main() -> anyhow::Result<()> {
         "bench" => bench::run(args),
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),
+        "--help" | "-h" => {
+            // No panic where the reader has gone, as in `engine --help | head`.
+            let _ = writeln!(std::io::stdout(), "{HELP}");
+            Ok(())
+        }
         other => bail!("unknown command {other}"),
     }
 }
