@@ -50,6 +50,9 @@ pub(super) fn explain(
         HubError::Damaged => LoadError::Invalid(format!(
             "{what}: {error}; it was thrown away. Try again, or check HF_ENDPOINT"
         )),
+        HubError::Full { .. } => LoadError::Invalid(format!(
+            "{what}: {error} in {cache}. Make room there, or set HF_HUB_CACHE to a folder that has it"
+        )),
         HubError::Disk(io) => LoadError::Invalid(format!(
             "{what}: {io}. What has arrived is kept in {cache}; check the space there and try again"
         )),

@@ -17,6 +17,7 @@ mod part;
 mod progress;
 mod slot;
 mod snapshot;
+mod space;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
