@@ -9,8 +9,8 @@
 //! .locks/models--owner--name/ETAG.lock         held while a blob is written
 //! ```
 //!
-//! A path is made of checked types only ([`Commit`], [`Etag`], names from `snapshot`): nothing that a
-//! hub says leads out of the cache.
+//! A path is made of checked types only ([`Commit`], [`Etag`], names from `snapshot`): nothing that
+//! a hub says leads out of the cache.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};

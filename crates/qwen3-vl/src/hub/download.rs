@@ -16,7 +16,7 @@ use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
 use super::slot::Slot;
-use super::{CheckConfig, Hub, snapshot};
+use super::{CheckConfig, Hub, snapshot, space};
 use crate::load::LoadError;
 
 /// Most bytes of what a hub says about a model.
@@ -179,11 +179,23 @@ impl Download {
         let coming = wanted.iter().map(|remote| remote.size);
         self.progress.total(coming.fold(found, u64::saturating_add));
         self.progress.found(found);
+        let coming = wanted.iter().map(|remote| self.missing(remote));
+        let coming = coming.fold(0, u64::saturating_add);
+        space::ensure(self.repo.folder(), coming)
+            .map_err(|e| self.explain(&format!("downloading {}", self.id), &e))?;
         for remote in &wanted {
             self.progress.says(&format!("downloading {}", remote.name));
             self.bring(commit, remote, true)?;
         }
         Ok(())
+    }
+
+    /// Bytes of a file that are not here yet, in whatever state.
+    fn missing(&self, remote: &Remote) -> u64 {
+        let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+        let here = length(self.repo.blob(&remote.etag));
+        let here = here.max(length(self.repo.incomplete(&remote.etag)));
+        remote.size.saturating_sub(here)
     }
 
     /// What the hub says about a file; none if it is here.

@@ -34,6 +34,9 @@ pub(super) enum HubError {
     /// The content is not what its hash says.
     #[error("what came does not have the SHA-256 that the hub names")]
     Damaged,
+    /// The disk has no room for what is to come.
+    #[error("{:.1} GB are to come, and {:.1} GB are free", gigabytes(*needed), gigabytes(*free))]
+    Full { needed: u64, free: u64 },
     /// The token has characters that no header may have.
     #[error("the token holds characters that no token has")]
     Token,
@@ -83,6 +86,10 @@ impl HubError {
             _ => false,
         }
     }
+}
+
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
 }
 
 /// A text from outside, short and printable.

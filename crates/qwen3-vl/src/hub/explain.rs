@@ -37,8 +37,8 @@ pub(super) fn explain(
                 Some(_) => "the token in HF_TOKEN (or stored) does not allow it",
             };
             LoadError::NotFound(format!(
-                "{what}: {endpoint} has no public model {id}. Check the spelling; if it is gated or \
-                 private, accept its terms on its page: {advice}"
+                "{what}: {endpoint} has no public model {id}. Check the spelling; if it is gated \
+                 or private, accept its terms on its page: {advice}"
             ))
         }
         HubError::Status(429) => LoadError::NotFound(format!(
@@ -49,6 +49,10 @@ pub(super) fn explain(
         }
         HubError::Damaged => LoadError::Invalid(format!(
             "{what}: {error}; it was thrown away. Try again, or check HF_ENDPOINT"
+        )),
+        HubError::Full { .. } => LoadError::Invalid(format!(
+            "{what}: {error} in {cache}. Make room there, or set HF_HUB_CACHE to a folder that has \
+             it"
         )),
         HubError::Disk(io) => LoadError::Invalid(format!(
             "{what}: {io}. What has arrived is kept in {cache}; check the space there and try again"

@@ -192,8 +192,8 @@ fn success(response: Response<Body>) -> Result<Response<Body>, HubError> {
 /// What a hub says about a file without sending it.
 ///
 /// As for `get_hf_file_metadata` of huggingface_hub, what is said about the linked file goes before
-/// what is said about the answer. Where a hub does not give the size of a linked file, the host that
-/// has it is asked.
+/// what is said about the answer. Where a hub does not give the size of a linked file, the host
+/// that has it is asked.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     pub etag: Option<Vec<u8>>,

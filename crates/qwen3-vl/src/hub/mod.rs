@@ -17,6 +17,7 @@ mod part;
 mod progress;
 mod slot;
 mod snapshot;
+mod space;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,9 +46,9 @@ pub type CheckConfig = fn(&[u8]) -> Result<(), LoadError>;
 
 /// Brings a model's files onto this machine and gives their folder.
 ///
-/// `revision` is a branch, tag or commit; `main` if none. `progress` hears about twice a second how
-/// many bytes of all files have come. Blocks; returns within 100 ms after `cancel` is set, and a later
-/// call goes on where the download stopped.
+/// `revision` is a branch, tag or commit; `main` if none. `check` is asked before weights come.
+/// `progress` hears about twice a second how many bytes of all files have come. Blocks; returns
+/// within 100 ms after `cancel` is set, and a later call goes on where the download stopped.
 ///
 /// # Errors
 ///
@@ -168,7 +169,8 @@ impl Hub {
         }
         if self.offline {
             return Err(LoadError::NotFound(format!(
-                "{id} (revision {revision}) is not in {}, and HF_HUB_OFFLINE forbids to download it",
+                "{id} (revision {revision}) is not in {}, and HF_HUB_OFFLINE forbids to download \
+                 it",
                 self.cache.display()
             )));
         }

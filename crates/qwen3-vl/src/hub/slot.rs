@@ -1,7 +1,7 @@
 //! One download at a time for each model of a cache in this process.
 //!
-//! A download that was cancelled may need seconds to end: finding a host and connecting to it cannot
-//! be interrupted. The next one of the same model waits for it, so that they do not pile up.
+//! A download that was cancelled may need seconds to end: finding a host and connecting to it
+//! cannot be interrupted. The next one of the same model waits for it, so they do not pile up.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

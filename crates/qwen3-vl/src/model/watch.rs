@@ -37,8 +37,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Runs `load` on a thread of its own and reports about twice a second how much of `total` bytes
-    /// it has read. When `cancel` is set, it ends with the tensor that it is at.
+    /// Runs `load` on a thread of its own and reports about twice a second how much of `total`
+    /// bytes it has read. When `cancel` is set, it ends with the tensor that it is at.
     ///
     /// # Errors
     ///

@@ -1,12 +1,13 @@
 //! Size, time and redirects are bounded.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
 use crate::hub_case::*;
-use crate::hub_server::{Server, raw, send};
+use crate::hub_server::{Request, Server, raw, send};
 
 #[test]
 fn redirects_are_few_and_lead_to_http_only() {
@@ -218,4 +219,36 @@ fn a_trickle_is_bounded_wherever_it_falls() {
             );
         }
     }
+}
+
+#[test]
+fn what_the_disk_cannot_hold_is_not_begun() {
+    let shard = |i: usize| format!("model-{i}.safetensors");
+    let mut files = model();
+    files.remove(WEIGHTS);
+    let names: BTreeMap<String, String> = (0..50).map(|i| (i.to_string(), shard(i))).collect();
+    let index = serde_json::json!({"weight_map": names}).to_string();
+    files.insert("model.safetensors.index.json".into(), index.into());
+    for name in names.into_values() {
+        files.insert(name, b"1".to_vec());
+    }
+    let server = Server::hostile(files, |request, stream| {
+        let asked = request.method == "HEAD" && request.path.ends_with(".safetensors");
+        if asked {
+            // Each of them may be as large, all of them are not on any disk.
+            let (size, etag) = (255u64 << 30, request.path.len());
+            let head = format!(
+                "x-repo-commit: {}\r\netag: \"e{etag}\"\r\nx-linked-size: {size}\r\n",
+                commit()
+            );
+            send(stream, "200 OK", &head, b"");
+        }
+        asked
+    });
+    let case = Case::new(server);
+    let error = case.refused();
+    assert!(error.contains("13690.2 GB are to come"), "{error}");
+    let began =
+        |request: &Request| request.method == "GET" && request.path.ends_with("safetensors");
+    assert!(!case.server.seen().iter().any(began));
 }

@@ -114,6 +114,26 @@ fn commits_never_become_paths() {
 }
 
 #[test]
+fn what_others_say_about_a_file_does_not_count() {
+    // The hub says nothing and redirects; who is asked then says all of it.
+    let other = Server::hostile(
+        model(),
+        about(CONFIG, "\"e1\"".into(), "1500".into(), commit()),
+    );
+    let target = other.endpoint.clone();
+    let case = Case::hostile(move |request, stream| {
+        let asked = request.method == "HEAD" && request.path.ends_with(CONFIG);
+        if asked {
+            let head = format!("location: {target}{}\r\n", request.path);
+            send(stream, "302 Found", &head, b"");
+        }
+        asked
+    });
+    assert!(case.refused().contains("no commit"));
+    assert_eq!(other.seen().len(), 1);
+}
+
+#[test]
 fn names_of_files_never_become_paths() {
     // Names that nobody asks for are left alone, whatever they are.
     let mut files = model();
