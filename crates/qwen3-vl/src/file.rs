@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Most bytes of a configuration: the largest of a released checkpoint has 5 kB.
+/// Most bytes of a configuration, of which released ones have a few thousand. Parsed JSON takes up to
+/// eleven times the memory.
 pub(crate) const CONFIG_LIMIT: u64 = 4 << 20;
 /// Most bytes of `tokenizer.json`: Qwen's has 11 MB.
-pub(crate) const TOKENIZER_LIMIT: u64 = 64 << 20;
-/// Most bytes of `model.safetensors.index.json`: that of the 235B model has 4 MB.
-pub(crate) const INDEX_LIMIT: u64 = 64 << 20;
+pub(crate) const TOKENIZER_LIMIT: u64 = 32 << 20;
+/// Most bytes of `model.safetensors.index.json`, which has about a hundred for each tensor.
+pub(crate) const INDEX_LIMIT: u64 = 32 << 20;
 
 /// Opens a regular file, and nothing else: opening a pipe would wait for who writes to it.
 ///

@@ -163,8 +163,17 @@ struct Section {
 
 impl Section {
     fn new(file: &'static str, mut said: Map<String, Value>) -> Self {
-        // As in Python, where most of them are `None` by default.
-        said.retain(|_, value| !value.is_null());
+        // To Python these are absent then; a null in another place is an error there too.
+        for field in [
+            "min_pixels",
+            "max_pixels",
+            "image_processor_type",
+            "video_processor_type",
+        ] {
+            if said.get(field).is_some_and(Value::is_null) {
+                said.remove(field);
+            }
+        }
         Self { file, said }
     }
 
@@ -272,6 +281,7 @@ impl Section {
     fn size(&self, class: &Class) -> Result<PixelRange, ConfigError> {
         let size = match self.said.get("size") {
             None => None,
+            Some(Value::Null) if class.pixels_override => None,
             Some(Value::Object(size)) => Some(size),
             Some(other) => return Err(self.bad(format!("size is {}, not an object", value(other)))),
         };
