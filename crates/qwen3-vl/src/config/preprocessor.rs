@@ -11,7 +11,8 @@ use crate::quote::{quoted, value};
 pub struct PreprocessorConfig {
     /// Least and most pixels.
     pub size: PixelRange,
-    /// Whether [`size`](Self::size) is of each picture alone, not of all frames of a video together.
+    /// Whether [`size`](Self::size) is of each picture alone, not of all frames of a video
+    /// together.
     pub per_frame: bool,
     /// Mean of each channel of values in 0 to 1.
     pub image_mean: [f32; 3],
@@ -97,8 +98,8 @@ const QWEN3_VL_VIDEO: Class = Class {
 
 impl Processors {
     /// Reads what is there, in the order of transformers (`get_image_processor_dict`,
-    /// `get_video_processor_dict`): the part of `processor_config.json`, then the file of its own, and
-    /// for videos at last that of images.
+    /// `get_video_processor_dict`): the part of `processor_config.json`, then the file of its own,
+    /// and for videos at last that of images.
     ///
     /// # Errors
     ///
@@ -203,8 +204,8 @@ impl Section {
         }
     }
 
-    /// transformers (`AutoVideoProcessor`) makes the name of a class out of that of images, and takes
-    /// the one of the model's type if there is no such class: "…Fast" has none.
+    /// transformers (`AutoVideoProcessor`) makes the name of a class out of that of images, and
+    /// takes the one of the model's type if there is no such class: "…Fast" has none.
     fn video_class(&self) -> Result<Class, ConfigError> {
         let own = self.name("video_processor_type")?;
         match (own, self.name("image_processor_type")?) {

@@ -192,7 +192,8 @@ mod tests {
         let text = neither_id_nor_path("models/q", error).to_string();
         assert_eq!(
             text,
-            "huggingface.co cannot be reached (if a path was meant: there is no folder models/q here)"
+            "huggingface.co cannot be reached (if a path was meant: there is no folder models/q \
+             here)"
         );
         let cancelled = neither_id_nor_path("models/q", LoadError::Cancelled);
         assert!(matches!(cancelled, LoadError::Cancelled));
