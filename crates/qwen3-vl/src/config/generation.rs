@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn ids_are_one_or_many_or_none() {
         let ids = |json: &str| GenerationConfig::from_json(json.as_bytes()).map(|c| c.eos_token_id);
-        assert_eq!(ids("{}").unwrap(), []);
-        assert_eq!(ids(r#"{"eos_token_id": null}"#).unwrap(), []);
+        assert!(ids("{}").unwrap().is_empty());
+        assert!(ids(r#"{"eos_token_id": null}"#).unwrap().is_empty());
         assert_eq!(ids(r#"{"eos_token_id": 7}"#).unwrap(), [7]);
         assert_eq!(ids(r#"{"eos_token_id": [7, 8]}"#).unwrap(), [7, 8]);
         for bad in ["-1", "4294967296", "1.5", "\"7\"", "[[7]]", "[7, null]"] {
