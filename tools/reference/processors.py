@@ -12,10 +12,13 @@ import logging
 import shutil
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 from transformers import AutoProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 DEMO = Path(__file__).resolve().parents[2] / "models" / "demo"
 SIZES = [(480, 640), (1080, 1920), (96, 128), (300, 1920), (2160, 3840)]
@@ -81,9 +84,12 @@ CASES = {
         COMMON | FAST | IMAGE_SIZE | {"image_mean": 0.25, "image_std": 0.5},
         COMMON | VIDEO | VIDEO_SIZE | {"image_mean": 0.25, "image_std": 0.5},
     ),
-    "nulls": files(
-        COMMON | FAST | {"size": None, "image_mean": None, "image_std": None, "min_pixels": None},
-        COMMON | VIDEO | {"size": None, "image_mean": None, "image_std": None},
+    "a null for the size of images": files(IMAGE_FILE | {"size": None}, VIDEO_FILE),
+    "a null for the size of videos": files(IMAGE_FILE, VIDEO_FILE | {"size": None}),
+    "a null for the mean of images": files(IMAGE_FILE | {"image_mean": None}, VIDEO_FILE),
+    "a null for the deviation of videos": files(IMAGE_FILE, VIDEO_FILE | {"image_std": None}),
+    "nulls for pixels and what is not used": files(
+        IMAGE_FILE | {"min_pixels": None, "max_pixels": None, "crop_size": None, "device": None}, VIDEO_FILE
     ),
     "half a size": files(IMAGE_FILE | {"size": {"shortest_edge": 65536}}, VIDEO_FILE),
     "half a size and pixels": files(IMAGE_FILE | {"size": {"shortest_edge": 65536}, "max_pixels": 131072}, VIDEO_FILE),
@@ -98,9 +104,8 @@ CASES = {
 }
 
 
-def config():
-    value = json.loads((DEMO / "config.json").read_text())
-    return json.dumps(value)
+# These write into the default of their class: it is put back before each case.
+DEFAULTS = {cls: deepcopy(cls.size) for cls in [Qwen2VLImageProcessor, Qwen2VLVideoProcessor]}
 
 
 def effective(processor, grid):
@@ -119,11 +124,12 @@ def spread(value):
 def run(case):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]:
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]:
             shutil.copy(DEMO / name, folder / name)
-        (folder / "config.json").write_text(config())
         for name, content in case.items():
             (folder / name).write_text(json.dumps(content))
+        for cls, size in DEFAULTS.items():
+            cls.size = deepcopy(size)
         try:
             processor = AutoProcessor.from_pretrained(folder)
             images, videos = processor.image_processor, processor.video_processor

@@ -1,16 +1,17 @@
-//! Files of a checkpoint, which may be anything: a pipe that never gives a byte, a device, a file of
-//! terabytes without content.
+//! Files of a checkpoint, which may be anything: a pipe that never gives a byte, a device, a file
+//! of terabytes without content.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Most bytes of a configuration: the largest of a released checkpoint has 5 kB.
+/// Most bytes of a configuration, of which released ones have a few thousand. Parsed JSON takes up
+/// to eleven times the memory.
 pub(crate) const CONFIG_LIMIT: u64 = 4 << 20;
 /// Most bytes of `tokenizer.json`: Qwen's has 11 MB.
-pub(crate) const TOKENIZER_LIMIT: u64 = 64 << 20;
-/// Most bytes of `model.safetensors.index.json`: that of the 235B model has 4 MB.
-pub(crate) const INDEX_LIMIT: u64 = 64 << 20;
+pub(crate) const TOKENIZER_LIMIT: u64 = 32 << 20;
+/// Most bytes of `model.safetensors.index.json`, which has about a hundred for each tensor.
+pub(crate) const INDEX_LIMIT: u64 = 32 << 20;
 
 /// Opens a regular file, and nothing else: opening a pipe would wait for who writes to it.
 ///
@@ -58,15 +59,15 @@ fn regular(metadata: &fs::Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// Whether these are the first bytes of a Git LFS pointer, which stands for a file that has not been
-/// fetched.
+/// Whether these are the first bytes of a Git LFS pointer, which stands for a file that has not
+/// been fetched.
 pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 /// What to say of one.
-pub(crate) const LFS_ADVICE: &str = "it is a Git LFS pointer, not the file itself: run `git lfs pull` in that folder, or download \
-     the files again";
+pub(crate) const LFS_ADVICE: &str = "it is a Git LFS pointer, not the file itself: run `git lfs \
+                                     pull` in that folder, or download the files again";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -129,6 +129,15 @@ fn a_head_of_its_own_is_used_though_the_configuration_ties_it() {
     assert_eq!(with(Some(own), false), (other.clone(), other));
 }
 
+/// transformers makes a random one, with a warning.
+#[test]
+fn an_untied_model_has_a_head() {
+    let untied = demo::with("config.json", |config| {
+        config["tie_word_embeddings"] = serde_json::json!(false);
+    });
+    demo::refused(untied.path(), &[HEAD, "is missing"]);
+}
+
 #[test]
 fn it_is_said_that_the_head_is_one_of_its_own() {
     let said = |folder: &Path| {

@@ -30,7 +30,8 @@ fn values(
     }
 }
 
-/// As the released Instruct models: generation_config.json names no presence penalty, the card does.
+/// As the released Instruct models: generation_config.json names no presence penalty, the card
+/// does.
 fn released() -> ModelInfo {
     ModelInfo {
         generation: values(0.7, 0.8, 20, 1.5, 1.0),

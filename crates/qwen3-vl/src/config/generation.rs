@@ -8,7 +8,8 @@ use crate::quote::value;
 
 const FILE: &str = "generation_config.json";
 
-/// How the checkpoint's authors decode (transformers: `GenerationConfig`). Every field may be absent.
+/// How the checkpoint's authors decode (transformers: `GenerationConfig`). Every field may be
+/// absent.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct GenerationConfig {
     /// False means greedy.

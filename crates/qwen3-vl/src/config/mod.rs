@@ -1,4 +1,5 @@
-//! The JSON files of a checkpoint, as Hugging Face writes them, with the defaults of transformers 5.17.
+//! The JSON files of a checkpoint, as Hugging Face writes them, with the defaults of transformers
+//! 5.17.
 
 mod generation;
 mod kind;
@@ -154,7 +155,8 @@ fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Value>, ConfigE
     }
 }
 
-/// What a file says, and where it says nothing the defaults. A `null` is something said, as in Python.
+/// What a file says, and where it says nothing the defaults. A `null` is something said, as in
+/// Python.
 fn merged(defaults: Value, said: Map<String, Value>) -> Value {
     match defaults {
         Value::Object(mut all) => {

@@ -11,7 +11,8 @@ use crate::quote::{quoted, value};
 pub struct PreprocessorConfig {
     /// Least and most pixels.
     pub size: PixelRange,
-    /// Whether [`size`](Self::size) is of each picture alone, not of all frames of a video together.
+    /// Whether [`size`](Self::size) is of each picture alone, not of all frames of a video
+    /// together.
     pub per_frame: bool,
     /// Mean of each channel of values in 0 to 1.
     pub image_mean: [f32; 3],
@@ -97,8 +98,8 @@ const QWEN3_VL_VIDEO: Class = Class {
 
 impl Processors {
     /// Reads what is there, in the order of transformers (`get_image_processor_dict`,
-    /// `get_video_processor_dict`): the part of `processor_config.json`, then the file of its own, and
-    /// for videos at last that of images.
+    /// `get_video_processor_dict`): the part of `processor_config.json`, then the file of its own,
+    /// and for videos at last that of images.
     ///
     /// # Errors
     ///
@@ -163,8 +164,17 @@ struct Section {
 
 impl Section {
     fn new(file: &'static str, mut said: Map<String, Value>) -> Self {
-        // As in Python, where most of them are `None` by default.
-        said.retain(|_, value| !value.is_null());
+        // To Python these are absent then; a null in another place is an error there too.
+        for field in [
+            "min_pixels",
+            "max_pixels",
+            "image_processor_type",
+            "video_processor_type",
+        ] {
+            if said.get(field).is_some_and(Value::is_null) {
+                said.remove(field);
+            }
+        }
         Self { file, said }
     }
 
@@ -194,8 +204,8 @@ impl Section {
         }
     }
 
-    /// transformers (`AutoVideoProcessor`) makes the name of a class out of that of images, and takes
-    /// the one of the model's type if there is no such class: "…Fast" has none.
+    /// transformers (`AutoVideoProcessor`) makes the name of a class out of that of images, and
+    /// takes the one of the model's type if there is no such class: "…Fast" has none.
     fn video_class(&self) -> Result<Class, ConfigError> {
         let own = self.name("video_processor_type")?;
         match (own, self.name("image_processor_type")?) {
@@ -272,6 +282,7 @@ impl Section {
     fn size(&self, class: &Class) -> Result<PixelRange, ConfigError> {
         let size = match self.said.get("size") {
             None => None,
+            Some(Value::Null) if class.pixels_override => None,
             Some(Value::Object(size)) => Some(size),
             Some(other) => return Err(self.bad(format!("size is {}, not an object", value(other)))),
         };

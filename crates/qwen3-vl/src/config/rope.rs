@@ -15,8 +15,8 @@ pub struct Rope {
 }
 
 /// One section of settings with its base, of a text or a vision configuration (transformers:
-/// `RotaryEmbeddingConfigMixin`): `rope_scaling`, the older name, wins unless it is empty; what it does
-/// not say of the base stands beside it, and else is `default_theta`.
+/// `RotaryEmbeddingConfigMixin`): `rope_scaling`, the older name, wins unless it is empty; what it
+/// does not say of the base stands beside it, and else is `default_theta`.
 fn settings(
     part: &Map<String, Value>,
     default_theta: f64,

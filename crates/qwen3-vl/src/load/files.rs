@@ -1,6 +1,6 @@
 //! A checkpoint's files, in a folder or in the program.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -94,25 +94,11 @@ impl Files {
         let Self::Folder(folder) = self else {
             return Ok(());
         };
-        let tokenizer = "tokenizer.json";
-        match file::open_regular(&folder.join(tokenizer)) {
-            Ok(_) => (),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(folder::lacks(folder, tokenizer));
-            }
-            Err(e) => return Err(unreadable(&folder.join(tokenizer), &e)),
-        }
-        for path in weights::files(folder).map_err(invalid)? {
-            match file::open_regular(&path) {
-                Ok(_) => (),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    return Err(folder::lacks(folder, &name));
-                }
-                Err(e) => return Err(unreadable(&path, &e)),
-            }
-        }
-        Ok(())
+        ensure_file(folder, &folder.join("tokenizer.json"))?;
+        let weights = weights::files(folder).map_err(invalid)?;
+        weights
+            .iter()
+            .try_for_each(|path| ensure_file(folder, path))
     }
 
     /// A file that every checkpoint has.
@@ -137,10 +123,7 @@ impl Files {
             _ => file::CONFIG_LIMIT,
         };
         match file::read_bounded(&path, limit) {
-            Ok(bytes) if is_lfs_pointer(&bytes) => Err(LoadError::Invalid(format!(
-                "{}: {LFS_ADVICE}",
-                shortened(path.display())
-            ))),
+            Ok(bytes) if is_lfs_pointer(&bytes) => Err(pointer(&path)),
             Ok(bytes) => Ok(Some(bytes)),
             // A link to nothing is a file that somebody meant to be there.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
@@ -174,6 +157,29 @@ impl Files {
     }
 }
 
+/// That a file of any size is there, and no pointer to it.
+fn ensure_file(folder: &Path, path: &Path) -> Result<(), LoadError> {
+    let (file, length) = match file::open_regular(path) {
+        Ok(opened) => opened,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(folder::lacks(folder, &name));
+        }
+        Err(e) => return Err(unreadable(path, &e)),
+    };
+    let mut start = Vec::new();
+    let read = file.take(length.min(100)).read_to_end(&mut start);
+    read.map_err(|e| unreadable(path, &e))?;
+    match is_lfs_pointer(&start) {
+        true => Err(pointer(path)),
+        false => Ok(()),
+    }
+}
+
+fn pointer(path: &Path) -> LoadError {
+    LoadError::Invalid(format!("{}: {LFS_ADVICE}", shortened(path.display())))
+}
+
 fn unreadable(path: &Path, error: &io::Error) -> LoadError {
     LoadError::Invalid(format!("{}: {error}", shortened(path.display())))
 }
@@ -188,7 +194,8 @@ mod tests {
         let text = neither_id_nor_path("models/q", error).to_string();
         assert_eq!(
             text,
-            "huggingface.co cannot be reached (if a path was meant: there is no folder models/q here)"
+            "huggingface.co cannot be reached (if a path was meant: there is no folder models/q \
+             here)"
         );
         let cancelled = neither_id_nor_path("models/q", LoadError::Cancelled);
         assert!(matches!(cancelled, LoadError::Cancelled));

@@ -38,8 +38,8 @@ pub(super) fn ensure_folder(path: &Path) -> Result<(), LoadError> {
     )))
 }
 
-const GGUF: &str = "a GGUF model for llama.cpp, which cannot be loaded: give the checkpoint's folder \
-                    with config.json and safetensors";
+const GGUF: &str = "a GGUF model for llama.cpp, which cannot be loaded: give the checkpoint's \
+                    folder with config.json and safetensors";
 
 /// What to say of a folder that lacks a file, by what else there is.
 pub(super) fn lacks(folder: &Path, file: &str) -> LoadError {
@@ -50,8 +50,8 @@ pub(super) fn lacks(folder: &Path, file: &str) -> LoadError {
     let shown = shortened(folder.display());
     let weights = file.starts_with("model.safetensors");
     let reason = if (weights || file == "config.json") && has("adapter_config.json") {
-        "it is a LoRA adapter (adapter_config.json), which cannot be loaded: merge it into its base \
-         model (peft: merge_and_unload, then save_pretrained) and give that folder"
+        "it is a LoRA adapter (adapter_config.json), which cannot be loaded: merge it into its \
+         base model (peft: merge_and_unload, then save_pretrained) and give that folder"
             .into()
     } else if weights && (begins("pytorch_model") || ends(".pth") || ends(".bin")) {
         "its weights are in PyTorch's format, which is not read: save them as safetensors \
@@ -62,8 +62,8 @@ pub(super) fn lacks(folder: &Path, file: &str) -> LoadError {
     } else if weights && (ends(".onnx") || has("onnx")) {
         "it is an ONNX export, which cannot be loaded: give the original checkpoint".into()
     } else if weights {
-        "the folder must hold model.safetensors, or model.safetensors.index.json and every file that \
-         it names"
+        "the folder must hold model.safetensors, or model.safetensors.index.json and every file \
+         that it names"
             .into()
     } else if file == "tokenizer.json" && has("vocab.json") && has("merges.txt") {
         "there are vocab.json and merges.txt, of which transformers makes one: \

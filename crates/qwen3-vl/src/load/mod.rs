@@ -56,7 +56,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Type of the weights.
     pub dtype: DtypeChoice,
-    /// What the linear layers of the language model are rounded to, whatever type they are stored in.
+    /// What the linear layers of the language model are rounded to, whatever type they are stored
+    /// in.
     pub quantization: Quantization,
     /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
@@ -100,7 +101,8 @@ pub enum LoadError {
 }
 
 /// Looks whether a load has a chance, without loading: whether there is a folder, of a model of the
-/// right kind, with all files. Quick, and never waits for a network; of a hub id nothing is known yet.
+/// right kind, with all files. Quick, and never waits for a network; of a hub id nothing is known
+/// yet.
 ///
 /// # Errors
 ///
@@ -180,8 +182,8 @@ pub fn load_runner(
     cancelled()?;
     let model = model.map_err(invalid)?;
     if model.text.own_head {
-        let what = "config.json ties lm_head to the embeddings, but the file has another one: that is \
-                    used, as transformers does";
+        let what = "config.json ties lm_head to the embeddings, but the file has another one: that \
+                    is used, as transformers does";
         progress(Progress {
             what: what.into(),
             percent: 99,

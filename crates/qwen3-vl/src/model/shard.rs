@@ -1,8 +1,8 @@
 //! Tensors in one safetensors file.
 //!
 //! They are read, not mapped: a file that another process cuts off while it is mapped ends this
-//! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a copy
-//! in memory of its own.
+//! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a
+//! copy in memory of its own.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -20,7 +20,8 @@ use crate::quote::{quoted, shortened};
 
 /// Most bytes of a header, as in the safetensors crate.
 const HEADER_LIMIT: u64 = 100_000_000;
-/// Bytes that are read at a time: what is read stays in the processor's cache until it is converted.
+/// Bytes that are read at a time: what is read stays in the processor's cache until it is
+/// converted.
 const CHUNK: usize = 256 << 10;
 
 /// Where the bytes of a safetensors file are.
@@ -288,8 +289,8 @@ impl Stored<'_> {
         Ok(true)
     }
 
-    /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether they
-    /// are finite.
+    /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether
+    /// they are finite.
     fn chunks(
         &self,
         values: Range<usize>,

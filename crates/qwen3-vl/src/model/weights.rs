@@ -45,8 +45,8 @@ pub enum WeightsError {
     Missing(String),
     /// Tensors of the model's parts that it has no place for.
     #[error(
-        "{count} tensors have no place in the model of this config.json, for instance {}: these are \
-         not its weights",
+        "{count} tensors have no place in the model of this config.json, for instance {}: these \
+         are not its weights",
         quoted(example)
     )]
     Unread {
@@ -79,8 +79,8 @@ pub enum WeightsError {
     },
     /// A tensor has a type that is not supported.
     #[error(
-        "tensor {name} has type {dtype}, supported are F32, BF16 and F16: weights that were quantised \
-         before cannot be loaded"
+        "tensor {name} has type {dtype}, supported are F32, BF16 and F16: weights that were \
+         quantised before cannot be loaded"
     )]
     Type {
         /// Name of the tensor.
@@ -281,8 +281,9 @@ impl Weights {
         self.find(one, shape)?.same(&self.find(other, shape)?)
     }
 
-    /// That each tensor below one of these prefixes has been read: a file with more of them is not of
-    /// the model that was loaded. Buffers that older versions of transformers saved do not count.
+    /// That each tensor below one of these prefixes has been read: a file with more of them is not
+    /// of the model that was loaded. Buffers that older versions of transformers saved do not
+    /// count.
     ///
     /// # Errors
     ///
@@ -350,8 +351,8 @@ impl Target {
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The files with weights in a folder: `model.safetensors` if it is there, else what the index names.
-/// They need not exist.
+/// The files with weights in a folder: `model.safetensors` if it is there, else what the index
+/// names. They need not exist.
 ///
 /// # Errors
 ///

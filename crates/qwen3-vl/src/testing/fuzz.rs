@@ -1,5 +1,5 @@
-//! What is fuzzed (`fuzz/`, docs/fuzzing.md): each reads bytes as a file of a checkpoint, and panics if
-//! a promise does not hold.
+//! What is fuzzed (`fuzz/`, docs/fuzzing.md): each reads bytes as a file of a checkpoint, and
+//! panics if a promise does not hold.
 
 use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
 use crate::tokenizer::Tokenizer;
@@ -39,8 +39,8 @@ pub fn generation(bytes: &[u8]) {
     }
 }
 
-/// Reads the files of the processors: the bytes up to each 0 are those of one of them, none if there are
-/// none.
+/// Reads the files of the processors: the bytes up to each 0 are those of one of them, none if
+/// there are none.
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
 //! What of a `tokenizer.json` is taken: the parts that Qwen's tokenizers are made of.
 //!
-//! The format knows many more, some of which take any memory or panic on odd input (a padding of 10⁸
-//! tokens, chains of replacements, regular expressions that take for ever). Nothing of the file
+//! The format knows many more, some of which take any memory or panic on odd input (a padding of
+//! 10⁸ tokens, chains of replacements, regular expressions that take for ever). Nothing of the file
 //! reaches the `tokenizers` crate but what has been checked here.
 
 use std::collections::{HashMap, HashSet};

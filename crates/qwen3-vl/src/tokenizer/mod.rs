@@ -1,9 +1,9 @@
 //! Text to ids and back, with the control tokens kept apart from text.
 //!
-//! In text, whoever wrote it, no added token is recognised: neither the control tokens nor those that
-//! are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`), which transformers would make tokens
-//! of. They are encoded as the characters that they consist of. In answers they are tokens, and those
-//! that are not special appear in the text.
+//! In text, whoever wrote it, no added token is recognised: neither the control tokens nor those
+//! that are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`), which transformers would make
+//! tokens of. They are encoded as the characters that they consist of. In answers they are tokens,
+//! and those that are not special appear in the text.
 
 mod file;
 
@@ -86,8 +86,8 @@ impl Tokenizer {
         })
     }
 
-    /// That every token has a row in the embedding table, and that the placeholders are those of the
-    /// model.
+    /// That every token has a row in the embedding table, and that the placeholders are those of
+    /// the model.
     ///
     /// # Errors
     ///
