@@ -159,7 +159,8 @@ fn loading_is_cancelled_by_a_state_change() {
 
 #[test]
 fn video_of_odd_sizes() {
-    let video = |size| format!("videotestsrc num-buffers=60 ! video/x-raw,framerate=10/1,{size}");
+    let video =
+        |size: &str| format!("videotestsrc num-buffers=60 ! video/x-raw,framerate=10/1,{size}");
     // Scaled up to what the model takes at least.
     let tiny = run(&video("width=1,height=1"), "", hooks(echo(Duration::ZERO)));
     assert!(tiny.errors.is_empty(), "{tiny:?}");

@@ -444,7 +444,10 @@ mod tests {
                         frame_cap,
                         ..Settings::default()
                     };
-                    for (width, height) in sources {
+                    // With min-pixels it is qwen-vl-utils' rule as it is, which can make frames that are
+                    // narrower than a block a little longer when it shrinks them.
+                    let sources = sources.iter().filter(|size| min_pixels == 0 || size.0 > 32);
+                    for &(width, height) in sources {
                         for frames in [2, 8, 61, 768] {
                             let source = Size { width, height };
                             let of = |s: &Settings| size(s, fake.model(), frames, source).pixels();
@@ -484,7 +487,7 @@ mod tests {
             (size.width, size.height)
         };
         assert_eq!(with(262_144, (128, 96)), (128, 96));
-        assert_eq!(with(262_144, (1280, 720)), (672, 352));
+        assert_eq!(with(262_144, (1280, 720)), (672, 384));
         assert_eq!(with(4096, (1920, 300)), (160, 32));
     }
 }
