@@ -481,6 +481,7 @@ fn model_info(
         video_pixels: range(&runner.parts.video),
         image_pixels: range(&runner.parts.image),
         generation: generation_defaults(&runner.parts.generation),
+        time_tokens: runner.time_tokens().map_err(invalid)?,
         limits: *runner.limits(),
     })
 }

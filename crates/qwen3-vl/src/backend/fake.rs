@@ -42,6 +42,7 @@ impl FakeBackend {
             video_pixels: (4096, 25_165_824),
             image_pixels: (65_536, 16_777_216),
             generation: Generation::default(),
+            time_tokens: 6,
             limits: Limits {
                 context: 262_144,
                 ..Limits::default()

@@ -80,6 +80,8 @@ pub struct ModelInfo {
     pub image_pixels: (u64, u64),
     /// Decoding defaults of the checkpoint.
     pub generation: Generation,
+    /// Fewest tokens that the time before a pair of frames has, such as `<0.2 seconds>`.
+    pub time_tokens: usize,
     /// What a window may have at most.
     pub limits: Limits,
 }
