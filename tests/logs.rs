@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use common::bench::Bench;
 use common::{Run, echo, hooks};
-use gst::prelude::*;
 
 /// All tests of this file share the log of the process: one test.
 #[test]

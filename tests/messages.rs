@@ -74,6 +74,7 @@ fn all_fields_of_a_description() {
     assert_eq!(asked.question.generation.top_k, 9);
     // From the checkpoint.
     assert_eq!(asked.question.generation.top_p, 1.0);
+    assert_eq!(asked.question.repetition_guard, 64);
     let VisionInput::Pair([a, b]) = &asked.inputs[1] else {
         panic!("no pair");
     };

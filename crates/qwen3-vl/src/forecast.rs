@@ -180,7 +180,7 @@ const TEMPLATE: (u64, u64) = (32, 3);
 
 impl WindowPlan {
     /// Settles the size of the frames, and refuses a window that can never be answered: one whose
-    /// vision tokens alone are too many, whatever the tokenizer makes of the text.
+    /// vision tokens and times alone are too many, whatever the tokenizer makes of the prompt.
     ///
     /// # Errors
     ///
@@ -197,7 +197,9 @@ impl WindowPlan {
             false => u64::from(frames.div_ceil(model.temporal_patch.max(1))),
         };
         let tokens = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-        let least = tokens(inputs(self.frames) * (each + AROUND) + TEMPLATE.1);
+        let time = if self.images { 0 } else { model.time_tokens };
+        let least = inputs(self.frames) * (each + AROUND + time as u64) + TEMPLATE.1;
+        let least = tokens(least);
         let limits = &model.limits;
         limits
             .check_input(size, tokens(each))
@@ -264,8 +266,8 @@ mod tests {
 
     #[test]
     fn a_window_at_the_limit_fits_and_one_beyond_is_refused() {
-        // Four pairs of 20 x 15 tokens with two around each, and 3 of the template.
-        let least = 4 * 302 + 3;
+        // Four pairs of 20 x 15 tokens with two around each and 6 of its time, and 3 of the template.
+        let least = 4 * 308 + 3;
         let at = |limits| PLAN.forecast(&model(limits));
         let forecast = at(Limits::default()).unwrap();
         assert_eq!((forecast.size, forecast.input_tokens), (PLAN.source, 300));
@@ -276,14 +278,14 @@ mod tests {
         let context = text(limits(least, usize::MAX));
         for part in [
             "8 frames of 640x480",
-            "1212 tokens",
-            "model's 1211",
+            "1236 tokens",
+            "model's 1235",
             "max-pixels",
         ] {
             assert!(context.contains(part), "{context:?} does not say {part:?}");
         }
         let cache = text(limits(9999, least + 255));
-        for part in ["1467 tokens", "the 1466 that", "kv-memory", "max-tokens"] {
+        for part in ["1491 tokens", "the 1490 that", "kv-memory", "max-tokens"] {
             assert!(cache.contains(part), "{cache:?} does not say {part:?}");
         }
         // The answer ends where the context does, so it needs no more of the cache.

@@ -1,5 +1,6 @@
 //! Windows from their first frame to the question.
 
+use gst::prelude::*;
 use qwen3_vl::backend::Failure;
 use qwen3_vl::frames::Size;
 use qwen3_vl::window::WindowRules;
@@ -9,6 +10,7 @@ use super::picture::Picture;
 use super::tell::reason;
 use super::window::{Ending, OpenWindow, Target};
 use crate::message::{Reason, Request};
+use crate::qwenvl::QwenVL;
 use crate::qwenvl::imp::lock;
 use crate::qwenvl::sample::{Plan, Sample, end_of};
 use crate::qwenvl::settings::Overload;
@@ -165,7 +167,7 @@ fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
 }
 
 /// Frames that a window will have of what is left of the stream, if upstream knows how long it is.
-fn frames_left(element: &super::QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
+fn frames_left(element: &QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
     let pad = element.static_pad("sink")?;
     let all = pad.peer_query_duration::<gst::ClockTime>()?;
     let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);

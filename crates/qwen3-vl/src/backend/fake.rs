@@ -71,6 +71,7 @@ impl FakeBackend {
             image_pixels: (65_536, 16_777_216),
             generation: Generation::default(),
             own_generation: Generation::default(),
+            time_tokens: 6,
             limits: Limits {
                 context: 262_144,
                 ..Limits::default()

@@ -85,6 +85,8 @@ pub struct ModelInfo {
     /// What the checkpoint itself says of that, everything else off. It holds beside a temperature
     /// that a caller chose; the card's other values belong to the card's temperature.
     pub own_generation: Generation,
+    /// Fewest tokens that the time before a pair of frames has, such as `<0.2 seconds>`.
+    pub time_tokens: usize,
     /// What a window may have at most.
     pub limits: Limits,
 }

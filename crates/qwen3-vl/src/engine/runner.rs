@@ -11,7 +11,7 @@ use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::cpu::pool::Pool;
 use crate::forecast::{LimitError, Limits};
-use crate::frames::VisionInput;
+use crate::frames::{VisionInput, timestamp_text};
 use crate::load::{brief, free_memory};
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::{Geometry, Grid, Model, Part, Workspace};
@@ -169,6 +169,20 @@ impl Runner {
     /// Ends steps that nobody waits for, from any thread.
     pub fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
+    }
+
+    /// Fewest tokens that the time before a pair of frames has.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer fails.
+    pub fn time_tokens(&self) -> Result<usize, TokenizerError> {
+        let times = (0..100).map(|tenths| timestamp_text(f64::from(tenths) / 10.0));
+        let mut least = usize::MAX;
+        for time in times {
+            least = least.min(self.parts.tokenizer.encode(&time)?.len());
+        }
+        Ok(least)
     }
 
     /// What a window may have at most.

@@ -41,6 +41,7 @@ pub(super) fn model_info(
         image_pixels: range(&runner.parts.image),
         generation: generation_defaults(generation),
         own_generation: own_generation(generation),
+        time_tokens: runner.time_tokens().map_err(invalid)?,
         limits: *runner.limits(),
     })
 }

@@ -241,15 +241,17 @@ unsafe fn some_rows<T: Block, const M: usize>(
         for (pair, w) in pairs.enumerate() {
             let (a, b) = w.split_at(width);
             let [first, second] = T::dots([a, b], x);
-            for m in 0..M {
-                put.put(2 * pair, i + m, first[m]);
-                put.put(2 * pair + 1, i + m, second[m]);
+            for (m, (first, second)) in first.into_iter().zip(second).enumerate() {
+                put.put(2 * pair, i + m, first);
+                put.put(2 * pair + 1, i + m, second);
             }
         }
         if !last.is_empty() {
             let [values] = T::dots([last], x);
             let row = w.len() / width - 1;
-            (0..M).for_each(|m| put.put(row, i + m, values[m]));
+            for (m, value) in values.into_iter().enumerate() {
+                put.put(row, i + m, value);
+            }
         }
     }
 }
