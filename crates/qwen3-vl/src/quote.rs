@@ -20,6 +20,11 @@ pub(crate) fn quoted(text: &str) -> String {
     out
 }
 
+/// As [`quoted`], of bytes that may be no text.
+pub(crate) fn quoted_bytes(bytes: &[u8]) -> String {
+    quoted(&String::from_utf8_lossy(bytes))
+}
+
 /// What a value of a JSON file looks like, cut like [`quoted`].
 pub(crate) fn value(value: &serde_json::Value) -> String {
     match value {

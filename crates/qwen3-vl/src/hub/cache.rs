@@ -13,12 +13,13 @@
 //! a hub says leads out of the cache.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use super::error::HubError;
+use crate::file::read_bounded;
 
 /// How often somebody who waits for a lock looks again.
 const POLL: Duration = Duration::from_millis(50);
@@ -100,7 +101,7 @@ impl Repo {
 
     /// The commit that a checked revision stood for when it was last seen.
     pub(super) fn read_ref(&self, revision: &str) -> Option<Commit> {
-        let text = read_small(&self.folder.join("refs").join(revision), 4096).ok()?;
+        let text = read_bounded(&self.folder.join("refs").join(revision), 4096).ok()?;
         Commit::parse(text.trim_ascii())
     }
 
@@ -170,23 +171,6 @@ use std::os::unix::fs::symlink;
 #[cfg(not(unix))]
 fn symlink(_: PathBuf, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-/// Reads a regular file of at most `limit` bytes.
-pub(super) fn read_small(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let unusable = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why);
-    // Before it is opened: opening a FIFO waits for its writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(unusable("not a regular file"));
-    }
-    let mut content = Vec::new();
-    File::open(path)?
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > limit {
-        return Err(unusable("too large"));
-    }
-    Ok(content)
 }
 
 #[cfg(test)]

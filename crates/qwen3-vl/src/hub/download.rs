@@ -9,15 +9,17 @@ use std::sync::mpsc::Sender;
 
 use serde::Deserialize;
 
-use super::cache::{Commit, Etag, Repo, read_small};
-use super::error::{HubError, quoted};
+use super::cache::{Commit, Etag, Repo};
+use super::error::HubError;
 use super::explain::explain;
 use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
 use super::slot::Slot;
 use super::{CheckConfig, Hub, snapshot, space};
+use crate::file::read_bounded;
 use crate::load::LoadError;
+use crate::quote::quoted_bytes;
 
 /// Most bytes of what a hub says about a model.
 const INFO_LIMIT: u64 = 8 << 20;
@@ -78,7 +80,7 @@ impl Download {
         let first = snapshot::first_files(&available).map_err(unusable)?;
         self.fetch(&commit, &[snapshot::CONFIG.to_string()])?;
         let config = folder.join(snapshot::CONFIG);
-        let config = read_small(&config, snapshot::limit(snapshot::CONFIG))
+        let config = read_bounded(&config, snapshot::limit(snapshot::CONFIG))
             .map_err(|e| self.explain("reading config.json", &e.into()))?;
         (self.check)(&config)?;
 
@@ -135,7 +137,10 @@ impl Download {
         let info: Info = serde_json::from_slice(&json)
             .map_err(|e| HubError::Protocol(format!("what it says about the model: {e}")))?;
         let commit = Commit::parse(info.sha.as_bytes()).ok_or_else(|| {
-            HubError::Protocol(format!("{} is no commit", quoted(info.sha.as_bytes())))
+            HubError::Protocol(format!(
+                "{} is no commit",
+                quoted_bytes(info.sha.as_bytes())
+            ))
         })?;
         let asked = Commit::parse(self.revision.as_bytes());
         if asked.is_some_and(|asked| asked != commit) {
@@ -218,12 +223,12 @@ impl Download {
         if found != commit.as_str().as_bytes() {
             return Err(HubError::Protocol(format!(
                 "it gives {name} of the commit {} instead",
-                quoted(&found)
+                quoted_bytes(&found)
             )));
         }
         let etag = head.etag.ok_or_else(|| lacks("ETag"))?;
         let etag = Etag::parse(&etag).ok_or_else(|| {
-            HubError::Protocol(format!("it gives {name} the ETag {}", quoted(&etag)))
+            HubError::Protocol(format!("it gives {name} the ETag {}", quoted_bytes(&etag)))
         })?;
         let size = head.size.ok_or_else(|| lacks("size"))?;
         let limit = snapshot::limit(name);

@@ -91,10 +91,3 @@ impl HubError {
 fn gigabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e9
 }
-
-/// A text from outside, short and printable.
-pub(super) fn quoted(text: &[u8]) -> String {
-    const SHOWN: usize = 80;
-    let text = String::from_utf8_lossy(&text[..text.len().min(SHOWN)]);
-    format!("{text:?}")
-}

@@ -12,8 +12,9 @@ use ureq::http::header::{
 use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
-use super::error::{HubError, quoted};
+use super::error::HubError;
 use super::location;
+use crate::quote::quoted_bytes;
 
 /// How many redirects of one request are followed.
 pub(super) const MAX_REDIRECTS: usize = 5;
@@ -158,7 +159,7 @@ impl Client {
         let response = self.agent.run(request)?;
         match response.headers().get(CONTENT_ENCODING) {
             Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-                let encoding = quoted(encoding.as_bytes());
+                let encoding = quoted_bytes(encoding.as_bytes());
                 Err(HubError::Protocol(format!(
                     "it sends the encoding {encoding}, which was not asked for"
                 )))
@@ -179,7 +180,7 @@ fn location(response: &Response<Body>, from: &Uri) -> Result<Option<Uri>, HubErr
         .ok_or_else(|| HubError::Protocol("it redirects to nowhere".into()))?;
     location::follow(from, target.as_bytes())
         .map(Some)
-        .ok_or_else(|| HubError::Redirect(quoted(target.as_bytes())))
+        .ok_or_else(|| HubError::Redirect(quoted_bytes(target.as_bytes())))
 }
 
 fn success(response: Response<Body>) -> Result<Response<Body>, HubError> {
@@ -236,7 +237,7 @@ pub(super) fn number(value: Option<&HeaderValue>) -> Result<Option<u64>, HubErro
         Some(number) => Ok(Some(number)),
         None => Err(HubError::Protocol(format!(
             "it gives the size {}",
-            quoted(value.as_bytes())
+            quoted_bytes(value.as_bytes())
         ))),
     }
 }

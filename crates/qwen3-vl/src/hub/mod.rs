@@ -27,8 +27,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::file::read_bounded;
 use crate::load::{LoadError, Progress};
-use cache::{Commit, Repo, read_small};
+use cache::{Commit, Repo};
 use download::Download;
 use explain::explain;
 use http::Client;
@@ -114,7 +115,7 @@ impl Hub {
         let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
         let token = variable("HF_TOKEN").or_else(|| {
             let file = token_file.or_else(|| Some(home?.join("token")))?;
-            String::from_utf8(read_small(&file, 4096).ok()?).ok()
+            String::from_utf8(read_bounded(&file, 4096).ok()?).ok()
         });
         let endpoint = variable("HF_ENDPOINT").unwrap_or("https://huggingface.co".into());
         let offline = variable("HF_HUB_OFFLINE")

@@ -7,9 +7,10 @@ use sha2::{Digest, Sha256};
 use ureq::http::Response;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
-use super::error::{HubError, quoted};
+use super::error::HubError;
 use super::http::number;
 use super::progress::Shared;
+use crate::quote::quoted_bytes;
 
 /// The byte that an answer starts with, if the file has the size that was announced.
 pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, HubError> {
@@ -23,7 +24,7 @@ pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, Hu
                 let first = range.split_once('-')?.0.parse().ok()?;
                 Some((first, total.parse().ok()?))
             });
-            parsed.ok_or_else(|| wrong(format!("it sends {}", quoted(range.as_bytes()))))?
+            parsed.ok_or_else(|| wrong(format!("it sends {}", quoted_bytes(range.as_bytes()))))?
         }
         _ => (0, size),
     };

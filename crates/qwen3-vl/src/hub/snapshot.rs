@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::cache::read_small;
-use super::error::quoted;
+use crate::file::read_bounded;
+use crate::quote::quoted_bytes;
 
 /// Files without which nothing can be loaded.
 const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
@@ -79,7 +79,7 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     if !path.exists() {
         return Ok(BTreeSet::new());
     }
-    let text = read_small(&path, limit(INDEX)).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text = read_bounded(&path, limit(INDEX)).map_err(|e| format!("{}: {e}", path.display()))?;
     let index: Index =
         serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
@@ -89,7 +89,7 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     match names.iter().find(|name| !is_shard(name)) {
         Some(name) => Err(format!(
             "{INDEX} names {}, which is not a shard",
-            quoted(name.as_bytes())
+            quoted_bytes(name.as_bytes())
         )),
         None => Ok(names),
     }
