@@ -49,6 +49,9 @@ fn properties_that_make_no_sense() {
             "min-frames 9 is above max-frames 8",
         ),
         ("min-frames=1 max-frames=1", "needs at least 2"),
+        ("min-frames=1 max-frames=1", "raise max-frames"),
+        ("min-frames=1 fps=1/10", "raise fps, min-frames"),
+        ("max-frames=4294967295", "max-frames is 4294967295"),
         ("window-stride=1000", "window-stride is 1000 ns"),
         (
             "min-pixels=100000 max-pixels=50000",

@@ -187,7 +187,8 @@ fn settings_that_make_no_sense() {
         }),
         RulesError::TooFew {
             planned: 1,
-            least: 2
+            least: 2,
+            remedy: "max-frames"
         }
     );
     assert_eq!(

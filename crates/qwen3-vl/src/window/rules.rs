@@ -39,13 +39,26 @@ pub enum RulesError {
         /// Most frames.
         max: u32,
     },
+    /// More frames than a window has nanoseconds.
+    #[error(
+        "max-frames is {max}, and window-duration {duration} ns: frames would be less than a \
+         nanosecond apart; lower max-frames, 768 for instance"
+    )]
+    TooMany {
+        /// Most frames.
+        max: u32,
+        /// Length of a window.
+        duration: Nanos,
+    },
     /// A window holds too few frames to be described.
-    #[error("a window would hold {planned} frames, but needs at least {least}: raise max-frames")]
+    #[error("a window would hold {planned} frames, but needs at least {least}: raise {remedy}")]
     TooFew {
         /// Frames that a window would hold.
         planned: u32,
         /// Frames that it needs.
         least: u32,
+        /// The settings that would give it more.
+        remedy: &'static str,
     },
     /// Windows that start between two samples would hold the same frames.
     #[error(
@@ -90,9 +103,11 @@ impl WindowRules {
         if min > max || max == 0 {
             return Err(RulesError::Frames { min, max });
         }
-        // Below that, samples would be less than a nanosecond apart.
-        if duration < Nanos::from(max) {
+        if duration < Nanos::from(least_frames) {
             return Err(RulesError::Duration(duration));
+        }
+        if duration < Nanos::from(max) {
+            return Err(RulesError::TooMany { max, duration });
         }
         let wanted = Interval {
             num: u128::from(den) * SECOND,
@@ -117,6 +132,10 @@ impl WindowRules {
             return Err(RulesError::TooFew {
                 planned: rules.planned_frames(),
                 least: least_frames,
+                remedy: match max < least_frames {
+                    true => "max-frames",
+                    false => "fps, min-frames or window-duration",
+                },
             });
         }
         if stride < interval.start_of(1) {
