@@ -402,6 +402,27 @@ impl Settings {
     }
 }
 
+/// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder that
+/// the loader will not find.
+fn model_source(name: &str, revision: Option<String>) -> ModelSource {
+    let path = std::path::PathBuf::from(name);
+    let hub = match name.split_once('/') {
+        Some((owner, name)) => {
+            !owner.is_empty()
+                && !owner.starts_with(['.', '~'])
+                && !name.is_empty()
+                && !name.contains('/')
+        }
+        None => false,
+    };
+    if hub && !path.exists() {
+        let id = name.into();
+        ModelSource::Hub { id, revision }
+    } else {
+        ModelSource::Folder(path)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -489,26 +510,5 @@ mod tests {
         assert_eq!(with(262_144, (128, 96)), (128, 96));
         assert_eq!(with(262_144, (1280, 720)), (672, 384));
         assert_eq!(with(4096, (1920, 300)), (160, 32));
-    }
-}
-
-/// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder that
-/// the loader will not find.
-fn model_source(name: &str, revision: Option<String>) -> ModelSource {
-    let path = std::path::PathBuf::from(name);
-    let hub = match name.split_once('/') {
-        Some((owner, name)) => {
-            !owner.is_empty()
-                && !owner.starts_with(['.', '~'])
-                && !name.is_empty()
-                && !name.contains('/')
-        }
-        None => false,
-    };
-    if hub && !path.exists() {
-        let id = name.into();
-        ModelSource::Hub { id, revision }
-    } else {
-        ModelSource::Folder(path)
     }
 }
