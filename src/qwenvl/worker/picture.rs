@@ -203,12 +203,15 @@ impl Converter {
     }
 }
 
+/// Size and rounding, and the packed RGB that they gave.
+type Resized = ((Size, Rounding), Arc<[u8]>);
+
 /// A frame that is converted when the first window wants it, and resized once for each size.
 pub(super) struct Picture<'a> {
     sample: &'a Sample,
     geometry: Geometry,
     upright: Option<Vec<u8>>,
-    sizes: Vec<((Size, Rounding), Arc<[u8]>)>,
+    sizes: Vec<Resized>,
 }
 
 impl<'a> Picture<'a> {
