@@ -19,7 +19,12 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
 /// Names of functions, files and folders of the code, which a module is called by.
 fn names(root: &Path) -> HashSet<String> {
     let mut files = Vec::new();
-    for folder in ["src", "tests", "crates/qwen3-vl/src", "crates/qwen3-vl/tests"] {
+    for folder in [
+        "src",
+        "tests",
+        "crates/qwen3-vl/src",
+        "crates/qwen3-vl/tests",
+    ] {
         sources(&root.join(folder), &mut files);
     }
     let mut names = HashSet::new();
@@ -42,7 +47,14 @@ fn named(text: &str) -> Vec<String> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
     let tests = rows.filter_map(|row| row.trim_end_matches('|').rsplit('|').next());
     tests
-        .flat_map(|tests| tests.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|tests| {
+            tests
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -59,7 +71,10 @@ fn tests_that_the_documents_name_exist() {
             let is_test = path.contains("::") || path.len() > 30;
             let parts = path.split(['/', ':']).filter(|part| !part.is_empty());
             let parts: Vec<&str> = parts.collect();
-            let plain = |part: &&str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            let plain = |part: &&str| {
+                part.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            };
             if !is_test || !parts.iter().all(|part| plain(part)) {
                 continue;
             }

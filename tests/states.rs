@@ -161,12 +161,10 @@ fn while_the_backend_does_not_return() {
         bench.stop();
         assert!(begin.elapsed() < LIMIT, "{call:?}: {:?}", begin.elapsed());
         // It plays again meanwhile, with windows of its own.
-        bench.messages.progress.clear();
-        backend.at = Arc::new(|_| ());
         bench.element.set_state(gst::State::Paused).unwrap();
         go_on.store(true, Ordering::SeqCst);
         down_and_up(&mut bench, gst::State::Ready);
-        bench = bench.ready();
+        wait_until("the model", || bench.stat("sharing") > 0);
         bench.frames(0..4_000);
         wait_until("the end of all windows", || {
             backend.try_take().into_iter().for_each(Asked::answer);

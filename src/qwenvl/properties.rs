@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use gst::glib;
+use gst::glib::translate::ToGlibPtr;
 use gst::glib::value::FromValue;
 use gst::prelude::*;
 
@@ -201,7 +202,7 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
             .blurb("Longest time in ns that the end of the stream waits for the last answers (2^64-1 = \
                 for ever)")
             .default_value(d.eos_timeout)
-            .mutable_ready()
+            .mutable_playing()
             .build(),
         glib::ParamSpecEnum::builder_with_default("attach", d.attach)
             .nick("Attach")
@@ -215,7 +216,7 @@ pub(super) fn all() -> Vec<glib::ParamSpec> {
                 text-timing=span, waits for the answer to a window that is complete (2^64-1 = for \
                 ever); with window-duration their latency")
             .default_value(d.attach_timeout)
-            .mutable_ready()
+            .mutable_playing()
             .build(),
         glib::ParamSpecEnum::builder_with_default("text-timing", d.text_timing)
             .nick("Text timing")
@@ -258,7 +259,7 @@ pub(super) enum Remark {
     #[error("{name} stays as it was: {value} is not possible, set {possible}")]
     Refused {
         name: String,
-        value: f64,
+        value: String,
         possible: &'static str,
     },
 }
@@ -276,7 +277,7 @@ pub(super) fn set(s: &mut Settings, name: &str, value: &glib::Value) -> Result<(
         "system-prompt" => return optional_text(&mut s.system_prompt, name, value),
         "window-duration" => put(&mut s.window_duration, value),
         "window-stride" => put(&mut s.window_stride, value),
-        "fps" => put(&mut s.fps, value),
+        "fps" => return fraction(&mut s.fps, name, value),
         "min-frames" => put(&mut s.min_frames, value),
         "max-frames" => put(&mut s.max_frames, value),
         "min-pixels" => put(&mut s.min_pixels, value),
@@ -377,6 +378,31 @@ fn text(slot: &mut String, name: &str, value: &glib::Value) -> Result<(), Remark
     remark
 }
 
+/// A fraction. One that GStreamer has made of a number may have a denominator of zero, at which
+/// `gst::Fraction` panics.
+fn fraction(slot: &mut gst::Fraction, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    if value.type_() != gst::Fraction::static_type() {
+        return Ok(());
+    }
+    // SAFETY: the value is one of a fraction.
+    let (numer, denom) = unsafe {
+        let value = value.to_glib_none().0;
+        (
+            gst::ffi::gst_value_get_fraction_numerator(value),
+            gst::ffi::gst_value_get_fraction_denominator(value),
+        )
+    };
+    if numer < 0 || denom <= 0 {
+        return Err(Remark::Refused {
+            name: name.into(),
+            value: format!("{numer}/{denom}"),
+            possible: "a rate such as 2/1",
+        });
+    }
+    *slot = gst::Fraction::new(numer, denom);
+    Ok(())
+}
+
 /// A number from 0, or -1.
 fn number(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
     let from_zero = |v: f64| v >= 0.0 && v.is_finite();
@@ -400,10 +426,9 @@ fn checked(
         return Ok(());
     };
     if value != -1.0 && !fits(value) {
-        let name = name.into();
         return Err(Remark::Refused {
-            name,
-            value,
+            name: name.into(),
+            value: value.to_string(),
             possible,
         });
     }

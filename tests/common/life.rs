@@ -399,6 +399,8 @@ impl Life {
         wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
         // One more window says how many there were before it.
         self.restart(gst::State::Null);
+        // Live frames of before it would be no window of its.
+        wait_until("the model", || self.stat("sharing") > 0);
         self.camera.frame_after(self.now, true);
         self.settle();
         wait_until("one more window", || self.stat("outstanding") == 1);

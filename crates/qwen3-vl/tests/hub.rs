@@ -214,7 +214,7 @@ fn a_model_that_cannot_be_loaded_is_refused_before_its_weights_come() {
     for config in [
         with("text_config", "num_experts", json!(8)),
         with("text_config", "hidden_act", json!("gelu")),
-        with("", "text_config", json!(null)),
+        with("", "model_type", json!("llava")),
         b"not JSON".to_vec(),
     ] {
         let (result, weights_came) = fetch(config);

@@ -68,6 +68,16 @@ fn is_in_one_memory(buffer: &gst::BufferRef, plane: &Plane) -> bool {
 fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<Plane> {
     let format = info.format_info();
     let default = usize::try_from(info.stride()[index]).ok()?;
+    if format.has_palette() && index > 0 {
+        // Its stride is that of one colour; all are read.
+        let size = plane_size(info, index);
+        return Some(Plane {
+            offset,
+            stride: i32::try_from(size).ok()?,
+            row: size,
+            rows: 1,
+        });
+    }
     if format.is_tiled() {
         // The stride counts tiles.
         let size = plane_size(info, index);

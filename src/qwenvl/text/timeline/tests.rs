@@ -142,7 +142,59 @@ fn such_a_muxer_may_stay_at_a_long_gap() {
     let (start, end) = (end, end + LEAST_GAP);
     assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
     assert_eq!(t.next(Push::Stuck), None);
-    assert_eq!(t.next(Push::StillStuck), None);
+}
+
+/// It looks at no GAP, and lets no video go past the last text. One that lies ahead frees it, and from
+/// then on there always is one.
+#[test]
+fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
+    for placing in [Placing::Span, ANSWER] {
+        let mut t = Timeline::new(placing);
+        t.mark("segment", Some(0));
+        t.opened(0, 0);
+        t.video(2 * SECOND);
+        let said: Vec<_> = std::iter::from_fn(|| t.next(Push::Stuck)).collect();
+        assert!(
+            said.iter().all(|out| !matches!(out, Out::Text { .. })),
+            "{said:?}"
+        );
+        let Some(Out::Text { start, text, .. }) = t.next(Push::StillStuck) else {
+            panic!("nothing frees it");
+        };
+        assert!(text.is_empty() && start > 2 * SECOND, "{start}");
+        let mut last = start;
+        for video in (2_100..6_000).step_by(100).map(|ms| ms * 1_000_000) {
+            t.video(video);
+            assert!(!t.falls_behind() || t.due());
+            let out = std::iter::from_fn(|| t.next(Push::Free));
+            for out in out.take(100) {
+                if let Out::Text { start, .. } = out {
+                    assert!(start >= last);
+                    last = start;
+                }
+            }
+            assert!(last > video, "{last} is not ahead of {video}");
+        }
+        // The window's own text comes behind what was said, and nothing is lost.
+        t.ended(0, Some(("window".into(), 4 * SECOND)));
+        let texts: Vec<_> = all(&mut t);
+        let own = |out: &Out<_>| matches!(out, Out::Text { text, .. } if text == "window");
+        assert!(texts.iter().any(own), "{texts:?}");
+    }
+}
+
+/// What prerolls a sink says nothing of the texts that follow.
+#[test]
+fn a_preroll_moves_nothing() {
+    let mut t = Timeline::new(Placing::Span);
+    t.mark("segment", Some(SECOND));
+    assert_eq!(t.next(Push::Preroll), Some(Out::Mark("segment")));
+    let (start, end) = (SECOND, SECOND);
+    assert_eq!(t.next(Push::Preroll), Some(Out::Gap { start, end }));
+    assert_eq!(t.next(Push::Preroll), None);
+    t.opened(0, SECOND);
+    t.ended(0, Some(("one".into(), 5 * SECOND)));
+    assert_eq!(all(&mut t), [text(SECOND, 5 * SECOND, "one")]);
 }
 
 /// It has taken both, as its turn at this stream lasts, and waits for a third.
