@@ -157,7 +157,7 @@ impl QwenVL {
         }
     }
 
-    /// Whether the whole pipeline waits to be played.
+    /// Whether the whole pipeline waits to be played, or begins to: its sinks do so one by one.
     fn is_prerolled(&self) -> bool {
         let mut top: gst::Object = self.obj().clone().upcast();
         while let Some(parent) = top.parent() {
@@ -167,7 +167,7 @@ impl QwenVL {
             return false;
         };
         let (_, current, pending) = pipeline.state(gst::ClockTime::ZERO);
-        current == gst::State::Paused && pending == gst::State::VoidPending
+        current >= gst::State::Paused && pending != gst::State::Paused
     }
 
     /// Takes the pad away. Its task may be in a push that does not return: the sink behind it may wait
