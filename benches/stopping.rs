@@ -54,25 +54,7 @@ fn main() {
     gst::init().unwrap();
     gstqwenvl::plugin_register_static().unwrap();
     let large = "max-pixels=16777216 total-pixels=134217728 window-duration=2000000000";
-    let cases: [(&str, &str, &str, fn() -> Hooks, u64); 4] = [
-        ("while nothing is done", SMALL, "", Hooks::default, 1),
-        ("while a loader does not notice", SMALL, "", slow_loader, 1),
-        (
-            "while the worker does not return",
-            SMALL,
-            "",
-            slow_worker,
-            1,
-        ),
-        (
-            "in passes over 8 megapixels",
-            LARGE,
-            large,
-            Hooks::default,
-            4,
-        ),
-    ];
-    for (what, caps, properties, hooks, seconds) in cases {
+    let case = |what, caps, properties, hooks: fn() -> Hooks, seconds| {
         let play = Duration::from_secs(seconds);
         let mut times: Vec<Duration> = (0..ROUNDS)
             .map(|_| stop(caps, properties, hooks(), play))
@@ -80,5 +62,21 @@ fn main() {
         times.sort_unstable();
         let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
         println!("{what:34} median {median:9.1?}, longest {longest:9.1?} of {ROUNDS}");
-    }
+    };
+    case("while nothing is done", SMALL, "", Hooks::default, 1);
+    case("while a loader does not notice", SMALL, "", slow_loader, 1);
+    case(
+        "while the worker does not return",
+        SMALL,
+        "",
+        slow_worker,
+        1,
+    );
+    case(
+        "in passes over 8 megapixels",
+        LARGE,
+        large,
+        Hooks::default,
+        4,
+    );
 }

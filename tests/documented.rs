@@ -75,7 +75,7 @@ fn tests_that_the_documents_name_exist() {
                 part.chars()
                     .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             };
-            if !is_test || !parts.iter().all(|part| plain(part)) {
+            if !is_test || !parts.iter().all(plain) {
                 continue;
             }
             for part in &parts {

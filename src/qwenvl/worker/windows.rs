@@ -171,6 +171,7 @@ fn frames_left(element: &QwenVL, rules: &WindowRules, sample: &Sample) -> Option
     let pad = element.static_pad("sink")?;
     let all = pad.peer_query_duration::<gst::ClockTime>()?;
     let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);
-    let planned = u128::from(rules.planned_frames()) * u128::from(left.nseconds());
-    u32::try_from(planned / u128::from(rules.duration().max(1)) + 1).ok()
+    let planned = u128::from(rules.planned_frames()).saturating_mul(u128::from(left.nseconds()));
+    let frames = planned.checked_div(u128::from(rules.duration()))?;
+    u32::try_from(frames.saturating_add(1)).ok()
 }
