@@ -13,6 +13,7 @@ use common::bench::Bench;
 use common::manual::{Asked, Call, Manual};
 use common::{Run, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
+use gstqwenvl::testing::Hooks;
 
 /// Goes down and comes up again.
 fn down_and_up(bench: &mut Bench, down: gst::State) {
@@ -33,9 +34,8 @@ fn down_and_up(bench: &mut Bench, down: gst::State) {
     bench.collect();
 }
 
-/// The loader may be in a download that does not notice for a while that nobody wants it any more.
-#[test]
-fn while_a_loader_does_not_notice() {
+/// A loader that ends when the flag rises.
+fn gated() -> (Hooks, Manual, Arc<AtomicBool>) {
     let go_on = Arc::new(AtomicBool::new(false));
     let gate = go_on.clone();
     let backend = Manual::new();
@@ -44,6 +44,13 @@ fn while_a_loader_does_not_notice() {
         wait_until("permission", || gate.load(Ordering::SeqCst));
         Ok(Arc::new(model.clone()))
     });
+    (hooks, backend, go_on)
+}
+
+/// The loader may be in a download that does not notice for a while that nobody wants it any more.
+#[test]
+fn while_a_loader_does_not_notice() {
+    let (hooks, backend, go_on) = gated();
     // Not live: the streaming thread waits for the model.
     let mut bench = Bench::new(hooks, false, &[]);
     for down in [gst::State::Ready, gst::State::Null, gst::State::Ready] {
@@ -180,14 +187,7 @@ fn while_the_backend_does_not_return() {
 /// Frames come before the model: the window that it sees begins with it, not the one before.
 #[test]
 fn the_first_live_window_begins_when_the_model_is_there() {
-    let go_on = Arc::new(AtomicBool::new(false));
-    let gate = go_on.clone();
-    let backend = Manual::new();
-    let model = backend.clone();
-    let hooks = loader(move |_, _, _| {
-        wait_until("permission", || gate.load(Ordering::SeqCst));
-        Ok(Arc::new(model.clone()))
-    });
+    let (hooks, backend, go_on) = gated();
     let mut bench = Bench::new(hooks, true, &[]);
     bench.frames(0..1_500);
     go_on.store(true, Ordering::SeqCst);
