@@ -8,7 +8,15 @@
 // Any 64 bits may come as a time or a number: nothing here may overflow or panic.
 #![cfg_attr(
     not(test),
-    warn(clippy::arithmetic_side_effects, clippy::disallowed_methods)
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::disallowed_methods,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable
+    )
 )]
 
 mod demo;

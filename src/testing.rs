@@ -9,6 +9,7 @@ pub use crate::qwenvl::hooks::{Hooks, LoadFn, Stage};
 /// # Panics
 ///
 /// If the element is another one.
+#[allow(clippy::panic, reason = "of a test")]
 pub fn set_hooks(element: &gst::Element, hooks: Hooks) {
     let Some(element) = element.downcast_ref::<crate::qwenvl::QwenVL>() else {
         panic!("{element:?} is no qwenvl");

@@ -230,12 +230,11 @@ impl ObjectSubclass for QwenVL {
         let flags = gst::PadFlags::PROXY_CAPS
             | gst::PadFlags::PROXY_ALLOCATION
             | gst::PadFlags::PROXY_SCHEDULING;
-        let template = |name| {
-            class
-                .pad_template(name)
-                .unwrap_or_else(|| unreachable!("{name}"))
+        let builder = |name, direction| match class.pad_template(name) {
+            Some(template) => gst::Pad::builder_from_template(&template),
+            None => gst::Pad::builder(direction).name(name),
         };
-        let sinkpad = gst::Pad::builder_from_template(&template("sink"))
+        let sinkpad = builder("sink", gst::PadDirection::Sink)
             .chain_function(|pad, parent, buffer| {
                 Self::catch_panic_pad_function(
                     parent,
@@ -258,7 +257,7 @@ impl ObjectSubclass for QwenVL {
             })
             .flags(flags)
             .build();
-        let srcpad = Self::new_src_pad(&template("src"), flags);
+        let srcpad = Self::new_src_pad(builder("src", gst::PadDirection::Src), flags);
         Self {
             sinkpad,
             srcpad,

@@ -23,10 +23,10 @@ pub(in crate::qwenvl) fn patience(settings: &Settings) -> gst::ClockTime {
 impl QwenVL {
     /// The pad, not yet active.
     pub(in crate::qwenvl) fn new_src_pad(
-        template: &gst::PadTemplate,
+        builder: gst::PadBuilder<gst::Pad>,
         flags: gst::PadFlags,
     ) -> gst::Pad {
-        gst::Pad::builder_from_template(template)
+        builder
             .activatemode_function(|pad, parent, _, active| {
                 Self::catch_panic_pad_function(
                     parent,

@@ -110,15 +110,17 @@ impl Geometry {
         self.orientation.turn(self.part.size)
     }
 
-    /// The part, turned: packed RGB, from the whole frame in RGB with rows `stride` bytes apart.
+    /// The part, turned: packed RGB, from the whole frame in RGB with rows `stride` bytes apart. What is
+    /// not in `frame` is left out.
     pub(super) fn upright(&self, frame: &[u8], stride: usize) -> Vec<u8> {
         let side = |v: u32| v as usize;
         let (left, top) = (side(self.part.x), side(self.part.y));
         let (width, height) = (side(self.part.size.width), side(self.part.size.height));
         let mut upright = Vec::with_capacity(width * height * 3);
         if self.orientation == Orientation::default() {
-            for row in frame.chunks(stride).skip(top).take(height) {
-                upright.extend_from_slice(&row[left * 3..(left + width) * 3]);
+            for row in frame.chunks(stride.max(1)).skip(top).take(height) {
+                let part = row.get(left * 3..(left + width) * 3);
+                upright.extend_from_slice(part.unwrap_or_default());
             }
             return upright;
         }
@@ -127,7 +129,7 @@ impl Geometry {
             for x in 0..side(to.width) {
                 let (x, y) = self.orientation.source(x, y, width, height);
                 let at = (top + y) * stride + (left + x) * 3;
-                upright.extend_from_slice(&frame[at..at + 3]);
+                upright.extend_from_slice(frame.get(at..at + 3).unwrap_or_default());
             }
         }
         upright

@@ -198,7 +198,9 @@ impl Converter {
         })?;
         converter.frame_ref(&frame, &mut rgb.as_mut_video_frame_ref());
         // Rows of RGB lie forward in memory that is ours.
-        let stride = usize::try_from(rgb.plane_stride()[0]).unwrap_or(0);
+        let stride = rgb.plane_stride().first();
+        let stride = stride.and_then(|stride| usize::try_from(*stride).ok());
+        let stride = stride.unwrap_or(0);
         Ok(geometry.upright(rgb.plane_data(0).unwrap_or_default(), stride))
     }
 }

@@ -47,9 +47,9 @@ pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
     if meta.format() != info.format() || meta.n_planes() != planes {
         return false;
     }
-    (0..planes as usize).all(|index| {
-        let plane = plane(info, index, meta.offset()[index], meta.stride()[index]);
-        plane.is_some_and(|plane| is_in_one_memory(buffer, &plane))
+    let starts = meta.offset().iter().zip(meta.stride()).enumerate();
+    starts.into_iter().all(|(index, (offset, stride))| {
+        plane(info, index, *offset, *stride).is_some_and(|plane| is_in_one_memory(buffer, &plane))
     })
 }
 
@@ -67,7 +67,8 @@ fn is_in_one_memory(buffer: &gst::BufferRef, plane: &Plane) -> bool {
 
 fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<Plane> {
     let format = info.format_info();
-    let default = usize::try_from(info.stride()[index]).ok()?;
+    let own = *info.stride().get(index)?;
+    let default = usize::try_from(own).ok()?;
     if format.has_palette() && index > 0 {
         // Its stride is that of one colour; all are read.
         let size = plane_size(info, index);
@@ -81,17 +82,22 @@ fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<P
     if format.is_tiled() {
         // The stride counts tiles.
         let size = plane_size(info, index);
-        return (stride == info.stride()[index]).then_some(Plane {
+        return (stride == own).then_some(Plane {
             offset,
             stride: i32::try_from(size).ok()?,
             row: size,
             rows: 1,
         });
     }
-    let (row, rows) = if format.is_complex() {
-        (default, plane_size(info, index).checked_div(default)?)
-    } else {
-        packed(&format, info, index)
+    let laid_out = plane_size(info, index).checked_div(default)?;
+    let (row, rows) = match format.is_complex() {
+        true => (default, laid_out),
+        false => packed(&format, info, index),
+    };
+    // The chroma of two fields takes turns, and may be read a row behind its last one.
+    let rows = match info.is_interlaced() {
+        true => rows.max(laid_out),
+        false => rows,
     };
     Some(Plane {
         offset,
@@ -106,18 +112,17 @@ fn plane_size(info: &VideoInfo, index: usize) -> usize {
     let end = info.offset().get(index.saturating_add(1)).copied();
     let end = end.filter(|_| index.saturating_add(1) < info.n_planes() as usize);
     let end = end.unwrap_or(info.size());
-    end.saturating_sub(info.offset()[index])
+    end.saturating_sub(info.offset().get(index).copied().unwrap_or(0))
 }
 
 /// Bytes of a row and rows of a plane, without padding.
 fn packed(format: &VideoFormatInfo, info: &VideoInfo, index: usize) -> (usize, usize) {
-    let components = 0..format.n_components() as usize;
     let mut size = (0, 0);
-    for component in components.filter(|c| format.plane()[*c] as usize == index) {
-        let number = component as u8;
-        let width = format.scale_width(number, info.width()) as usize;
-        let height = format.scale_height(number, info.height()) as usize;
-        let step = usize::try_from(format.pixel_stride()[component]).unwrap_or(0);
+    let components = (0_u8..).zip(format.plane().iter().zip(format.pixel_stride()));
+    for (component, (_, step)) in components.filter(|(_, (plane, _))| **plane as usize == index) {
+        let width = format.scale_width(component, info.width()) as usize;
+        let height = format.scale_height(component, info.height()) as usize;
+        let step = usize::try_from(*step).unwrap_or(0);
         size = (size.0.max(width.saturating_mul(step)), size.1.max(height));
     }
     size
