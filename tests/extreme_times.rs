@@ -230,16 +230,17 @@ fn frames_without_times_bring_one_warning() {
         assert_eq!(told, 1, "{frames} {bytes}: {:?}", bench.messages.warnings);
         assert!(bench.messages.ids().is_empty());
     }
-    // A few at the start, as parsers give them, are nothing to speak of.
-    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
-    for _ in 0..3 {
+    // A few here and there, as parsers give them, are nothing to speak of. More are, although the first
+    // frame had a time, as with still images.
+    for (first, untimed, told) in [(4_000, 3, 0), (500, 3, 1), (4_000, 40, 1)] {
+        let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
         bench.harness.push(buffer(None, None)).unwrap();
+        bench.frames(0..first);
+        for _ in 0..untimed {
+            bench.harness.push(buffer(None, None)).unwrap();
+        }
+        bench.eos_in_thread()();
+        bench.stop();
+        assert_eq!(of_timestamps(&bench), told, "{first} {untimed}");
     }
-    bench.frames(0..4_000);
-    for _ in 0..40 {
-        bench.harness.push(buffer(None, None)).unwrap();
-    }
-    bench.eos_in_thread()();
-    bench.stop();
-    assert_eq!(of_timestamps(&bench), 0);
 }

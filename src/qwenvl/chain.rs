@@ -41,26 +41,37 @@ pub(super) struct Stream {
 /// Frames that have no time, and so are not described.
 #[derive(Default)]
 struct Untimed {
-    /// In a row, as long as none had a time.
-    frames: u32,
-    /// One had a time, or the user knows.
-    done: bool,
+    /// Since the last one that had a time.
+    in_a_row: u64,
+    frames: u64,
+    timed: u64,
+    /// The user knows.
+    told: bool,
 }
 
 impl Untimed {
     /// A stream may begin with a few of them.
-    const MANY: u32 = 10;
+    const MANY: u64 = 10;
 
-    /// A frame came. Whether to tell the user now that none has a time.
+    /// A frame came. Whether to tell the user now.
     fn frame(&mut self, timed: bool) -> bool {
-        self.done |= timed;
-        self.frames = self.frames.saturating_add(1);
-        !self.done && self.frames >= Self::MANY && self.end()
+        if timed {
+            count(&mut self.timed);
+            self.in_a_row = 0;
+        } else {
+            count(&mut self.frames);
+            count(&mut self.in_a_row);
+        }
+        self.in_a_row >= Self::MANY && self.tell()
     }
 
     /// The stream ends. Whether to tell the user now.
     fn end(&mut self) -> bool {
-        self.frames > 0 && !std::mem::replace(&mut self.done, true)
+        self.frames > self.timed && self.tell()
+    }
+
+    fn tell(&mut self) -> bool {
+        !std::mem::replace(&mut self.told, true)
     }
 }
 
@@ -137,7 +148,7 @@ impl Stream {
         let running_time = time::sane(segment.to_running_time(pts)?)?;
         let end = self.end_of(pts, buffer.duration().unwrap_or_default());
         self.position = end.max(Some(running_time));
-        self.untimed.done = true;
+        self.untimed.frame(true);
         let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
         let kept = sampler.push(Some(running_time.nseconds()));
         let time = kept.map_or(running_time.nseconds(), |kept| kept.time);
@@ -200,7 +211,7 @@ impl QwenVL {
         self.push(buffer, position)
     }
 
-    /// A frame has no place in time. If none ever has one, the user is told.
+    /// A frame has no place in time. If too many have none, the user is told.
     fn check_time(&self, buffer: &gst::BufferRef) {
         let untimed = {
             let mut stream = lock(&self.stream);
