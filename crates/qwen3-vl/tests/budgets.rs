@@ -155,3 +155,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn blocks_of_any_size_have_budgets() {
+    let budget = |min_pixels, max_pixels, total_pixels| Budget::QwenVlUtils {
+        min_pixels,
+        max_pixels,
+        total_pixels,
+    };
+    assert_eq!(
+        Budget::qwen_vl_utils(32),
+        budget(131_072, 786_432, 117_964_800)
+    );
+    let token = 16_064 * 1_365 * 16_064 * 1_365;
+    assert_eq!(
+        Budget::qwen_vl_utils(16_064 * 1_365),
+        budget(128 * token, 768 * token, u64::MAX)
+    );
+    assert_eq!(
+        Budget::qwen_vl_utils(u32::MAX),
+        budget(u64::MAX, u64::MAX, u64::MAX)
+    );
+}

@@ -114,12 +114,11 @@ pub enum Budget {
 impl Budget {
     /// qwen-vl-utils' own defaults for blocks of `factor` pixels.
     pub fn qwen_vl_utils(factor: u32) -> Self {
-        let token = u64::from(factor) * u64::from(factor);
         Self::QwenVlUtils {
-            min_pixels: 128 * token,
-            max_pixels: VIDEO_MAX_TOKENS * token,
+            min_pixels: pixels_of(128, factor),
+            max_pixels: pixels_of(VIDEO_MAX_TOKENS, factor),
             // 90 % of a context of 128000 tokens.
-            total_pixels: 115_200 * token,
+            total_pixels: pixels_of(115_200, factor),
         }
     }
 
@@ -284,7 +283,7 @@ pub fn hf_video_smart_resize(
 /// The cap of `Qwen3VLVideoProcessor.resize` with `cap_pixels_per_frame`: most pixels of the whole
 /// video when no frame may have more than 768 tokens or its even share.
 pub fn hf_capped_max_pixels(frames: u32, factor: u32, min_pixels: u64, max_pixels: u64) -> u64 {
-    let frame_cap = frame_cap(factor);
+    let frame_cap = pixels_of(VIDEO_MAX_TOKENS, factor);
     let share = max_pixels / u64::from(frames.max(1));
     let per_frame = frame_cap.min(share).max(margin(min_pixels));
     per_frame.saturating_mul(u64::from(frames))
@@ -360,7 +359,7 @@ pub fn qwen_vl_utils_max_pixels(
     max_pixels: u64,
     total_pixels: u64,
 ) -> f64 {
-    let frame_cap = frame_cap(factor);
+    let frame_cap = pixels_of(VIDEO_MAX_TOKENS, factor);
     let share = total_pixels as f64 / f64::from(frames.max(1)) * f64::from(frame_factor);
     (frame_cap as f64)
         .min(share)
@@ -368,9 +367,10 @@ pub fn qwen_vl_utils_max_pixels(
         .min(max_pixels as f64)
 }
 
-/// Most pixels of a frame, whatever the rest of the budget leaves.
-fn frame_cap(factor: u32) -> u64 {
-    (u64::from(factor) * u64::from(factor)).saturating_mul(VIDEO_MAX_TOKENS)
+/// Pixels of so many vision tokens. A configuration may have any factor, and a budget that is
+/// larger than every picture is as good as a larger one.
+fn pixels_of(tokens: u64, factor: u32) -> u64 {
+    (u64::from(factor) * u64::from(factor)).saturating_mul(tokens)
 }
 
 /// `int(1.05 * min_pixels)`: both packages keep the most this far above the least.

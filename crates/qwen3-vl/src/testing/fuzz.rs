@@ -1,7 +1,8 @@
 //! What is fuzzed (`fuzz/`, docs/fuzzing.md): each reads bytes as a file of a checkpoint, and
 //! panics if a promise does not hold.
 
-use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
+use crate::config::{Config, GenerationConfig, PixelRange, ProcessorFiles, Processors};
+use crate::frames::{Budget, Size};
 use crate::tokenizer::Tokenizer;
 
 /// Reads `config.json`. What passes has dimensions that can be multiplied.
@@ -23,8 +24,33 @@ pub fn config(bytes: &[u8]) {
         assert!(product.is_some_and(|product| u32::try_from(product).is_ok()));
     }
     assert_eq!(text.rope.section.iter().sum::<usize>() * 2, text.head_dim);
+    assert!(text.num_attention_heads % text.num_key_value_heads == 0);
+    assert!((vision.hidden_size / vision.num_heads).is_multiple_of(4));
+    assert_eq!(
+        vision.position_side().pow(2),
+        vision.num_position_embeddings
+    );
+    let taps = &vision.deepstack_visual_indexes;
+    assert!(taps.iter().all(|tap| *tap < vision.depth));
     assert!(text.rope.theta > 0.0 && vision.rope_theta > 0.0);
-    assert!((config.video_token_id as usize) < text.vocab_size);
+    for id in [
+        config.image_token_id,
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+    ] {
+        assert!((id as usize) < text.vocab_size);
+    }
+    let factor = side.map(|side| Budget::qwen_vl_utils(side as u32));
+    let Some(Budget::QwenVlUtils {
+        min_pixels: least,
+        max_pixels: most,
+        total_pixels: total,
+    }) = factor
+    else {
+        unreachable!("the side was checked above")
+    };
+    assert!(0 < least && least <= most && most <= total);
 }
 
 /// Reads `generation_config.json`.
@@ -67,6 +93,40 @@ pub fn processors(bytes: &[u8]) {
         let channels = std::iter::zip(config.image_mean, config.image_std);
         for value in channels.map(|(mean, std)| (1.0 - mean) / std) {
             assert!(value.is_finite());
+        }
+        check_budgets(config.size);
+    }
+}
+
+/// Frames of odd sizes get sides that are multiples of 32, or an error.
+fn check_budgets(
+    PixelRange {
+        shortest_edge: min_pixels,
+        longest_edge: max_pixels,
+    }: PixelRange,
+) {
+    let of_video = |cap_per_frame| Budget::HfVideo {
+        min_pixels,
+        max_pixels,
+        cap_per_frame,
+    };
+    let of_image = Budget::HfImage {
+        min_pixels,
+        max_pixels,
+    };
+    let sides = [1, 33, 720, u32::MAX];
+    let sizes = sides.map(|width| sides.map(|height| Size { width, height }));
+    for source in sizes.into_iter().flatten() {
+        for budget in [of_image, of_video(false), of_video(true)] {
+            for frames in [2, 768, u32::MAX] {
+                match budget.size(frames, source, 32, 2) {
+                    Ok(size) => {
+                        assert!(size.width > 0 && size.width.is_multiple_of(32));
+                        assert!(size.height > 0 && size.height.is_multiple_of(32));
+                    }
+                    Err(error) => check_text(&error.to_string()),
+                }
+            }
         }
     }
 }
