@@ -21,6 +21,7 @@
 //!     generation: Generation::default(),
 //!     seed: 0,
 //!     emit_tokens: false,
+//!     repetition_guard: 0,
 //! });
 //! let Event::Answer(answer) = seen.recv()? else { panic!("no answer") };
 //! assert_eq!(answer.text, "1 inputs of 64x32: What happens?");
