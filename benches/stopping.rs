@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gstqwenvl::testing::{self, Hooks};
+use gstqwenvl::testing::{self, Hooks, Stage};
 use qwen3_vl::load::LoadError;
 
 const SMALL: &str = "video/x-raw,width=64,height=64,framerate=10/1";
@@ -29,7 +29,11 @@ fn slow_loader() -> Hooks {
 
 fn slow_worker() -> Hooks {
     Hooks {
-        at: Arc::new(|_| thread::sleep(Duration::from_secs(3))),
+        at: Arc::new(|stage| {
+            if stage == Stage::Worker {
+                thread::sleep(Duration::from_secs(3));
+            }
+        }),
         ..Hooks::default()
     }
 }
