@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::bench::Bench;
@@ -225,6 +225,31 @@ fn more_pixels_than_the_model_can_see_are_refused_before_a_frame_is_resized() {
 }
 
 #[test]
+fn a_prompt_that_the_model_cannot_hold_is_refused_before_a_frame_is_pushed() {
+    let context = echo(Duration::ZERO).model().limits.context;
+    for name in ["prompt", "system-prompt"] {
+        let mut backend = Manual::new();
+        let pushed = Arc::new(AtomicBool::new(false));
+        backend.at = {
+            let pushed = pushed.clone();
+            Arc::new(move |_| pushed.store(true, Ordering::Relaxed))
+        };
+        let hooks = hooks(Arc::new(backend));
+        let mut bench = Bench::new(hooks, true, &[]).ready();
+        let element = bench.harness.element().unwrap();
+        element.set_property(name, "word ".repeat(context));
+        bench.frames(0..4_500);
+        bench.ended(1);
+        let dropped = bench.messages.named("qwenvl/dropped")[0];
+        assert_eq!(dropped.get::<&str>("reason").unwrap(), "error", "{name}");
+        let message: String = dropped.get("message").unwrap();
+        assert!(message.contains("a shorter prompt"), "{name}: {message}");
+        assert!(!pushed.load(Ordering::Relaxed), "{name}");
+        bench.stop();
+    }
+}
+
+#[test]
 fn a_panic_anywhere_is_one_error() {
     let stage = |stage: Stage| Hooks {
         at: Arc::new(move |at| assert!(at != stage, "on purpose")),
@@ -343,12 +368,7 @@ fn one_odd_second_ends_no_stream() {
             "{odd}: {:?}",
             bench.messages
         );
-        let starts: Vec<u64> = bench
-            .messages
-            .descriptions()
-            .iter()
-            .map(|d| d.get("start-pts").unwrap())
-            .collect();
+        let starts = bench.messages.starts();
         assert!(
             starts.contains(&0) && starts.contains(&5_000_000_000),
             "{odd}: {starts:?}"
@@ -356,6 +376,12 @@ fn one_odd_second_ends_no_stream() {
         for dropped in bench.messages.named("qwenvl/dropped") {
             let message: String = dropped.get("message").unwrap();
             assert!(message.len() > 20, "{odd}: {message}");
+            let failed = dropped.get::<&str>("reason").unwrap() == "error";
+            if let Some((_, par)) = odd.split_once("pixel-aspect-ratio=").filter(|_| failed) {
+                // As they lie in memory, not as they are shown.
+                let own = format!("96x64 pixels, with pixel-aspect-ratio {par}");
+                assert!(message.contains(&own), "{odd}: {message}");
+            }
         }
     }
 }

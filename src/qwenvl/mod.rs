@@ -12,10 +12,11 @@
 //! outside from doing harm (`time`, `strings`) and, for tests, `hooks`.
 //!
 //! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own,
-//! the text stream's own and that of `hold` are never held together, and none is held while a buffer, event or query goes
-//! to a pad, a message to the bus, a signal to its handlers or a frame to the engine, or while an engine
-//! is loaded or ends. One pair is an exception: `outlets`' lock is held while the text stream or `hold` is
-//! told something, which takes theirs and never waits. Those of the engine's crate come last: no code of ours is called with one held.
+//! the text stream's own and that of `hold` are never held together, and none is held while a
+//! buffer, event or query goes to a pad, a message to the bus, a signal to its handlers or a frame
+//! to the engine, or while an engine is loaded or ends. One pair is an exception: `outlets`' lock is
+//! held while the text stream or `hold` is told something, which takes theirs and never waits. Those
+//! of the engine's crate come last: no code of ours is called with one held.
 //!
 //! SECTION:element-qwenvl
 //!
@@ -34,9 +35,9 @@
 //! user_data)`): the structure of each `qwenvl/description`, emitted after its message is posted,
 //! once and in the same order, from the element's worker thread with no lock held. A handler may
 //! set and get properties and send events. Until it returns, no other window is described, and the
-//! change to READY waits (otherwise it takes a second at most, whatever is computed or loaded); EOS waits for it as for an answer, and FLUSH_STOP for a second. Video goes on
-//! as with a slow model. A handler that changes the element's state is refused with a WARNING: it would
-//! wait for itself.
+//! change to READY waits (otherwise it takes a second at most, whatever is computed or loaded); EOS
+//! waits for it as for an answer, and FLUSH_STOP for a second. Video goes on as with a slow model. A
+//! handler that changes the element's state is refused with a WARNING: it would wait for itself.
 //!
 //! **Flushes.** When FLUSH_STOP has passed, every window of before has had its message, and nothing
 //! that is said later is about it. The one exception is a window whose message the application itself

@@ -298,20 +298,28 @@ impl Settings {
         })
     }
 
-    /// What a window of so many frames that are to be seen at this size will need.
+    /// The texts of a window's prompt.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts = [Some(self.prompt.as_str()), self.system_prompt.as_deref()];
+        texts.into_iter().flatten()
+    }
+
+    /// What a window of so many frames that are to be seen at this size will need, with texts of at
+    /// least `text_tokens`.
     pub(super) fn forecast(
         &self,
         model: &ModelInfo,
+        text_tokens: usize,
         frames: u32,
         shown: Size,
     ) -> Result<Forecast, ForecastError> {
-        let texts = [Some(&self.prompt), self.system_prompt.as_ref()];
         let plan = WindowPlan {
             budget: self.budget(model),
             source: shown,
             frames,
             images: self.mode == Mode::Images,
-            text_bytes: texts.into_iter().flatten().map(|text| text.len()).sum(),
+            text_bytes: self.texts().map(str::len).sum(),
+            text_tokens,
             max_tokens: self.max_tokens,
         };
         plan.forecast(model)

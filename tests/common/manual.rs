@@ -117,6 +117,10 @@ impl Backend for Manual {
         &self.model
     }
 
+    fn text_tokens(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
     fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
         (self.at)(Call::Open);
         Box::new(Window {

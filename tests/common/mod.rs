@@ -206,6 +206,13 @@ impl Messages {
         self.named("qwenvl/description")
     }
 
+    /// Where the described windows start, by PTS in nanoseconds.
+    pub fn starts(&self) -> Vec<u64> {
+        let descriptions = self.descriptions();
+        let starts = descriptions.iter().map(|s| s.get("start-pts").unwrap());
+        starts.collect()
+    }
+
     /// Reasons of the dropped windows, in order.
     pub fn dropped(&self) -> Vec<String> {
         let reasons = self.named("qwenvl/dropped");

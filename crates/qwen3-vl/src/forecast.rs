@@ -34,8 +34,8 @@ pub enum LimitError {
     /// More than the model's context.
     #[error(
         "the window needs {needed} tokens, more than the model's {limit} tokens of context: use fewer \
-         frames (fps, max-frames, window-duration) or fewer pixels (max-pixels, total-pixels, a lower \
-         min-pixels)"
+         frames (fps, max-frames, window-duration), fewer pixels (max-pixels, total-pixels, a lower \
+         min-pixels) or a shorter prompt"
     )]
     Context {
         /// Tokens of the window, at least.
@@ -47,7 +47,7 @@ pub enum LimitError {
     #[error(
         "the window needs {needed} tokens, more than the {limit} that fit into the KV cache: raise \
          kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels (max-pixels, \
-         total-pixels, a lower min-pixels) or a lower max-tokens"
+         total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens"
     )]
     KvMemory {
         /// Tokens of the window, at least.
@@ -125,6 +125,10 @@ pub struct WindowPlan {
     pub images: bool,
     /// Bytes of the prompt and the system prompt together.
     pub text_bytes: usize,
+    /// Fewest tokens of both, as far as the backend can tell ([`Backend::text_tokens`]).
+    ///
+    /// [`Backend::text_tokens`]: crate::backend::Backend::text_tokens
+    pub text_tokens: usize,
     /// Most tokens of the answer.
     pub max_tokens: u32,
 }
@@ -180,7 +184,7 @@ const TEMPLATE: (u64, u64) = (32, 3);
 
 impl WindowPlan {
     /// Settles the size of the frames, and refuses a window that can never be answered: one whose
-    /// vision tokens and times alone are too many, whatever the tokenizer makes of the prompt.
+    /// vision tokens, times and texts are too many.
     ///
     /// # Errors
     ///
@@ -199,7 +203,7 @@ impl WindowPlan {
         let tokens = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let time = if self.images { 0 } else { model.time_tokens };
         let least = inputs(self.frames) * (each + AROUND + time as u64) + TEMPLATE.1;
-        let least = tokens(least);
+        let least = tokens(least).saturating_add(self.text_tokens);
         let limits = &model.limits;
         limits
             .check_input(size, tokens(each))
@@ -253,6 +257,7 @@ mod tests {
         frames: 8,
         images: false,
         text_bytes: 20,
+        text_tokens: 0,
         max_tokens: 256,
     };
 
@@ -290,6 +295,24 @@ mod tests {
         }
         // The answer ends where the context does, so it needs no more of the cache.
         assert!(at(limits(least + 10, least + 10)).is_ok());
+    }
+
+    #[test]
+    fn the_texts_count() {
+        let least = 4 * 308 + 3;
+        let at = |text_tokens| {
+            let plan = WindowPlan {
+                text_tokens,
+                text_bytes: usize::MAX,
+                ..PLAN
+            };
+            plan.forecast(&model(limits(5000, usize::MAX)))
+        };
+        assert_eq!(at(5000 - least - 1).unwrap().tokens, 5000);
+        for text_tokens in [5000 - least, usize::MAX] {
+            let text = at(text_tokens).unwrap_err().to_string();
+            assert!(text.contains("a shorter prompt"), "{text}");
+        }
     }
 
     #[test]
@@ -333,7 +356,7 @@ mod tests {
         #[test]
         fn a_forecast_is_within_the_limits(
             min_pixels: u64, max_pixels: u64, total_pixels: u64, width: u32, height: u32, frames: u32,
-            images: bool, text_bytes: usize, max_tokens: u32, context: usize, kv_tokens: usize,
+            images: bool, text_bytes: usize, text_tokens: usize, max_tokens: u32, context: usize, kv_tokens: usize,
             extreme in 0..4u32
         ) {
             let pick = |value: u64| match extreme { 0 => u64::MAX, 1 => 1 << 34, _ => value };
@@ -356,12 +379,13 @@ mod tests {
             ] {
                 let source = Size { width, height };
                 let plan = WindowPlan {
-                    budget, source, frames, images, text_bytes, max_tokens,
+                    budget, source, frames, images, text_bytes, text_tokens, max_tokens,
                 };
                 if let Ok(forecast) = plan.forecast(&model(limits(context, kv_tokens))) {
                     prop_assert!(forecast.tokens <= context.min(kv_tokens));
                     let inputs = if images { frames as usize } else { frames.div_ceil(2) as usize };
-                    prop_assert!(forecast.input_tokens.saturating_mul(inputs) < context);
+                    let least = forecast.input_tokens.saturating_mul(inputs);
+                    prop_assert!(least.saturating_add(text_tokens) < context);
                 }
             }
         }

@@ -543,6 +543,24 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     assert_fails(&rx, Failure::Request, "4097 tokens");
 }
 
+#[test]
+fn the_tokens_of_a_prompt_are_known_before_it_is_asked() {
+    let backend = backend();
+    let prompts = [
+        "How many cars?",
+        "Zählst du die Autos auf der linken Spur, bitte? 🚗",
+    ];
+    let tokens = prompts.map(|prompt| {
+        let question = Question {
+            prompt: prompt.into(),
+            ..question(0.0, 1)
+        };
+        let (_, rx) = ask(&*backend, pairs(1, SMALL, 0), question);
+        answer(&rx).prompt_tokens as usize - backend.text_tokens(prompt)
+    });
+    assert_eq!(tokens[0], tokens[1], "what stands around the prompt");
+}
+
 /// The demo model with a context for frames of 16 megapixels, which it encodes for a minute or more.
 fn large() -> (tempfile::TempDir, LoadOptions) {
     let folder = tempfile::tempdir().unwrap();

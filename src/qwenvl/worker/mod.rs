@@ -29,6 +29,7 @@ use qwen3_vl::window::{Event, Windows};
 use self::picture::{Converter, Picture};
 use self::silence::Silence;
 use self::window::{Asked, OpenWindow};
+use self::windows::Texts;
 use super::failure;
 use super::hold::{Hold, Place};
 use super::hooks::{Hooks, Stage};
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     backend: Option<Arc<dyn Backend>>,
     converter: Converter,
     windows: Option<Windows>,
+    texts: Texts,
     open: BTreeMap<u64, OpenWindow>,
     /// Closed windows that have not been told of, oldest first.
     asked: VecDeque<Asked>,
@@ -85,6 +87,7 @@ impl Worker {
             backend: None,
             converter: Converter::default(),
             windows: None,
+            texts: Texts::default(),
             open: BTreeMap::new(),
             asked: VecDeque::new(),
             silence: Silence::default(),

@@ -231,7 +231,8 @@ impl<'a> Picture<'a> {
         self.geometry.shown()
     }
 
-    /// Packed RGB at this size, rounded so. Pixels that are not square become so here: resized once, not twice.
+    /// Packed RGB at this size, rounded so. Pixels that are not square become so here: resized once,
+    /// not twice.
     pub(super) fn at(
         &mut self,
         to: (Size, Rounding),

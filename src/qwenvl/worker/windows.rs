@@ -1,7 +1,9 @@
 //! Windows from their first frame to the question.
 
+use std::sync::Arc;
+
 use gst::prelude::*;
-use qwen3_vl::backend::Failure;
+use qwen3_vl::backend::{Backend, Failure};
 use qwen3_vl::frames::Size;
 use qwen3_vl::window::WindowRules;
 
@@ -76,7 +78,8 @@ impl Worker {
         };
         let model = backend.model();
         let frames = planned_frames(rules, sample).max(rules.least_frames());
-        let forecast = |frames| settings.forecast(model, frames, shown);
+        let text_tokens = self.texts.tokens(&**backend, &sample.plan);
+        let forecast = |frames| settings.forecast(model, text_tokens, frames, shown);
         // A window may be planned to be longer than the stream is: only then somebody has to ask it.
         let forecast = forecast(frames).or_else(|error| {
             let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
@@ -86,7 +89,8 @@ impl Worker {
             Ok(forecast) => forecast,
             Err(error) => {
                 let failure = Failure::from(error);
-                self.drop_open(id, reason(&failure), Some(&failure.to_string()));
+                let text = format!("{failure}{}", square_pixels(&sample.info));
+                self.drop_open(id, reason(&failure), Some(&text));
                 return;
             }
         };
@@ -152,6 +156,36 @@ impl Worker {
         let asked = self.asked.iter().enumerate();
         asked.filter_map(|(index, asked)| asked.end.is_none().then_some(index))
     }
+}
+
+/// The tokens of the texts of the last plan: they are counted once for all its windows.
+#[derive(Default)]
+pub(super) struct Texts(Option<(Arc<Plan>, usize)>);
+
+impl Texts {
+    fn tokens(&mut self, backend: &dyn Backend, plan: &Arc<Plan>) -> usize {
+        if let Some((counted, tokens)) = &self.0
+            && Arc::ptr_eq(counted, plan)
+        {
+            return *tokens;
+        }
+        let texts = plan.settings.texts();
+        let tokens = texts
+            .map(|text| backend.text_tokens(text))
+            .fold(0, usize::saturating_add);
+        self.0 = Some((plan.clone(), tokens));
+        tokens
+    }
+}
+
+/// What to add where the size of frames is told that are wider or higher than they lie in memory.
+fn square_pixels(info: &gst_video::VideoInfo) -> String {
+    let par = info.par();
+    if par.numer() == par.denom() {
+        return String::new();
+    }
+    let (width, height) = (info.width(), info.height());
+    format!(" (the video has {width}x{height} pixels, with pixel-aspect-ratio {par})")
 }
 
 /// Frames that a window will hold: no more than the stream has, if it says how many.

@@ -91,6 +91,11 @@ impl Backend for FakeBackend {
         &self.model
     }
 
+    /// One for each word.
+    fn text_tokens(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+
     fn open(&self, _head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
         Box::new(FakeWindow {
             sink: Some(sink),

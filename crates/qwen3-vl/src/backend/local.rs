@@ -15,10 +15,12 @@ use crate::engine::sink::Sink;
 use crate::engine::{Command, Engine};
 use crate::frames::VisionInput;
 use crate::model::KvPool;
+use crate::tokenizer::Tokenizer;
 
 /// A model in this process, with a thread of its own.
 pub struct LocalBackend {
     model: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
     kv: Arc<KvPool>,
     engine: Engine,
     next: AtomicU64,
@@ -33,6 +35,7 @@ impl LocalBackend {
     pub fn start(model: ModelInfo, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             model,
+            tokenizer: runner.parts.tokenizer.clone(),
             kv: runner.parts.model.kv.clone(),
             engine: Engine::start(runner)?,
             next: AtomicU64::new(0),
@@ -62,6 +65,11 @@ impl Backend for LocalBackend {
             commands,
             interrupt,
         })
+    }
+
+    fn text_tokens(&self, text: &str) -> usize {
+        // What cannot be encoded fails with its window.
+        self.tokenizer.encode(text).map_or(0, |ids| ids.len())
     }
 
     fn kv_blocks(&self) -> usize {

@@ -29,6 +29,12 @@ pub trait Backend: Send + Sync {
     /// Opens a window. Never blocks on inference.
     fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput>;
 
+    /// Fewest tokens that a text of a prompt has; 0 if the backend cannot tell at once.
+    fn text_tokens(&self, text: &str) -> usize {
+        let _ = text;
+        0
+    }
+
     /// Blocks of KV cache that windows hold now, if the backend has such a cache in this process.
     fn kv_blocks(&self) -> usize {
         0

@@ -64,7 +64,7 @@ pub struct RunnerParts {
     /// The model.
     pub model: Model,
     /// Its tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Ids that end an answer.
     pub stop: Vec<u32>,
     /// How its authors decode.

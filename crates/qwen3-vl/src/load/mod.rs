@@ -202,7 +202,7 @@ pub fn load_runner(
     let parts = RunnerParts {
         model,
         stop: stop_tokens(&configs.generation, &tokenizer),
-        tokenizer,
+        tokenizer: Arc::new(tokenizer),
         generation: configs.generation,
         video: configs.processors.video,
         image: configs.processors.image,
