@@ -185,6 +185,7 @@ fn square_pixels(info: &gst_video::VideoInfo) -> String {
         return String::new();
     }
     let (width, height) = (info.width(), info.height());
+    let par = format_args!("{}/{}", par.numer(), par.denom());
     format!(" (the video has {width}x{height} pixels, with pixel-aspect-ratio {par})")
 }
 
