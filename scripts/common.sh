@@ -21,6 +21,8 @@ die() {
 PACKAGES=(build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
     gstreamer1.0-x fonts-dejavu-core)
+# And what its tests need besides: the examples in Python, frames in GL memory, recipes of the cookbook.
+TEST_PACKAGES=(python3-gi gir1.2-gstreamer-1.0 python3-jsonschema gstreamer1.0-gl jq curl mosquitto mosquitto-clients)
 
 # Cargo puts its files here; tools and data of the scripts go to target/ in any case.
 BUILD=${CARGO_TARGET_DIR:-target}/release
