@@ -10,6 +10,17 @@ pub(super) enum HubError {
     /// The request did not come through.
     #[error("{0}")]
     Request(#[from] ureq::Error),
+    /// It did not come through a proxy, whose host and port these are.
+    #[error("through the proxy {proxy}: {source}")]
+    Proxied { proxy: String, source: ureq::Error },
+    /// The variable that names a proxy that cannot be used.
+    #[error(
+        "the proxy in {0} cannot be used: give one as http://HOST:PORT (SOCKS is not supported)"
+    )]
+    Proxy(String),
+    /// The address of the hub is none.
+    #[error("HF_ENDPOINT must be http://HOST or https://HOST, without a user or a query")]
+    Endpoint,
     /// An answer other than 2xx.
     #[error("status {0}")]
     Status(u16),
@@ -54,7 +65,7 @@ impl HubError {
         match self {
             Self::Status(status) => *status >= 500,
             Self::Slow(_) => true,
-            Self::Request(error) => matches!(
+            Self::Request(error) | Self::Proxied { source: error, .. } => matches!(
                 error,
                 ureq::Error::Io(_)
                     | ureq::Error::Timeout(_)
@@ -66,6 +77,11 @@ impl HubError {
             ),
             _ => false,
         }
+    }
+
+    /// Whether the hub may answer later: what is in the cache serves meanwhile.
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self, Self::Status(408 | 429)) || self.is_unreachable()
     }
 
     /// Whether the connection ended before the answer did.
@@ -80,9 +96,11 @@ impl HubError {
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout;
         match self {
-            Self::Request(ureq::Error::Timeout(which)) => {
-                !matches!(which, Timeout::Resolve | Timeout::Connect)
-            }
+            Self::Request(ureq::Error::Timeout(which))
+            | Self::Proxied {
+                source: ureq::Error::Timeout(which),
+                ..
+            } => !matches!(which, Timeout::Resolve | Timeout::Connect),
             _ => false,
         }
     }

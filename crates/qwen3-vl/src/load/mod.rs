@@ -2,7 +2,7 @@
 
 mod choice;
 mod files;
-mod folder;
+pub(crate) mod folder;
 mod info;
 mod target;
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use qwen3_vl::hub::Hub;
+use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl::load::LoadError;
 
 use crate::hub_server::{ID, Request, Server, raw};
@@ -49,6 +49,7 @@ impl Case {
             token: Some("hf_secret".into()),
             offline: false,
             patience: Duration::from_secs(5),
+            proxies: Proxies::default(),
         };
         Self {
             server,
