@@ -3,6 +3,7 @@
 use std::io;
 
 use super::http::MAX_REDIRECTS;
+use crate::amounts::amount;
 
 /// Why a request or a download failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub(super) enum HubError {
     #[error("what came does not have the SHA-256 that the hub names")]
     Damaged,
     /// The disk has no room for what is to come.
-    #[error("{:.1} GB are to come, and {:.1} GB are free", gigabytes(*needed), gigabytes(*free))]
+    #[error("{} are to come, and {} are free", amount(*needed), amount(*free))]
     Full { needed: u64, free: u64 },
     /// The token has characters that no header may have.
     #[error("the token holds characters that no token has")]
@@ -104,8 +105,4 @@ impl HubError {
             _ => false,
         }
     }
-}
-
-fn gigabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e9
 }

@@ -11,7 +11,7 @@ use super::quantized::{Quantization, QuantizedWeight};
 use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
-use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
+use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
 use crate::load::brief;
 use crate::quote::{quoted, shortened};
 
@@ -19,11 +19,7 @@ use crate::quote::{quoted, shortened};
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be read.
-    #[error(
-        "cannot read {path} ({source}): the folder must hold model.safetensors, or \
-         model.safetensors.index.json and every file that it names",
-        path = shortened(path.display())
-    )]
+    #[error("cannot read {path}: {source}{}", remedy(source), path = shortened(path.display()))]
     Io {
         /// Which.
         path: PathBuf,
