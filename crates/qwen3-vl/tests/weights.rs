@@ -484,6 +484,50 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
     cutter.join().unwrap();
 }
 
+/// A file may be of terabytes without having them, and fit its configuration.
+#[test]
+fn what_no_memory_holds_is_an_error() {
+    let (hidden, heads) = (1usize << 15, 1usize << 20);
+    let copy = demo::with("config.json", |config| {
+        config["text_config"]["hidden_size"] = hidden.into();
+        config["text_config"]["num_attention_heads"] = heads.into();
+        config["vision_config"]["out_hidden_size"] = hidden.into();
+    });
+    let large = "model.language_model.layers.0.self_attn.q_proj.weight";
+    let mut end = 0;
+    let mut header = serde_json::Map::new();
+    for (name, (_, mut shape, _)) in tensors(copy.path()) {
+        match name.as_str() {
+            EMBED => shape[1] = hidden,
+            _ if name == large => shape = vec![heads * 32, hidden],
+            _ if name.ends_with("input_layernorm.weight") => shape = vec![hidden],
+            _ => (),
+        }
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let entry =
+            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name, entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut start = (header.len() as u64).to_le_bytes().to_vec();
+    start.extend(header.as_bytes());
+    fs::write(copy.path().join(WEIGHTS), &start).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(copy.path().join(WEIGHTS))
+        .unwrap();
+    file.set_len((start.len() + end) as u64).unwrap();
+    for quantization in [Quantization::None, Quantization::Q8_0, Quantization::Q4K] {
+        let loaded = load_with(copy.path(), DtypeChoice::Auto, quantization);
+        let error = loaded.unwrap_err().to_string();
+        assert!(
+            error.contains("not enough memory") && error.contains(large),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn an_index_names_files_beside_it() {
     let copy = demo::demo();

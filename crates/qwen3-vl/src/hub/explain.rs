@@ -29,6 +29,11 @@ pub(super) fn explain(
              folder of a checkpoint as the model"
         ));
     }
+    if let HubError::Slow(_) = error {
+        return LoadError::NotFound(format!(
+            "{what}: {endpoint} is too slow ({error}). Try again later: what is there is kept"
+        ));
+    }
     if error.is_unreachable() {
         return LoadError::NotFound(format!(
             "{what}: {endpoint} cannot be reached ({error}). Check the network, set HTTPS_PROXY or \

@@ -6,7 +6,7 @@ pub(crate) mod folder;
 mod info;
 mod target;
 
-pub(crate) use target::free_memory;
+pub(crate) use target::{free_memory, spare_memory};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -226,6 +226,17 @@ impl Stored<'_> {
         values.saturating_mul(self.dtype.size_in_bytes())
     }
 
+    /// Bytes that it takes while it becomes that type: as it is read, and again if that is another.
+    pub(super) fn bytes(&self, dtype: DType) -> usize {
+        let read = self.dtype().size_in_bytes();
+        let again = if dtype == self.dtype() {
+            0
+        } else {
+            dtype.size_in_bytes()
+        };
+        (self.size() / self.dtype.size_in_bytes()).saturating_mul(read + again)
+    }
+
     /// Its shape, if it is a matrix.
     pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
         candle_core::Shape::from(self.shape).dims2()

@@ -12,7 +12,7 @@ use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
-use crate::load::brief;
+use crate::load::{brief, spare_memory};
 use crate::quote::{quoted, shortened};
 
 /// Why weights cannot be used.
@@ -279,6 +279,7 @@ impl Weights {
     ) -> Result<QuantizedWeight, WeightsError> {
         let shape = [out, input];
         let stored = self.find(name, &shape)?;
+        ensure_memory(name, format.bytes(out.saturating_mul(input)))?;
         QuantizedWeight::new(&stored, format, &self.device)
     }
 
@@ -290,8 +291,9 @@ impl Weights {
         reshape: impl FnOnce(Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, WeightsError> {
         let stored = self.find(name, expected)?;
-        let tensor = stored.tensor(&self.device)?;
         let dtype = dtype.unwrap_or(stored.dtype());
+        ensure_memory(name, stored.bytes(dtype))?;
+        let tensor = stored.tensor(&self.device)?;
         let narrower = dtype == DType::F16 && stored.dtype() != DType::F16;
         let tensor = on_device(name, tensor.to_dtype(dtype))?;
         if narrower && !on_device(name, is_finite(&tensor))? {
@@ -342,6 +344,21 @@ impl Weights {
         read.insert(name.into());
         Ok(stored)
     }
+}
+
+/// That there is memory for a tensor, before it is taken: a system that lends more than it has ends
+/// the process later, and a vector that cannot grow ends it at once.
+fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
+    match fits(bytes, spare_memory) {
+        true => Ok(()),
+        false => Err(WeightsError::Memory(name.into())),
+    }
+}
+
+fn fits(bytes: usize, spare: impl FnOnce() -> Option<u64>) -> bool {
+    // Asking takes longer than loading a small one.
+    const SMALL: usize = 16 << 20;
+    bytes <= SMALL || spare().is_none_or(|spare| bytes as u64 <= spare)
 }
 
 /// Whether all values are numbers.
@@ -421,5 +438,22 @@ fn shard_names(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
         ))),
         None if names.is_empty() => Err(damaged("it names no file".into())),
         None => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_needs_memory_of_its_size() {
+        let gigabyte = || Some(1 << 30);
+        assert!(fits(1 << 30, gigabyte));
+        assert!(!fits((1 << 30) + 1, gigabyte));
+        assert!(!fits(usize::MAX, gigabyte));
+        // Nobody knows, and nobody asks.
+        assert!(fits(usize::MAX, || None));
+        assert!(fits(1 << 20, || unreachable!()));
+        assert!(spare_memory().is_none_or(|spare| spare > 1 << 20));
     }
 }
