@@ -10,14 +10,17 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
+use qwen3_vl::backend::{Event, Generation, Question, WindowHead};
 use qwen3_vl::config::Config;
+use qwen3_vl::frames::{Frame, Size, VisionInput};
 use qwen3_vl::load::{DtypeChoice, LoadError, LoadOptions, Progress, Quantization, load};
 use qwen3_vl::model::{Model, Target, Weights, WeightsError};
-use qwen3_vl::testing::{Checkpoint, write_checkpoint};
+use qwen3_vl::testing::{Checkpoint, clip, write_checkpoint};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tempfile::TempDir;
 
@@ -482,6 +485,52 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
     }
     stop.store(true, Ordering::Relaxed);
     cutter.join().unwrap();
+}
+
+/// Weights may all be numbers, and what is computed with them none.
+#[test]
+fn a_model_that_overflows_says_so_instead_of_talking() {
+    let model = changed(|all| {
+        let (_, _, bytes) = all.get_mut("model.language_model.norm.weight").unwrap();
+        let large = bf16::MAX.to_le_bytes();
+        bytes.as_chunks_mut().0.iter_mut().for_each(|b| *b = large);
+    });
+    let backend = demo::load(model.path()).unwrap();
+    let size = Size {
+        width: 128,
+        height: 96,
+    };
+    for temperature in [0.0, 0.7] {
+        let (tx, rx) = channel();
+        let sink = move |event| {
+            let _ = tx.send(event);
+        };
+        let mut window = backend.open(WindowHead::default(), Box::new(sink));
+        let frame = |time: u32| Frame {
+            rgb: clip(time, size, 0).into(),
+            size,
+            seconds: f64::from(time),
+        };
+        window.push(VisionInput::Pair([frame(0), frame(1)]));
+        let question = Question {
+            prompt: "What is there?".into(),
+            max_tokens: 8,
+            generation: Generation {
+                temperature,
+                ..Generation::default()
+            },
+            seed: 7,
+            emit_tokens: false,
+            repetition_guard: 0,
+        };
+        let _request = window.close(question);
+        let end = rx.recv_timeout(Duration::from_secs(60)).unwrap();
+        let text = format!("{end:?}");
+        assert!(
+            matches!(end, Event::Failed(_)) && text.contains("no numbers (NaN)"),
+            "{text}"
+        );
+    }
 }
 
 /// A file may be of terabytes without having them, and fit its configuration.
