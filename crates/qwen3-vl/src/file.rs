@@ -59,6 +59,16 @@ fn regular(metadata: &fs::Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
+/// What to do about a file that cannot be read.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ": let the user that runs this read it",
+        io::ErrorKind::InvalidInput => ": put the file itself there",
+        io::ErrorKind::FileTooLarge => ": it is not the one of a checkpoint",
+        _ => ": fetch or save it again",
+    }
+}
+
 /// Whether these are the first bytes of a Git LFS pointer, which stands for a file that has not
 /// been fetched.
 pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {

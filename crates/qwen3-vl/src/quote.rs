@@ -50,6 +50,18 @@ pub(crate) fn shortened(message: impl std::fmt::Display) -> String {
     out
 }
 
+/// What is wrong with a JSON file, and what to do where it is none.
+pub(crate) fn json_error(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Data => shortened(error),
+        _ => format!(
+            "it is no JSON ({}): fetch or save it again",
+            shortened(error)
+        ),
+    }
+}
+
 fn escape(out: &mut String, chars: impl Iterator<Item = char>) {
     for c in chars {
         // Writing to a String cannot fail.

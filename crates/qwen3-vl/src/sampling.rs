@@ -20,6 +20,16 @@ pub enum Scores<'a> {
     Best(&'a [(u32, f32)]),
 }
 
+impl Scores<'_> {
+    /// Whether no token can be chosen from them: where a model overflows, its scores are NaN.
+    pub fn are_no_numbers(&self) -> bool {
+        match self {
+            Self::All(scores) => scores.iter().fold(false, |nan, s| nan | s.is_nan()),
+            Self::Best(best) => best.iter().any(|(_, score)| score.is_nan()),
+        }
+    }
+}
+
 /// What is taken off the score of a token that has been there: it is divided by `repetition`, or multiplied
 /// if it is negative, then less `presence`.
 #[derive(Clone, Copy, Debug, PartialEq)]

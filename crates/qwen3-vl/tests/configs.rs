@@ -263,6 +263,8 @@ fn values_that_compute_nothing_are_refused() {
         json!("1"),
         json!(1e39),
         json!(1e-46),
+        // Its frequencies are numbers, and infinite times a position.
+        json!(1e-37),
     ] {
         let settings = json!({"rope_theta": theta, "rope_scaling": {"mrope_section": [6, 5, 5]}});
         refused(text(settings), &["rope_theta"]);

@@ -120,6 +120,25 @@ fn files_without_end() {
     }
 }
 
+/// What a broken copy or another program leaves.
+#[test]
+fn files_that_are_no_json() {
+    for name in FILES.into_iter().filter(|name| name.ends_with(".json")) {
+        for content in [
+            &b""[..],
+            b"{",
+            b"[1,",
+            b"\xef\xbb\xbf{}",
+            b"{\0\"\0a\0",
+            b"<html>",
+        ] {
+            let copy = demo::demo();
+            fs::write(copy.path().join(name), content).unwrap();
+            demo::refused(copy.path(), &[name, "is no JSON", "fetch or save it again"]);
+        }
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn links_to_nothing() {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hub_server::{ID, Server};
-use qwen3_vl::hub::Hub;
+use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl::load::{LoadError, Progress, check_config};
 use serde_json::json;
 
@@ -68,6 +68,7 @@ impl Client {
             token: None,
             offline: false,
             patience: Duration::from_secs(30),
+            proxies: Proxies::default(),
         };
         Self { hub, cache }
     }
@@ -154,6 +155,35 @@ fn brings_the_shards_of_an_index() {
     assert!(offline.fetch(ID, None, &mut |_| {}, &never).is_err());
 }
 
+/// As transformers does it: the index is one that was left behind, and names what is not there.
+#[test]
+fn a_single_file_goes_before_an_index() {
+    let mut files = sharded(json!({"a": "model-3.safetensors"}));
+    files.insert(WEIGHTS.into(), content(BYTES, 4));
+    let server = Server::start(files);
+    let client = Client::of(&server);
+    let folder = client.fetch(None).unwrap();
+    assert!(folder.join(WEIGHTS).is_file());
+    assert!(!server.requests().iter().any(|line| line.contains("model-")));
+
+    // Other tools leave the index beside it.
+    fs::write(
+        folder.join("model.safetensors.index.json"),
+        r#"{"weight_map": {"a": "model-3.safetensors"}}"#,
+    )
+    .unwrap();
+    assert_eq!(client.fetch(None).unwrap(), folder);
+    let offline = Hub {
+        offline: true,
+        ..client.hub.clone()
+    };
+    let never = AtomicBool::new(false);
+    assert_eq!(
+        offline.fetch(ID, None, &mut |_| {}, &never).unwrap(),
+        folder
+    );
+}
+
 #[test]
 fn refuses_an_index_that_leads_elsewhere() {
     for (shard, says) in [
@@ -183,6 +213,40 @@ fn says_what_is_missing() {
             matches!(&error, LoadError::Invalid(text) if text.contains(says)),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn models_of_other_kinds_are_recognised() {
+    for (names, says) in [
+        (&["q4.gguf", "mmproj.gguf"][..], "GGUF"),
+        (
+            &["adapter_config.json", "adapter_model.safetensors"],
+            "LoRA",
+        ),
+        (
+            &["config.json", "vocab.json", "merges.txt"],
+            "AutoTokenizer",
+        ),
+        (
+            &["config.json", "tokenizer.json", "pytorch_model.bin"],
+            "PyTorch",
+        ),
+        (
+            &["config.json", "tokenizer.json", "onnx/model.onnx"],
+            "ONNX",
+        ),
+        (&["README.md"], "not a checkpoint"),
+    ] {
+        let files = names.iter().map(|name| (name.to_string(), Vec::new()));
+        let server = Server::start(files.collect());
+        let error = Client::of(&server).fetch(None).unwrap_err();
+        assert!(
+            matches!(&error, LoadError::Invalid(text) if text.contains(says)),
+            "{error}"
+        );
+        // Nothing came before that was known.
+        assert_eq!(server.requests().len(), 1);
     }
 }
 
@@ -350,6 +414,7 @@ fn without_a_network_the_cache_serves() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"sha\"",
         "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n",
     ] {
         let broken = Server::hostile(model(), |_, stream| {
             stream.write_all(answer.as_bytes()).unwrap();
@@ -361,6 +426,17 @@ fn without_a_network_the_cache_serves() {
     client.hub.offline = true;
     assert_eq!(client.fetch(None).unwrap(), folder);
     assert!(folder.starts_with(client.cache.path()));
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_not_called_full() {
+    let server = Server::start(model());
+    let mut client = Client::of(&server);
+    let file = client.cache.path().join("file");
+    fs::write(&file, "").unwrap();
+    client.hub.cache = file;
+    let error = client.fetch(None).unwrap_err().to_string();
+    assert!(error.contains("Set HF_HUB_CACHE to a folder"), "{error}");
 }
 
 #[test]

@@ -106,6 +106,48 @@ fn released() -> Value {
     })
 }
 
+/// As `Qwen2VLImageProcessor` and `Qwen3VLVideoProcessor` of transformers 5.17 take them.
+#[test]
+fn numbers_may_be_floats_and_lists_of_one() {
+    let with = |range: [Value; 2], half: Value| {
+        let [least, most] = range;
+        json!({
+            "preprocessor_config.json": {
+                "min_pixels": least, "max_pixels": most, "image_mean": half, "image_std": half,
+            },
+            "video_preprocessor_config.json": {
+                "size": {"shortest_edge": least, "longest_edge": most},
+                "image_mean": half, "image_std": half,
+            },
+        })
+    };
+    let plain = with([json!(4096), json!(131_072)], json!([0.5, 0.5, 0.5]));
+    let plain = read(&plain).unwrap();
+    assert_eq!(plain.video.size.longest_edge, 131_072);
+    let floats = with([json!(4096.0), json!(1.31072e5)], json!([0.5]));
+    assert_eq!(read(&floats).unwrap(), plain);
+    for bad in [
+        json!(4096.5),
+        json!(-4096.0),
+        json!(0.0),
+        json!(1e30),
+        json!("4096"),
+    ] {
+        let error = read(&with([bad, json!(131_072)], json!(0.5))).unwrap_err();
+        assert!(
+            error.to_string().contains("not a number of pixels"),
+            "{error}"
+        );
+    }
+    let none = with([json!(4096), json!(131_072)], json!([]));
+    assert!(
+        read(&none)
+            .unwrap_err()
+            .to_string()
+            .contains("three numbers")
+    );
+}
+
 /// What transformers would do and is not done here is refused: another answer would come, silently.
 #[test]
 fn other_steps_are_refused() {

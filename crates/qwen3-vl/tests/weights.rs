@@ -10,14 +10,17 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
+use qwen3_vl::backend::{Event, Generation, Question, WindowHead};
 use qwen3_vl::config::Config;
+use qwen3_vl::frames::{Frame, Size, VisionInput};
 use qwen3_vl::load::{DtypeChoice, LoadError, LoadOptions, Progress, Quantization, load};
 use qwen3_vl::model::{Model, Target, Weights, WeightsError};
-use qwen3_vl::testing::{Checkpoint, write_checkpoint};
+use qwen3_vl::testing::{Checkpoint, clip, write_checkpoint};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tempfile::TempDir;
 
@@ -129,6 +132,41 @@ fn a_head_of_its_own_is_used_though_the_configuration_ties_it() {
     assert_eq!(with(Some(own), false), (other.clone(), other));
 }
 
+/// transformers adds or takes away one `model.`: files of the model without its head lack it.
+#[test]
+fn names_with_one_model_more_or_less_are_the_same() {
+    let original = tensors(demo::demo().path());
+    let renamed = |rename: fn(&str) -> String| {
+        let copy = changed(|all| {
+            *all = all
+                .drain()
+                .map(|(name, data)| (rename(&name), data))
+                .collect();
+        });
+        head_and_embeddings(&model(copy.path()).unwrap())
+    };
+    let embed = values(&original[EMBED]);
+    let same = (embed.clone(), embed.clone());
+    assert_eq!(renamed(|name| name.replacen("model.", "", 1)), same);
+    assert_eq!(renamed(|name| format!("model.{name}")), same);
+
+    // So this is a head, and not to be passed by.
+    let other = |name: &str| {
+        changed(|all| {
+            let (dtype, shape, bytes) = all[EMBED].clone();
+            let negative = bytes.as_chunks().0.iter();
+            let negative = negative.flat_map(|b| (-bf16::from_le_bytes(*b)).to_le_bytes());
+            let head = (dtype, shape, negative.collect());
+            all.insert(name.into(), head);
+        })
+    };
+    let (head, table) = head_and_embeddings(&model(other("model.lm_head.weight").path()).unwrap());
+    let negative: Vec<f32> = embed.iter().map(|value| -value).collect();
+    assert_eq!((head, table), (negative, embed));
+    let name = "language_model.embed_tokens.weight";
+    demo::refused(other(name).path(), &[name, EMBED, "are the same one"]);
+}
+
 /// transformers makes a random one, with a warning.
 #[test]
 fn an_untied_model_has_a_head() {
@@ -153,6 +191,26 @@ fn it_is_said_that_the_head_is_one_of_its_own() {
         all.insert(HEAD.into(), (dtype, shape, bytes));
     });
     assert!(said(other.path()));
+}
+
+#[test]
+fn it_is_said_which_settings_are_not_applied() {
+    let model = demo::with("generation_config.json", |config| {
+        config["no_repeat_ngram_size"] = 3.into();
+    });
+    let mut said = Vec::new();
+    let progress = &mut |progress: Progress| said.push(progress.what);
+    load(
+        &demo::options(model.path()),
+        progress,
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    assert!(
+        said.iter()
+            .any(|what| what.contains("sets no_repeat_ngram_size, which is not")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -199,16 +257,57 @@ fn weights_that_are_no_numbers_are_named() {
     }
 }
 
+#[test]
+fn doubles_are_read_as_singles() {
+    let original = tensors(demo::demo().path());
+    let double = |value: f64| {
+        changed(|all| {
+            let (dtype, _, bytes) = all.get_mut(EMBED).unwrap();
+            let wide = bytes.as_chunks().0.iter();
+            let mut wide: Vec<f64> = wide.map(|b| bf16::from_le_bytes(*b).to_f64()).collect();
+            if value != 0.0 {
+                *wide.last_mut().unwrap() = value;
+            }
+            (*dtype, *bytes) = (
+                Dtype::F64,
+                wide.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            );
+        })
+    };
+    let embed = values(&original[EMBED]);
+    let read = head_and_embeddings(&model(double(0.0).path()).unwrap());
+    assert_eq!(read, (embed.clone(), embed));
+    for quantization in [Quantization::None, Quantization::Q8_0] {
+        load_with(double(0.0).path(), DtypeChoice::Auto, quantization).unwrap();
+        // There is no such single.
+        let large = load_with(double(1e300).path(), DtypeChoice::Auto, quantization);
+        let error = large.unwrap_err().to_string();
+        assert!(
+            error.contains(EMBED) && error.contains("no finite"),
+            "{error}"
+        );
+    }
+    let whole = changed(|all| {
+        let (dtype, shape, bytes) = all.get_mut(EMBED).unwrap();
+        (*dtype, *bytes) = (Dtype::I8, vec![0; shape.iter().product()]);
+    });
+    demo::refused(
+        whole.path(),
+        &[EMBED, "has type I8", "F64, F32, BF16 and F16"],
+    );
+}
+
 /// The types have their exponents in other places.
 #[test]
 fn no_numbers_are_found_in_every_type() {
     let bits = |dtype, bad: f32| match dtype {
+        Dtype::F64 => f64::from(bad).to_le_bytes().to_vec(),
         Dtype::F32 => bad.to_le_bytes().to_vec(),
         Dtype::F16 => f16::from_f32(bad).to_le_bytes().to_vec(),
         _ => bf16::from_f32(bad).to_le_bytes().to_vec(),
     };
     let name = "model.language_model.norm.weight";
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+    for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16] {
         let with = |value: f32| {
             changed(|all| {
                 let (_, shape, bytes) = all.remove(name).unwrap();
@@ -388,6 +487,96 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
     cutter.join().unwrap();
 }
 
+/// Weights may all be numbers, and what is computed with them none.
+#[test]
+fn a_model_that_overflows_says_so_instead_of_talking() {
+    let model = changed(|all| {
+        let (_, _, bytes) = all.get_mut("model.language_model.norm.weight").unwrap();
+        let large = bf16::MAX.to_le_bytes();
+        bytes.as_chunks_mut().0.iter_mut().for_each(|b| *b = large);
+    });
+    let backend = demo::load(model.path()).unwrap();
+    let size = Size {
+        width: 128,
+        height: 96,
+    };
+    for temperature in [0.0, 0.7] {
+        let (tx, rx) = channel();
+        let sink = move |event| {
+            let _ = tx.send(event);
+        };
+        let mut window = backend.open(WindowHead::default(), Box::new(sink));
+        let frame = |time: u32| Frame {
+            rgb: clip(time, size, 0).into(),
+            size,
+            seconds: f64::from(time),
+        };
+        window.push(VisionInput::Pair([frame(0), frame(1)]));
+        let question = Question {
+            prompt: "What is there?".into(),
+            max_tokens: 8,
+            generation: Generation {
+                temperature,
+                ..Generation::default()
+            },
+            seed: 7,
+            emit_tokens: false,
+            repetition_guard: 0,
+        };
+        let _request = window.close(question);
+        let end = rx.recv_timeout(Duration::from_secs(60)).unwrap();
+        let text = format!("{end:?}");
+        assert!(
+            matches!(end, Event::Failed(_)) && text.contains("no numbers (NaN)"),
+            "{text}"
+        );
+    }
+}
+
+/// A file may be of terabytes without having them, and fit its configuration.
+#[test]
+fn what_no_memory_holds_is_an_error() {
+    let (hidden, heads) = (1usize << 15, 1usize << 20);
+    let copy = demo::with("config.json", |config| {
+        config["text_config"]["hidden_size"] = hidden.into();
+        config["text_config"]["num_attention_heads"] = heads.into();
+        config["vision_config"]["out_hidden_size"] = hidden.into();
+    });
+    let large = "model.language_model.layers.0.self_attn.q_proj.weight";
+    let mut end = 0;
+    let mut header = serde_json::Map::new();
+    for (name, (_, mut shape, _)) in tensors(copy.path()) {
+        match name.as_str() {
+            EMBED => shape[1] = hidden,
+            _ if name == large => shape = vec![heads * 32, hidden],
+            _ if name.ends_with("input_layernorm.weight") => shape = vec![hidden],
+            _ => (),
+        }
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let entry =
+            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name, entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut start = (header.len() as u64).to_le_bytes().to_vec();
+    start.extend(header.as_bytes());
+    fs::write(copy.path().join(WEIGHTS), &start).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(copy.path().join(WEIGHTS))
+        .unwrap();
+    file.set_len((start.len() + end) as u64).unwrap();
+    for quantization in [Quantization::None, Quantization::Q8_0, Quantization::Q4K] {
+        let loaded = load_with(copy.path(), DtypeChoice::Auto, quantization);
+        let error = loaded.unwrap_err().to_string();
+        assert!(
+            error.contains("not enough memory") && error.contains(large),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn an_index_names_files_beside_it() {
     let copy = demo::demo();
@@ -400,6 +589,10 @@ fn an_index_names_files_beside_it() {
     };
     named(shard);
     demo::load(copy.path()).unwrap();
+    // A folder is no file with weights, whatever its name.
+    fs::create_dir(copy.path().join(WEIGHTS)).unwrap();
+    demo::load(copy.path()).unwrap();
+    fs::remove_dir(copy.path().join(WEIGHTS)).unwrap();
     for strange in ["../x.safetensors", "/etc/passwd", "..", "", "a/b", "."] {
         named(strange);
         demo::refused_at_once(copy.path(), &["is not a plain file name"]);

@@ -1,7 +1,7 @@
 //! `generation_config.json`.
 
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{ConfigError, object};
 use crate::quote::value;
@@ -27,7 +27,36 @@ pub struct GenerationConfig {
     /// Ids that end an answer: a number, a list or `null` in the file.
     #[serde(default, deserialize_with = "one_or_many")]
     pub eos_token_id: Vec<u32>,
+    /// Names of settings that would change answers in transformers and are not applied here.
+    #[serde(skip)]
+    pub not_applied: Vec<&'static str>,
 }
+
+/// Settings of transformers' `generate` that there are none of here, each with the number that
+/// changes nothing.
+const OTHERS: [(&str, f64); 19] = [
+    ("num_beams", 1.0),
+    ("min_length", 0.0),
+    ("min_new_tokens", 0.0),
+    ("encoder_repetition_penalty", 1.0),
+    ("no_repeat_ngram_size", 0.0),
+    ("encoder_no_repeat_ngram_size", 0.0),
+    ("guidance_scale", 1.0),
+    ("bad_words_ids", f64::NAN),
+    ("suppress_tokens", f64::NAN),
+    ("begin_suppress_tokens", f64::NAN),
+    ("sequence_bias", f64::NAN),
+    ("forced_eos_token_id", f64::NAN),
+    ("exponential_decay_length_penalty", f64::NAN),
+    ("stop_strings", f64::NAN),
+    // Those from here on only where it samples.
+    ("min_p", 0.0),
+    ("typical_p", 1.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
+    ("top_h", f64::NAN),
+];
+const OF_SAMPLING: usize = 5;
 
 impl GenerationConfig {
     /// Reads `generation_config.json`.
@@ -36,10 +65,12 @@ impl GenerationConfig {
     ///
     /// [`ConfigError`] names the field that cannot be used.
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let file = Value::Object(object(FILE, json)?);
-        let config: Self = serde_json::from_value(file)
+        let file = object(FILE, json)?;
+        let others = not_applied(&file);
+        let mut config: Self = serde_json::from_value(Value::Object(file))
             .map_err(|source| ConfigError::Json { file: FILE, source })?;
         config.check()?;
+        config.not_applied = others;
         Ok(config)
     }
 
@@ -60,6 +91,19 @@ impl GenerationConfig {
         }
         Ok(())
     }
+}
+
+fn not_applied(file: &Map<String, Value>) -> Vec<&'static str> {
+    let greedy = file.get("do_sample") == Some(&Value::Bool(false));
+    let count = OTHERS.len() - if greedy { OF_SAMPLING } else { 0 };
+    let changes = |(name, nothing): &&(&str, f64)| match file.get(*name) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Array(all)) => !all.is_empty(),
+        Some(Value::Object(all)) => !all.is_empty(),
+        Some(said) => said.as_f64() != Some(*nothing),
+    };
+    let found = OTHERS.iter().take(count).filter(changes);
+    found.map(|(name, _)| *name).collect()
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
@@ -97,6 +141,33 @@ mod tests {
                 .to_string();
             assert!(error.contains("eos_token_id is "), "{bad}: {error}");
         }
+    }
+
+    /// By what `_get_logits_processor` of transformers makes of them.
+    #[test]
+    fn settings_that_are_not_applied_are_named() {
+        let named = |json: &str| {
+            let config = GenerationConfig::from_json(json.as_bytes()).unwrap();
+            config.not_applied.join(" ")
+        };
+        assert_eq!(
+            named(r#"{"min_p": 0.1, "num_beams": 4}"#),
+            "num_beams min_p"
+        );
+        assert_eq!(
+            named(r#"{"suppress_tokens": [5], "typical_p": 0.9, "stop_strings": "x"}"#),
+            "suppress_tokens stop_strings typical_p"
+        );
+        assert_eq!(named(r#"{"do_sample": false, "min_p": 0.1}"#), "");
+        assert_eq!(
+            named(r#"{"do_sample": false, "no_repeat_ngram_size": 3}"#),
+            "no_repeat_ngram_size"
+        );
+        // What changes nothing, and what is no setting of tokens.
+        let nothing = r#"{"min_p": 0, "typical_p": 1.0, "num_beams": 1, "suppress_tokens": [],
+            "sequence_bias": {}, "bad_words_ids": null, "guidance_scale": 1, "use_cache": true,
+            "max_length": 20, "min_length": 0, "output_scores": true, "num_return_sequences": 2}"#;
+        assert_eq!(named(nothing), "");
     }
 
     #[test]

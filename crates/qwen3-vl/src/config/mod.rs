@@ -17,13 +17,13 @@ pub use rope::Rope;
 pub use text::TextConfig;
 pub use vision::VisionConfig;
 
-use crate::quote::{quoted, shortened, value};
+use crate::quote::{json_error, quoted, value};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not JSON, or a field is of the wrong type.
-    #[error("{file}: {}", shortened(source))]
+    #[error("{file}: {}", json_error(source))]
     Json {
         /// Name of the file.
         file: &'static str,

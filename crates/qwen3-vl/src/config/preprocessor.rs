@@ -133,6 +133,16 @@ impl Processors {
     }
 }
 
+/// A whole number, which Python may have written with a point.
+fn whole(said: &Value) -> Option<u64> {
+    let float = || {
+        let float = said.as_f64()?;
+        // Beyond, a double has no ones.
+        (float.fract() == 0.0 && (0.0..9e15).contains(&float)).then_some(float as u64)
+    };
+    said.as_u64().or_else(float)
+}
+
 fn nested(
     file: &mut Map<String, Value>,
     name: &str,
@@ -296,7 +306,7 @@ impl Section {
             match said {
                 None if size.is_none() => Ok(default),
                 None => Err(self.bad(format!("{field} is missing"))),
-                Some(said) => said.as_u64().filter(|pixels| *pixels > 0).ok_or_else(|| {
+                Some(said) => whole(said).filter(|pixels| *pixels > 0).ok_or_else(|| {
                     self.bad(format!(
                         "{field} is {}, not a number of pixels",
                         value(said)
@@ -327,7 +337,10 @@ impl Section {
         let channels = match said {
             Value::Array(values) => {
                 let values: Option<Vec<f32>> = values.iter().map(number).collect();
-                values.and_then(|values| values.try_into().ok())
+                values.and_then(|values| match values.as_slice() {
+                    [one] => Some([*one; 3]),
+                    all => all.try_into().ok(),
+                })
             }
             one => number(one).map(|number| [number; 3]),
         };

@@ -59,13 +59,13 @@ fn ensure_type(
     })
 }
 
-/// A base whose powers are numbers, in f32 as they are computed.
+/// A base whose powers, and those times a position, are numbers, in f32 as they are computed.
 fn theta(part: &str, settings: &Map<String, Value>) -> Result<f64, ConfigError> {
     let said = settings.get("rope_theta");
     let theta = said.and_then(Value::as_f64).unwrap_or(f64::NAN);
-    ensure((theta as f32).is_normal() && theta > 0.0, || {
+    ensure((theta as f32).is_finite() && theta >= 1e-30, || {
         let said = said.map_or(String::new(), value);
-        format!("{part} rope_theta = {said} is not a positive number")
+        format!("{part} rope_theta = {said} is not a number of at least 1e-30")
     })?;
     Ok(theta)
 }

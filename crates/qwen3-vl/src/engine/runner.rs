@@ -26,6 +26,11 @@ pub enum StepError {
     /// The device.
     #[error("the device failed: {}", brief(.0))]
     Device(#[from] candle_core::Error),
+    /// The model overflows.
+    #[error(
+        "the model computes no numbers (NaN): its weights are damaged, or too large for dtype f16"
+    )]
+    NoNumbers,
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::failure;
 use super::repetition::RepetitionGuard;
+use super::runner::StepError;
 use super::scheduler::WindowState;
 use super::sink::Sink;
 use super::vision_cache::{Encoded, same};
@@ -314,6 +316,11 @@ impl Sequence {
         stop: &[u32],
         tokenizer: &Tokenizer,
     ) -> Result<(), TokenizerError> {
+        if scores.are_no_numbers() {
+            // Any token would do, and mean nothing.
+            self.fail(failure(&StepError::NoNumbers));
+            return Ok(());
+        }
         let Some(answering) = &mut self.answering else {
             return Ok(());
         };

@@ -19,7 +19,7 @@ use super::slot::Slot;
 use super::{CheckConfig, Hub, snapshot, space};
 use crate::file::read_bounded;
 use crate::load::LoadError;
-use crate::quote::quoted_bytes;
+use crate::quote::{quoted_bytes, shortened};
 
 /// Most bytes of what a hub says about a model.
 const INFO_LIMIT: u64 = 8 << 20;
@@ -68,7 +68,7 @@ impl Download {
             Ok(info) => info,
             Err(e) => {
                 return match &self.cached {
-                    Some(folder) if e.is_unreachable() => Ok(folder.clone()),
+                    Some(folder) if e.is_for_now() => Ok(folder.clone()),
                     _ => Err(self.explain(&asking, &e)),
                 };
             }
@@ -85,18 +85,18 @@ impl Download {
         (self.check)(&config)?;
 
         // The index says which weights there are, and with them how much is to come.
-        let (weights, small): (Vec<_>, Vec<_>) = first
+        let (mut weights, small): (Vec<_>, Vec<_>) = first
             .into_iter()
             .partition(|name| name.ends_with(".safetensors"));
         self.fetch(&commit, &small)?;
-        let mut names = weights;
-        for name in snapshot::shards(&folder).map_err(unusable)? {
-            if !available.contains(&name) {
+        if weights.is_empty() {
+            let shards = snapshot::shards(&folder).map_err(unusable)?;
+            if let Some(name) = shards.difference(&available).next() {
                 return Err(unusable(format!("its index names {name}, which it lacks")));
             }
-            names.push(name);
+            weights.extend(shards);
         }
-        self.fetch_weights(&commit, &small, &names)?;
+        self.fetch_weights(&commit, &small, &weights)?;
 
         // Last: until here the branch stands for the commit that was complete before.
         if self.revision != commit.as_str() {
@@ -135,6 +135,7 @@ impl Download {
             });
         }
         let info: Info = serde_json::from_slice(&json)
+            .map_err(shortened)
             .map_err(|e| HubError::Protocol(format!("what it says about the model: {e}")))?;
         let commit = Commit::parse(info.sha.as_bytes()).ok_or_else(|| {
             HubError::Protocol(format!(

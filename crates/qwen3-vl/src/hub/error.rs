@@ -3,6 +3,7 @@
 use std::io;
 
 use super::http::MAX_REDIRECTS;
+use crate::amounts::amount;
 
 /// Why a request or a download failed.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,17 @@ pub(super) enum HubError {
     /// The request did not come through.
     #[error("{0}")]
     Request(#[from] ureq::Error),
+    /// It did not come through a proxy, whose host and port these are.
+    #[error("through the proxy {proxy}: {source}")]
+    Proxied { proxy: String, source: ureq::Error },
+    /// The variable that names a proxy that cannot be used.
+    #[error(
+        "the proxy in {0} cannot be used: give one as http://HOST:PORT (SOCKS is not supported)"
+    )]
+    Proxy(String),
+    /// The address of the hub is none.
+    #[error("HF_ENDPOINT must be http://HOST or https://HOST, without a user or a query")]
+    Endpoint,
     /// An answer other than 2xx.
     #[error("status {0}")]
     Status(u16),
@@ -35,7 +47,7 @@ pub(super) enum HubError {
     #[error("what came does not have the SHA-256 that the hub names")]
     Damaged,
     /// The disk has no room for what is to come.
-    #[error("{:.1} GB are to come, and {:.1} GB are free", gigabytes(*needed), gigabytes(*free))]
+    #[error("{} are to come, and {} are free", amount(*needed), amount(*free))]
     Full { needed: u64, free: u64 },
     /// The token has characters that no header may have.
     #[error("the token holds characters that no token has")]
@@ -54,7 +66,7 @@ impl HubError {
         match self {
             Self::Status(status) => *status >= 500,
             Self::Slow(_) => true,
-            Self::Request(error) => matches!(
+            Self::Request(error) | Self::Proxied { source: error, .. } => matches!(
                 error,
                 ureq::Error::Io(_)
                     | ureq::Error::Timeout(_)
@@ -66,6 +78,11 @@ impl HubError {
             ),
             _ => false,
         }
+    }
+
+    /// Whether the hub may answer later: what is in the cache serves meanwhile.
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self, Self::Status(408 | 429)) || self.is_unreachable()
     }
 
     /// Whether the connection ended before the answer did.
@@ -80,14 +97,12 @@ impl HubError {
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout;
         match self {
-            Self::Request(ureq::Error::Timeout(which)) => {
-                !matches!(which, Timeout::Resolve | Timeout::Connect)
-            }
+            Self::Request(ureq::Error::Timeout(which))
+            | Self::Proxied {
+                source: ureq::Error::Timeout(which),
+                ..
+            } => !matches!(which, Timeout::Resolve | Timeout::Connect),
             _ => false,
         }
     }
-}
-
-fn gigabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e9
 }

@@ -1,8 +1,11 @@
 //! What went wrong, in words that say what to do.
 
-use super::Hub;
+use std::io;
+
 use super::error::HubError;
+use super::{Hub, location};
 use crate::load::LoadError;
+use crate::quote::shortened;
 
 /// The error of doing `what` with the model `id`.
 pub(super) fn explain(
@@ -12,12 +15,23 @@ pub(super) fn explain(
     what: &str,
     error: &HubError,
 ) -> LoadError {
-    let endpoint = &hub.endpoint;
-    let cache = hub.cache.display();
+    let endpoint = location::shown(&hub.endpoint);
+    let cache = shortened(hub.cache.display());
     if error.is_silence() {
         return LoadError::NotFound(format!(
             "{what}: {endpoint} has been silent for {} s. Try again later: what is there is kept",
             hub.patience.as_secs_f32()
+        ));
+    }
+    if let HubError::Status(status @ 500..) = error {
+        return LoadError::NotFound(format!(
+            "{what}: {endpoint} is out of order (status {status}). Try again later, or give the \
+             folder of a checkpoint as the model"
+        ));
+    }
+    if let HubError::Slow(_) = error {
+        return LoadError::NotFound(format!(
+            "{what}: {endpoint} is too slow ({error}). Try again later: what is there is kept"
         ));
     }
     if error.is_unreachable() {
@@ -44,6 +58,9 @@ pub(super) fn explain(
         HubError::Status(429) => LoadError::NotFound(format!(
             "{what}: {endpoint} refuses more requests for now. Try again later, or set HF_TOKEN"
         )),
+        HubError::Status(status) => LoadError::NotFound(format!(
+            "{what}: {endpoint} answers with status {status}. Try again later, or check HF_ENDPOINT"
+        )),
         HubError::Cut { .. } => {
             LoadError::Invalid(format!("{what}: {error}. Try again: it goes on there"))
         }
@@ -54,16 +71,31 @@ pub(super) fn explain(
             "{what}: {error} in {cache}. Make room there, or set HF_HUB_CACHE to a folder that has \
              it"
         )),
+        HubError::Disk(io) if is_full(io) => LoadError::Invalid(format!(
+            "{what}: {io}. What has arrived is kept in {cache}: make room there and try again"
+        )),
         HubError::Disk(io) => LoadError::Invalid(format!(
-            "{what}: {io}. What has arrived is kept in {cache}; check the space there and try again"
+            "{what}: {io}, in {cache}. Set HF_HUB_CACHE to a folder that can be written"
         )),
         HubError::Token => LoadError::Invalid(format!("{what}: {error}. Check HF_TOKEN")),
+        HubError::Proxy(_) | HubError::Endpoint => LoadError::Invalid(format!("{what}: {error}")),
         HubError::Protocol(_)
         | HubError::Redirects
         | HubError::Redirect(_)
-        | HubError::TooLarge { .. } => LoadError::Invalid(format!(
-            "{what}: {endpoint} does not answer as a hub does ({error}). Check HF_ENDPOINT"
+        | HubError::TooLarge { .. }
+        // Those that are left: no HTTP, or none that is understood.
+        | HubError::Request(_)
+        | HubError::Proxied { .. }
+        | HubError::Slow(_) => LoadError::Invalid(format!(
+            "{what}: {endpoint} does not answer as a hub does ({}). Check HF_ENDPOINT",
+            shortened(error)
         )),
-        _ => LoadError::Invalid(format!("{what}: {error}")),
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }

@@ -13,7 +13,8 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
 use super::error::HubError;
-use super::location;
+use super::pace::{Deadline, Pace};
+use super::{Hub, Proxies, location};
 use crate::quote::quoted_bytes;
 
 /// How many redirects of one request are followed.
@@ -22,30 +23,32 @@ pub(super) const MAX_REDIRECTS: usize = 5;
 /// Longest time to find a host, and to connect to it. Neither can be interrupted.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Slowest body, in bytes a second.
-const SLOWEST: u64 = 1024;
-
 /// A hub to ask. A clone is the same one.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
     endpoint: Uri,
     token: Option<HeaderValue>,
+    proxies: Proxies,
     patience: Duration,
+    deadline: Deadline,
 }
 
 impl Client {
-    /// `patience` is the longest silence of the hub.
-    pub(super) fn new(
-        endpoint: &str,
-        token: Option<&str>,
-        patience: Duration,
-    ) -> Result<Self, HubError> {
+    /// Nothing is asked yet.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Endpoint`] or [`HubError::Token`]: no request can be made of them.
+    pub(super) fn new(hub: &Hub) -> Result<Self, HubError> {
+        let patience = hub.patience;
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             // They are followed here, so that the token stays at home.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            // That of the address is set with each request.
+            .proxy(None)
             .user_agent(concat!("qwen3-vl/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(CONNECT.min(patience)))
             .timeout_connect(Some(CONNECT.min(patience)))
@@ -54,27 +57,37 @@ impl Client {
             .timeout_per_read(Some(patience))
             .build()
             .new_agent();
-        let endpoint = location::parse(endpoint)
-            .ok_or_else(|| HubError::Protocol("it is no http or https address".into()))?;
-        let token = token.map(|token| {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+        let endpoint = location::parse(&hub.endpoint).filter(|uri| uri.query().is_none());
+        let endpoint = endpoint.ok_or(HubError::Endpoint)?;
+        let token = hub.token.as_ref().map(|token| {
+            // A header may hold more, but ureq sends none but ASCII.
+            let token = Some(token).filter(|token| token.is_ascii())?;
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
             value.set_sensitive(true);
-            Ok(value)
+            Some(value)
         });
-        let token = token
-            .transpose()
-            .map_err(|_: ureq::http::header::InvalidHeaderValue| HubError::Token)?;
         Ok(Self {
             agent,
             endpoint,
-            token,
+            token: token
+                .map(|token| token.ok_or(HubError::Token))
+                .transpose()?,
+            proxies: hub.proxies.clone(),
             patience,
+            deadline: Deadline::new(patience),
         })
     }
 
     /// Ends what other threads read and write with this client, and every later request.
     pub(super) fn shut_down(&self) {
         self.agent.clone().shutdown();
+    }
+
+    /// Ends a read that brings nothing although bytes come. Called by whoever waits meanwhile.
+    pub(super) fn end_overdue(&self) {
+        if self.deadline.is_over(Instant::now()) {
+            self.shut_down();
+        }
     }
 
     /// The answer to GET, from byte `from` on if given. `path` starts with a slash.
@@ -121,7 +134,7 @@ impl Client {
         let mut buffer = vec![0; 128 * 1024];
         let mut pace = Pace::new(self.patience);
         loop {
-            let read = match body.read(&mut buffer) {
+            let read = match self.deadline.during(|| body.read(&mut buffer))? {
                 Ok(0) => return Ok(()),
                 Ok(read) => read,
                 Err(e) => return Err(HubError::Request(e.into())),
@@ -156,7 +169,16 @@ impl Client {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
         let request = request.body(()).map_err(ureq::Error::from)?;
-        let response = self.agent.run(request)?;
+        let proxy = self.proxies.of(uri)?;
+        let request = self.agent.configure_request(request);
+        let request = request.proxy(proxy.cloned()).build();
+        let response = self.agent.run(request).map_err(|source| match proxy {
+            Some(proxy) => HubError::Proxied {
+                proxy: format!("{}:{}", proxy.host(), proxy.port()),
+                source,
+            },
+            None => source.into(),
+        })?;
         match response.headers().get(CONTENT_ENCODING) {
             Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
                 let encoding = quoted_bytes(encoding.as_bytes());
@@ -239,35 +261,5 @@ pub(super) fn number(value: Option<&HeaderValue>) -> Result<Option<u64>, HubErro
             "it gives the size {}",
             quoted_bytes(value.as_bytes())
         ))),
-    }
-}
-
-/// Refuses a body that only trickles.
-struct Pace {
-    window: Duration,
-    start: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    fn new(window: Duration) -> Self {
-        Self {
-            window,
-            start: Instant::now(),
-            bytes: 0,
-        }
-    }
-
-    fn count(&mut self, bytes: usize) -> Result<(), HubError> {
-        self.bytes += bytes as u64;
-        let elapsed = self.start.elapsed();
-        if elapsed < self.window {
-            return Ok(());
-        }
-        if (self.bytes as f64) < SLOWEST as f64 * elapsed.as_secs_f64() {
-            return Err(HubError::Slow(SLOWEST));
-        }
-        *self = Self::new(self.window);
-        Ok(())
     }
 }

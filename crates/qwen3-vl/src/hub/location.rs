@@ -2,6 +2,8 @@
 
 use ureq::http::Uri;
 
+use crate::quote::quoted;
+
 /// An absolute http or https address without a user in it.
 pub(super) fn parse(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
@@ -12,6 +14,17 @@ pub(super) fn parse(text: &str) -> Option<Uri> {
     let port = authority.strip_prefix(host)?;
     let port = port.is_empty() || uri.port_u16().is_some();
     (http && port).then_some(uri)
+}
+
+/// An address as it may be shown: without a user, a password or a query, which may be secret.
+pub(super) fn shown(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    quoted(&format!("{scheme}{rest}")).trim_matches('"').into()
 }
 
 /// Where a `Location` header leads from here; none if nobody should go there: no http, a user in
@@ -101,6 +114,22 @@ mod tests {
         let plain = parse("http://hub.example/a").unwrap();
         assert!(follow(&plain, b"https://cdn.example/").is_some());
         assert!(follow(&plain, b"http://cdn.example/").is_some());
+    }
+
+    #[test]
+    fn what_may_be_secret_is_not_shown() {
+        for (text, safe) in [
+            ("https://hub.example/hf", "https://hub.example/hf"),
+            ("https://me:secret@hub.example", "https://hub.example"),
+            ("https://me:sec@ret@hub.example/x", "https://hub.example/x"),
+            ("me:secret@hub.example:80", "hub.example:80"),
+            ("http://hub.example/?key=secret", "http://hub.example/"),
+            ("http://hub.example#secret", "http://hub.example"),
+            ("http://\u{1b}[31m", "http://\\u{1b}[31m"),
+        ] {
+            assert_eq!(shown(text), safe);
+        }
+        assert!(shown(&"x".repeat(10_000)).len() < 300);
     }
 
     #[test]

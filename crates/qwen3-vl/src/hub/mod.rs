@@ -2,38 +2,43 @@
 //! downloads what is missing, into that cache.
 //!
 //! Environment, as for those tools: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
-//! `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`.
+//! `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`; `HTTPS_PROXY`, `HTTP_PROXY`,
+//! `ALL_PROXY`, `NO_PROXY`.
 //!
 //! A hub, a mirror and whoever they redirect to are not trusted: nothing but the cache is written,
 //! the token goes to the hub alone, and size, time and redirects are bounded (docs/security.md).
 
 mod cache;
 mod download;
+mod environment;
 mod error;
 mod explain;
 mod http;
 mod location;
+mod pace;
 mod part;
 mod progress;
+mod proxy;
 mod slot;
 mod snapshot;
 mod space;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::file::read_bounded;
 use crate::load::{LoadError, Progress};
+use crate::quote::{quoted, shortened};
 use cache::{Commit, Repo};
 use download::Download;
 use explain::explain;
 use http::Client;
 use progress::{Reporter, Shared};
+pub use proxy::Proxies;
 use slot::Slot;
 
 /// What is fetched if no revision is given.
@@ -79,58 +84,24 @@ pub struct Hub {
     pub offline: bool,
     /// How long the hub may stay silent.
     pub patience: Duration,
+    /// Between here and the hub.
+    pub proxies: Proxies,
 }
 
 impl fmt::Debug for Hub {
-    // Not the token: logs are passed on.
+    // Neither the token nor passwords: logs are passed on.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
-            .field("endpoint", &self.endpoint)
+            .field("endpoint", &location::shown(&self.endpoint))
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("offline", &self.offline)
             .field("patience", &self.patience)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl Hub {
-    /// The hub that environment variables describe.
-    ///
-    /// # Errors
-    ///
-    /// If they leave no folder for the cache.
-    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, LoadError> {
-        let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
-            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let caches = caches.or_else(|| Some(Path::new(&variable("HOME")?).join(".cache")))?;
-            Some(caches.join("huggingface"))
-        });
-        let cache = variable("HF_HUB_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
-        let cache = cache.ok_or_else(|| {
-            LoadError::NotFound("no folder for downloads: set HOME or HF_HOME".into())
-        })?;
-        let token_file = variable("HF_TOKEN_PATH").map(PathBuf::from);
-        let token = variable("HF_TOKEN").or_else(|| {
-            let file = token_file.or_else(|| Some(home?.join("token")))?;
-            String::from_utf8(read_bounded(&file, 4096).ok()?).ok()
-        });
-        let endpoint = variable("HF_ENDPOINT").unwrap_or("https://huggingface.co".into());
-        let offline = variable("HF_HUB_OFFLINE")
-            .is_some_and(|v| ["1", "true", "yes", "on"].contains(&v.to_lowercase().as_str()));
-        Ok(Self {
-            endpoint: endpoint.trim_end_matches('/').into(),
-            cache,
-            token: token
-                .map(|token| token.trim().to_owned())
-                .filter(|token| !token.is_empty()),
-            offline,
-            patience: Duration::from_secs(60),
-        })
-    }
-
     /// [`fetch`] of any model, whatever its configuration.
     ///
     /// # Errors
@@ -172,10 +143,10 @@ impl Hub {
             return Err(LoadError::NotFound(format!(
                 "{id} (revision {revision}) is not in {}, and HF_HUB_OFFLINE forbids to download \
                  it",
-                self.cache.display()
+                shortened(self.cache.display())
             )));
         }
-        let client = Client::new(&self.endpoint, self.token.as_deref(), self.patience)
+        let client = Client::new(self)
             .map_err(|e| explain(self, id, revision, &format!("asking for {id}"), &e))?;
         let Some(slot) = wait_for_slot(&repo, id, progress, cancel) else {
             return Err(LoadError::Cancelled);
@@ -224,6 +195,7 @@ impl Hub {
             if let Some(step) = reporter.report(Instant::now(), shared.now()) {
                 progress(step);
             }
+            client.end_overdue();
             if cancel.load(Ordering::Relaxed) {
                 stop.store(true, Ordering::Relaxed);
                 // Ends what the thread waits for.
@@ -280,12 +252,14 @@ fn check_names(id: &str, revision: &str) -> Result<(), LoadError> {
     let parts: Vec<&str> = id.split('/').collect();
     if parts.len() != 2 || !parts.into_iter().all(plain) {
         return Err(LoadError::NotFound(format!(
-            "{id} is neither a folder nor a hub id such as Qwen/Qwen3-VL-4B-Instruct"
+            "{} is neither a folder nor a hub id such as Qwen/Qwen3-VL-4B-Instruct",
+            quoted(id)
         )));
     }
     if !revision.split('/').all(plain) {
         return Err(LoadError::NotFound(format!(
-            "{revision} is not a revision: give a branch, a tag or a commit"
+            "{} is not a revision: give a branch, a tag or a commit",
+            quoted(revision)
         )));
     }
     Ok(())
@@ -294,62 +268,6 @@ fn check_names(id: &str, revision: &str) -> Result<(), LoadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hub(variables: &[(&str, &str)]) -> Result<Hub, LoadError> {
-        Hub::from_variables(|name| {
-            let found = variables.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| value.to_string())
-        })
-    }
-
-    #[test]
-    fn the_environment_is_read_as_the_hub_s_own_tools_do() -> anyhow::Result<()> {
-        let plain = hub(&[("HOME", "/home/me")])?;
-        assert_eq!(plain.endpoint, "https://huggingface.co");
-        assert_eq!(plain.cache, Path::new("/home/me/.cache/huggingface/hub"));
-        assert!(!plain.offline && plain.token.is_none());
-
-        let cases = [
-            (
-                &[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")],
-                "/x/huggingface/hub",
-            ),
-            (&[("HOME", "/h"), ("HF_HOME", "/hf")], "/hf/hub"),
-            (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], "/c"),
-        ];
-        for (variables, cache) in cases {
-            assert_eq!(hub(variables)?.cache, Path::new(cache));
-        }
-        let set = hub(&[
-            ("HF_HOME", "/hf"),
-            ("HF_ENDPOINT", "http://mirror/"),
-            ("HF_TOKEN", " secret\n"),
-            ("HF_HUB_OFFLINE", "1"),
-        ])?;
-        assert_eq!(set.endpoint, "http://mirror");
-        assert_eq!(set.token.as_deref(), Some("secret"));
-        assert!(set.offline);
-        assert!(!hub(&[("HOME", "/h"), ("HF_HUB_OFFLINE", "0")])?.offline);
-        assert!(hub(&[]).is_err());
-
-        let home = tempfile::tempdir()?;
-        std::fs::write(home.path().join("token"), "stored\n")?;
-        let home = home.path().to_string_lossy().into_owned();
-        let stored = hub(&[("HF_HOME", &home)])?;
-        assert_eq!(stored.token.as_deref(), Some("stored"));
-        Ok(())
-    }
-
-    #[test]
-    fn a_token_is_not_shown_and_only_read_from_a_small_file() -> anyhow::Result<()> {
-        let set = hub(&[("HF_HOME", "/hf"), ("HF_TOKEN", "secret")])?;
-        assert!(!format!("{set:?}").contains("secret"));
-        for file in ["/dev/zero", "/dev", "/proc/self/nothing"] {
-            let token = hub(&[("HF_HOME", "/hf"), ("HF_TOKEN_PATH", file)])?.token;
-            assert!(token.is_none(), "{file}");
-        }
-        Ok(())
-    }
 
     #[test]
     fn names_that_would_leave_the_cache_are_refused() {

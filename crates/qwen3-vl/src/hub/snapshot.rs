@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::file::read_bounded;
-use crate::quote::quoted_bytes;
+use crate::load::folder;
+use crate::quote::{quoted_bytes, shortened};
 
 /// Files without which nothing can be loaded.
 const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
@@ -52,12 +53,17 @@ pub(super) fn limit(name: &str) -> u64 {
 /// A text that says what is missing.
 pub(super) fn first_files(available: &BTreeSet<String>) -> Result<Vec<String>, String> {
     if let Some(missing) = NEEDED.iter().find(|name| !available.contains(**name)) {
-        return Err(format!("it has no {missing}"));
+        let reason = folder::reason(available, missing);
+        return Err(format!("it has no {missing}: {reason}"));
     }
-    let weights = [INDEX, SINGLE]
+    // As transformers does it: an index beside a single file is one that was left behind.
+    let weights = [SINGLE, INDEX]
         .into_iter()
-        .find(|name| available.contains(*name))
-        .ok_or("it has no safetensors weights")?;
+        .find(|name| available.contains(*name));
+    let weights = weights.ok_or_else(|| {
+        let reason = folder::reason(available, SINGLE);
+        format!("it has no safetensors weights: {reason}")
+    })?;
     let names = NEEDED.iter().chain(&USED).chain([&weights]);
     Ok(names
         .filter(|name| available.contains(**name))
@@ -65,7 +71,7 @@ pub(super) fn first_files(available: &BTreeSet<String>) -> Result<Vec<String>, S
         .collect())
 }
 
-/// The shards that the folder's index names, in order; none if it has no index.
+/// The shards that the folder's index names, in order.
 ///
 /// # Errors
 ///
@@ -75,13 +81,10 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     struct Index {
         weight_map: std::collections::HashMap<String, String>,
     }
-    let path = folder.join(INDEX);
-    if !path.exists() {
-        return Ok(BTreeSet::new());
-    }
-    let text = read_bounded(&path, limit(INDEX)).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text =
+        read_bounded(&folder.join(INDEX), limit(INDEX)).map_err(|e| format!("{INDEX}: {e}"))?;
     let index: Index =
-        serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+        serde_json::from_slice(&text).map_err(|e| format!("{INDEX}: {}", shortened(e)))?;
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     if names.len() > MAX_SHARDS {
         return Err(format!("{INDEX} names more than {MAX_SHARDS} shards"));
@@ -107,11 +110,8 @@ fn is_shard(name: &str) -> bool {
 /// Whether a folder has all it takes to load a model.
 pub(super) fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
-    let weights = if has(INDEX) {
-        shards(folder).is_ok_and(|shards| shards.iter().all(|name| has(name)))
-    } else {
-        has(SINGLE)
-    };
+    let sharded = || shards(folder).is_ok_and(|shards| shards.iter().all(|name| has(name)));
+    let weights = has(SINGLE) || has(INDEX) && sharded();
     weights && NEEDED.iter().all(|name| has(name))
 }
 

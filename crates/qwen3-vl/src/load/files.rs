@@ -181,7 +181,8 @@ fn pointer(path: &Path) -> LoadError {
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> LoadError {
-    LoadError::Invalid(format!("{}: {error}", shortened(path.display())))
+    let (path, remedy) = (shortened(path.display()), file::remedy(error));
+    LoadError::Invalid(format!("{path}: {error}{remedy}"))
 }
 
 #[cfg(test)]

@@ -43,13 +43,18 @@ const GGUF: &str = "a GGUF model for llama.cpp, which cannot be loaded: give the
 
 /// What to say of a folder that lacks a file, by what else there is.
 pub(super) fn lacks(folder: &Path, file: &str) -> LoadError {
-    let names = names(folder);
+    let shown = shortened(folder.display());
+    let reason = reason(&names(folder), file);
+    LoadError::Invalid(format!("{shown} has no {file}: {reason}"))
+}
+
+/// Why files of these names, of a folder or of a hub's model, do not have that one.
+pub(crate) fn reason(names: &BTreeSet<String>, file: &str) -> String {
     let has = |name: &str| names.contains(name);
     let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
     let begins = |start: &str| names.iter().any(|name| name.starts_with(start));
-    let shown = shortened(folder.display());
     let weights = file.starts_with("model.safetensors");
-    let reason = if (weights || file == "config.json") && has("adapter_config.json") {
+    if (weights || file == "config.json") && has("adapter_config.json") {
         "it is a LoRA adapter (adapter_config.json), which cannot be loaded: merge it into its \
          base model (peft: merge_and_unload, then save_pretrained) and give that folder"
             .into()
@@ -72,9 +77,10 @@ pub(super) fn lacks(folder: &Path, file: &str) -> LoadError {
     } else if file == "config.json" && has("onnx") {
         "it is an ONNX export, which cannot be loaded: give the original checkpoint".into()
     } else {
-        "it is not a checkpoint as Hugging Face lays it out".to_owned()
-    };
-    LoadError::Invalid(format!("{shown} has no {file}: {reason}"))
+        "it is not a checkpoint as Hugging Face lays it out: give one such as \
+         Qwen/Qwen3-VL-4B-Instruct"
+            .into()
+    }
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {

@@ -49,6 +49,10 @@ pub(super) fn model_info(
 /// The checkpoint's way of decoding; what it does not say is as on the model card of the Instruct
 /// models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
 fn generation_defaults(config: &GenerationConfig) -> Generation {
+    if config.temperature == Some(0.0) {
+        // Plain argmax: the card's penalty is meant for its temperature.
+        return own_generation(config);
+    }
     if config.do_sample == Some(false) {
         return Generation {
             temperature: 0.0,
@@ -100,6 +104,21 @@ mod tests {
             ..expected
         };
         assert_eq!(own_generation(&config), own);
+    }
+
+    #[test]
+    fn a_temperature_of_zero_has_no_penalty_but_its_own() {
+        let penalty = |json: &str| {
+            let config = GenerationConfig::from_json(json.as_bytes()).unwrap();
+            let generation = generation_defaults(&config);
+            assert_eq!(generation.temperature, 0.0);
+            generation.presence_penalty
+        };
+        assert_eq!(penalty(r#"{"temperature": 0}"#), 0.0);
+        assert_eq!(
+            penalty(r#"{"temperature": 0.0, "presence_penalty": 0.5}"#),
+            0.5
+        );
     }
 
     #[test]

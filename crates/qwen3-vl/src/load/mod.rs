@@ -2,11 +2,11 @@
 
 mod choice;
 mod files;
-mod folder;
+pub(crate) mod folder;
 mod info;
 mod target;
 
-pub(crate) use target::free_memory;
+pub(crate) use target::{free_memory, spare_memory};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,6 +169,17 @@ pub fn load_runner(
     let configs = files.configs()?;
     let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
     tokenizer.check(&configs.config).map_err(invalid)?;
+    let others = &configs.generation.not_applied;
+    if !others.is_empty() {
+        progress(Progress {
+            what: format!(
+                "generation_config.json sets {}, which is not applied: transformers may answer \
+                 otherwise",
+                others.join(", ")
+            ),
+            percent: 0,
+        });
+    }
     cancelled()?;
     let eyes = target::eyes(&target.device)?;
     let mut weights = files.weights(target)?;

@@ -51,10 +51,22 @@ pub(crate) fn free_memory(device: &Device) -> Option<u64> {
 }
 
 fn free_system_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    memory_line(&memory()?, "MemAvailable:")
+}
+
+/// Bytes that can still be taken on this machine, swap included; none if nobody says.
+pub(crate) fn spare_memory() -> Option<u64> {
+    let memory = memory()?;
+    let swap = memory_line(&memory, "SwapFree:").unwrap_or(0);
+    Some(memory_line(&memory, "MemAvailable:")?.saturating_add(swap))
+}
+
+fn memory() -> Option<String> {
+    std::fs::read_to_string("/proc/meminfo").ok()
+}
+
+fn memory_line(memory: &str, name: &str) -> Option<u64> {
+    let line = memory.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

@@ -7,6 +7,7 @@ pub mod heads;
 pub mod kv_cache;
 pub(crate) mod layer;
 pub mod linear;
+mod names;
 pub mod norm;
 #[cfg(any(test, feature = "cuda"))]
 pub mod plan;

@@ -134,6 +134,7 @@ impl Shard {
             });
         }
         let dtype = match info.dtype {
+            safetensors::Dtype::F64 => DType::F64,
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
@@ -208,9 +209,12 @@ impl Stored<'_> {
         self.name
     }
 
-    /// Type in the file.
+    /// Type that it is read in: that of the file, or f32 for f64.
     pub(super) fn dtype(&self) -> DType {
-        self.dtype
+        match self.dtype {
+            DType::F64 => DType::F32,
+            dtype => dtype,
+        }
     }
 
     /// Bytes in the file.
@@ -222,31 +226,47 @@ impl Stored<'_> {
         values.saturating_mul(self.dtype.size_in_bytes())
     }
 
+    /// Bytes that it takes while it becomes that type: as it is read, and again if that is another.
+    pub(super) fn bytes(&self, dtype: DType) -> usize {
+        let read = self.dtype().size_in_bytes();
+        let again = if dtype == self.dtype() {
+            0
+        } else {
+            dtype.size_in_bytes()
+        };
+        (self.size() / self.dtype.size_in_bytes()).saturating_mul(read + again)
+    }
+
     /// Its shape, if it is a matrix.
     pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
         candle_core::Shape::from(self.shape).dims2()
     }
 
-    /// A copy, in the type in the file.
+    /// A copy, in the type that it is read in.
     ///
     /// # Errors
     ///
     /// A file that cannot be read any more, no memory, a value that is not finite.
     pub(super) fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
         match self.dtype {
-            DType::BF16 => self.copy::<bf16>(device),
-            DType::F16 => self.copy::<f16>(device),
-            _ => self.copy::<f32>(device),
+            DType::BF16 => self.copy(device, |number: bf16| number),
+            DType::F16 => self.copy(device, |number: f16| number),
+            DType::F64 => self.copy(device, narrow),
+            _ => self.copy(device, |number: f32| number),
         }
     }
 
-    fn copy<T: Number>(&self, device: &Device) -> Result<Tensor, WeightsError> {
+    fn copy<S: Number, T: WithDType>(
+        &self,
+        device: &Device,
+        convert: impl Fn(S) -> T,
+    ) -> Result<Tensor, WeightsError> {
         let count = self.shape.iter().product();
         let mut values: Vec<T> = Vec::new();
         let room = values.try_reserve_exact(count);
         room.map_err(|_| WeightsError::Memory(self.name.into()))?;
-        self.chunks(0..count, size_of::<T>(), |bytes| {
-            T::append(bytes, &mut values, |number| number)
+        self.chunks(0..count, size_of::<S>(), |bytes| {
+            S::append(bytes, &mut values, &convert)
         })?;
         on_device(self.name, Tensor::from_vec(values, self.shape, device))
     }
@@ -262,6 +282,7 @@ impl Stored<'_> {
         self.chunks(values, size, |bytes| match self.dtype {
             DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
             DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
+            DType::F64 => f64::append(bytes, &mut out, narrow),
             _ => f32::append(bytes, &mut out, |number| number),
         })?;
         Ok(out)
@@ -323,7 +344,7 @@ impl Stored<'_> {
 }
 
 /// A type that weights are stored in.
-trait Number: WithDType {
+trait Number: Copy {
     /// Reads numbers, least byte first, behind `out`; whether all of them are finite.
     fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool;
 }
@@ -348,6 +369,20 @@ macro_rules! number {
 number!(bf16, u16);
 number!(f16, u16);
 number!(f32, u32);
+
+impl Number for f64 {
+    fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool {
+        let (numbers, _) = bytes.as_chunks();
+        let numbers = numbers.iter().map(|n| Self::from_le_bytes(*n));
+        out.extend(numbers.clone().map(convert));
+        // Also those that f32 has no number for.
+        numbers.fold(true, |finite, number| finite & narrow(number).is_finite())
+    }
+}
+
+fn narrow(number: f64) -> f32 {
+    number as f32
+}
 
 /// What stands for a file that was never fetched.
 pub(super) fn pointer(file: &str) -> String {

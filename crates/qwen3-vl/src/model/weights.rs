@@ -6,23 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::names;
 use super::quantized::{Quantization, QuantizedWeight};
 use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
-use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
-use crate::load::brief;
+use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
+use crate::load::{brief, spare_memory};
 use crate::quote::{quoted, shortened};
 
 /// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     /// A file cannot be read.
-    #[error(
-        "cannot read {path} ({source}): the folder must hold model.safetensors, or \
-         model.safetensors.index.json and every file that it names",
-        path = shortened(path.display())
-    )]
+    #[error("cannot read {path}: {source}{}", remedy(source), path = shortened(path.display()))]
     Io {
         /// Which.
         path: PathBuf,
@@ -43,6 +40,14 @@ pub enum WeightsError {
     /// A tensor is missing.
     #[error("tensor {0} is missing: these are not the weights of this config.json")]
     Missing(String),
+    /// A tensor of the model, twice.
+    #[error("tensors {one} and {other} are the same one of the model: these are not its weights")]
+    Twice {
+        /// Name of one.
+        one: String,
+        /// Name of the other.
+        other: String,
+    },
     /// Tensors of the model's parts that it has no place for.
     #[error(
         "{count} tensors have no place in the model of this config.json, for instance {}: these \
@@ -79,8 +84,8 @@ pub enum WeightsError {
     },
     /// A tensor has a type that is not supported.
     #[error(
-        "tensor {name} has type {dtype}, supported are F32, BF16 and F16: weights that were \
-         quantised before cannot be loaded"
+        "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16: give the checkpoint \
+         as it was before its weights were quantised or converted"
     )]
     Type {
         /// Name of the tensor.
@@ -105,7 +110,8 @@ pub enum WeightsError {
 #[derive(Debug)]
 pub struct Weights {
     shards: Vec<Shard>,
-    place: HashMap<String, usize>,
+    /// By their names in the whole model.
+    places: HashMap<String, Place>,
     device: Device,
     /// Type of vectors and of arithmetic.
     compute: DType,
@@ -115,6 +121,14 @@ pub struct Weights {
     watch: Arc<Watch>,
     /// Names of the tensors that have been read.
     read: Mutex<BTreeSet<String>>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Place {
+    shard: usize,
+    /// What it is called there.
+    name: String,
 }
 
 /// What a device was asked for, for a tensor of that name.
@@ -136,7 +150,7 @@ impl Weights {
             .iter()
             .map(|path| Shard::open(path))
             .collect::<Result<_, _>>()?;
-        Ok(Self::new(shards, target))
+        Self::new(shards, target)
     }
 
     /// Reads one safetensors file that is part of the program.
@@ -145,31 +159,45 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
-        Ok(Self::new(vec![Shard::embedded(bytes)?], target))
+        Self::new(vec![Shard::embedded(bytes)?], target)
     }
 
-    fn new(shards: Vec<Shard>, target: Target) -> Self {
-        let place = shards
-            .iter()
-            .enumerate()
-            .flat_map(|(i, shard)| shard.names().into_iter().map(move |name| (name, i)))
-            .collect();
+    fn new(shards: Vec<Shard>, target: Target) -> Result<Self, WeightsError> {
+        let mut places: HashMap<String, Place> = HashMap::new();
+        for (shard, names) in shards.iter().map(Shard::names).enumerate() {
+            for name in names {
+                // Of two in different files the last one counts, as in transformers.
+                let before = places.insert(
+                    names::whole(&name).into_owned(),
+                    Place {
+                        shard,
+                        name: name.clone(),
+                    },
+                );
+                if let Some(Place { name: one, .. }) = before.filter(|place| place.name != name) {
+                    return Err(WeightsError::Twice {
+                        one: quoted(&one),
+                        other: quoted(&name),
+                    });
+                }
+            }
+        }
         let Target {
             device,
             compute,
             store,
             quantization,
         } = target;
-        Self {
+        Ok(Self {
             shards,
-            place,
+            places,
             device,
             compute,
             store,
             quantization,
             watch: Arc::default(),
             read: Mutex::default(),
-        }
+        })
     }
 
     /// How far reading has come.
@@ -204,7 +232,7 @@ impl Weights {
 
     /// Whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.place.contains_key(name)
+        self.places.contains_key(name)
     }
 
     /// A matrix of a linear layer or an embedding table, `[rows, columns]`, in the type in which
@@ -251,6 +279,7 @@ impl Weights {
     ) -> Result<QuantizedWeight, WeightsError> {
         let shape = [out, input];
         let stored = self.find(name, &shape)?;
+        ensure_memory(name, format.bytes(out.saturating_mul(input)))?;
         QuantizedWeight::new(&stored, format, &self.device)
     }
 
@@ -262,8 +291,9 @@ impl Weights {
         reshape: impl FnOnce(Tensor) -> candle_core::Result<Tensor>,
     ) -> Result<Tensor, WeightsError> {
         let stored = self.find(name, expected)?;
-        let tensor = stored.tensor(&self.device)?;
         let dtype = dtype.unwrap_or(stored.dtype());
+        ensure_memory(name, stored.bytes(dtype))?;
+        let tensor = stored.tensor(&self.device)?;
         let narrower = dtype == DType::F16 && stored.dtype() != DType::F16;
         let tensor = on_device(name, tensor.to_dtype(dtype))?;
         if narrower && !on_device(name, is_finite(&tensor))? {
@@ -295,7 +325,7 @@ impl Weights {
                 && !name.ends_with("inv_freq")
                 && !read.contains(*name)
         };
-        let unread: BTreeSet<&String> = self.place.keys().filter(unread).collect();
+        let unread: BTreeSet<&String> = self.places.keys().filter(unread).collect();
         match unread.first() {
             None => Ok(()),
             Some(example) => Err(WeightsError::Unread {
@@ -306,14 +336,29 @@ impl Weights {
     }
 
     fn find<'a>(&'a self, name: &'a str, shape: &'a [usize]) -> Result<Stored<'a>, WeightsError> {
-        let place = self.place.get(name);
-        let place = *place.ok_or_else(|| WeightsError::Missing(name.into()))?;
-        let stored = self.shards[place].find(name, shape)?;
+        let place = self.places.get(name);
+        let place = place.ok_or_else(|| WeightsError::Missing(name.into()))?;
+        let stored = self.shards[place.shard].find(&place.name, shape)?;
         self.watch.count(stored.size())?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.insert(name.into());
         Ok(stored)
     }
+}
+
+/// That there is memory for a tensor, before it is taken: a system that lends more than it has ends
+/// the process later, and a vector that cannot grow ends it at once.
+fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
+    match fits(bytes, spare_memory) {
+        true => Ok(()),
+        false => Err(WeightsError::Memory(name.into())),
+    }
+}
+
+fn fits(bytes: usize, spare: impl FnOnce() -> Option<u64>) -> bool {
+    // Asking takes longer than loading a small one.
+    const SMALL: usize = 16 << 20;
+    bytes <= SMALL || spare().is_none_or(|spare| bytes as u64 <= spare)
 }
 
 /// Whether all values are numbers.
@@ -351,7 +396,7 @@ impl Target {
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The files with weights in a folder: `model.safetensors` if it is there, else what the index
+/// The files with weights in a folder: `model.safetensors` if that is a file, else what the index
 /// names. They need not exist.
 ///
 /// # Errors
@@ -359,7 +404,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// See [`WeightsError`].
 pub fn files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-    if single.exists() || !index.exists() {
+    if single.is_file() || !index.exists() {
         return Ok(vec![single]);
     }
     let names = shard_names(&index)?;
@@ -393,5 +438,22 @@ fn shard_names(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
         ))),
         None if names.is_empty() => Err(damaged("it names no file".into())),
         None => Ok(names),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_needs_memory_of_its_size() {
+        let gigabyte = || Some(1 << 30);
+        assert!(fits(1 << 30, gigabyte));
+        assert!(!fits((1 << 30) + 1, gigabyte));
+        assert!(!fits(usize::MAX, gigabyte));
+        // Nobody knows, and nobody asks.
+        assert!(fits(usize::MAX, || None));
+        assert!(fits(1 << 20, || unreachable!()));
+        assert!(spare_memory().is_none_or(|spare| spare > 1 << 20));
     }
 }

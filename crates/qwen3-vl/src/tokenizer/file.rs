@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::quote::{quoted, shortened, value};
+use crate::quote::{json_error, quoted, value};
 
 /// How Qwen's tokenizers split text before merging (transformers: `PRETOKENIZE_REGEX` of
 /// `tokenization_qwen2.py`).
@@ -40,7 +40,7 @@ pub(super) struct Added {
 impl TokenizerFile {
     /// Reads and checks the file. The error says which part is not one of Qwen's.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        let parsed = serde_json::from_slice(json).map_err(shortened)?;
+        let parsed = serde_json::from_slice(json).map_err(|e| json_error(&e))?;
         let Value::Object(mut file) = parsed else {
             return Err("it holds no object".into());
         };

@@ -221,6 +221,35 @@ fn a_trickle_is_bounded_wherever_it_falls() {
     }
 }
 
+/// Around the pieces of a body there are bytes that are none of it: extensions and trailers.
+#[test]
+fn a_trickle_beside_the_body_is_bounded_too() {
+    let whole = format!("5dc\r\n{}\r\n0\r\n", "1".repeat(1500));
+    for (start, drop) in [
+        ("2;".to_string(), "x"),
+        ("0\r\n".to_string(), "x: y\r\n"),
+        (whole, "x: y\r\n"),
+    ] {
+        for kind in ["/api/", CONFIG, WEIGHTS] {
+            let start = start.clone();
+            let mut case = Case::hostile(move |request, stream| {
+                let asked = request.path.contains(kind) && request.method == "GET";
+                if asked {
+                    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                    let _ = write!(stream, "{head}{start}");
+                    while stream.write_all(drop.as_bytes()).is_ok() {
+                        thread::sleep(Duration::from_millis(50));
+                    }
+                }
+                asked
+            });
+            case.hub.patience = Duration::from_millis(500);
+            let error = case.refused();
+            assert!(error.contains("less than 1024 bytes"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn what_the_disk_cannot_hold_is_not_begun() {
     let shard = |i: usize| format!("model-{i}.safetensors");

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
 use qwen3_vl::load::LoadError;
+use serde_json::json;
 
 use crate::hub_case::*;
 use crate::hub_server::{ID, Server, send, sha256};
@@ -103,6 +104,41 @@ fn an_unusable_config_ends_it_before_the_weights() {
     case.check();
 }
 
+/// Errors of JSON quote what they find.
+#[test]
+fn an_error_is_short_whatever_the_hub_sends() {
+    let long = format!("\u{1b}[31m{}", "x".repeat(4_000_000));
+    let commit = commit();
+    for info in [
+        json!({"sha": commit, "siblings": long}),
+        json!({"sha": commit, "siblings": [long]}),
+        json!({"sha": long, "siblings": []}),
+    ] {
+        let info = info.to_string();
+        let case = Case::hostile(move |request, stream| {
+            let asked = request.path.starts_with("/api/");
+            if asked {
+                send(stream, "200 OK", "", info.as_bytes());
+            }
+            asked
+        });
+        assert!(!case.refused().contains('\u{1b}'));
+    }
+    for index in [
+        json!({"weight_map": long}),
+        json!({"weight_map": {"a": long}}),
+    ] {
+        let mut files = model();
+        files.remove(WEIGHTS);
+        files.insert(
+            "model.safetensors.index.json".into(),
+            index.to_string().into(),
+        );
+        let error = Case::new(Server::start(files)).refused();
+        assert!(!error.contains('\u{1b}'), "{error}");
+    }
+}
+
 #[test]
 fn answers_that_are_none_are_refused() {
     for (answer, status) in [
@@ -120,7 +156,7 @@ fn answers_that_are_none_are_refused() {
             send(stream, status, "", answer);
             true
         });
-        case.refused();
+        assert!(case.refused().contains("HF_ENDPOINT"));
     }
     // Deep nesting, and bytes that are no HTTP.
     let deep = "[".repeat(1_000_000);
@@ -133,7 +169,7 @@ fn answers_that_are_none_are_refused() {
         let _ = stream.write_all(&[0x16; 5000]);
         true
     });
-    case.refused();
+    assert!(case.refused().contains("Check HF_ENDPOINT"));
     // Headers without end.
     let case = Case::hostile(|_, stream| {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use qwen3_vl::hub::Proxies;
+
 use crate::hub_case::*;
 use crate::hub_server::{ID, Server, send};
 
@@ -84,7 +86,49 @@ fn the_token_follows_a_redirect_at_home() {
 #[test]
 fn a_token_that_is_no_header_is_refused_and_not_told() {
     let mut case = Case::new(Server::start(model()));
-    case.hub.token = Some("hf_secret\r\nx-evil: 1".into());
-    assert!(case.refused().contains("HF_TOKEN"));
+    for bad in ["hf_secret\r\nx-evil: 1", "hf_secret\u{7f}", "hf_secreté"] {
+        case.hub.token = Some(bad.into());
+        assert!(case.refused().contains("HF_TOKEN"));
+    }
+    assert!(case.server.seen().is_empty());
+}
+
+/// An address may hold a password, and a proxy's does where it wants one.
+#[test]
+fn passwords_are_not_told() {
+    let mut case = Case::new(Server::start(model()));
+    let host = case.server.endpoint.replace("http://", "");
+    for endpoint in [
+        format!("http://me:hf_secret@{host}"),
+        format!("me:hf_secret@{host}"),
+        format!("http://{host}/?key=hf_secret"),
+    ] {
+        case.hub.endpoint = endpoint;
+        assert!(!format!("{:?}", case.hub).contains("hf_secret"));
+        assert!(case.refused().contains("HF_ENDPOINT must be"));
+    }
+
+    case.hub.endpoint = case.server.endpoint.clone();
+    let through = |value: &str| {
+        let value = value.to_owned();
+        Proxies::from_variables(move |name| (name == "ALL_PROXY").then(|| value.clone()))
+    };
+    for (proxy, words) in [
+        // SOCKS is not spoken: going on without it would show what it hides.
+        (
+            "socks5://me:hf_secret@127.0.0.1:9",
+            &["ALL_PROXY", "SOCKS is not"][..],
+        ),
+        ("http://me:hf_secret@127.0.0.1:99999", &["ALL_PROXY"]),
+        (
+            "http://me:hf_secret@127.0.0.1:9",
+            &["through the proxy 127.0.0.1:9"],
+        ),
+    ] {
+        case.hub.proxies = through(proxy);
+        assert!(!format!("{:?}", case.hub).contains("hf_secret"));
+        let error = case.refused();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
     assert!(case.server.seen().is_empty());
 }

@@ -151,6 +151,15 @@ impl QuantizedMatrix {
 }
 
 impl Format {
+    /// Bytes of that many weights.
+    pub(crate) fn bytes(self, weights: usize) -> usize {
+        let of_block = match self {
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+        };
+        (weights / self.block()).saturating_mul(of_block)
+    }
+
     /// Weights in a block.
     pub fn block(self) -> usize {
         match self {
