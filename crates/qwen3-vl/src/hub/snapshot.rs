@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::file::read_bounded;
+use crate::file::{self, read_bounded};
 use crate::load::folder;
 use crate::quote::{quoted_bytes, shortened};
 
@@ -32,16 +32,13 @@ const SINGLE: &str = "model.safetensors";
 /// Most shards of a model; the largest official one has 94.
 const MAX_SHARDS: usize = 1000;
 
-const MIB: u64 = 1 << 20;
-
-/// Most bytes of a file that a hub may send.
+/// Most bytes of a file that a hub may send: small files as they are read later.
 pub(super) fn limit(name: &str) -> u64 {
     match name {
-        // Qwen's has 11 MB.
-        "tokenizer.json" => 32 * MIB,
-        INDEX => 32 * MIB,
+        "tokenizer.json" => file::TOKENIZER_LIMIT,
+        INDEX => file::INDEX_LIMIT,
         _ if name.ends_with(".safetensors") => 256 << 30,
-        _ => 4 * MIB,
+        _ => file::CONFIG_LIMIT,
     }
 }
 
