@@ -510,3 +510,19 @@ fn a_silent_camera_closes_its_window() {
         bench.stop();
     }
 }
+
+/// While a stream is paused its camera is not silent, whatever the clock says.
+#[test]
+fn a_paused_camera_keeps_its_window_open() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
+    bench.frames(0..2_000);
+    bench.element.set_state(gst::State::Paused).unwrap();
+    bench.harness.set_time(seconds(10)).unwrap();
+    // The clock is looked at once a second.
+    std::thread::sleep(Duration::from_millis(1_300));
+    bench.collect();
+    assert!(bench.messages.ids().is_empty());
+    bench.element.set_state(gst::State::Playing).unwrap();
+    bench.ended(1);
+    bench.stop();
+}

@@ -183,6 +183,34 @@ mod tests {
         assert!(!nv12(96 * 96 - 1));
     }
 
+    /// Of 66 rows there are 33 of chroma, which two fields share as 34: the last one is read too.
+    #[test]
+    fn chroma_of_two_fields_is_read_in_pairs_of_rows() {
+        use gst_video::VideoInterlaceMode as Mode;
+        gst::init().unwrap();
+        let reads = |mode, rows: usize| {
+            let builder = VideoInfo::builder(VideoFormat::I420, 96, 66);
+            let info = builder.interlace_mode(mode).build().unwrap();
+            let (u, v) = (96 * 66, 96 * 66 + 48 * 34);
+            let mut buffer = gst::Buffer::with_size(v + 48 * rows).unwrap();
+            VideoMeta::add_full(
+                buffer.get_mut().unwrap(),
+                VideoFrameFlags::empty(),
+                VideoFormat::I420,
+                96,
+                66,
+                &[0, u, v],
+                &[96, 48, 48],
+            )
+            .unwrap();
+            lie_in_memory(&buffer, &info)
+        };
+        assert!(reads(Mode::Progressive, 33));
+        assert!(!reads(Mode::Progressive, 32));
+        assert!(reads(Mode::Interleaved, 34));
+        assert!(!reads(Mode::Interleaved, 33));
+    }
+
     #[test]
     fn what_gstreamer_lays_out_itself_is_read() {
         gst::init().unwrap();
