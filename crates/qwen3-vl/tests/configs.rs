@@ -135,6 +135,9 @@ fn a_mixture_of_experts_has_other_defaults() {
         8
     );
     assert!(experts(json!({"num_experts": 0})).ensure_dense().is_ok());
+    for none in [json!(null), json!(0)] {
+        assert_eq!(experts(json!({"head_dim": none})).text_config.head_dim, 128);
+    }
 }
 
 #[test]
