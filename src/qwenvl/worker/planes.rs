@@ -212,6 +212,33 @@ mod tests {
     }
 
     #[test]
+    fn format_and_tiles_are_those_of_the_caps() {
+        gst::init().unwrap();
+        let reads = |of: VideoFormat, said: VideoFormat, more: i32| {
+            let info = VideoInfo::builder(of, 96, 64).build().unwrap();
+            let planes = info.n_planes() as usize;
+            let strides: Vec<i32> = info.stride()[..planes].iter().map(|s| s + more).collect();
+            let mut buffer = gst::Buffer::with_size(4 * info.size()).unwrap();
+            VideoMeta::add_full(
+                buffer.get_mut().unwrap(),
+                VideoFrameFlags::empty(),
+                said,
+                96,
+                64,
+                &info.offset()[..planes],
+                &strides,
+            )
+            .unwrap();
+            lie_in_memory(&buffer, &info)
+        };
+        assert!(reads(VideoFormat::Rgb, VideoFormat::Rgb, 4));
+        assert!(!reads(VideoFormat::Rgb, VideoFormat::Bgr, 0));
+        // A stride in tiles is a count of them in both directions.
+        assert!(reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 0));
+        assert!(!reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 1));
+    }
+
+    #[test]
     fn what_gstreamer_lays_out_itself_is_read() {
         gst::init().unwrap();
         for format in VideoFormat::iter_raw() {
