@@ -62,7 +62,7 @@ fn endless(stream: &mut TcpStream, piece: &[u8], sent: &AtomicUsize) {
 /// keeps of it meanwhile.
 const MOST: usize = 50_000_000;
 
-const SPACES: [u8; 64 * 1024] = [b' '; 64 * 1024];
+static SPACES: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
 #[test]
 fn a_body_ends_where_it_was_announced_to_end() {
