@@ -526,3 +526,20 @@ fn a_paused_camera_keeps_its_window_open() {
     bench.ended(1);
     bench.stop();
 }
+
+/// A window at twice the rate has frames of twice as much of the stream: room is kept for them.
+#[test]
+fn room_is_kept_for_the_frames_that_come_at_this_rate() {
+    let tokens = |rate: f64, fps: u64| {
+        let backend = Manual::new();
+        let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
+        bench.event(caps(&format!(",framerate={fps}/1")));
+        bench.event(segment_event(|s| s.set_rate(rate)));
+        push(&mut bench, (0..8).map(|i| i * 1_000 / fps));
+        let asked = backend.take();
+        assert_eq!(asked.inputs.len(), 4);
+        bench.stop();
+        asked.head.tokens
+    };
+    assert_eq!(tokens(2.0, 1), tokens(1.0, 2));
+}
