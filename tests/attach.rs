@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use common::bench::Bench;
 use common::camera::{BUFFERS, Camera};
-use common::manual::Manual;
+use common::manual::{Call, Manual};
 use common::{Messages, Run, echo, hooks, in_time, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
+use gstqwenvl::testing::Stage;
 
 /// Window ids of the descriptions that a buffer carries, after its PTS in milliseconds.
 type Carried = (u64, Vec<u64>);
@@ -151,7 +152,7 @@ fn a_live_frame_leaves_although_the_worker_stands_still() {
     let mut hooks = hooks(Arc::new(backend.clone()));
     let stop = still.clone();
     hooks.at = Arc::new(move |stage| {
-        if stage == gstqwenvl::testing::Stage::Worker {
+        if stage == Stage::Worker {
             wait_until("permission", || !stop.load(Ordering::SeqCst));
         }
     });
@@ -418,4 +419,57 @@ fn a_live_sink_drops_nothing() {
     let stats: gst::Structure = real.property("stats");
     assert_eq!(stats.get::<u64>("dropped").unwrap(), 0, "{stats}");
     assert!(messages.descriptions().len() >= 2);
+}
+
+/// A worker that the element could not wait for ends while the next run plays, whose video it must
+/// not let go.
+#[test]
+fn a_worker_of_the_run_before_lets_no_video_go() {
+    let flag = || Arc::new(AtomicBool::new(false));
+    let (called, go_on, slow) = (flag(), flag(), flag());
+    let mut backend = Manual::new();
+    let (call, gate) = (called.clone(), go_on.clone());
+    backend.at = Arc::new(move |at| {
+        if at == Call::Close && !gate.load(Ordering::SeqCst) {
+            call.store(true, Ordering::SeqCst);
+            wait_until("permission", || gate.load(Ordering::SeqCst));
+        }
+    });
+    let mut hooks = hooks(Arc::new(backend.clone()));
+    let waits = slow.clone();
+    hooks.at = Arc::new(move |stage| {
+        if stage == Stage::Worker {
+            wait_until("permission", || !waits.load(Ordering::SeqCst));
+        }
+    });
+    let properties = [("attach", "window"), TWO_SECONDS];
+    let mut bench = Bench::new(hooks, true, &properties).ready();
+    bench.frames(0..2000);
+    wait_until("the call", || called.load(Ordering::SeqCst));
+    bench.stop();
+    out(&mut bench);
+    bench.element.set_state(gst::State::Playing).unwrap();
+    for event in [
+        gst::event::StreamStart::new("again"),
+        gst::event::Caps::new(&common::bench::CAPS.parse().unwrap()),
+        gst::event::Segment::new(&gst::FormattedSegment::<ClockTime>::new()),
+    ] {
+        bench.event(event);
+    }
+    bench.messages.progress.clear();
+    let mut bench = bench.ready();
+    go_on.store(true, Ordering::SeqCst);
+    bench.ended(1);
+    assert!(backend.take().is_cancelled());
+    // Time for a mistake to show.
+    std::thread::sleep(Duration::from_millis(100));
+    // The worker of now has not yet said whose window this frame is.
+    slow.store(true, Ordering::SeqCst);
+    bench.push(0).unwrap();
+    assert_eq!((bench.stat("held"), out(&mut bench)), (1, vec![]));
+    slow.store(false, Ordering::SeqCst);
+    bench.frames(500..2000);
+    backend.take().answer();
+    assert_eq!(wait_out(&mut bench, 4), window(0, &[1]));
+    bench.stop();
 }

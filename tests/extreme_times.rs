@@ -232,7 +232,7 @@ fn frames_without_times_bring_one_warning() {
     }
     // A few here and there, as parsers give them, are nothing to speak of. More are, although the first
     // frame had a time, as with still images.
-    for (first, untimed, told) in [(4_000, 3, 0), (500, 3, 1), (4_000, 40, 1)] {
+    for (first, untimed, told) in [(4_000, 3, 0), (2_000, 3, 0), (500, 3, 1), (4_000, 40, 1)] {
         let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
         bench.harness.push(buffer(None, None)).unwrap();
         bench.frames(0..first);
@@ -243,4 +243,17 @@ fn frames_without_times_bring_one_warning() {
         bench.stop();
         assert_eq!(of_timestamps(&bench), told, "{first} {untimed}");
     }
+}
+
+/// A camera never ends, so the warning cannot wait for that: it comes with the tenth frame in a row.
+#[test]
+fn a_stream_without_times_is_warned_of_while_it_plays() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
+    for frame in 1..=12 {
+        bench.harness.push(buffer(None, None)).unwrap();
+        bench.collect();
+        let told = of_timestamps(&bench);
+        assert_eq!(told, usize::from(frame >= 10), "after {frame} frames");
+    }
+    bench.stop();
 }

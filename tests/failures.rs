@@ -224,6 +224,19 @@ fn more_pixels_than_the_model_can_see_are_refused_before_a_frame_is_resized() {
     }
 }
 
+/// Of a window that is planned to be longer than the stream, what the stream has counts.
+#[test]
+fn a_window_longer_than_its_stream_is_measured_by_the_stream() {
+    // 768 frames of 1024 tokens each, two of them together, are more than the context.
+    let large = "window-duration=400000000000 min-pixels=1048576 max-pixels=1048576";
+    let short = run(VIDEO, large, hooks(echo(Duration::ZERO)));
+    assert!(short.dropped().is_empty(), "{short:?}");
+    assert_eq!(short.descriptions().len(), 1);
+    let long = VIDEO.replace("=200", "=4000");
+    let messages = run(&long, large, hooks(echo(Duration::ZERO)));
+    assert_eq!(messages.dropped(), ["error"]);
+}
+
 #[test]
 fn a_prompt_that_the_model_cannot_hold_is_refused_before_a_frame_is_pushed() {
     let context = echo(Duration::ZERO).model().limits.context;

@@ -328,34 +328,37 @@ fn a_meta_that_leads_out_of_its_buffer_drops_its_windows_and_nothing_else() {
         (SIZE.width, SIZE.height, 0, 0),
         (1 << 30, 1, 0, i32::MAX),
     ] {
-        let caps = format!("video/x-raw,format=RGB,{FIELDS}");
-        let mut stream = Stream::new(&caps, "", hooks(echo(Duration::ZERO)));
-        for i in 0..80 {
-            let mut buffer = Rgb::picture(SIZE.width, SIZE.height).buffer();
-            if i < 40 {
-                VideoMeta::add_full(
-                    buffer.get_mut().unwrap(),
-                    VideoFrameFlags::empty(),
-                    VideoFormat::Rgb,
-                    width,
-                    height,
-                    &[offset],
-                    &[stride],
-                )
-                .unwrap();
+        // Before a good frame has been seen, and behind one.
+        for bad in [0..40, 40..80] {
+            let caps = format!("video/x-raw,format=RGB,{FIELDS}");
+            let mut stream = Stream::new(&caps, "", hooks(echo(Duration::ZERO)));
+            for i in 0..80 {
+                let mut buffer = Rgb::picture(SIZE.width, SIZE.height).buffer();
+                if bad.contains(&i) {
+                    VideoMeta::add_full(
+                        buffer.get_mut().unwrap(),
+                        VideoFrameFlags::empty(),
+                        VideoFormat::Rgb,
+                        width,
+                        height,
+                        &[offset],
+                        &[stride],
+                    )
+                    .unwrap();
+                }
+                stream.push(buffer);
             }
-            stream.push(buffer);
+            let messages = stream.end();
+            let what = format!("{width}x{height} at {offset} by {stride}, {bad:?}");
+            assert!(messages.errors.is_empty(), "{what}: {messages:?}");
+            assert_eq!(messages.descriptions().len(), 1, "{what}: {messages:?}");
+            let dropped = messages.dropped();
+            assert_eq!(dropped.len(), 1, "{what}: {messages:?}");
+            assert!(
+                ["unmappable", "error"].contains(&&*dropped[0]),
+                "{what}: {dropped:?}"
+            );
         }
-        let messages = stream.end();
-        let what = format!("{width}x{height} at {offset} by {stride}");
-        assert!(messages.errors.is_empty(), "{what}: {messages:?}");
-        assert_eq!(messages.descriptions().len(), 1, "{what}: {messages:?}");
-        let dropped = messages.dropped();
-        assert_eq!(dropped.len(), 1, "{what}: {messages:?}");
-        assert!(
-            ["unmappable", "error"].contains(&&*dropped[0]),
-            "{what}: {dropped:?}"
-        );
     }
 }
 

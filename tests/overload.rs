@@ -54,6 +54,8 @@ fn drop_oldest_spares_the_window_that_is_being_answered() {
         assert_eq!(cancelled, [false, true, true, false]);
         bench.ended(4);
         assert_eq!(bench.messages.descriptions().len(), 2);
+        // The answers to those that had been dropped went nowhere.
+        assert_eq!(bench.stat("late"), 2);
         bench.stop();
     }
 }

@@ -165,6 +165,9 @@ fn stopping_waits_for_the_handler_and_for_nothing_else() {
     blocked.wait();
     let element = bench.element.clone();
     let stop = thread::spawn(move || element.set_state(gst::State::Null));
+    // Longer than anything else is waited for.
+    thread::sleep(Duration::from_millis(900));
+    assert!(!stop.is_finished());
     blocked.release();
     in_time("stopping", move || stop.join().unwrap()).unwrap();
     bench.collect();

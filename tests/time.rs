@@ -510,3 +510,36 @@ fn a_silent_camera_closes_its_window() {
         bench.stop();
     }
 }
+
+/// While a stream is paused its camera is not silent, whatever the clock says.
+#[test]
+fn a_paused_camera_keeps_its_window_open() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
+    bench.frames(0..2_000);
+    bench.element.set_state(gst::State::Paused).unwrap();
+    bench.harness.set_time(seconds(10)).unwrap();
+    // The clock is looked at once a second.
+    std::thread::sleep(Duration::from_millis(1_300));
+    bench.collect();
+    assert!(bench.messages.ids().is_empty());
+    bench.element.set_state(gst::State::Playing).unwrap();
+    bench.ended(1);
+    bench.stop();
+}
+
+/// A window at twice the rate has frames of twice as much of the stream: room is kept for them.
+#[test]
+fn room_is_kept_for_the_frames_that_come_at_this_rate() {
+    let tokens = |rate: f64, fps: u64| {
+        let backend = Manual::new();
+        let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
+        bench.event(caps(&format!(",framerate={fps}/1")));
+        bench.event(segment_event(|s| s.set_rate(rate)));
+        push(&mut bench, (0..8).map(|i| i * 1_000 / fps));
+        let asked = backend.take();
+        assert_eq!(asked.inputs.len(), 4);
+        bench.stop();
+        asked.head.tokens
+    };
+    assert_eq!(tokens(2.0, 1), tokens(1.0, 2));
+}

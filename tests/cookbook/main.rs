@@ -291,6 +291,7 @@ impl Kitchen {
         let made = Made {
             command: original,
             folder: folder.path(),
+            said: &said,
         };
         for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
             if file.file_type().unwrap().is_file() {
@@ -303,7 +304,7 @@ impl Kitchen {
         if !command.contains("readable") && command.contains(" -m ") && streams.len() != elements {
             return Err(format!("{elements} elements, and windows of {streams:?}"));
         }
-        made.messages(&said)
+        made.messages()
     }
 }
 

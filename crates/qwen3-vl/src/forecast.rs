@@ -297,6 +297,20 @@ mod tests {
         assert!(at(limits(least + 10, least + 10)).is_ok());
     }
 
+    /// Which have no times, and stand by themselves.
+    #[test]
+    fn images_count_one_by_one() {
+        let plan = WindowPlan {
+            images: true,
+            ..PLAN
+        };
+        let least = 8 * 302 + 3;
+        let at = |context| plan.forecast(&model(limits(context, usize::MAX)));
+        assert_eq!(at(least + 1).unwrap().tokens, least + 1);
+        let text = at(least).unwrap_err().to_string();
+        assert!(text.contains("2420 tokens"), "{text}");
+    }
+
     #[test]
     fn the_texts_count() {
         let least = 4 * 308 + 3;

@@ -89,6 +89,10 @@ mod tests {
             quoted("a\n\u{1b}[31m\u{202e}"),
             "\"a\\u{a}\\u{1b}[31m\\u{202e}\""
         );
+        for reorders in ['\u{200e}', '\u{200f}', '\u{2028}', '\u{2066}', '\u{2069}'] {
+            let escaped = format!("\"{}\"", reorders.escape_unicode());
+            assert_eq!(quoted(&reorders.to_string()), escaped);
+        }
         let long = quoted(&"x".repeat(1_000_000));
         assert_eq!(long.chars().count(), NAME + 3);
         assert!(long.ends_with("x…\""));

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use qwen3_vl::frames::budget::MOST_PIXELS;
-use qwen3_vl::frames::{Budget, Size};
+use qwen3_vl::frames::{Budget, Rounding, Size};
 
 const TEMPORAL: u32 = 2;
 
@@ -176,4 +176,37 @@ fn blocks_of_any_size_have_budgets() {
         Budget::qwen_vl_utils(u32::MAX),
         budget(u64::MAX, u64::MAX, u64::MAX)
     );
+}
+
+/// transformers resizes in 8 bits, qwen-vl-utils in f32.
+#[test]
+fn frames_are_rounded_as_by_the_package_whose_rule_it_is() {
+    let source = Size {
+        width: 1280,
+        height: 720,
+    };
+    let rounding = |budget: Budget| budget.resize(8, source, 32, TEMPORAL).unwrap().1;
+    let whole = (4096, 25_165_824);
+    let hf_video = Budget::HfVideo {
+        min_pixels: whole.0,
+        max_pixels: whole.1,
+        cap_per_frame: true,
+    };
+    let hf_image = Budget::HfImage {
+        min_pixels: whole.0,
+        max_pixels: whole.1,
+    };
+    let smaller = |max_pixels| Budget::Smaller {
+        min_pixels: 131_072,
+        max_pixels,
+        total_pixels: u64::MAX,
+        whole,
+        cap_per_frame: true,
+    };
+    assert_eq!(rounding(hf_video), Rounding::EachPass);
+    assert_eq!(rounding(hf_image), Rounding::EachPass);
+    assert_eq!(rounding(Budget::qwen_vl_utils(32)), Rounding::Once);
+    // A limit that takes something away, and one that does not.
+    assert_eq!(rounding(smaller(262_144)), Rounding::Once);
+    assert_eq!(rounding(smaller(u64::MAX)), Rounding::EachPass);
 }

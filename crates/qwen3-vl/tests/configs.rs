@@ -135,6 +135,9 @@ fn a_mixture_of_experts_has_other_defaults() {
         8
     );
     assert!(experts(json!({"num_experts": 0})).ensure_dense().is_ok());
+    for none in [json!(null), json!(0)] {
+        assert_eq!(experts(json!({"head_dim": none})).text_config.head_dim, 128);
+    }
 }
 
 #[test]
@@ -244,6 +247,17 @@ fn rope_settings_in_all_spellings() {
     }
 }
 
+/// `attribute_map` of `Qwen3VLVisionConfig`.
+#[test]
+fn the_vision_tower_s_heads_have_two_names() {
+    let config = changed(|config| {
+        let vision = config["vision_config"].as_object_mut().unwrap();
+        vision.remove("num_heads");
+        vision.insert("num_attention_heads".into(), json!(2));
+    });
+    assert_eq!(config.unwrap().vision_config.num_heads, 2);
+}
+
 #[test]
 fn the_vision_tower_has_a_base_of_its_own() {
     let theta = |settings| changed(vision(settings)).map(|c| c.vision_config.rope_theta);
@@ -302,6 +316,9 @@ fn sums_and_products_do_not_wrap() {
         json!([half, half, 16]),
         json!([half + 8, half, 8]),
         json!([u64::MAX, 17, 0]),
+        json!([u64::MAX - 1, 1, 17]),
+        // Twice the sum wraps.
+        json!([half, 16, 0]),
         json!([u64::MAX, u64::MAX, u64::MAX]),
     ] {
         let settings = json!({"rope_scaling": {"mrope_section": section}});

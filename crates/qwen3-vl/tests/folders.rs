@@ -199,6 +199,9 @@ fn folders_of_other_kinds_are_recognised() {
         with_weights(&["pytorch_model.bin"]).path(),
         &["PyTorch", "safetensors"],
     );
+    for name in ["consolidated.00.pth", "weights.bin"] {
+        demo::refused_at_once(with_weights(&[name]).path(), &["PyTorch", "safetensors"]);
+    }
     let parts = [
         "pytorch_model.bin.index.json",
         "pytorch_model-00001-of-00002.bin",

@@ -9,12 +9,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hub_server::{ID, Server};
 use qwen3_vl::hub::{Hub, Proxies};
-use qwen3_vl::load::{LoadError, Progress, check_config};
+use qwen3_vl::load::{
+    self, DeviceChoice, DtypeChoice, LoadError, LoadOptions, ModelSource, Progress, Quantization,
+    check_config,
+};
 use serde_json::json;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -285,6 +289,51 @@ fn a_model_that_cannot_be_loaded_is_refused_before_its_weights_come() {
         assert!(matches!(result, Err(LoadError::Invalid(_))), "{result:?}");
         assert!(!weights_came);
     }
+}
+
+const CHILD: &str = "QWEN3_VL_TEST_CHILD";
+
+/// The load itself, whose hub is named by the environment.
+#[test]
+fn a_load_looks_at_the_configuration_before_the_weights_come() {
+    let mut files = model();
+    files.insert("config.json".into(), br#"{"model_type": "llava"}"#.to_vec());
+    let server = Server::start(files);
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "one_load", "--nocapture"])
+        .env_clear()
+        .env(CHILD, "1")
+        .env("HF_ENDPOINT", &server.endpoint)
+        .env("HF_HOME", home.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let requests = server.requests();
+    assert!(requests.iter().any(|line| line.contains("config.json")));
+    let large = |line: &String| line.contains("safetensors") || line.contains("tokenizer");
+    assert!(!requests.iter().any(large), "{requests:?}");
+}
+
+/// In the process of the test before this one. On its own it does nothing.
+#[test]
+fn one_load() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let options = LoadOptions {
+        source: ModelSource::Hub {
+            id: ID.into(),
+            revision: None,
+        },
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
+        kv_memory: None,
+    };
+    let loaded = load::load(&options, &mut |_| (), &AtomicBool::new(false));
+    let error = loaded.err().unwrap();
+    assert!(matches!(&error, LoadError::Invalid(text) if text.contains("LLaVA")));
 }
 
 #[test]

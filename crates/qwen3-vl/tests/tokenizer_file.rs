@@ -181,6 +181,10 @@ fn vocabularies_that_do_not_hold_together_are_refused() {
         &["the id of token"],
     );
     refused(
+        |file| file["model"]["vocab"]["x y"] = json!(1 << 20),
+        &["the id of token"],
+    );
+    refused(
         |file| file["model"]["vocab"]["x y"] = json!(-1),
         &["the id of token"],
     );

@@ -428,6 +428,13 @@ fn a_file_is_as_long_as_its_header_says() {
         fs::write(&path, bytes).unwrap();
         demo::refused(copy.path(), &["is damaged", &header.to_string()]);
     }
+    // A header that is too long, in a file that has as much and more.
+    let mut bytes = good.clone();
+    bytes[..8].copy_from_slice(&100_000_001_u64.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(1 << 40).unwrap();
+    demo::refused(copy.path(), &["its header would have 100000001 bytes"]);
     // A header that speaks of terabytes that a sparse file does have.
     let header =
         br#"{"x":{"dtype":"F32","shape":[274877906944],"data_offsets":[0,1099511627776]}}"#;

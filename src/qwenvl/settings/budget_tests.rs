@@ -30,7 +30,15 @@ fn size(settings: &Settings, model: &ModelInfo, frames: u32, source: Size) -> Si
 #[test]
 fn a_maximum_never_makes_frames_larger() {
     let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
-    let sources = [(96, 64), (1920, 300), (1280, 720), (3840, 2160), (17, 900)];
+    // The last one has more pixels than an image may have in any case.
+    let sources = [
+        (96, 64),
+        (1920, 300),
+        (1280, 720),
+        (3840, 2160),
+        (17, 900),
+        (8000, 6000),
+    ];
     for mode in [Mode::Video, Mode::Images] {
         for min_pixels in [0, 1, 200_000, 2_000_000] {
             for frame_cap in [true, false] {
@@ -85,4 +93,39 @@ fn a_maximum_alone_limits_by_the_rule_of_qwen_vl_utils() {
     assert_eq!(with(262_144, (128, 96)), (128, 96));
     assert_eq!(with(262_144, (1280, 720)), (672, 384));
     assert_eq!(with(4096, (1920, 300)), (160, 32));
+}
+
+/// By `smart_resize` of transformers, with the most pixels that `cap_pixels_per_frame` leaves: 720
+/// tokens, of 768 at most, where four frames could have 2040 each.
+#[test]
+fn frame_cap_is_the_checkpoint_s_cap() {
+    let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
+    let source = Size {
+        width: 1920,
+        height: 1080,
+    };
+    let with = |frame_cap, max_pixels| {
+        let settings = Settings {
+            frame_cap,
+            max_pixels,
+            ..Settings::default()
+        };
+        let size = size(&settings, fake.model(), 4, source);
+        (size.width, size.height)
+    };
+    assert_eq!(with(true, 0), (1152, 640));
+    assert_eq!(with(false, 0), (1920, 1088));
+    // A maximum takes away from what there is with the cap or without it.
+    let capped = |frame_cap| {
+        let settings = Settings {
+            frame_cap,
+            max_pixels: 262_144,
+            ..Settings::default()
+        };
+        match settings.budget(fake.model()) {
+            Budget::Smaller { cap_per_frame, .. } => cap_per_frame,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((capped(true), capped(false)), (true, false));
 }

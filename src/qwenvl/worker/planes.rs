@@ -183,6 +183,61 @@ mod tests {
         assert!(!nv12(96 * 96 - 1));
     }
 
+    /// Of 66 rows there are 33 of chroma, which two fields share as 34: the last one is read too.
+    #[test]
+    fn chroma_of_two_fields_is_read_in_pairs_of_rows() {
+        use gst_video::VideoInterlaceMode as Mode;
+        gst::init().unwrap();
+        let reads = |mode, rows: usize| {
+            let builder = VideoInfo::builder(VideoFormat::I420, 96, 66);
+            let info = builder.interlace_mode(mode).build().unwrap();
+            let (u, v) = (96 * 66, 96 * 66 + 48 * 34);
+            let mut buffer = gst::Buffer::with_size(v + 48 * rows).unwrap();
+            VideoMeta::add_full(
+                buffer.get_mut().unwrap(),
+                VideoFrameFlags::empty(),
+                VideoFormat::I420,
+                96,
+                66,
+                &[0, u, v],
+                &[96, 48, 48],
+            )
+            .unwrap();
+            lie_in_memory(&buffer, &info)
+        };
+        assert!(reads(Mode::Progressive, 33));
+        assert!(!reads(Mode::Progressive, 32));
+        assert!(reads(Mode::Interleaved, 34));
+        assert!(!reads(Mode::Interleaved, 33));
+    }
+
+    #[test]
+    fn format_and_tiles_are_those_of_the_caps() {
+        gst::init().unwrap();
+        let reads = |of: VideoFormat, said: VideoFormat, more: i32| {
+            let info = VideoInfo::builder(of, 96, 64).build().unwrap();
+            let planes = info.n_planes() as usize;
+            let strides: Vec<i32> = info.stride()[..planes].iter().map(|s| s + more).collect();
+            let mut buffer = gst::Buffer::with_size(4 * info.size()).unwrap();
+            VideoMeta::add_full(
+                buffer.get_mut().unwrap(),
+                VideoFrameFlags::empty(),
+                said,
+                96,
+                64,
+                &info.offset()[..planes],
+                &strides,
+            )
+            .unwrap();
+            lie_in_memory(&buffer, &info)
+        };
+        assert!(reads(VideoFormat::Rgb, VideoFormat::Rgb, 4));
+        assert!(!reads(VideoFormat::Rgb, VideoFormat::Bgr, 0));
+        // A stride in tiles is a count of them in both directions.
+        assert!(reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 0));
+        assert!(!reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 1));
+    }
+
     #[test]
     fn what_gstreamer_lays_out_itself_is_read() {
         gst::init().unwrap();

@@ -178,6 +178,7 @@ mod tests {
             ("top_p", "-1"),
             ("repetition_penalty", "0"),
             ("repetition_penalty", "-1"),
+            ("repetition_penalty", "1e4"),
             ("presence_penalty", "1e300"),
         ] {
             let json = format!(r#"{{"{field}": {bad}}}"#);

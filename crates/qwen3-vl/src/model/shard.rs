@@ -388,3 +388,51 @@ fn narrow(number: f64) -> f32 {
 pub(super) fn pointer(file: &str) -> String {
     format!("{}: {LFS_ADVICE}", quoted(file))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A file of two tensors of as many values.
+    fn shard(a: &[f32], b: &[f32]) -> Shard {
+        let (count, bytes) = (a.len(), size_of_val(a));
+        let header = json!({
+            "a": {"dtype": "F32", "shape": [count], "data_offsets": [0, bytes]},
+            "b": {"dtype": "F32", "shape": [count], "data_offsets": [bytes, 2 * bytes]},
+        });
+        let header = header.to_string();
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend(a.iter().chain(b).flat_map(|value| value.to_le_bytes()));
+        Shard::embedded(file.leak()).unwrap()
+    }
+
+    #[test]
+    fn values_are_read_and_compared_to_the_last_one() {
+        let count = 3 * CHUNK / 4 + 5;
+        let shape = [count];
+        let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
+        let with_last = |last: f32| {
+            let mut other = values.clone();
+            other[count - 1] = last;
+            shard(&values, &other)
+        };
+        let same = with_last(values[count - 1]);
+        let (a, b) = (same.find("a", &shape).unwrap(), same.find("b", &shape));
+        assert!(a.same(&b.unwrap()).unwrap());
+        let all = a.tensor(&Device::Cpu).unwrap();
+        assert_eq!(all.to_vec1::<f32>().unwrap(), values);
+        let part = 7..count - 1;
+        assert_eq!(a.widen(part.clone()).unwrap(), values[part]);
+
+        let other = with_last(0.0);
+        let (a, b) = (other.find("a", &shape).unwrap(), other.find("b", &shape));
+        assert!(!a.same(&b.unwrap()).unwrap());
+        let infinite = with_last(f32::INFINITY);
+        let error = infinite.find("b", &shape).unwrap().tensor(&Device::Cpu);
+        assert!(matches!(error, Err(WeightsError::NotFinite(name)) if name == "b"));
+    }
+}
