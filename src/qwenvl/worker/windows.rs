@@ -205,7 +205,7 @@ fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
 fn frames_left(element: &QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
     let pad = element.static_pad("sink")?;
     let all = pad.peer_query_duration::<gst::ClockTime>()?;
-    let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);
+    let left = all.saturating_sub(time::stream_time(&sample.segment, sample.pts)?);
     let planned = u128::from(rules.planned_frames()).saturating_mul(u128::from(left.nseconds()));
     let frames = planned.checked_div(u128::from(rules.duration()))?;
     u32::try_from(frames.saturating_add(1)).ok()
