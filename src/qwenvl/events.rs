@@ -209,10 +209,14 @@ impl QwenVL {
     }
 
     fn drain(&self, session: &Session, timeout: Option<Duration>) -> Result<(), Interrupted> {
-        if session.drain(timeout)? == Drained::TimedOut {
-            session.expire();
-            let drained = session.drain(Some(self.patience()))?;
-            self.check_prompt(drained == Drained::Yes);
+        match session.drain(timeout)? {
+            Drained::Yes => (),
+            Drained::TimedOut => {
+                session.expire();
+                let drained = session.drain(Some(self.patience()))?;
+                self.check_prompt(drained == Drained::Yes);
+            }
+            Drained::Kept => self.check_prompt(false),
         }
         Ok(())
     }
