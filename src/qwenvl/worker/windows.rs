@@ -37,10 +37,15 @@ impl Worker {
     pub(super) fn too_short(&mut self, id: u64) {
         if let Some(window) = self.open.get(&id) {
             let frames = window.request.frames.len();
-            let least = window.plan.rules.least_frames();
+            let Plan { settings, rules } = &*window.plan;
+            let least = rules.least_frames();
+            // A window that holds all the frames that it may is no remedy if it is longer.
+            let remedy = match rules.planned_frames() < settings.max_frames {
+                true => "raise window-duration or fps",
+                false => "lower window-duration or raise max-frames",
+            };
             let text = format!(
-                "frames of the window: {frames}, needed: {least}; raise window-duration or fps, or set \
-                 mode=images"
+                "frames of the window: {frames}, needed: {least}; {remedy}, or set mode=images"
             );
             self.drop_open(id, Reason::TooShort, Some(&text));
         }
