@@ -51,6 +51,7 @@ use std::time::Duration;
 use qwen3_vl::backend::{Answer, ModelInfo};
 
 use crate::json;
+use crate::qwenvl::time::stream_time;
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -154,7 +155,7 @@ impl Request {
 
     fn times(&self, builder: gst::structure::Builder) -> gst::structure::Builder {
         let pts = |time| self.segment.position_from_running_time(time);
-        let stream = |time| pts(time).and_then(|pts| self.segment.to_stream_time(pts));
+        let stream = |time| pts(time).and_then(|pts| stream_time(&self.segment, pts));
         builder
             .field_if_some("start-pts", pts(self.start).map(gst::ClockTime::nseconds))
             .field_if_some("end-pts", pts(self.end).map(gst::ClockTime::nseconds))

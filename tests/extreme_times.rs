@@ -4,11 +4,14 @@
 
 mod common;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use common::bench::Bench;
 use common::{echo, hooks};
 use gst::ClockTime;
+use gst::glib;
+use gst::glib::translate::{IntoGlibPtr, from_glib_full};
 use gst::prelude::*;
 use proptest::prelude::*;
 
@@ -203,6 +206,112 @@ fn a_negative_time_is_left_out() {
     let wanted: Vec<u64> = (0..8).map(|i| i * SECOND / 2).collect();
     assert_eq!(pts, wanted);
     assert!(bench.messages.errors.is_empty());
+}
+
+/// C may leave out any time: in an event, in a meta, in the answer to a query.
+#[test]
+fn times_that_are_not_there() {
+    let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
+    bench.frames(0..1_000);
+    let gap = gst::Structure::builder("GstEventGap")
+        .field("timestamp", u64::MAX)
+        .field("duration", u64::MAX)
+        .build();
+    // SAFETY: the function takes the structure and gives an event.
+    let gap: gst::Event = unsafe {
+        let (kind, gap) = (gst::ffi::GST_EVENT_GAP, gap.into_glib_ptr());
+        from_glib_full(gst::ffi::gst_event_new_custom(kind, gap))
+    };
+    assert!(bench.event(gap));
+    bench.frames(1_000..2_000);
+    let reference = "timestamp/x-unix".parse().unwrap();
+    let mut dated = buffer(Some(ClockTime::from_seconds(2)), None);
+    for seconds in [1, 1_000] {
+        let time = ClockTime::from_seconds(seconds);
+        let header = dated.get_mut().unwrap();
+        let mut meta = gst::ReferenceTimestampMeta::add(header, &reference, time, None);
+        if seconds == 1 {
+            // SAFETY: the meta is this buffer's, which is writable.
+            unsafe { (*meta.as_mut_ptr()).timestamp = u64::MAX };
+        }
+    }
+    bench.harness.push(dated).unwrap();
+    bench.frames(2_500..4_000);
+    let upstream = bench.element.static_pad("sink").unwrap().peer().unwrap();
+    upstream.add_probe(gst::PadProbeType::QUERY_UPSTREAM, |_, info| {
+        let Some(query) = info.query_mut() else {
+            return gst::PadProbeReturn::Ok;
+        };
+        if query.type_() != gst::QueryType::Latency {
+            return gst::PadProbeReturn::Ok;
+        }
+        query.structure_mut().set("live", true);
+        query.structure_mut().set("min-latency", u64::MAX);
+        gst::PadProbeReturn::Handled
+    });
+    let source = bench.element.static_pad("src").unwrap();
+    assert!(source.query(&mut gst::query::Latency::new()));
+    let text = bench.element.request_pad_simple("text").unwrap();
+    assert!(text.query(&mut gst::query::Latency::new()));
+    bench.ended(1);
+    bench.stop();
+    assert!(bench.messages.errors.is_empty(), "{:?}", bench.messages);
+    let described = bench.messages.descriptions();
+    assert_eq!(described[0].get("frames"), Ok(8_u32));
+    // Of the frame at two seconds; the window begins at zero.
+    assert_eq!(described[0].get("utc"), Ok(998 * SECOND));
+}
+
+/// GLib's criticals since the start of the process.
+fn criticals() -> &'static Mutex<Vec<String>> {
+    static CRITICALS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let levels = glib::LogLevels::LEVEL_CRITICAL | glib::LogLevels::LEVEL_WARNING;
+    glib::log_set_handler(Some("GStreamer"), levels, false, false, |_, _, text| {
+        CRITICALS.lock().unwrap().push(text.to_owned());
+    });
+    &CRITICALS
+}
+
+/// A segment that GStreamer cannot compute with passes, and its frames are left out: it is asked
+/// for no time that it does not have.
+#[test]
+fn segments_that_give_no_times() {
+    let criticals = criticals();
+    let second = Some(ClockTime::SECOND);
+    for (rate, applied_rate, stop, offset, told) in [
+        (-1.0, 1.0, None, None, 0),
+        (-1.0, 1.0, second, Some(ClockTime::from_seconds(2)), 0),
+        (f64::NAN, 1.0, None, None, 0),
+        (f64::INFINITY, 1.0, None, None, 0),
+        (1.0, -1.0, None, None, 2),
+        (1.0, f64::NAN, None, None, 2),
+    ] {
+        let what = format!("{rate} {applied_rate} {stop:?} {offset:?}");
+        let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
+        let mut segment = segment([None, stop, None, offset, None], 1.0);
+        segment.set_time(ClockTime::ZERO);
+        let mut event = gst::event::Segment::new(&segment);
+        // SAFETY: the event is not shared; the structure of its segment is written in place.
+        unsafe {
+            let mut inside = std::ptr::null();
+            let event = event.make_mut().as_mut_ptr();
+            gst::ffi::gst_event_parse_segment(event, &mut inside);
+            (*inside.cast_mut()).rate = rate;
+            (*inside.cast_mut()).applied_rate = applied_rate;
+        }
+        assert!(bench.event(event));
+        for ms in (0..8_000).step_by(500) {
+            bench.push(ms).unwrap();
+        }
+        bench.eos_in_thread()();
+        bench.stop();
+        assert_eq!(bench.messages.descriptions().len(), told, "{what}");
+        assert!(bench.messages.errors.is_empty(), "{what}");
+        // Nobody is left to guess why nothing is said.
+        assert_eq!(of_timestamps(&bench), usize::from(told == 0), "{what}");
+        let said = std::mem::take(&mut *criticals.lock().unwrap());
+        assert!(said.is_empty(), "{what}: {said:?}");
+    }
 }
 
 fn of_timestamps(bench: &Bench) -> usize {

@@ -411,12 +411,18 @@ fn what_is_no_raw_video_is_told_what_is_missing() {
 
 #[test]
 fn what_is_dropped_says_why_and_what_to_do() {
-    let messages = run(
-        "videotestsrc num-buffers=1 ! video/x-raw,width=64,height=64,framerate=10/1",
-        "",
-        hooks(echo(Duration::ZERO)),
-    );
-    assert_eq!(messages.dropped(), ["too-short"]);
-    let message: String = messages.named("qwenvl/dropped")[0].get("message").unwrap();
-    assert!(message.contains("window-duration"), "{message}");
+    // A window for ever takes its frames years apart.
+    let ever = format!("window-duration={}", i64::MAX);
+    for (frames, properties, remedy) in [
+        (1, "", "raise window-duration or fps"),
+        (40, &*ever, "lower window-duration or raise max-frames"),
+    ] {
+        let video = format!(
+            "videotestsrc num-buffers={frames} ! video/x-raw,width=64,height=64,framerate=10/1"
+        );
+        let messages = run(&video, properties, hooks(echo(Duration::ZERO)));
+        assert_eq!(messages.dropped(), ["too-short"]);
+        let message: String = messages.named("qwenvl/dropped")[0].get("message").unwrap();
+        assert!(message.contains(remedy), "{message}");
+    }
 }

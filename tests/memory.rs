@@ -362,6 +362,32 @@ fn a_meta_that_leads_out_of_its_buffer_drops_its_windows_and_nothing_else() {
     }
 }
 
+/// GStreamer maps by the meta with the least id, which need not be the first.
+#[test]
+fn a_meta_that_leads_out_of_its_buffer_behind_one_that_does_not() {
+    let caps = format!("video/x-raw,format=RGB,{FIELDS}");
+    let mut stream = Stream::new(&caps, "", hooks(echo(Duration::ZERO)));
+    let row = SIZE.width as i32 * 3;
+    for i in 0..80 {
+        let mut buffer = Rgb::picture(SIZE.width, SIZE.height).buffer();
+        let header = buffer.get_mut().unwrap();
+        let worst = if i < 40 { row * 10_000 } else { row };
+        for (id, stride) in [(1, row), (0, worst)] {
+            let (flags, format) = (VideoFrameFlags::empty(), VideoFormat::Rgb);
+            let (width, height) = (SIZE.width, SIZE.height);
+            let mut meta =
+                VideoMeta::add_full(header, flags, format, width, height, &[0], &[stride]).unwrap();
+            // SAFETY: the meta is this buffer's, which is writable.
+            unsafe { (*meta.as_mut_ptr()).id = id };
+        }
+        stream.push(buffer);
+    }
+    let messages = stream.end();
+    assert!(messages.errors.is_empty(), "{messages:?}");
+    assert_eq!(messages.dropped(), ["unmappable"]);
+    assert_eq!(messages.descriptions().len(), 1);
+}
+
 /// Hooks whose worker waits until the flag falls.
 fn gate(backend: Arc<dyn Backend>) -> (Hooks, Arc<AtomicBool>) {
     let closed = Arc::new(AtomicBool::new(true));

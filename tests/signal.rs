@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::bench::Bench;
 use common::manual::Manual;
-use common::{WATCHDOG, hooks, in_time};
+use common::{Messages, Run, WATCHDOG, echo, hooks, in_time};
 use gst::prelude::*;
 use qwen3_vl::backend::{Event, Failure};
 
@@ -203,6 +203,35 @@ fn a_handler_may_end_the_stream() {
     bench.ended(2);
     assert_eq!(bench.messages.dropped(), ["eos-timeout"]);
     bench.stop();
+}
+
+/// A source that is told to end waits for its streaming thread, which may wait for the worker, which
+/// runs the handler; and nobody can change the pipeline's state meanwhile.
+#[test]
+fn a_handler_may_end_the_pipeline_again_and_again() {
+    for live in [false, true] {
+        let line = format!(
+            "videotestsrc is-live={live} ! video/x-raw,width=64,height=64,framerate=10/1 ! \
+             qwenvl name=q window-duration=500000000 fps=4/1 eos-timeout={} ! fakesink",
+            u64::MAX
+        );
+        let run = Run::new(&line, hooks(echo(Duration::ZERO)));
+        let (pipeline, (tx, rx)) = (run.pipeline.downgrade(), mpsc::channel());
+        run.element.connect("description", false, move |_| {
+            let pipeline = pipeline.upgrade()?;
+            tx.send(pipeline.send_event(gst::event::Eos::new()))
+                .unwrap();
+            None
+        });
+        let _ = run.set_state(gst::State::Playing);
+        let messages = Messages::until_end(&run.pipeline.bus().unwrap(), &run.element);
+        assert!(messages.eos && messages.errors.is_empty(), "{messages:?}");
+        run.set_state(gst::State::Null).unwrap();
+        let sent: Vec<bool> = rx.try_iter().collect();
+        assert!(!sent.is_empty());
+        // None has ended twice.
+        messages.ids();
+    }
 }
 
 /// The worker is about to post an answer when the flush comes.

@@ -369,7 +369,7 @@ impl QwenVL {
     /// Asks upstream whether it is live. Without an answer it counts as not live.
     pub(super) fn ask_live(&self) -> bool {
         let mut query = gst::query::Latency::new();
-        let live = self.sinkpad.peer_query(&mut query) && query.result().0;
+        let live = self.sinkpad.peer_query(&mut query) && time::of_latency(&query).0;
         gst::debug!(CAT, imp = self, "Upstream is live: {live}");
         lock(&self.stream).live = Some(live);
         live

@@ -36,8 +36,13 @@ impl QwenVL {
             gst::EventView::Segment(segment) => {
                 self.break_stream();
                 let segment = segment.segment().downcast_ref::<gst::ClockTime>();
+                let segment = segment.filter(|segment| time::has_running_time(segment));
                 if segment.is_none() {
-                    gst::warning!(CAT, imp = self, "Without a TIME segment nothing is sampled");
+                    gst::warning!(
+                        CAT,
+                        imp = self,
+                        "Without a TIME segment that gives running times nothing is sampled"
+                    );
                 }
                 let segment = segment.cloned().map(Arc::new);
                 let new_stream = {
@@ -56,7 +61,7 @@ impl QwenVL {
                 true
             }
             gst::EventView::Gap(gap) => {
-                self.skip(gap.get());
+                self.skip(time::of_gap(gap));
                 true
             }
             gst::EventView::FlushStart(_) => {
@@ -108,7 +113,8 @@ impl QwenVL {
     }
 
     /// Nothing comes for so long: windows that end in it need not wait for the next frame. Never waits.
-    fn skip(&self, (start, duration): (gst::ClockTime, Option<gst::ClockTime>)) {
+    fn skip(&self, (start, duration): (Option<gst::ClockTime>, Option<gst::ClockTime>)) {
+        let Some(start) = start else { return };
         let skipped = lock(&self.stream).skip(start, duration.unwrap_or_default());
         if let (Some((to, part)), Some(session)) = (skipped, self.session()) {
             session.push_gap(to, part);
@@ -203,10 +209,14 @@ impl QwenVL {
     }
 
     fn drain(&self, session: &Session, timeout: Option<Duration>) -> Result<(), Interrupted> {
-        if session.drain(timeout)? == Drained::TimedOut {
-            session.expire();
-            let drained = session.drain(Some(self.patience()))?;
-            self.check_prompt(drained == Drained::Yes);
+        match session.drain(timeout)? {
+            Drained::Yes => (),
+            Drained::TimedOut => {
+                session.expire();
+                let drained = session.drain(Some(self.patience()))?;
+                self.check_prompt(drained == Drained::Yes);
+            }
+            Drained::Kept => self.check_prompt(false),
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ mod strings;
 mod sync;
 mod task;
 mod text;
-mod time;
+pub(crate) mod time;
 mod worker;
 
 use gst::glib;

@@ -10,6 +10,7 @@ use qwen3_vl::window::{Nanos, WindowRules};
 
 use super::hold::Place;
 use super::settings::{Overload, Settings};
+use super::time;
 use crate::message::Segment;
 
 /// Upstream buffers that may be held at once; beyond that frames are copied, so that the pool of a
@@ -129,7 +130,7 @@ pub(super) fn utc(buffer: &gst::BufferRef) -> Option<u64> {
     buffer
         .iter_meta::<gst::ReferenceTimestampMeta>()
         .find_map(|meta| {
-            let time = meta.timestamp().nseconds();
+            let time = time::of_reference(&meta)?.nseconds();
             match meta.reference().structure(0)?.name().as_str() {
                 "timestamp/x-unix" => Some(time),
                 "timestamp/x-ntp" => time.checked_sub(NTP_TO_UNIX * SECOND),

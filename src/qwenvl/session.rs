@@ -18,6 +18,12 @@ use super::text::Mark;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.
 const MAX_WORK: usize = 8;
+/// As many more, one by one, while code of the application keeps the worker.
+const MAX_KEPT_WORK: usize = 2 * MAX_WORK;
+
+/// How long the streaming thread waits for one run of code of the application, which may itself wait
+/// for the streaming thread: to tell a source to end or to seek takes that source's stream lock.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the worker does in the order of the stream.
 pub(super) enum Work {
@@ -84,6 +90,8 @@ pub(super) enum Drained {
     Yes,
     /// The time is over.
     TimedOut,
+    /// Code of the application does not return.
+    Kept,
 }
 
 #[derive(Default)]
@@ -106,8 +114,8 @@ struct State {
     finished: bool,
     /// The worker is gone, and what it held is free.
     gone: bool,
-    /// The worker runs code of the application: handlers of the bus or of a signal.
-    telling: bool,
+    /// Since when the worker runs code of the application: a handler of the bus or of a signal.
+    telling: Option<Instant>,
     /// Whether the worker has something in its hands.
     busy: bool,
     /// Windows that the worker has opened and not yet ended.
@@ -132,6 +140,11 @@ impl State {
     fn frames_waiting(&self) -> usize {
         let is_frame = |work: &&Work| matches!(work, Work::Frame(_));
         self.work.iter().filter(is_frame).count()
+    }
+
+    /// While code of the application runs: until when a wait that began then lasts for it.
+    fn kept_until(&self, began: Instant) -> Option<Instant> {
+        self.telling?.max(began).checked_add(HANDLER_TIMEOUT)
     }
 
     fn idle(&self) -> bool {
@@ -180,21 +193,32 @@ impl Session {
         room
     }
 
-    /// Hands a frame to the worker. If there is no room, waits for it or skips the frame.
+    /// Hands a frame to the worker. If there is no room, waits for it or skips the frame. Code of the
+    /// application that keeps the worker for long makes room for a few more.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
+        let mut began = None;
+        let mut most = MAX_WORK;
         let mut state = self.0.lock();
         loop {
             if let Some(why) = state.interrupted() {
                 return Err(why);
             }
-            if state.frames_waiting() < MAX_WORK {
+            let waiting = state.frames_waiting();
+            if waiting < most {
                 break;
             }
             if !wait {
                 count(&mut state.stats.skipped);
                 return Ok(());
             }
-            state = self.0.wait(state);
+            let began = *began.get_or_insert_with(now);
+            let kept = state.kept_until(began);
+            let until = kept.filter(|_| waiting < MAX_KEPT_WORK);
+            let in_time;
+            (state, in_time) = self.0.wait_until(state, until);
+            if !in_time {
+                most = MAX_KEPT_WORK;
+            }
         }
         count(&mut state.stats.sampled);
         state.work.push_back(Work::Frame(sample));
@@ -244,7 +268,8 @@ impl Session {
 
     /// Waits until every window has ended, for at most `timeout`, if there is one.
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<Drained, Interrupted> {
-        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
+        let began = now();
+        let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
         let mut state = self.0.lock();
         loop {
             if let Some(why) = state.interrupted() {
@@ -253,10 +278,16 @@ impl Session {
             if state.idle() {
                 return Ok(Drained::Yes);
             }
+            let first = deadline.into_iter().chain(state.kept_until(began)).min();
             let in_time;
-            (state, in_time) = self.0.wait_until(state, deadline);
+            (state, in_time) = self.0.wait_until(state, first);
             if !in_time {
-                return Ok(Drained::TimedOut);
+                let over = first == deadline;
+                return Ok(if over {
+                    Drained::TimedOut
+                } else {
+                    Drained::Kept
+                });
             }
         }
     }
@@ -280,7 +311,7 @@ impl Session {
         let mut state = self.0.lock();
         let mut in_time = true;
         while in_time && !state.gone {
-            if state.telling {
+            if state.telling.is_some() {
                 state = self.0.wait(state);
                 deadline = now().checked_add(timeout);
             } else {
@@ -435,7 +466,8 @@ impl Session {
 
     /// The worker begins or ends to run code of the application.
     pub(super) fn telling(&self, telling: bool) {
-        self.0.change(|state| state.telling = telling);
+        let since = telling.then(now);
+        self.0.change(|state| state.telling = since);
     }
 
     /// The worker is gone, and so is what it held.

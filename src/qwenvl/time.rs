@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use gst::glib::translate::from_glib;
+
 /// The last time that a frame can have, in nanoseconds: `G_MAXINT64`.
 pub(super) const LAST: u64 = i64::MAX as u64;
 
@@ -23,6 +25,62 @@ pub(super) fn sane(time: gst::ClockTime) -> Option<gst::ClockTime> {
 /// Where what starts here and lasts so long ends. A duration that leads out of time is none.
 pub(super) fn end(start: gst::ClockTime, duration: gst::ClockTime) -> gst::ClockTime {
     sane(start.saturating_add(duration)).unwrap_or(start)
+}
+
+/// Start and duration of a GAP. `Gap::get` panics if the first is missing.
+pub(super) fn of_gap(gap: &gst::event::Gap) -> (Option<gst::ClockTime>, Option<gst::ClockTime>) {
+    let (mut start, mut duration) = (0, 0);
+    // SAFETY: the event lives for the call, which writes both times.
+    unsafe {
+        gst::ffi::gst_event_parse_gap(gap.as_mut_ptr(), &mut start, &mut duration);
+        (from_glib(start), from_glib(duration))
+    }
+}
+
+/// What a LATENCY query was answered: live, least and most. `Latency::result` panics if the least is
+/// missing.
+pub(super) fn of_latency(
+    query: &gst::query::Latency,
+) -> (bool, Option<gst::ClockTime>, Option<gst::ClockTime>) {
+    let (mut live, mut min, mut max) = (0, 0, 0);
+    // SAFETY: the query lives for the call, which writes all three.
+    unsafe {
+        gst::ffi::gst_query_parse_latency(query.as_mut_ptr(), &mut live, &mut min, &mut max);
+        (from_glib(live), from_glib(min), from_glib(max))
+    }
+}
+
+/// The time in a reference timestamp. `ReferenceTimestampMeta::timestamp` panics if it has none.
+pub(super) fn of_reference(
+    meta: &gst::MetaRef<'_, gst::ReferenceTimestampMeta>,
+) -> Option<gst::ClockTime> {
+    // SAFETY: the meta lives as long as it is borrowed.
+    unsafe { from_glib((*meta.as_ptr()).timestamp) }
+}
+
+/// Whether running times follow from the segment. GStreamer does not check what comes: a segment that
+/// is played backwards needs a stop to count from, and any needs a rate that is a number.
+pub(super) fn has_running_time(segment: &gst::FormattedSegment<gst::ClockTime>) -> bool {
+    let rate = segment.rate();
+    if rate > 0.0 {
+        return rate.is_finite();
+    }
+    let length = segment.duration().zip(segment.start());
+    let end = length.and_then(|(duration, start)| start.checked_add(duration));
+    let stop = segment.stop().or(end);
+    let counts = stop.zip(segment.offset());
+    rate.is_finite() && counts.is_some_and(|(stop, offset)| stop >= offset)
+}
+
+/// Where in the medium a PTS stands, if the segment says: played backwards by who made it, it needs a
+/// stop to count from.
+pub(crate) fn stream_time(
+    segment: &gst::FormattedSegment<gst::ClockTime>,
+    pts: gst::ClockTime,
+) -> Option<gst::ClockTime> {
+    let rate = segment.applied_rate();
+    let says = rate.is_finite() && (rate > 0.0 || segment.stop().is_some());
+    says.then(|| segment.to_stream_time(pts)).flatten()
 }
 
 /// A property's time to wait: none is for ever, as `GST_CLOCK_TIME_NONE` says.

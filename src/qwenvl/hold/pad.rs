@@ -8,7 +8,7 @@ use gst::subclass::prelude::*;
 use super::{Item, Place};
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Attach, Settings};
-use crate::qwenvl::time::clock_time;
+use crate::qwenvl::time::{self, clock_time};
 
 /// What a frame may come later than at its deadline, because threads do not run at once.
 const SLACK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
@@ -152,9 +152,9 @@ impl QwenVL {
         if let gst::QueryViewMut::Latency(query) = query.view_mut()
             && done
         {
-            let (live, min, max) = query.result();
+            let (live, min, max) = time::of_latency(query);
             let settings = lock(&self.settings).clone();
-            if live {
+            if let (true, Some(min)) = (live, min) {
                 // What is held here may be held anywhere: as much more as it takes.
                 let own = self.latency(&settings);
                 query.set(

@@ -12,7 +12,7 @@ use crate::qwenvl::hold::pad as hold;
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::sample::end_of;
 use crate::qwenvl::settings::{Settings, TextTiming};
-use crate::qwenvl::time::clock_time;
+use crate::qwenvl::time::{self, clock_time};
 
 /// Name of the pad and of its template.
 pub(in crate::qwenvl) const NAME: &str = "text";
@@ -260,9 +260,9 @@ impl QwenVL {
         if let gst::QueryViewMut::Latency(query) = query.view_mut()
             && done
         {
-            let (live, min, max) = query.result();
+            let (live, min, max) = time::of_latency(query);
             let settings = lock(&self.settings).clone();
-            if live {
+            if let (true, Some(min)) = (live, min) {
                 let own = match placing(&settings, live) {
                     // A text comes when its window has ended and been answered.
                     Placing::Span => hold::patience(&settings),

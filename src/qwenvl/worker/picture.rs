@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gst_video::prelude::*;
 use gst_video::{
     VideoColorMatrix, VideoColorRange, VideoColorimetry, VideoConverter, VideoCropMeta,
-    VideoFormat, VideoFrame, VideoFrameRef, VideoInfo, VideoInterlaceMode, VideoMeta,
-    VideoOrientationMethod, video_frame,
+    VideoFormat, VideoFrame, VideoFrameRef, VideoInfo, VideoInterlaceMode, VideoOrientationMethod,
+    video_frame,
 };
 use qwen3_vl::frames::{ResizeError, Rounding, Size, resize};
 
@@ -34,7 +34,7 @@ pub(super) enum PictureError {
 /// Size of the frame in memory, which may be more than the caps say, or a field of it.
 fn coded(sample: &Sample) -> Size {
     let info = &sample.info;
-    let meta = sample.frame.buffer().meta::<VideoMeta>();
+    let meta = planes::video_meta(sample.frame.buffer());
     meta.map_or(
         Size {
             width: info.width(),
@@ -136,8 +136,11 @@ fn check(buffer: &gst::BufferRef, layout: &VideoInfo) -> Result<(), PictureError
         width: layout.width(),
         height: layout.height(),
     };
-    let bytes = buffer.size();
-    Err(PictureError::Layout { bytes, size })
+    let (bytes, format) = (buffer.size(), layout.format());
+    match planes::video_meta(buffer) {
+        Some(_) => Err(PictureError::Layout { bytes, size }),
+        None => Err(PictureError::Map { bytes, format }),
+    }
 }
 
 impl Current {

@@ -1,6 +1,7 @@
 //! Whether the planes that a `GstVideoMeta` tells of lie in the buffer's memory. A meta may come from
 //! anywhere, by `unixfdsrc` even from another process, and `gst_video_frame_map` believes it.
 
+use gst::MetaRef;
 use gst_video::{VideoFormatInfo, VideoInfo, VideoMeta};
 
 /// One plane, in bytes.
@@ -37,11 +38,18 @@ impl Plane {
     }
 }
 
+/// The meta that a mapping follows: of several the one with id 0, or with the least id
+/// (`gst_buffer_get_video_meta`).
+pub(super) fn video_meta(buffer: &gst::BufferRef) -> Option<MetaRef<'_, VideoMeta>> {
+    let metas = buffer.iter_meta::<VideoMeta>();
+    metas.min_by_key(|meta| (meta.id() != 0, meta.id()))
+}
+
 /// Whether a frame with the layout `info`, whose size is the meta's, can be read as the buffer's meta
-/// says. True if there is none: then the mapping checks the size itself.
+/// says. If there is none, whether the buffer is as large as `info` says.
 pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
-    let Some(meta) = buffer.meta::<VideoMeta>() else {
-        return true;
+    let Some(meta) = video_meta(buffer) else {
+        return buffer.size() >= info.size();
     };
     let planes = info.n_planes();
     if meta.format() != info.format() || meta.n_planes() != planes {
@@ -236,6 +244,59 @@ mod tests {
         // A stride in tiles is a count of them in both directions.
         assert!(reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 0));
         assert!(!reads(VideoFormat::Nv1264z32, VideoFormat::Nv1264z32, 1));
+    }
+
+    #[test]
+    fn of_several_metas_the_one_that_is_mapped_counts() {
+        gst::init().unwrap();
+        let info = VideoInfo::builder(VideoFormat::Rgb, 96, 64)
+            .build()
+            .unwrap();
+        for (ids, mapped) in [
+            ([1, 0], 1),
+            ([0, 1], 0),
+            ([2, 1], 1),
+            ([1, 2], 0),
+            ([-1, 0], 1),
+            ([0, 0], 0),
+        ] {
+            // The offset tells them apart.
+            let read = |offsets: [usize; 2]| {
+                let mut buffer = gst::Buffer::with_size(info.size()).unwrap();
+                let header = buffer.get_mut().unwrap();
+                for (id, offset) in ids.into_iter().zip(offsets) {
+                    let (flags, format) = (VideoFrameFlags::empty(), VideoFormat::Rgb);
+                    let meta =
+                        VideoMeta::add_full(header, flags, format, 96, 64, &[offset], &[288]);
+                    let mut meta = meta.unwrap();
+                    // SAFETY: the meta is this buffer's, which is writable.
+                    unsafe { (*meta.as_mut_ptr()).id = id };
+                }
+                // SAFETY: the buffer lives for the call.
+                let gstreamer = unsafe {
+                    let meta = gst_video::ffi::gst_buffer_get_video_meta(buffer.as_mut_ptr());
+                    (*meta).offset[0]
+                };
+                assert_eq!(gstreamer, offsets[mapped], "{ids:?}");
+                assert_eq!(video_meta(&buffer).unwrap().id(), ids[mapped]);
+                lie_in_memory(&buffer, &info)
+            };
+            let (mut good, mut bad) = ([1, 1], [0, 0]);
+            (good[mapped], bad[mapped]) = (0, 1);
+            assert!(read(good), "{ids:?}");
+            assert!(!read(bad), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_meta_the_size_counts() {
+        gst::init().unwrap();
+        let info = VideoInfo::builder(VideoFormat::I420, 96, 64)
+            .build()
+            .unwrap();
+        let reads = |size| lie_in_memory(&gst::Buffer::with_size(size).unwrap(), &info);
+        assert!(reads(96 * 96));
+        assert!(!reads(96 * 96 - 1));
     }
 
     #[test]

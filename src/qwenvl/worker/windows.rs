@@ -37,10 +37,15 @@ impl Worker {
     pub(super) fn too_short(&mut self, id: u64) {
         if let Some(window) = self.open.get(&id) {
             let frames = window.request.frames.len();
-            let least = window.plan.rules.least_frames();
+            let Plan { settings, rules } = &*window.plan;
+            let least = rules.least_frames();
+            // A window that holds all the frames that it may is no remedy if it is longer.
+            let remedy = match rules.planned_frames() < settings.max_frames {
+                true => "raise window-duration or fps",
+                false => "lower window-duration or raise max-frames",
+            };
             let text = format!(
-                "frames of the window: {frames}, needed: {least}; raise window-duration or fps, or set \
-                 mode=images"
+                "frames of the window: {frames}, needed: {least}; {remedy}, or set mode=images"
             );
             self.drop_open(id, Reason::TooShort, Some(&text));
         }
@@ -205,7 +210,7 @@ fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
 fn frames_left(element: &QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
     let pad = element.static_pad("sink")?;
     let all = pad.peer_query_duration::<gst::ClockTime>()?;
-    let left = all.saturating_sub(sample.segment.to_stream_time(sample.pts)?);
+    let left = all.saturating_sub(time::stream_time(&sample.segment, sample.pts)?);
     let planned = u128::from(rules.planned_frames()).saturating_mul(u128::from(left.nseconds()));
     let frames = planned.checked_div(u128::from(rules.duration()))?;
     u32::try_from(frames.saturating_add(1)).ok()
