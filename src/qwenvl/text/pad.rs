@@ -221,6 +221,9 @@ impl QwenVL {
                     self.start_stream(pad, group);
                 }
                 let mut new = gst::FormattedSegment::clone(&new);
+                if leads_to_splitmuxsink(pad) {
+                    self.text.needs_text();
+                }
                 if new.rate() > 0.0 {
                     // Answers come, and GAPs say so, when the video is through.
                     new.set_stop(gst::ClockTime::NONE);
@@ -276,4 +279,26 @@ impl QwenVL {
         }
         done
     }
+}
+
+/// Whether what comes from the pad goes to a `splitmuxsink`, through elements with one source pad such
+/// as queues.
+fn leads_to_splitmuxsink(pad: &gst::Pad) -> bool {
+    const FARTHEST: usize = 16;
+    let next = |pad: &gst::Pad| {
+        let peer = pad.peer()?;
+        // Out of a bin: its ghost pad goes on.
+        let Some(element) = peer.parent_element() else {
+            return peer.parent()?.downcast::<gst::Pad>().ok();
+        };
+        if element.factory()?.name() == "splitmuxsink" {
+            return Some(peer);
+        }
+        <[gst::Pad; 1]>::try_from(element.src_pads())
+            .ok()
+            .map(|[pad]| pad)
+    };
+    let ends = |pad: &gst::Pad| pad.direction() == gst::PadDirection::Sink;
+    let way = std::iter::successors(next(pad), |pad| if ends(pad) { None } else { next(pad) });
+    way.take(FARTHEST).any(|pad| ends(&pad))
 }

@@ -199,6 +199,11 @@ impl Text {
         state.pad
     }
 
+    /// The peer is known: it needs texts, and takes no account of GAPs.
+    pub(super) fn needs_text(&self) {
+        self.change(|state| state.timeline.needs_text());
+    }
+
     /// The number of the pad that is served.
     pub(super) fn pad(&self) -> u64 {
         self.state.lock().pad

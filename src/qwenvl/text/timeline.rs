@@ -47,7 +47,9 @@ enum Peer {
     Sparse,
     /// It stays at a text until something lies behind it, so something follows at once (`qtmux`).
     StaysAtText,
-    /// Texts: it looks at no GAP, and lets no video go past the last text (`splitmuxsink`).
+    /// Texts: it looks at no GAP, and lets no video go past the last text (`splitmuxsink`, which GAPs
+    /// can even stop for good: where a muxer's file ends while its text stands at one, GStreamer 1.22
+    /// may tell the next file's muxer that the text has ended).
     NeedsText,
 }
 
@@ -101,8 +103,9 @@ pub(super) struct Timeline<M> {
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
     decided: Nanos,
-    /// Running time that the video has reached.
+    /// Running time that the video has reached, and whether any has come.
     video: Nanos,
+    begun: bool,
     /// No text will start before this time: the pad has said so.
     said: Nanos,
     /// End of the last text.
@@ -129,6 +132,7 @@ impl<M> Timeline<M> {
             entries: VecDeque::new(),
             decided: 0,
             video: 0,
+            begun: false,
             said: 0,
             covered: 0,
             placed: false,
@@ -154,6 +158,11 @@ impl<M> Timeline<M> {
         };
     }
 
+    /// The peer is known: it needs texts.
+    pub(super) fn needs_text(&mut self) {
+        self.peer = Peer::NeedsText;
+    }
+
     /// An event of the stream; if it is a segment, where that begins.
     pub(super) fn mark(&mut self, mark: M, segment: Option<Nanos>) {
         self.entries.push_back(Entry::Mark { mark, segment });
@@ -162,6 +171,7 @@ impl<M> Timeline<M> {
     /// The video has reached this time.
     pub(super) fn video(&mut self, to: Nanos) {
         self.video = self.video.max(to);
+        self.begun = true;
     }
 
     /// No window starts before this time any more.
@@ -316,7 +326,7 @@ impl<M> Timeline<M> {
 
     /// Something to preroll with, which says nothing of what follows.
     fn preroll(&mut self, push: Push) -> Option<Out<M>> {
-        let first = self.forgotten && self.placing == Placing::Span;
+        let first = self.forgotten && self.placing == Placing::Span && self.peer != Peer::NeedsText;
         (push == Push::Preroll && first).then(|| {
             self.forgotten = false;
             let (start, end) = (self.said, self.said);
@@ -346,9 +356,10 @@ impl<M> Timeline<M> {
         self.falls_behind().then(|| self.say_nothing())
     }
 
+    /// Not before the video has come to the last text: held video comes to the next one together with it.
     fn falls_behind(&self) -> bool {
-        let ahead = self.video.saturating_add(LEAD / 2);
-        self.placed && self.peer == Peer::NeedsText && self.last.is_none_or(|last| last < ahead)
+        let behind = self.last.is_none_or(|last| last <= self.video);
+        self.placed && self.peer == Peer::NeedsText && self.begun && behind
     }
 
     /// A text that tells nothing new: the one on show, or an empty one.
@@ -367,6 +378,9 @@ impl<M> Timeline<M> {
 
     /// Up to where a GAP or the text on show goes on, if that is worth saying.
     fn gap_end(&self, stuck: bool) -> Option<Nanos> {
+        if self.peer == Peer::NeedsText {
+            return None;
+        }
         let to = match self.placing {
             // Whoever reads a GAP where it starts, and needs more behind it, gets a little more.
             Placing::Answer { .. } if stuck => self.video.saturating_add(LEAD + LEAST_GAP),
