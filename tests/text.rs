@@ -462,17 +462,20 @@ fn a_recorder_in_parts_gets_all_video_and_texts() {
     let live = "videotestsrc is-live=true num-buffers=120";
     let mkv = "vp8enc deadline=1 keyframe-max-dist=10 ! splitmuxsink name=s muxer=matroskamux";
     let mp4 = "openh264enc gop-size=10 ! h264parse ! splitmuxsink name=s muxer=mp4mux";
-    for (source, encode, seconds) in [
-        (file, mkv, 2),
-        (live, mkv, 2),
-        (file, mp4, 4),
-        (live, mp4, 2),
+    for (source, encode, seconds, part) in [
+        (file, mkv, 2, 4),
+        // Where files end with windows.
+        (file, mkv, 2, 2),
+        (file, mkv, 3, 2),
+        (live, mkv, 2, 4),
+        (file, mp4, 4, 4),
+        (live, mp4, 2, 4),
     ] {
-        let name = format!("{}-%d", source.len() + encode.len());
+        let name = format!("{}-{seconds}-{part}-%d", source.len() + encode.len());
         let line = format!(
             "{source} ! video/x-raw,format=I420,width=64,height=64,framerate=10/1 ! \
              qwenvl name=q window-duration={seconds}000000000 ! identity name=v ! {encode} \
-             max-size-time=4000000000 location=\"{}\" q.text ! queue name=t ! s.subtitle_0",
+             max-size-time={part}000000000 location=\"{}\" q.text ! queue name=t ! s.subtitle_0",
             folder.path().join(&name).display()
         );
         let line = line.replace(

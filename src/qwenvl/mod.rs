@@ -34,9 +34,9 @@
 //! **Signal `description`** (`void handler(GstElement *element, GstStructure *description, gpointer
 //! user_data)`): the structure of each `qwenvl/description`, emitted after its message is posted,
 //! once and in the same order, from the element's worker thread with no lock held. A handler may
-//! set and get properties and send events. Until it returns, no other window is described, and the
-//! change to READY waits (otherwise it takes a second at most, whatever is computed or loaded); EOS
-//! waits for it as for an answer, and FLUSH_STOP for a second. Video goes on as with a slow model. A
+//! set and get properties and send events. Until it returns, no other window is described. The change
+//! to READY and EOS wait for it for three seconds at most (without one the change takes a second at
+//! most, whatever is computed or loaded), FLUSH_STOP for a second. Video goes on as with a slow model. A
 //! handler that changes the element's state is refused with a WARNING: it would wait for itself.
 //!
 //! **Flushes.** When FLUSH_STOP has passed, every window of before has had its message, and nothing

@@ -21,8 +21,9 @@ const MAX_WORK: usize = 8;
 /// As many more, one by one, while code of the application keeps the worker.
 const MAX_KEPT_WORK: usize = 2 * MAX_WORK;
 
-/// How long the streaming thread waits for one run of code of the application, which may itself wait
-/// for the streaming thread: to tell a source to end or to seek takes that source's stream lock.
+/// How long the streaming thread, or a state change, waits for one run of code of the application, which
+/// may itself wait for them: to tell a source to end or to seek takes that source's stream lock, and
+/// any event to the pipeline its state lock.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the worker does in the order of the stream.
@@ -305,20 +306,26 @@ impl Session {
     }
 
     /// After [`Self::stop`]: waits until the worker is gone, at most for `timeout`, because it may compute
-    /// or free memory. While it runs code of the application there is no limit. Whether it is gone.
+    /// or free memory. Code of the application that it runs has [`HANDLER_TIMEOUT`]: it may wait for a
+    /// lock that the state change holds, as sending an event to the pipeline does. Whether it is gone.
     pub(super) fn wait_gone(&self, timeout: Duration) -> bool {
-        let mut deadline = now().checked_add(timeout);
+        let began = now();
+        let mut deadline = began.checked_add(timeout);
         let mut state = self.0.lock();
         let mut in_time = true;
         while in_time && !state.gone {
-            if state.telling.is_some() {
-                state = self.0.wait(state);
+            let kept = state.telling.and(began.checked_add(HANDLER_TIMEOUT));
+            (state, in_time) = self.0.wait_until(state, kept.or(deadline));
+            if kept.is_some() {
                 deadline = now().checked_add(timeout);
-            } else {
-                (state, in_time) = self.0.wait_until(state, deadline);
             }
         }
         state.gone
+    }
+
+    /// Whether [`Self::stop`] was called.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.0.lock().stopping
     }
 
     /// The time for the last answers is over, and for frames that have not even become windows.

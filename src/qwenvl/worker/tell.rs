@@ -46,7 +46,9 @@ impl Worker {
     /// Tells what has become of the oldest windows: they are told in their order, whichever is
     /// answered first.
     fn tell_ended(&mut self) {
-        while self.asked.front().is_some_and(|asked| asked.end.is_some())
+        // What the application's handlers do with one may have ended the rest.
+        while !self.session.is_stopping()
+            && self.asked.front().is_some_and(|asked| asked.end.is_some())
             && let Some(mut asked) = self.asked.pop_front()
             && let Some(event) = asked.end.take()
         {

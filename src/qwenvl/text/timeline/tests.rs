@@ -183,6 +183,38 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     }
 }
 
+/// One that is known from the start gets no GAP, and the texts of held video where their windows are.
+#[test]
+fn a_muxer_that_is_known_to_need_texts_gets_nothing_else() {
+    let mut t = Timeline::new(Placing::Span);
+    t.needs_text();
+    t.mark("segment", Some(0));
+    assert_eq!(t.next(Push::Preroll), Some(Out::Mark("segment")));
+    for push in [Push::Preroll, Push::Free, Push::Stuck, Push::StillStuck] {
+        assert_eq!(t.next(push), None, "no video has come");
+    }
+    let mut texts = Vec::new();
+    for window in 0..3 {
+        let start = window * 2 * SECOND;
+        t.opened(window, start);
+        t.ended(window, Some(("window".into(), start + 2 * SECOND)));
+        for ms in (0..2_000).step_by(100).map(|ms| ms * 1_000_000) {
+            let said = std::iter::from_fn(|| t.next(Push::Free));
+            texts.extend(said.take(100));
+            t.video(start + ms);
+        }
+    }
+    let starts = texts.iter().map(|out| match out {
+        Out::Text { start, text, .. } => (*start, text.is_empty()),
+        other => panic!("{other:?}"),
+    });
+    let own: Vec<u64> = starts
+        .filter(|(_, empty)| !empty)
+        .map(|(start, _)| start)
+        .collect();
+    assert_eq!(own, [0, 2 * SECOND, 4 * SECOND]);
+}
+
 /// What prerolls a sink says nothing of the texts that follow.
 #[test]
 fn a_preroll_moves_nothing() {
