@@ -103,9 +103,8 @@ pub(super) struct Timeline<M> {
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
     decided: Nanos,
-    /// Running time that the video has reached, and whether any has come.
+    /// Running time that the video has reached.
     video: Nanos,
-    begun: bool,
     /// No text will start before this time: the pad has said so.
     said: Nanos,
     /// End of the last text.
@@ -132,7 +131,6 @@ impl<M> Timeline<M> {
             entries: VecDeque::new(),
             decided: 0,
             video: 0,
-            begun: false,
             said: 0,
             covered: 0,
             placed: false,
@@ -171,7 +169,6 @@ impl<M> Timeline<M> {
     /// The video has reached this time.
     pub(super) fn video(&mut self, to: Nanos) {
         self.video = self.video.max(to);
-        self.begun = true;
     }
 
     /// No window starts before this time any more.
@@ -336,6 +333,10 @@ impl<M> Timeline<M> {
 
     /// Lets a video go on that only another text sets free.
     fn release(&mut self, push: Push) -> Option<Out<M>> {
+        if self.peer == Peer::NeedsText && self.last.is_none() && push >= Push::Stuck && self.placed
+        {
+            return Some(self.say_nothing());
+        }
         if push < Push::StillStuck || !self.placed {
             return None;
         }
@@ -356,10 +357,11 @@ impl<M> Timeline<M> {
         self.falls_behind().then(|| self.say_nothing())
     }
 
-    /// Not before the video has come to the last text: held video comes to the next one together with it.
+    /// Not before the video has gone past the last text: held video comes to the next one together with
+    /// it. Before the first text it may go on for a while, and has to be stuck.
     fn falls_behind(&self) -> bool {
-        let behind = self.last.is_none_or(|last| last <= self.video);
-        self.placed && self.peer == Peer::NeedsText && self.begun && behind
+        let behind = self.last.is_some_and(|last| last < self.video);
+        self.placed && self.peer == Peer::NeedsText && behind
     }
 
     /// A text that tells nothing new: the one on show, or an empty one.
