@@ -36,7 +36,7 @@ fn label(text: &str) -> Option<glib::Quark> {
     let line = words.join(" ");
     glib::Quark::try_from_str(&line).or_else(|| {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let one_more = |made| (made < MAX_LABELS).then_some(made + 1);
+        let one_more = |made| (made < MAX_LABELS).then(|| made.saturating_add(1));
         MADE.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(glib::Quark::from_str(&line))
     })
@@ -60,9 +60,9 @@ fn add(
         return Ok(());
     };
     for (label, line) in labels.zip(1..) {
-        let top = (LINE * line).min(height / 2);
+        let top = LINE.saturating_mul(line).min(height / 2);
         let object = meta
-            .add_od_mtd(label, 0, top, width, height - top, CONFIDENCE)?
+            .add_od_mtd(label, 0, top, width, height.saturating_sub(top), CONFIDENCE)?
             .id();
         let class = meta.add_one_cls_mtd(CONFIDENCE, label)?.id();
         meta.set_relation(RelTypes::RELATE_TO, object, class)?;
