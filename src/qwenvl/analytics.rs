@@ -36,7 +36,7 @@ fn label(text: &str) -> Option<glib::Quark> {
     let line = words.join(" ");
     glib::Quark::try_from_str(&line).or_else(|| {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let one_more = |made| (made < MAX_LABELS).then(|| made.saturating_add(1));
+        let one_more = |made: u32| (made < MAX_LABELS).then(|| made.saturating_add(1));
         MADE.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         Some(glib::Quark::from_str(&line))
     })
