@@ -33,8 +33,8 @@ pub struct GenerationConfig {
 }
 
 /// Settings of transformers' `generate` that there are none of here, each with the number that
-/// changes nothing.
-const OTHERS: [(&str, f64); 19] = [
+/// changes nothing; NaN where none does.
+const OTHERS: [(&str, f64); 14] = [
     ("num_beams", 1.0),
     ("min_length", 0.0),
     ("min_new_tokens", 0.0),
@@ -49,14 +49,16 @@ const OTHERS: [(&str, f64); 19] = [
     ("forced_eos_token_id", f64::NAN),
     ("exponential_decay_length_penalty", f64::NAN),
     ("stop_strings", f64::NAN),
-    // Those from here on only where it samples.
+];
+
+/// The same, of settings that only sampling has.
+const OTHERS_OF_SAMPLING: [(&str, f64); 5] = [
     ("min_p", 0.0),
     ("typical_p", 1.0),
     ("epsilon_cutoff", 0.0),
     ("eta_cutoff", 0.0),
     ("top_h", f64::NAN),
 ];
-const OF_SAMPLING: usize = 5;
 
 impl GenerationConfig {
     /// Reads `generation_config.json`.
@@ -95,14 +97,17 @@ impl GenerationConfig {
 
 fn not_applied(file: &Map<String, Value>) -> Vec<&'static str> {
     let greedy = file.get("do_sample") == Some(&Value::Bool(false));
-    let count = OTHERS.len() - if greedy { OF_SAMPLING } else { 0 };
+    let of_sampling = match greedy {
+        true => &[][..],
+        false => &OTHERS_OF_SAMPLING,
+    };
     let changes = |(name, nothing): &&(&str, f64)| match file.get(*name) {
         None | Some(Value::Null | Value::Bool(false)) => false,
         Some(Value::Array(all)) => !all.is_empty(),
         Some(Value::Object(all)) => !all.is_empty(),
         Some(said) => said.as_f64() != Some(*nothing),
     };
-    let found = OTHERS.iter().take(count).filter(changes);
+    let found = OTHERS.iter().chain(of_sampling).filter(changes);
     found.map(|(name, _)| *name).collect()
 }
 
