@@ -24,6 +24,7 @@ mod file;
 pub mod forecast;
 pub mod frames;
 pub mod hub;
+mod index;
 pub mod load;
 pub mod model;
 pub mod prompt;

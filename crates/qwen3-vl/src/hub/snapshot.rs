@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
-
 use crate::file::{self, read_bounded};
+use crate::index::{self, INDEX, SINGLE};
 use crate::load::folder;
-use crate::quote::{quoted_bytes, shortened};
+use crate::quote::quoted;
 
 /// Files without which nothing can be loaded.
 const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
@@ -25,9 +24,6 @@ const USED: [&str; 7] = [
     "chat_template.jinja",
     "chat_template.json",
 ];
-
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
 
 /// Most shards of a model; the largest official one has 94.
 const MAX_SHARDS: usize = 1000;
@@ -74,22 +70,16 @@ pub(super) fn first_files(available: &BTreeSet<String>) -> Result<Vec<String>, S
 ///
 /// An index that cannot be read, or names something else than files beside it.
 pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::HashMap<String, String>,
-    }
     let text =
         read_bounded(&folder.join(INDEX), limit(INDEX)).map_err(|e| format!("{INDEX}: {e}"))?;
-    let index: Index =
-        serde_json::from_slice(&text).map_err(|e| format!("{INDEX}: {}", shortened(e)))?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    let names = index::shard_names(&text).map_err(|e| format!("{INDEX}: {e}"))?;
     if names.len() > MAX_SHARDS {
         return Err(format!("{INDEX} names more than {MAX_SHARDS} shards"));
     }
     match names.iter().find(|name| !is_shard(name)) {
         Some(name) => Err(format!(
             "{INDEX} names {}, which is not a shard",
-            quoted_bytes(name.as_bytes())
+            quoted(name)
         )),
         None => Ok(names),
     }

@@ -12,6 +12,7 @@ use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
+use crate::index::{self, INDEX, SINGLE};
 use crate::load::{brief, spare_memory};
 use crate::quote::{quoted, shortened};
 
@@ -393,9 +394,6 @@ impl Target {
     }
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
 /// The files with weights in a folder: `model.safetensors` if that is a file, else what the index
 /// names. They need not exist.
 ///
@@ -412,14 +410,6 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>, WeightsError> {
 }
 
 fn shard_names(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: HashMap<String, String>,
-    }
-    let damaged = |reason: String| WeightsError::Damaged {
-        file: INDEX.into(),
-        reason,
-    };
     let json = read_bounded(index, INDEX_LIMIT).map_err(|source| WeightsError::Io {
         path: index.into(),
         source,
@@ -427,18 +417,10 @@ fn shard_names(index: &Path) -> Result<BTreeSet<String>, WeightsError> {
     if is_lfs_pointer(&json) {
         return Err(WeightsError::Pointer(INDEX.into()));
     }
-    let index: Index = serde_json::from_slice(&json).map_err(|e| damaged(shortened(e)))?;
-    let names: BTreeSet<String> = index.weight_map.into_values().collect();
-    // A name with a path in it could point anywhere.
-    let strange = |name: &&String| Path::new(*name).file_name() != Some(name.as_ref());
-    match names.iter().find(strange) {
-        Some(name) => Err(damaged(format!(
-            "{} is not a plain file name",
-            quoted(name)
-        ))),
-        None if names.is_empty() => Err(damaged("it names no file".into())),
-        None => Ok(names),
-    }
+    index::shard_names(&json).map_err(|reason| WeightsError::Damaged {
+        file: INDEX.into(),
+        reason,
+    })
 }
 
 #[cfg(test)]
