@@ -7,6 +7,8 @@ const NAME: usize = 200;
 /// Characters of a whole message that are kept, of its start and of its end.
 const START: usize = 700;
 const END: usize = 200;
+/// Of the end of what is said of JSON: the place.
+const JSON_END: usize = 100;
 
 /// A name or value from a file, in quotes: cut, control characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
@@ -37,29 +39,36 @@ pub(crate) fn value(value: &serde_json::Value) -> String {
 
 /// A message of another crate, which may quote a file at any length: the start and the end of it.
 pub(crate) fn shortened(message: impl std::fmt::Display) -> String {
-    let text = message.to_string();
-    let mut out = String::new();
-    let length = text.chars().count();
-    if length <= START + END {
-        escape(&mut out, text.chars());
-    } else {
-        escape(&mut out, text.chars().take(START));
-        out.push_str(" … ");
-        escape(&mut out, text.chars().skip(length - END));
-    }
-    out
+    ends(&message.to_string(), START, END)
+}
+
+/// What serde says of JSON, which quotes it at any length.
+pub(crate) fn of_json(error: &serde_json::Error) -> String {
+    ends(&error.to_string(), NAME, JSON_END)
 }
 
 /// What is wrong with a JSON file, and what to do where it is none.
 pub(crate) fn json_error(error: &serde_json::Error) -> String {
     use serde_json::error::Category;
+    let said = of_json(error);
     match error.classify() {
-        Category::Data => shortened(error),
-        _ => format!(
-            "it is no JSON ({}): fetch or save it again",
-            shortened(error)
-        ),
+        Category::Data => said,
+        _ => format!("it is no JSON ({said}): fetch or save it again"),
     }
+}
+
+/// So many characters of the start of a text and of its end.
+fn ends(text: &str, start: usize, end: usize) -> String {
+    let mut out = String::new();
+    let length = text.chars().count();
+    if length <= start + end {
+        escape(&mut out, text.chars());
+    } else {
+        escape(&mut out, text.chars().take(start));
+        out.push_str(" … ");
+        escape(&mut out, text.chars().skip(length - end));
+    }
+    out
 }
 
 fn escape(out: &mut String, chars: impl Iterator<Item = char>) {

@@ -19,7 +19,7 @@ use super::slot::Slot;
 use super::{CheckConfig, Hub, snapshot, space};
 use crate::file::read_bounded;
 use crate::load::LoadError;
-use crate::quote::{quoted_bytes, shortened};
+use crate::quote::{of_json, quoted_bytes};
 
 /// Most bytes of what a hub says about a model.
 const INFO_LIMIT: u64 = 8 << 20;
@@ -135,8 +135,8 @@ impl Download {
             });
         }
         let info: Info = serde_json::from_slice(&json)
-            .map_err(shortened)
-            .map_err(|e| HubError::Protocol(format!("what it says about the model: {e}")))?;
+            .map_err(|e| format!("what it says about the model: {}", of_json(&e)))
+            .map_err(HubError::Protocol)?;
         let commit = Commit::parse(info.sha.as_bytes()).ok_or_else(|| {
             HubError::Protocol(format!(
                 "{} is no commit",

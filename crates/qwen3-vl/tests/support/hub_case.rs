@@ -75,7 +75,7 @@ impl Case {
         let error = self.fetch().expect_err("accepted").to_string();
         assert!(start.elapsed() < WATCHDOG, "it took {:?}", start.elapsed());
         assert!(!error.contains("hf_secret"), "{error}");
-        assert!(error.len() < 1200, "{} bytes of error", error.len());
+        assert!(error.len() < 600, "{} bytes of error", error.len());
         self.check();
         error
     }
