@@ -5,6 +5,7 @@ use std::time::Duration;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
+use super::recorder;
 use super::timeline::Out;
 use super::{Mark, Placing};
 use crate::message::Segment;
@@ -221,7 +222,7 @@ impl QwenVL {
                     self.start_stream(pad, group);
                 }
                 let mut new = gst::FormattedSegment::clone(&new);
-                if leads_to_splitmuxsink(pad) {
+                if recorder::follows(pad) {
                     self.text.needs_text();
                 }
                 if new.rate() > 0.0 {
@@ -234,6 +235,8 @@ impl QwenVL {
             Out::Mark(Mark::Eos) => {
                 pad.push_event(gst::event::Eos::new());
             }
+            // It may have been linked since the segment.
+            Out::Gap { .. } if recorder::follows(pad) => self.text.needs_text(),
             Out::Gap { start, end } => {
                 if let (Some(start), Some(end)) = (at(segment, start), at(segment, end)) {
                     let duration = end.checked_sub(start);
@@ -279,26 +282,4 @@ impl QwenVL {
         }
         done
     }
-}
-
-/// Whether what comes from the pad goes to a `splitmuxsink`, through elements with one source pad such
-/// as queues.
-fn leads_to_splitmuxsink(pad: &gst::Pad) -> bool {
-    const FARTHEST: usize = 16;
-    let next = |pad: &gst::Pad| {
-        let peer = pad.peer()?;
-        // Out of a bin: its ghost pad goes on.
-        let Some(element) = peer.parent_element() else {
-            return peer.parent()?.downcast::<gst::Pad>().ok();
-        };
-        if element.factory()?.name() == "splitmuxsink" {
-            return Some(peer);
-        }
-        <[gst::Pad; 1]>::try_from(element.src_pads())
-            .ok()
-            .map(|[pad]| pad)
-    };
-    let ends = |pad: &gst::Pad| pad.direction() == gst::PadDirection::Sink;
-    let way = std::iter::successors(next(pad), |pad| if ends(pad) { None } else { next(pad) });
-    way.take(FARTHEST).any(|pad| ends(&pad))
 }
