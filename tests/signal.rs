@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::bench::Bench;
 use common::manual::Manual;
@@ -173,6 +173,28 @@ fn stopping_waits_for_the_handler_and_for_nothing_else() {
     bench.collect();
     assert_eq!(bench.messages.descriptions().len(), 1);
     assert_eq!(bench.messages.dropped(), ["cancelled"]);
+}
+
+/// It may itself wait for the state change, as for the pipeline's state lock.
+#[test]
+fn stopping_gives_up_a_handler_that_does_not_return() {
+    let (mut bench, backend) = bench(&[]);
+    let blocked = Blocked::connect(&bench);
+    bench.frames(0..3_000);
+    backend.take().answer();
+    blocked.wait();
+    backend.take().answer();
+    let element = bench.element.clone();
+    let begin = Instant::now();
+    in_time("stopping", move || element.set_state(gst::State::Null)).unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    blocked.release();
+    bench.ended(3);
+    // No other description is told, although its answer was there.
+    assert_eq!(bench.messages.descriptions().len(), 1);
+    assert_eq!(bench.messages.dropped(), ["cancelled"; 2]);
+    assert!(blocked.called.try_recv().is_err());
+    bench.stop();
 }
 
 #[test]

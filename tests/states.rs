@@ -4,25 +4,35 @@
 
 mod common;
 
+use std::net::TcpListener;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::bench::Bench;
 use common::manual::{Asked, Call, Manual};
-use common::{Run, echo, hooks, in_time, loader, wait_until};
+use common::{Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
+use qwen3_vl::hub::{Hub, Proxies};
+
+/// How long a state change may take here; it is promised to take a second.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Goes down and comes up again.
 fn down_and_up(bench: &mut Bench, down: gst::State) {
     let element = bench.element.clone();
-    in_time("down and up", move || {
+    let took = in_time("down and up", move || {
         element.set_state(gst::State::Paused).unwrap();
+        let begin = Instant::now();
         element.set_state(down).unwrap();
+        let took = begin.elapsed();
         element.set_state(gst::State::Paused).unwrap();
+        took
     });
+    assert!(took < LIMIT, "{took:?}");
     // An upstream that went down as well would send these.
     for event in [
         gst::event::StreamStart::new("again"),
@@ -55,7 +65,7 @@ fn while_a_loader_does_not_notice() {
     let mut bench = Bench::new(hooks, false, &[]);
     for down in [gst::State::Ready, gst::State::Null, gst::State::Ready] {
         let pad = bench.element.static_pad("sink").unwrap();
-        let stream = std::thread::spawn(move || pad.chain(Bench::buffer(0)));
+        let stream = thread::spawn(move || pad.chain(Bench::buffer(0)));
         wait_until("the frame", || bench.stat("frames") == 1);
         down_and_up(&mut bench, down);
         let flow = in_time("the frame", move || stream.join().unwrap());
@@ -78,6 +88,41 @@ fn while_a_loader_does_not_notice() {
     assert_eq!(loads(&mut bench, gst::ProgressType::Complete), 1);
     assert!(bench.messages.errors.is_empty());
     bench.stop();
+}
+
+/// One that takes connections and says nothing.
+#[test]
+fn while_the_hub_is_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (connected, asked) = mpsc::channel();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            open.push(stream.unwrap());
+            let _ = connected.send(());
+        }
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub {
+        endpoint,
+        cache: cache.path().into(),
+        token: None,
+        offline: false,
+        patience: WATCHDOG,
+        proxies: Proxies::default(),
+    };
+    let hooks = loader(move |_, progress, cancel| {
+        let folder = hub.fetch("owner/model", None, progress, cancel)?;
+        panic!("{folder:?} came from a silent hub");
+    });
+    let mut bench = Bench::new(hooks, true, &[]);
+    for down in [gst::State::Ready, gst::State::Null, gst::State::Ready] {
+        asked.recv_timeout(WATCHDOG).unwrap();
+        down_and_up(&mut bench, down);
+    }
+    bench.stop();
+    assert!(bench.messages.errors.is_empty(), "{:?}", bench.messages);
 }
 
 #[test]
@@ -139,9 +184,6 @@ fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
     assert_eq!((bench.stat("skipped"), bench.stat("outstanding")), (8, 0));
     bench.stop();
 }
-
-/// How long a state change may take here; it is promised to take a second.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// Whatever the backend is at: nobody waits for it.
 #[test]
