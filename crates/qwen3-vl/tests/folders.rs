@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use qwen3_vl::backend::Generation;
-use qwen3_vl::load::{self, LoadError};
+use qwen3_vl::load::{self, LoadError, Progress};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -329,4 +329,20 @@ fn the_end_of_the_turn_ends_an_answer_whatever_the_checkpoint_says() {
     assert_eq!(stop(json!(end_of_turn)), [end_of_turn]);
     assert_eq!(stop(json!(null)), [end_of_turn, end_of_text]);
     assert_eq!(stop(json!([])), [end_of_turn, end_of_text]);
+}
+
+#[test]
+fn it_is_said_which_settings_are_not_applied() {
+    let model = demo::with("generation_config.json", |config| {
+        config["no_repeat_ngram_size"] = 3.into();
+    });
+    let mut said = Vec::new();
+    let progress = &mut |progress: Progress| said.push(progress.what);
+    let options = demo::options(model.path());
+    load::load(&options, progress, &AtomicBool::new(false)).unwrap();
+    assert!(
+        said.iter()
+            .any(|what| what.contains("sets no_repeat_ngram_size, which is not")),
+        "{said:?}"
+    );
 }

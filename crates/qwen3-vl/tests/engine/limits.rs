@@ -1,0 +1,182 @@
+//! What does not fit: into the cache, the context, the model.
+
+use super::*;
+
+/// Whoever hears of a window's end may look before the engine has let go of it.
+fn all_blocks_are_free(backend: &dyn Backend) {
+    let start = Instant::now();
+    while backend.kv_blocks() > 0 {
+        assert!(start.elapsed() < WATCHDOG, "a window keeps its blocks");
+        thread::yield_now();
+    }
+}
+
+/// Room for one window at a time: those that wait are answered one after the other, the others fail
+/// at once, and one that can never fit says so.
+#[test]
+fn a_full_cache_holds_windows_back_or_refuses_them() {
+    let head = |tokens, waits| WindowHead {
+        tokens,
+        waits,
+        ..WindowHead::default()
+    };
+    let ask = |backend: &dyn Backend, head| {
+        let (sink, rx) = log();
+        let mut window = backend.open(head, sink);
+        pairs(2, SMALL, 0)
+            .into_iter()
+            .for_each(|pair| window.push(pair));
+        (move || window.close(question(0.0, 8)), rx)
+    };
+    let expected = answer(&self::ask(&*backend(), pairs(2, SMALL, 0), question(0.0, 8)).1).tokens;
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let block = runner.parts.model.kv.block_bytes() as u64;
+    let options = LoadOptions {
+        kv_memory: Some(2 * block),
+        ..options()
+    };
+    let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let (close, first) = ask(&*backend, head(200, false));
+    let waiting = [0, 1].map(|_| ask(&*backend, head(200, true)));
+    let (_close, full) = ask(&*backend, head(1, false));
+    let (_close, never) = ask(&*backend, head(257, true));
+    assert_fails(&full, Failure::Full, "kv-memory");
+    assert_fails(&never, Failure::Request, "kv-memory");
+    let waiting = waiting.map(|(close, rx)| {
+        close();
+        rx
+    });
+    assert!(
+        waiting.iter().all(|rx| rx.try_recv().is_err()),
+        "the first one has all room"
+    );
+    close();
+    for rx in [first].iter().chain(&waiting) {
+        assert_eq!(answer(rx).tokens, expected);
+    }
+    // Room is free for the next one as soon as a window has ended, however it ends.
+    for i in 0..20 {
+        let (close, rx) = ask(&*backend, head(200, false));
+        if i % 2 == 0 {
+            close();
+            assert_eq!(answer(&rx).tokens, expected);
+        }
+    }
+    // One that said too little is refused when it needs more, and disturbs nobody.
+    let (close, small) = ask(&*backend, head(200, false));
+    let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));
+    assert_fails(&liar, Failure::Request, "kv-memory");
+    close();
+    assert_eq!(answer(&small).tokens, expected);
+    all_blocks_are_free(&*backend);
+}
+
+/// What can never fit is refused by its head alone, or when the input comes that is too much, before
+/// that is encoded.
+#[test]
+fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let limits = *runner.limits();
+    assert_eq!(limits.context, 4096);
+    let sequence = |inputs: Vec<VisionInput>| {
+        let kv = KvCache::new(&runner.parts.model.kv);
+        let mut sequence =
+            Sequence::new(0, &WindowHead::default(), Sink::new(Box::new(|_| ())), kv);
+        let now = Instant::now();
+        inputs
+            .into_iter()
+            .for_each(|input| sequence.push(input, 0, now));
+        sequence
+    };
+    let size = Size {
+        width: 1024,
+        height: 1024,
+    };
+    // 1024 tokens each.
+    let [a, b, c, d] = <[VisionInput; 4]>::try_from(pairs(4, size, 0)).unwrap();
+    let three = sequence(vec![a, b]);
+    runner.check_next(&three, &c).unwrap();
+    let three = sequence(three.to_come().cloned().chain([c]).collect());
+    let error = runner.check_next(&three, &d).unwrap_err().to_string();
+    assert!(
+        error.contains("4097 tokens") && error.contains("model's 4096"),
+        "{error}"
+    );
+    assert_eq!(three.inputs().count(), 3, "nothing has been encoded");
+
+    let backend = backend();
+    assert_eq!(backend.model().limits.context, 4096);
+    let head = WindowHead {
+        tokens: 4097,
+        ..WindowHead::default()
+    };
+    let (sink, rx) = log();
+    let _window = backend.open(head, sink);
+    assert_fails(&rx, Failure::Request, "4097 tokens");
+}
+
+#[test]
+fn the_tokens_of_a_prompt_are_known_before_it_is_asked() {
+    let backend = backend();
+    let prompts = [
+        "How many cars?",
+        "Zählst du die Autos auf der linken Spur, bitte? 🚗",
+    ];
+    let tokens = prompts.map(|prompt| {
+        let question = Question {
+            prompt: prompt.into(),
+            ..question(0.0, 1)
+        };
+        let (_, rx) = ask(&*backend, pairs(1, SMALL, 0), question);
+        answer(&rx).prompt_tokens as usize - backend.text_tokens(prompt)
+    });
+    assert_eq!(tokens[0], tokens[1], "what stands around the prompt");
+}
+
+#[test]
+fn frames_that_do_not_fit_fail_only_their_window() {
+    let backend = backend();
+    let odd = Size {
+        width: 100,
+        height: 96,
+    };
+    let mut short = pairs(1, SMALL, 0);
+    if let VisionInput::Pair([_, second]) = &mut short[0] {
+        second.rgb = second.rgb[3..].into();
+    }
+    let mut mixed = pairs(1, SMALL, 0);
+    let (VisionInput::Pair([_, second]), VisionInput::Pair([other, _])) = (
+        &mut mixed[0],
+        pairs(1, Size { width: 64, ..SMALL }, 0).remove(0),
+    ) else {
+        panic!("no pairs");
+    };
+    *second = other;
+    for inputs in [pairs(1, odd, 0), short, mixed] {
+        let good = pairs(2, SMALL, 0).into_iter();
+        let (_, rx) = ask(&*backend, good.chain(inputs).collect(), question(0.0, 8));
+        assert_fails(
+            &rx,
+            Failure::Request,
+            "does not fit: sides must be multiples of 32",
+        );
+        assert_works(&*backend);
+    }
+}
+
+#[test]
+fn a_full_context_fails_only_its_window() {
+    let backend = backend();
+    // 256 tokens a pair.
+    let large = Size {
+        width: 512,
+        height: 512,
+    };
+    let (_, rx) = ask(&*backend, pairs(16, large, 0), question(0.0, 8));
+    assert_fails(
+        &rx,
+        Failure::Request,
+        "more than the model's 4096 tokens of context",
+    );
+    assert_works(&*backend);
+}

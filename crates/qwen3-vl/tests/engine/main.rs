@@ -1,0 +1,97 @@
+//! The engine through its seam, with the demo model: answers, failures and ends of windows.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../support/ask.rs"]
+mod ask;
+
+mod answers;
+mod ends;
+mod limits;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ask::*;
+use proptest::prelude::{Just, Strategy};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use qwen3_vl::backend::{
+    Answer, Backend, Event, EventSink, Failure, FinishReason, Generation, Question, RequestHandle,
+    WindowHead, WindowInput,
+};
+use qwen3_vl::engine::runner::Runner;
+use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sink::Sink;
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::load::{
+    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
+};
+use qwen3_vl::model::KvCache;
+use qwen3_vl::registry::Registry;
+use qwen3_vl::testing::clip;
+
+fn options() -> LoadOptions {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    LoadOptions {
+        source: ModelSource::Folder(folder),
+        device: DeviceChoice::Cpu,
+        dtype: DtypeChoice::Auto,
+        quantization: Quantization::None,
+        kv_memory: None,
+    }
+}
+
+fn backend() -> Arc<dyn Backend> {
+    load(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap()
+}
+
+fn assert_cancelled(rx: &Receiver<Event>) {
+    let end = end(rx);
+    assert!(matches!(end, Event::Cancelled), "{end:?}");
+}
+
+fn assert_works(backend: &dyn Backend) {
+    let (_, rx) = ask(backend, pairs(2, SMALL, 0), question(0.0, 4));
+    assert!(!answer(&rx).tokens.is_empty());
+}
+
+/// A window whose answer stops at its first token until told to go on.
+struct Stopped {
+    handle: Box<dyn RequestHandle>,
+    events: Receiver<Event>,
+    go: Sender<()>,
+}
+
+impl Stopped {
+    /// Returns when the engine has stopped there.
+    fn new(backend: &dyn Backend) -> Self {
+        let (tx, events) = channel();
+        let (go, gate) = channel::<()>();
+        let (at_token, reached) = channel();
+        let mut stopped = false;
+        let sink = Box::new(move |event: Event| {
+            let stop = !event.is_terminal() && !std::mem::replace(&mut stopped, true);
+            let _ = tx.send(event);
+            if stop {
+                at_token.send(()).unwrap();
+                gate.recv_timeout(WATCHDOG).unwrap();
+            }
+        });
+        let mut window = backend.open(WindowHead::default(), sink);
+        for pair in pairs(2, SMALL, 0) {
+            window.push(pair);
+        }
+        let question = Question {
+            emit_tokens: true,
+            ..question(0.0, 64)
+        };
+        let handle = window.close(question);
+        reached.recv_timeout(WATCHDOG).unwrap();
+        Self { handle, events, go }
+    }
+}

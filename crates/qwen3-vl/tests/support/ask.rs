@@ -1,0 +1,108 @@
+//! Windows of synthetic clips at a backend, and how they end.
+#![allow(dead_code, reason = "every test uses a part of it")]
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use qwen3_vl::backend::{
+    Answer, Backend, Event, EventSink, Failure, Generation, Question, RequestHandle, WindowHead,
+};
+use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::testing::clip;
+
+/// No wait lasts longer: what is not there by then has hung.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+pub const SMALL: Size = Size {
+    width: 128,
+    height: 96,
+};
+
+/// Pairs of clip `k`, two frames a second.
+pub fn pairs(count: u32, size: Size, k: u32) -> Vec<VisionInput> {
+    let frame = |t: u32| Frame {
+        rgb: clip(t, size, k).into(),
+        size,
+        seconds: f64::from(t) / 2.0,
+    };
+    (0..count)
+        .map(|i| VisionInput::Pair([frame(2 * i), frame(2 * i + 1)]))
+        .collect()
+}
+
+/// Sampled, so that the tokens depend on the logits more than the likeliest ones would.
+pub fn question(temperature: f64, max_tokens: u32) -> Question {
+    Question {
+        prompt: "Describe this video.".into(),
+        max_tokens,
+        generation: Generation {
+            temperature,
+            ..Generation::default()
+        },
+        seed: 7,
+        emit_tokens: false,
+        repetition_guard: 0,
+    }
+}
+
+pub fn log() -> (EventSink, Receiver<Event>) {
+    let (tx, rx) = channel();
+    let sink = move |event| {
+        let _ = tx.send(event);
+    };
+    (Box::new(sink), rx)
+}
+
+/// All events of a window, until the backend lets go of its sink.
+pub fn events(rx: &Receiver<Event>) -> Vec<Event> {
+    let mut all = Vec::new();
+    loop {
+        match rx.recv_timeout(WATCHDOG) {
+            Ok(event) => all.push(event),
+            Err(RecvTimeoutError::Disconnected) => return all,
+            Err(RecvTimeoutError::Timeout) => panic!("no end after {all:?}"),
+        }
+    }
+}
+
+/// The terminal event, which must be the only one and the last.
+pub fn end(rx: &Receiver<Event>) -> Event {
+    let mut all = events(rx);
+    let terminal = all.iter().filter(|event| event.is_terminal()).count();
+    assert_eq!(terminal, 1, "{all:?}");
+    let last = all.pop().unwrap();
+    assert!(last.is_terminal(), "{all:?} after {last:?}");
+    last
+}
+
+pub fn answer(rx: &Receiver<Event>) -> Answer {
+    match end(rx) {
+        Event::Answer(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn assert_fails(rx: &Receiver<Event>, failure: fn(String) -> Failure, text: &str) {
+    match end(rx) {
+        Event::Failed(found) => {
+            let said = found.to_string();
+            assert_eq!(found, failure(said.clone()), "the wrong kind");
+            assert!(said.contains(text), "{said:?} does not say {text:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Opens a window, pushes all and asks.
+pub fn ask(
+    backend: &dyn Backend,
+    inputs: Vec<VisionInput>,
+    question: Question,
+) -> (Box<dyn RequestHandle>, Receiver<Event>) {
+    let (sink, rx) = log();
+    let mut window = backend.open(WindowHead::default(), sink);
+    for input in inputs {
+        window.push(input);
+    }
+    (window.close(question), rx)
+}
