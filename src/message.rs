@@ -48,7 +48,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use qwen3_vl::backend::{Answer, ModelInfo};
+use qwen3_vl_core::event::Answer;
+use qwen3_vl_core::model::ModelInfo;
 
 use crate::json;
 use crate::qwenvl::time::stream_time;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use common::bench::Bench;
 use common::hooks;
-use common::manual::Manual;
 use gst::glib;
 use gst_analytics::prelude::*;
 use gst_analytics::{AnalyticsClassificationMtd, AnalyticsODMtd, AnalyticsRelationMeta, RelTypes};
 use gst_check::Harness;
 use gstqwenvl::meta;
 use gstqwenvl::qwenvl::analytics::{MAX_LABELS, OTHER};
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 const WIDTH: i32 = 192;
 const HEIGHT: i32 = 96;
@@ -24,7 +24,7 @@ const CAPS: &str = "video/x-raw,format=GRAY8,width=192,height=96,framerate=10/1"
 const LINE: i32 = 24;
 
 /// Windows of one frame.
-fn bench(backend: &Manual, attach: bool) -> Bench {
+fn bench(backend: &ManualBackend, attach: bool) -> Bench {
     let mut bench = Bench::new(
         hooks(Arc::new(backend.clone())),
         true,
@@ -48,7 +48,7 @@ fn black(ms: u64) -> gst::Buffer {
 }
 
 /// The buffer on which these answers travel.
-fn described(bench: &mut Bench, backend: &Manual, answers: &[&str]) -> gst::Buffer {
+fn described(bench: &mut Bench, backend: &ManualBackend, answers: &[&str]) -> gst::Buffer {
     let count = answers.len() as u64;
     bench.frames(0..count * 500);
     for answer in answers {
@@ -82,7 +82,7 @@ fn picture(buffer: gst::Buffer) -> Vec<u8> {
 
 #[test]
 fn an_unmodified_overlay_draws_the_label() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let yes = described(&mut bench, &backend, &["Yes"]);
     bench.stop();
@@ -103,7 +103,7 @@ fn an_unmodified_overlay_draws_the_label() {
 
 #[test]
 fn labels_boxes_and_classes() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let buffer = described(
         &mut bench,
@@ -134,7 +134,7 @@ fn labels_boxes_and_classes() {
 
 #[test]
 fn a_detector_upstream_keeps_its_objects() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     bench.frames(0..500);
     backend.take().answer_with("Yes".into());
@@ -154,7 +154,7 @@ fn a_detector_upstream_keeps_its_objects() {
 
 #[test]
 fn none_by_default() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false);
     let buffer = described(&mut bench, &backend, &["This is not a label"]);
     assert!(buffer.meta::<AnalyticsRelationMeta>().is_none());
@@ -165,7 +165,7 @@ fn none_by_default() {
 /// What a process keeps for ever has an end.
 #[test]
 fn labels_are_bounded() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let count = u64::from(MAX_LABELS) + 2;
     let mut labels = Vec::new();

@@ -6,18 +6,19 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::bench::Bench;
-use common::manual::Manual;
 use common::{hooks, media, schema, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
-use qwen3_vl::backend::{Event, Failure};
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../docs/messages.schema.json");
 const PAGE: &str = include_str!("../docs/messages.md");
 
 /// A live stream in windows of a second, two frames each.
-fn bench(backend: &Manual, more: &[(&str, &str)]) -> Bench {
+fn bench(backend: &ManualBackend, more: &[(&str, &str)]) -> Bench {
     let mut properties = vec![("window-duration", "1000000000"), ("min-frames", "2")];
     properties.extend(more);
     Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready()
@@ -55,7 +56,7 @@ fn json(s: &gst::StructureRef) -> Value {
 
 #[test]
 fn json_message_holds_every_field_of_every_message() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let text = "She said \"stop; go\\\".\r\n\tüber 🚦 \u{1} \u{7f} \u{2028} </script>, NULL";
     let mut bench = bench(
         &backend,
@@ -65,7 +66,7 @@ fn json_message_holds_every_field_of_every_message() {
     let mut asked = backend.take();
     asked.token(7, text);
     asked.answer_with(text.into());
-    let failure = Failure::Request("no \"room\"\n;".into());
+    let failure = Failure::Invalid("no \"room\"\n;".into());
     backend.take().end(Event::Failed(failure));
     bench.ended(2);
     let all: Vec<Value> = bench.messages.structures.iter().map(|s| json(s)).collect();
@@ -115,7 +116,7 @@ fn the_film_in_json() {
 fn a_nul_in_an_answer_is_replaced_everywhere() {
     const SAID: &str = "before\0after\0";
     const SHOWN: &str = "before\u{fffd}after\u{fffd}";
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, &[("emit-tokens", "true")]);
     let texts = Arc::new(Mutex::new(Vec::new()));
     let seen = texts.clone();
@@ -142,7 +143,7 @@ fn a_nul_in_an_answer_is_replaced_everywhere() {
     let mut asked = backend.take();
     asked.token(7, SAID);
     asked.answer_with(SAID.into());
-    let failure = Failure::Request(SAID.into());
+    let failure = Failure::Invalid(SAID.into());
     backend.take().end(Event::Failed(failure));
     bench.ended(2);
     for s in &bench.messages.structures {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::manual::Manual;
 use common::{Messages, Run, echo, hooks, wait_until};
 use gst::prelude::*;
 use gst_app::{AppSink, AppSrc};
 use gstqwenvl::{meta, testing};
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 const SINK: &str = "appsink name=out sync=false";
 /// Frames half a second apart; the second window, which begins after two seconds, ends with the
@@ -48,7 +48,7 @@ fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [
             "appsrc name=in format=time caps=\"video/x-raw,format=I420,width=96,height=64,\
              framerate=2/1\" ! qwenvl name=q window-stride=2000000000 ! {way}"
         ),
-        hooks(Arc::new(Manual::new())),
+        hooks(Arc::new(ManualBackend::default())),
     );
     let by_name = |name| run.pipeline.by_name(name);
     let source = by_name("in").unwrap().downcast::<AppSrc>().unwrap();
@@ -56,7 +56,7 @@ fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [
     let sinks: Vec<AppSink> = sinks.map(|sink| sink.downcast().unwrap()).collect();
     let elements = names.map(|name| by_name(name).unwrap());
     let backends = elements.each_ref().map(|element| {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         testing::set_hooks(element, hooks(Arc::new(backend.clone())));
         backend
     });

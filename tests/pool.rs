@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::bench::Bench;
 use common::camera::{BUFFERS, Camera, Done};
-use common::manual::Manual;
 use common::{hooks, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 const FRAMES: u64 = 300;
 
@@ -20,7 +20,7 @@ const FRAMES: u64 = 300;
 fn stream(overload: &str, worker_stands_still: bool) {
     let still = Arc::new(AtomicBool::new(worker_stands_still));
     let stop = still.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut hooks = hooks(Arc::new(backend.clone()));
     hooks.at = Arc::new(move |stage| {
         if stage == Stage::Worker {

@@ -10,15 +10,16 @@ use common::bench::Bench;
 use common::media::{self, DESCRIBE};
 use common::{Messages, Run, loader, wait_until};
 use gst::prelude::*;
-use gstqwenvl::testing::Hooks;
-use qwen3_vl::backend::Backend;
-use qwen3_vl::load::{LoadError, Progress, load};
-use qwen3_vl::registry::Registry;
+use gstqwenvl::testing::{Hooks, ModelOptions, load_options};
+use qwen3_vl::shared::ModelKey;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::load::{Load, LoadError, Loaded, Progress};
+use qwen3_vl_core::registry::Registry;
 
 /// A registry of a test's own, with the engines that it has loaded.
 #[derive(Clone)]
 struct Engines {
-    registry: Registry,
+    registry: Registry<ModelKey>,
     loaded: Arc<Mutex<Vec<Weak<dyn Backend>>>>,
     begun: Arc<AtomicUsize>,
     /// No load goes on before.
@@ -27,39 +28,45 @@ struct Engines {
 
 impl Engines {
     fn new() -> Self {
-        let loaded = Arc::<Mutex<Vec<_>>>::default();
-        let (begun, gate) = (
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(AtomicBool::new(true)),
-        );
-        let (list, count, open) = (loaded.clone(), begun.clone(), gate.clone());
-        let registry = Registry::new(Arc::new(move |options, progress, cancel| {
-            count.fetch_add(1, Ordering::SeqCst);
-            progress(Progress {
-                what: "at the gate".into(),
-                percent: 1,
-            });
-            wait_until("the gate", || {
-                open.load(Ordering::SeqCst) || cancel.load(Ordering::SeqCst)
-            });
-            if cancel.load(Ordering::SeqCst) {
-                return Err(LoadError::Cancelled);
-            }
-            let engine = load(options, progress, cancel)?;
-            list.lock().unwrap().push(Arc::downgrade(&engine));
-            Ok(engine)
-        }));
         Self {
-            registry,
-            loaded,
-            begun,
-            gate,
+            registry: Registry::default(),
+            loaded: Arc::default(),
+            begun: Arc::default(),
+            gate: Arc::new(AtomicBool::new(true)),
         }
     }
 
+    /// Loads a model once the gate is open.
+    fn load(
+        &self,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Loaded {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        progress(Progress {
+            what: "at the gate".into(),
+            percent: 1,
+        });
+        wait_until("the gate", || {
+            self.gate.load(Ordering::SeqCst) || cancel.load(Ordering::SeqCst)
+        });
+        if cancel.load(Ordering::SeqCst) {
+            return Err(LoadError::Cancelled);
+        }
+        let engine = media::load(options, progress, cancel)?;
+        self.loaded.lock().unwrap().push(Arc::downgrade(&engine));
+        Ok(engine)
+    }
+
     fn hooks(&self) -> Hooks {
-        let registry = self.registry.clone();
-        loader(move |options, progress, cancel| registry.load(options, progress, cancel))
+        let this = self.clone();
+        loader(move |options, progress, cancel| {
+            let key = ModelKey::new(&load_options(options).unwrap());
+            let (own, model) = (this.clone(), options.clone());
+            let load: Load = Box::new(move |progress, cancel| own.load(&model, progress, cancel));
+            this.registry.load(key, load, progress, cancel)
+        })
     }
 
     fn loads(&self) -> usize {

@@ -12,11 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::bench::Bench;
-use common::manual::{Asked, Call, Manual};
 use common::{Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
 use qwen3_vl::hub::{Hub, Proxies};
+use qwen3_vl_core::backend::manual::{Asked, Call, ManualBackend};
 
 /// How long a state change may take here; it is promised to take a second.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -45,10 +45,10 @@ fn down_and_up(bench: &mut Bench, down: gst::State) {
 }
 
 /// A loader that ends when the flag rises.
-fn gated() -> (Hooks, Manual, Arc<AtomicBool>) {
+fn gated() -> (Hooks, ManualBackend, Arc<AtomicBool>) {
     let go_on = Arc::new(AtomicBool::new(false));
     let gate = go_on.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let model = backend.clone();
     let hooks = loader(move |_, _, _| {
         wait_until("permission", || gate.load(Ordering::SeqCst));
@@ -127,7 +127,7 @@ fn while_the_hub_is_silent() {
 
 #[test]
 fn while_answers_are_awaited() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]);
     for (round, down) in [gst::State::Ready, gst::State::Null]
         .into_iter()
@@ -165,7 +165,7 @@ fn while_answers_are_awaited() {
 /// EOS must not wait for frames that the stuck engine never let into a window.
 #[test]
 fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let properties = [
         ("window-duration", "1000000000"),
         ("min-frames", "2"),
@@ -193,7 +193,7 @@ fn while_the_backend_does_not_return() {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicBool::new(false)),
         );
-        let mut backend = Manual::new();
+        let mut backend = ManualBackend::default();
         let (waits, opened) = (go_on.clone(), gate.clone());
         backend.at = Arc::new(move |at| {
             if at == call && !waits.load(Ordering::SeqCst) {
@@ -290,7 +290,7 @@ fn one_life() {
     }
     drop(run);
 
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
     bench.frames(0..9_000);
     backend.take().answer();
@@ -303,7 +303,7 @@ fn one_life() {
     bus.set_flushing(true);
     drop(bus);
 
-    let failing = loader(|_, _, _| Err(qwen3_vl::load::LoadError::NotFound("nothing".into())));
+    let failing = loader(|_, _, _| Err(qwen3_vl_core::load::LoadError::NotFound("nothing".into())));
     let run = Run::new(line, failing);
     assert_eq!(run.finish().errors.len(), 1);
     drop(run);

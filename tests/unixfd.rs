@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::{env, fs, io};
 
-use common::manual::Manual;
 use common::{Messages, Run, hooks, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 const SELF: &str = "several_descriptions_on_one_buffer";
 /// The folder that the sender and the receiver share; set for the sender.
@@ -84,7 +84,7 @@ impl Drop for Sender {
 }
 
 fn send(folder: &Path) {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let socket = folder.join("socket");
     // The sink takes nothing but its own memory, which the converter gets by a query through `q`.
     let line = format!(

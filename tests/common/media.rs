@@ -1,9 +1,11 @@
 //! The videos of `media/` with their truths, and pipelines with the real demo model on them.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use gst::prelude::*;
-use qwen3_vl::load::load;
+use gstqwenvl::testing::{ModelOptions, load_options};
+use qwen3_vl_core::load::{Loaded, Progress};
 
 use super::{Messages, Run, loader};
 
@@ -23,6 +25,15 @@ pub fn rows(name: &str) -> Vec<serde_json::Value> {
 
 pub fn text<'a>(row: &'a serde_json::Value, field: &str) -> &'a str {
     row[field].as_str().unwrap()
+}
+
+/// Loads a model for one element alone.
+pub fn load(
+    options: &ModelOptions,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Loaded {
+    qwen3_vl::load::load(&load_options(options).unwrap(), progress, cancel)
 }
 
 /// A pipeline that decodes a file into `qwenvl name=q` with an engine of its own.

@@ -6,7 +6,6 @@ pub mod bench;
 pub mod camera;
 pub mod ledger;
 pub mod life;
-pub mod manual;
 pub mod media;
 pub mod rtsp;
 pub mod schema;
@@ -19,10 +18,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gstqwenvl::testing::{self, Hooks};
-use qwen3_vl::backend::Backend;
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl::load::{LoadError, LoadOptions, Progress};
+use gstqwenvl::testing::{self, Hooks, ModelOptions};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::load::{LoadError, Progress};
 
 /// No wait lasts longer: what is not there by then has hung.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
@@ -47,7 +46,7 @@ pub fn hooks(backend: Arc<dyn Backend>) -> Hooks {
 
 pub fn loader(
     load: impl Fn(
-        &LoadOptions,
+        &ModelOptions,
         &mut dyn FnMut(Progress),
         &AtomicBool,
     ) -> Result<Arc<dyn Backend>, LoadError>
