@@ -2,15 +2,6 @@
 
 use super::*;
 
-/// Whoever hears of a window's end may look before the engine has let go of it.
-fn all_blocks_are_free(backend: &dyn Backend) {
-    let start = Instant::now();
-    while backend.kv_blocks() > 0 {
-        assert!(start.elapsed() < WATCHDOG, "a window keeps its blocks");
-        thread::yield_now();
-    }
-}
-
 /// Room for one window at a time: those that wait are answered one after the other, the others fail
 /// at once, and one that can never fit says so.
 #[test]

@@ -21,19 +21,18 @@ use proptest::prelude::{Just, Strategy};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use qwen3_vl::backend::{
-    Answer, Backend, Event, EventSink, Failure, FinishReason, Generation, Question, RequestHandle,
-    WindowHead, WindowInput,
+    Answer, Backend, Event, Failure, FinishReason, Generation, Question, RequestHandle, WindowHead,
+    WindowInput,
 };
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::engine::sink::Sink;
-use qwen3_vl::frames::{Frame, Size, VisionInput};
+use qwen3_vl::frames::{Size, VisionInput};
 use qwen3_vl::load::{
     DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
 };
 use qwen3_vl::model::KvCache;
 use qwen3_vl::registry::Registry;
-use qwen3_vl::testing::clip;
 
 fn options() -> LoadOptions {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -93,5 +92,14 @@ impl Stopped {
         let handle = window.close(question);
         reached.recv_timeout(WATCHDOG).unwrap();
         Self { handle, events, go }
+    }
+}
+
+/// Whoever hears of a window's end may look before the engine has let go of it.
+fn all_blocks_are_free(backend: &dyn Backend) {
+    let start = Instant::now();
+    while backend.kv_blocks() > 0 {
+        assert!(start.elapsed() < WATCHDOG, "a window keeps its blocks");
+        thread::yield_now();
     }
 }
