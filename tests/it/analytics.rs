@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::common::bench::Bench;
-use crate::common::hooks;
-use crate::common::manual::Manual;
 use gst::glib;
 use gst_analytics::prelude::*;
 use gst_analytics::{AnalyticsClassificationMtd, AnalyticsODMtd, AnalyticsRelationMeta, RelTypes};
 use gst_check::Harness;
 use gstqwenvl::meta;
 use gstqwenvl::qwenvl::analytics::{MAX_LABELS, OTHER};
+
+use crate::common::bench::Bench;
+use crate::common::hooks;
+use crate::common::manual::Manual;
 
 const WIDTH: i32 = 192;
 const HEIGHT: i32 = 96;

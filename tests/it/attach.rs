@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::bench::Bench;
-use crate::common::camera::{BUFFERS, Camera};
-use crate::common::manual::{Call, Manual};
-use crate::common::{Messages, Run, echo, hooks, in_time, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+
+use crate::common::bench::Bench;
+use crate::common::camera::{BUFFERS, Camera};
+use crate::common::manual::{Call, Manual};
+use crate::common::{self, Messages, Run, echo, hooks, in_time, wait_until};
 
 /// Window ids of the descriptions that a buffer carries, after its PTS in milliseconds.
 type Carried = (u64, Vec<u64>);

@@ -6,11 +6,12 @@ use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::common::{Run, WATCHDOG};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::common::{Run, WATCHDOG};
 
 /// Frames to the end of time: only the error ends the stream.
 const VIDEO: &str = "videotestsrc ! video/x-raw,width=64,height=64,framerate=10/1";

@@ -1,9 +1,10 @@
 //! The demo model behind demuxer and decoder: right answers, as many as Hugging Face's pipeline
 //! gives on the same files (`hf…` in media/*.json, written by tools/demo-model/ask_hf.py).
 
-use crate::common::media::{self, DESCRIBE, text};
 use gst::prelude::*;
 use serde_json::Value;
+
+use crate::common::media::{self, DESCRIBE, text};
 
 /// GStreamer's conversion to RGB differs from PyAV's by a level or so; a borderline answer may too.
 const SLACK: usize = 1;

@@ -4,12 +4,12 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::bench::Bench;
-use crate::common::{Messages, echo, hooks, in_time, wait_until};
 use gst::glib::translate::{ToGlibPtr, ToGlibPtrMut};
 use gst::glib::{self, gobject_ffi};
 use gst::prelude::*;
+
+use crate::common::bench::Bench;
+use crate::common::{self, Messages, echo, hooks, in_time, wait_until};
 
 /// Sets a property as `g_object_set_property` does, which warns of what it refuses.
 fn set(element: &gst::Element, name: &str, value: &glib::Value) {

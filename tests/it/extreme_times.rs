@@ -4,13 +4,14 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::common::bench::Bench;
-use crate::common::{echo, hooks};
 use gst::ClockTime;
 use gst::glib;
 use gst::glib::translate::{IntoGlibPtr, from_glib_full};
 use gst::prelude::*;
 use proptest::prelude::*;
+
+use crate::common::bench::Bench;
+use crate::common::{echo, hooks};
 
 const HALF: u64 = i64::MAX as u64;
 const SECOND: u64 = 1_000_000_000;

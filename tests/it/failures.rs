@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::bench::Bench;
-use crate::common::manual::{Call, Manual};
-use crate::common::{Messages, Run, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::{Hooks, Stage};
 use qwen3_vl::backend::fake::{FakeBackend, Outcome};
 use qwen3_vl::backend::{Event, Failure};
 use qwen3_vl::load::{LoadError, Progress};
+
+use crate::common::bench::Bench;
+use crate::common::manual::{Call, Manual};
+use crate::common::{self, Messages, Run, echo, hooks, in_time, loader, wait_until};
 
 const VIDEO: &str = "videotestsrc num-buffers=200 ! video/x-raw,width=64,height=64,framerate=10/1";
 

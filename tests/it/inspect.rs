@@ -1,9 +1,10 @@
 //! What `gst-inspect-1.0` and graphs of a pipeline show, and what an element says unasked.
 
-use crate::common;
-use crate::common::Run;
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
+
+use crate::common;
+use crate::common::Run;
 
 #[test]
 fn the_element_tells_of_its_outputs() {

@@ -1,8 +1,9 @@
 //! Whatever happens to a stream in whatever order: see `common::life`.
 
-use crate::common::life::{Life, Op, Way, any_op};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+
+use crate::common::life::{Life, Op, Way, any_op};
 
 proptest! {
     #![proptest_config(ProptestConfig {

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::common::bench::Bench;
-use crate::common::manual::Manual;
-use crate::common::{hooks, media, schema, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
 use qwen3_vl::backend::{Event, Failure};
 use serde_json::Value;
+
+use crate::common::bench::Bench;
+use crate::common::manual::Manual;
+use crate::common::{hooks, media, schema, wait_until};
 
 const SCHEMA: &str = include_str!("../../docs/messages.schema.json");
 const PAGE: &str = include_str!("../../docs/messages.md");

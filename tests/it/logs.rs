@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common;
 use crate::common::bench::Bench;
-use crate::common::{Run, echo, hooks};
+use crate::common::{self, Run, echo, hooks};
 
 /// All tests of this file share the log of the process: one test.
 #[test]

@@ -7,10 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::manual::Manual;
-use crate::common::way::{CONVERT, Rgb, Way, first};
-use crate::common::{Messages, Run, echo, hooks, wait_until};
 use gst::prelude::*;
 use gst_allocators::prelude::*;
 use gst_allocators::{DmaBufAllocator, DmaBufMemory, FdMemoryFlags};
@@ -19,6 +15,10 @@ use gstqwenvl::testing::{Hooks, Stage};
 use qwen3_vl::backend::Backend;
 use qwen3_vl::frames::Size;
 use rustix::fs::MemfdFlags;
+
+use crate::common::manual::Manual;
+use crate::common::way::{CONVERT, Rgb, Way, first};
+use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
 const SIZE: Size = Size {
     width: 96,

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::common::bench::Bench;
-use crate::common::hooks;
-use crate::common::manual::Manual;
 use gst::prelude::*;
 use gstqwenvl::meta;
 use qwen3_vl::backend::{Event, Failure, PromptLayout};
 use qwen3_vl::frames::VisionInput;
+
+use crate::common::bench::Bench;
+use crate::common::hooks;
+use crate::common::manual::Manual;
 
 const MS: u64 = 1_000_000;
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::manual::Manual;
-use crate::common::{Messages, Run, echo, hooks, wait_until};
 use gst::prelude::*;
 use gst_app::{AppSink, AppSrc};
 use gstqwenvl::{meta, testing};
+
+use crate::common::manual::Manual;
+use crate::common::{Messages, Run, echo, hooks, wait_until};
 
 const SINK: &str = "appsink name=out sync=false";
 /// Frames half a second apart; the second window, which begins after two seconds, ends with the

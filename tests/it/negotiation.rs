@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::bench::{Bench, CAPS};
-use crate::common::{Messages, Run, echo, hooks};
 use gst::prelude::*;
+
+use crate::common::bench::{Bench, CAPS};
+use crate::common::{self, Messages, Run, echo, hooks};
 
 const SIZE: &str = "width=64,height=64,framerate=10/1";
 

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use gst::prelude::*;
+use gstqwenvl::testing::Stage;
+
 use crate::common::bench::Bench;
 use crate::common::manual::Manual;
 use crate::common::{Run, echo, hooks, in_time, loader, wait_until};
-use gst::prelude::*;
-use gstqwenvl::testing::Stage;
 
 const SECOND: &[(&str, &str)] = &[
     ("window-duration", "1000000000"),

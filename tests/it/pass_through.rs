@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common;
-use crate::common::{Run, echo, hooks};
 use gst::prelude::*;
+
+use crate::common::{self, Run, echo, hooks};
 
 /// Address of a buffer's memory, and its PTS.
 type Identity = (usize, Option<gst::ClockTime>);

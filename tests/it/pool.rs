@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gst::prelude::*;
+use gstqwenvl::testing::Stage;
+
 use crate::common::bench::Bench;
 use crate::common::camera::{BUFFERS, Camera, Done};
 use crate::common::manual::Manual;
 use crate::common::{hooks, wait_until};
-use gst::prelude::*;
-use gstqwenvl::testing::Stage;
 
 const FRAMES: u64 = 300;
 

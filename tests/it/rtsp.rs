@@ -1,11 +1,11 @@
 //! A real RTSP server on the loopback serves the film; `rtspsrc … ! qwenvl` describes it, live.
 
-use crate::common;
-use crate::common::media::{self, DESCRIBE, text};
-use crate::common::rtsp::Server;
-use crate::common::{Messages, Run, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
+
+use crate::common::media::{self, DESCRIBE, text};
+use crate::common::rtsp::Server;
+use crate::common::{self, Messages, Run, wait_until};
 
 /// Scenes to wait for; each takes its four seconds.
 const SCENES: usize = 4;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common;
-use crate::common::rtsp::{Packets, Server, on_the_way};
-use crate::common::{Messages, Run, echo, hooks, wait_until};
 use gst::prelude::*;
+
+use crate::common::rtsp::{Packets, Server, on_the_way};
+use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
 /// Somebody who watches the camera.
 struct Viewer {

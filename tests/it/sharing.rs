@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use crate::common::bench::Bench;
-use crate::common::media::{self, DESCRIBE};
-use crate::common::{Messages, Run, loader, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
 use qwen3_vl::backend::Backend;
 use qwen3_vl::load::{LoadError, Progress, load};
 use qwen3_vl::registry::Registry;
+
+use crate::common::bench::Bench;
+use crate::common::media::{self, DESCRIBE};
+use crate::common::{Messages, Run, loader, wait_until};
 
 /// A registry of a test's own, with the engines that it has loaded.
 #[derive(Clone)]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use gst_video::{VideoCropMeta, VideoMeta};
+use qwen3_vl::frames::Size;
+
 use crate::common::bench::Bench;
 use crate::common::hooks;
 use crate::common::manual::Manual;
 use crate::common::way::{Outcome, Rgb, Way, first, in_format, rgb_caps};
-use gst_video::{VideoCropMeta, VideoMeta};
-use qwen3_vl::frames::Size;
 
 #[test]
 fn odd_sizes() {

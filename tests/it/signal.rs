@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gst::prelude::*;
+use qwen3_vl::backend::{Event, Failure};
+
 use crate::common::bench::Bench;
 use crate::common::manual::Manual;
 use crate::common::{Messages, Run, WATCHDOG, echo, hooks, in_time};
-use gst::prelude::*;
-use qwen3_vl::backend::{Event, Failure};
 
 fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
     let backend = Manual::new();

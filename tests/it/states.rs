@@ -8,13 +8,13 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common;
-use crate::common::bench::Bench;
-use crate::common::manual::{Asked, Call, Manual};
-use crate::common::{Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
 use qwen3_vl::hub::{Hub, Proxies};
+
+use crate::common::bench::Bench;
+use crate::common::manual::{Asked, Call, Manual};
+use crate::common::{self, Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
 
 /// How long a state change may take here; it is promised to take a second.
 const LIMIT: Duration = Duration::from_secs(5);

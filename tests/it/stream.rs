@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common;
-use crate::common::bench::Bench;
-use crate::common::manual::Manual;
-use crate::common::{hooks, in_time, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
 use gstqwenvl::testing::Stage;
 use qwen3_vl::frames::VisionInput;
+
+use crate::common::bench::Bench;
+use crate::common::manual::Manual;
+use crate::common::{self, hooks, in_time, wait_until};
 
 fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
     let backend = Manual::new();

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::bench::{Bench, CAPS};
-use crate::common::{echo, hooks, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+
+use crate::common::bench::{Bench, CAPS};
+use crate::common::{echo, hooks, wait_until};
 
 /// What came to the peer of a bench's text pad.
 #[derive(Clone, Debug)]

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common;
+use gst::prelude::*;
+
 use crate::common::bench::Bench;
 use crate::common::manual::Manual;
-use crate::common::{Messages, Run, echo, hooks, wait_until};
-use gst::prelude::*;
+use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
 const MS: u64 = 1_000_000;
 const NONE: Option<u64> = None;

@@ -5,11 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::{env, fs, io};
 
-use crate::common;
-use crate::common::manual::Manual;
-use crate::common::{Messages, Run, hooks, wait_until};
 use gst::prelude::*;
 use gstqwenvl::meta;
+
+use crate::common::manual::Manual;
+use crate::common::{self, Messages, Run, hooks, wait_until};
 
 const SELF: &str = "unixfd::several_descriptions_on_one_buffer";
 /// The folder that the sender and the receiver share; set for the sender.

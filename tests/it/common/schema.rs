@@ -1,6 +1,6 @@
 //! JSON Schema, as much of it as docs/messages.schema.json uses. A keyword that is not known here
 //! fails the test: nothing in the schema goes unchecked. (A crate for all of JSON Schema would bring
-//! 26 others; tests/recipes.sh has Python's validator look at the same schema.)
+//! 26 others; tests/embedding.sh has Python's validator look at the same schema.)
 
 use serde_json::Value;
 

@@ -15,9 +15,8 @@ use std::thread;
 
 use self::products::Made;
 use self::servers::{Broker, Webhook};
-use crate::common;
 use crate::common::rtsp::Server;
-use crate::common::{media, schema};
+use crate::common::{self, media, schema};
 
 const PAGE: &str = include_str!("../../../docs/cookbook.md");
 const README: &str = include_str!("../../../README.md");

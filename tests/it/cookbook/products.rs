@@ -9,6 +9,7 @@ use gst::prelude::*;
 use serde_json::Value;
 
 use super::SCREEN;
+
 use crate::common::{media, schema};
 
 /// Where the command ran, what it was, and what it said.

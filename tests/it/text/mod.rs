@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::manual::Manual;
-use crate::common::{Run, echo, hooks, wait_until};
 use gst::ClockTime;
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+
+use crate::common::manual::Manual;
+use crate::common::{Run, echo, hooks, wait_until};
 
 const FILE: &str = "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=64,framerate=10/1";
 const LIVE: &str =
