@@ -5,7 +5,7 @@
 //! `soak MINUTES [--seed SEED] [--one-engine]`; run it by `scripts/soak`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-#[path = "../common/mod.rs"]
+#[path = "../it/common/mod.rs"]
 mod common;
 mod memory;
 
