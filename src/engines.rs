@@ -40,6 +40,10 @@ pub type LoadFn =
 
 /// Why options cannot work, as far as that is known at once.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "local"),
+    allow(dead_code, reason = "nothing is known then")
+)]
 pub(crate) enum Unusable {
     /// A property has no meaning.
     Setting(String),

@@ -11,7 +11,8 @@ use qwen3_vl_core::load::{Load, LoadError, Loaded, Progress};
 use qwen3_vl_core::registry::Registry;
 
 use crate::common::bench::Bench;
-use crate::common::media::{self, DESCRIBE};
+use crate::common::demo::{self, DESCRIBE};
+use crate::common::media;
 use crate::common::{Messages, Run, loader, wait_until};
 
 /// A registry of a test's own, with the engines that it has loaded.
@@ -52,7 +53,7 @@ impl Engines {
         if cancel.load(Ordering::SeqCst) {
             return Err(LoadError::Cancelled);
         }
-        let engine = media::load(options, progress, cancel)?;
+        let engine = demo::load(options, progress, cancel)?;
         self.loaded.lock().unwrap().push(Arc::downgrade(&engine));
         Ok(engine)
     }
@@ -120,7 +121,7 @@ fn eight_elements_are_one_engine_and_all_say_what_one_alone_says() {
         .iter()
         .map(|row| media::text(row, "describe"))
         .collect();
-    assert_eq!(media::texts(&alone), wanted);
+    assert_eq!(demo::texts(&alone), wanted);
 
     let engines = Engines::new();
     let runs: Vec<_> = (0..8).map(|_| film(engines.hooks())).collect();
@@ -137,7 +138,7 @@ fn eight_elements_are_one_engine_and_all_say_what_one_alone_says() {
     for run in &runs {
         let bus = run.pipeline.bus().unwrap();
         let messages = Messages::until_end(&bus, &run.element);
-        assert_eq!(media::texts(&messages), wanted);
+        assert_eq!(demo::texts(&messages), wanted);
         assert!(!pieces(&messages).is_empty());
         assert_eq!(pieces(&messages), pieces(&alone));
     }

@@ -1,26 +1,24 @@
 //! Down and up again while the model loads, frames are converted and answers are awaited; and what
 //! is left of an element after it.
 
-use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
-use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl_core::backend::manual::{Asked, Call, ManualBackend};
 
 use crate::common::bench::Bench;
-use crate::common::{self, Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
+use crate::common::{self, Run, echo, hooks, in_time, loader, wait_until};
 
 /// How long a state change may take here; it is promised to take a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Goes down and comes up again.
-fn down_and_up(bench: &mut Bench, down: gst::State) {
+pub fn down_and_up(bench: &mut Bench, down: gst::State) {
     let element = bench.element.clone();
     let took = in_time("down and up", move || {
         element.set_state(gst::State::Paused).unwrap();
@@ -86,41 +84,6 @@ fn while_a_loader_does_not_notice() {
     assert_eq!(loads(&mut bench, gst::ProgressType::Complete), 1);
     assert!(bench.messages.errors.is_empty());
     bench.stop();
-}
-
-/// One that takes connections and says nothing.
-#[test]
-fn while_the_hub_is_silent() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (connected, asked) = mpsc::channel();
-    thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming() {
-            open.push(stream.unwrap());
-            let _ = connected.send(());
-        }
-    });
-    let cache = tempfile::tempdir().unwrap();
-    let hub = Hub {
-        endpoint,
-        cache: cache.path().into(),
-        token: None,
-        offline: false,
-        patience: WATCHDOG,
-        proxies: Proxies::default(),
-    };
-    let hooks = loader(move |_, progress, cancel| {
-        let folder = hub.fetch("owner/model", None, progress, cancel)?;
-        panic!("{folder:?} came from a silent hub");
-    });
-    let mut bench = Bench::new(hooks, true, &[]);
-    for down in [gst::State::Ready, gst::State::Null, gst::State::Ready] {
-        asked.recv_timeout(WATCHDOG).unwrap();
-        down_and_up(&mut bench, down);
-    }
-    bench.stop();
-    assert!(bench.messages.errors.is_empty(), "{:?}", bench.messages);
 }
 
 #[test]

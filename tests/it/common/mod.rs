@@ -4,6 +4,8 @@
 
 pub mod bench;
 pub mod camera;
+#[cfg(feature = "local")]
+pub mod demo;
 pub mod ledger;
 pub mod life;
 pub mod media;
