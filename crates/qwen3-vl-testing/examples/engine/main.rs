@@ -29,7 +29,7 @@ engine bench        …  vision, prefill and decode of one window, timed
 engine write-random …  a checkpoint of a real model's dimensions to time
 engine describe     …  an answer about raw frames
 
-Options stand at the head of each command's file in crates/qwen3-vl/examples/engine.";
+Options stand at the head of each command's file in crates/qwen3-vl-testing/examples/engine.";
 
 fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
