@@ -28,7 +28,7 @@ use qwen3_vl::model::KvCache;
 use qwen3_vl::model::Quantization;
 use qwen3_vl::shared;
 use qwen3_vl_core::EventSink;
-use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead, WindowInput};
+use qwen3_vl_core::backend::{Backend, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::event::{Answer, Event, FinishReason};
 use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::{Size, VisionInput};
@@ -81,7 +81,7 @@ impl Stopped {
                 gate.recv_timeout(WATCHDOG).unwrap();
             }
         });
-        let mut window = backend.open(WindowHead::default(), sink);
+        let mut window = open(backend);
         for pair in pairs(2, SMALL, 0) {
             window.push(pair);
         }
@@ -89,7 +89,7 @@ impl Stopped {
             emit_tokens: true,
             ..question(0.0, 64)
         };
-        let handle = window.close(question);
+        let handle = window.ask(question, sink);
         reached.recv_timeout(WATCHDOG).unwrap();
         Self { handle, events, go }
     }
