@@ -176,7 +176,7 @@ impl QwenVL {
 
     fn get(&self, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "stats" => {
+            super::properties::STATS => {
                 let session = self.session();
                 let stats = session.as_ref().map(|session| session.stats());
                 let engine = session.map(|session| session.engine_use());
@@ -276,7 +276,7 @@ impl ObjectSubclass for QwenVL {
 
 impl ObjectImpl for QwenVL {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(super::properties::all);
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(super::properties::specs);
         &PROPERTIES
     }
 

@@ -144,7 +144,7 @@ impl Overload {
     }
 }
 
-/// The properties.
+/// The values of the properties; `super::properties` has the table of their names and ranges.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) model: String,
@@ -181,8 +181,9 @@ pub(super) struct Settings {
     pub(super) repetition_guard: u32,
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
-    /// Nanoseconds.
+    /// Bytes; 0 = half of the memory that is free when the model is loaded.
     pub(super) kv_memory: u64,
+    /// Nanoseconds.
     pub(super) eos_timeout: u64,
     pub(super) attach: Attach,
     /// Nanoseconds.

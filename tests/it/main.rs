@@ -25,6 +25,7 @@ mod negotiation;
 mod overload;
 mod pass_through;
 mod pool;
+mod properties;
 mod readable;
 mod rtsp;
 mod rtsp_faults;
