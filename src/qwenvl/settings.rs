@@ -305,8 +305,8 @@ impl Settings {
         texts.into_iter().flatten()
     }
 
-    /// What a window of so many frames that are to be seen at this size will need, with texts of at
-    /// least `text_tokens`.
+    /// What a window of `frames` frames of size `shown` will need, with texts of at least
+    /// `text_tokens`.
     pub(super) fn forecast(
         &self,
         model: &ModelInfo,
