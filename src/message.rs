@@ -7,11 +7,12 @@
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
 //! Every (window-id, request-id) ends in exactly one of the last two. All fields, with their types
-//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON.
+//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON. Programs
+//! in Rust read them as [`Description`] and [`Dropped`].
 //!
 //! ```
 //! use gst::prelude::*;
-//! use gstqwenvl::message;
+//! use gstqwenvl::message::{self, Description, FinishReason};
 //!
 //! gst::init()?;
 //! gstqwenvl::plugin_register_static()?;
@@ -30,29 +31,35 @@
 //!     let Some(s) = message.structure().filter(|s| s.has_name(message::DESCRIPTION)) else {
 //!         continue;
 //!     };
-//!     assert_eq!(s.get::<&str>("stream-id")?, "gate");
-//!     assert_eq!(s.get::<u64>("end-running-time")?, 4_000_000_000);
-//!     let times = s.get::<gst::Array>("frame-pts")?;
-//!     let times: Result<Vec<u64>, _> = times.iter().map(|time| time.get()).collect();
-//!     assert_eq!(times?.len(), s.get::<u32>("frames")? as usize);
+//!     let description = Description::try_from(s)?;
+//!     assert_eq!(description.window.stream_id, "gate");
+//!     assert_eq!(description.window.end_running_time, 4_000_000_000);
+//!     assert_eq!(description.window.frame_pts.len(), 8);
+//!     assert_eq!(description.finish_reason, FinishReason::Stop);
 //!     // The same for readers without GStreamer's types.
-//!     let json: serde_json::Value = serde_json::from_str(s.get(message::JSON)?)?;
-//!     assert_eq!(json["stream-id"], "gate");
-//!     texts.push(s.get::<String>("text")?);
+//!     assert_eq!(serde_json::from_str::<Description>(s.get(message::JSON)?)?, description);
+//!     texts.push(description.text);
 //! }
 //! pipeline.set_state(gst::State::Null)?;
 //! assert_eq!(texts.len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod read;
+mod typed;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use qwen3_vl_core::event::Answer;
 use qwen3_vl_core::model::ModelInfo;
+use serde::{Deserialize, Serialize};
 
 use crate::json;
 use crate::qwenvl::time::stream_time;
+
+pub use read::MessageError;
+pub use typed::{Description, Dropped, FinishReason, Window};
 
 /// Version of the fields. It changes when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -66,7 +73,8 @@ pub const DROPPED: &str = "qwenvl/dropped";
 pub const JSON: &str = "json-message";
 
 /// Why a window got no description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The engine could not keep up and the `overload` policy chose this window.
     Overload,

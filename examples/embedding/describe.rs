@@ -1,5 +1,6 @@
 //! Prints what `qwenvl` says about a video, from its bus messages or, with `--signal`, from its
-//! signal. The same program in Python and C lies next to it. Finds the plugin by `GST_PLUGIN_PATH`.
+//! signal. The same program in Python and C lies next to it. The plugin is found by `GST_PLUGIN_PATH`;
+//! only the type [`Description`] comes from its crate.
 //!
 //! ```bash
 //! cargo run --release --example describe -- [--signal] FILE-or-URI [MODEL]
@@ -11,6 +12,7 @@ use std::io::{self, Write};
 use anyhow::{Context, bail};
 use gst::glib;
 use gst::prelude::*;
+use gstqwenvl::message::{DESCRIPTION, Description};
 
 const USAGE: &str = "usage: describe [--signal] FILE-or-URI [MODEL]";
 
@@ -39,7 +41,9 @@ fn main() -> anyhow::Result<()> {
     if by_signal {
         // Comes in a thread of the element, which waits until this returns.
         qwenvl.connect("description", false, |values| {
-            if let Some(Ok(description)) = values.get(1).map(|value| value.get::<gst::Structure>())
+            let structure = values.get(1).map(|value| value.get::<gst::Structure>());
+            if let Some(Ok(structure)) = structure
+                && let Ok(description) = Description::try_from(structure.as_ref())
             {
                 // A panic here would end the program: who reads may have gone.
                 let _ = print(&description);
@@ -63,11 +67,9 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
             gst::MessageView::Eos(_) => break,
             gst::MessageView::Error(error) => bail!("{}", error.error()),
             gst::MessageView::Element(element) if by_message => {
-                let description = element
-                    .structure()
-                    .filter(|s| s.has_name("qwenvl/description"));
-                if let Some(description) = description
-                    && print(description).is_err()
+                let structure = element.structure().filter(|s| s.has_name(DESCRIPTION));
+                if let Some(structure) = structure
+                    && print(&Description::try_from(structure)?).is_err()
                 {
                     // Who reads has gone.
                     break;
@@ -79,14 +81,14 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(description: &gst::StructureRef) -> io::Result<()> {
-    let seconds = |name| description.get::<u64>(name).unwrap_or(0) as f64 / 1e9;
+fn print(description: &Description) -> io::Result<()> {
+    let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
     writeln!(
         io::stdout(),
         "{:.1} - {:.1} s: {}",
-        seconds("start-running-time"),
-        seconds("end-running-time"),
-        description.get::<&str>("text").unwrap_or("")
+        seconds(description.window.start_running_time),
+        seconds(description.window.end_running_time),
+        description.text
     )
 }
 

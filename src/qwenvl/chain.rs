@@ -9,10 +9,10 @@ use gst::subclass::prelude::*;
 use qwen3_vl_core::window::{Kept, Sampler};
 
 use super::failure;
-use super::hold::Place;
+use super::hold::StreamPosition;
 use super::hooks::Stage;
 use super::imp::{CAT, QwenVL, lock};
-use super::sample::{self, Held, MAX_HELD, Plan, Sample};
+use super::sample::{self, MAX_SAMPLED, Plan, Sample, SampledBuffer};
 use super::session::Session;
 use super::settings::{Overload, Settings};
 use super::stats::count;
@@ -31,7 +31,7 @@ pub(super) struct Stream {
     /// Running time at the end of the last buffer.
     pub(super) position: Option<gst::ClockTime>,
     /// Where the stream has come to.
-    reached: Place,
+    reached: StreamPosition,
     live: Option<bool>,
     sampler: Option<Sampler>,
     current: Option<Current>,
@@ -90,8 +90,8 @@ struct Due {
 /// What became of a buffer that was looked at.
 struct Seen {
     sample: Option<Box<Sample>>,
-    /// Where it stands; a buffer without a time stands nowhere.
-    place: Option<Place>,
+    /// Its position; `None` for a buffer without a time.
+    at: Option<StreamPosition>,
     live: bool,
 }
 
@@ -107,7 +107,7 @@ impl Stream {
 
     fn begin_part(&mut self) {
         let part = self.reached.part.wrapping_add(1);
-        self.reached = Place { part, time: 0 };
+        self.reached = StreamPosition { part, time: 0 };
     }
 
     /// Number of breaks so far.
@@ -120,9 +120,8 @@ impl Stream {
         self.live
     }
 
-    /// Nothing comes for so long from this PTS on. Gives the running time at the end of that, and the
-    /// part of the stream.
-    pub(super) fn skip(
+    /// Handles a GAP from the PTS `start` on: its end in running time, and the part of the stream.
+    pub(super) fn handle_gap(
         &mut self,
         start: gst::ClockTime,
         duration: gst::ClockTime,
@@ -132,8 +131,8 @@ impl Stream {
         Some((end, self.reached.part))
     }
 
-    /// Running time at the end of what lasts so long: a rate stretches it, and the segment may stop
-    /// before.
+    /// The end, in running time, of a duration that starts at the PTS `start`. The segment's rate
+    /// stretches it, and the segment's stop may cut it.
     fn end_of(&self, start: gst::ClockTime, duration: gst::ClockTime) -> Option<gst::ClockTime> {
         let segment = self.segment.as_ref()?;
         let end = time::end(start, duration);
@@ -141,8 +140,12 @@ impl Stream {
         time::sane(segment.to_running_time(end)?)
     }
 
-    /// Where the buffer stands, and whether it is to be kept; `None` if it stands nowhere.
-    fn place(&mut self, buffer: &gst::BufferRef, plan: &Plan) -> Option<(Place, Option<Due>)> {
+    /// The buffer's position, and what the sampler keeps of it; `None` if it has no time.
+    fn stream_position(
+        &mut self,
+        buffer: &gst::BufferRef,
+        plan: &Plan,
+    ) -> Option<(StreamPosition, Option<Due>)> {
         let segment = self.segment.as_ref()?;
         let pts = time::sane(buffer.pts()?)?;
         let running_time = time::sane(segment.to_running_time(pts)?)?;
@@ -185,16 +188,12 @@ impl QwenVL {
             }
             self.look_at(&buffer, &session)
         }));
-        let Seen {
-            sample,
-            place,
-            live,
-        } = seen.map_err(|panic| {
+        let Seen { sample, at, live } = seen.map_err(|panic| {
             let error = failure::panicked("sampling", &*panic);
             failure::report(&self.obj(), &session, &error);
             gst::FlowError::Error
         })?;
-        if place.is_none() {
+        if at.is_none() {
             self.check_time(&buffer);
         }
         if let Some(sample) = sample {
@@ -205,13 +204,13 @@ impl QwenVL {
             session.push_frame(sample, wait)?;
         }
         if holds {
-            return self.hold(buffer, place, live);
+            return self.hold(buffer, at, live);
         }
         let position = lock(&self.stream).position;
         self.push(buffer, position)
     }
 
-    /// A frame has no place in time. If too many have none, the user is told.
+    /// Counts a frame without a time. After too many of them a WARNING says so.
     fn check_time(&self, buffer: &gst::BufferRef) {
         let untimed = {
             let mut stream = lock(&self.stream);
@@ -243,7 +242,7 @@ impl QwenVL {
         );
     }
 
-    /// Copies a buffer that is about to be held, if there are only so many like it.
+    /// Copies a buffer that is about to be held, if its pool has a maximum size.
     ///
     /// Memory of another kind than the system's stays what it is: downstream wants that kind.
     fn free_from_pool(&self, buffer: &mut gst::Buffer, session: &Session) {
@@ -287,25 +286,25 @@ impl QwenVL {
         flow
     }
 
-    /// Where a buffer stands and, if it is to be kept, the sample for the worker.
+    /// A buffer's position and, if it is due, the sample for the worker.
     fn look_at(&self, buffer: &gst::Buffer, session: &Session) -> Seen {
         let mut seen = Seen {
             sample: None,
-            place: None,
+            at: None,
             live: lock(&self.stream).live == Some(true),
         };
         let Some(plan) = self.plan() else { return seen };
-        let placed = lock(&self.stream).place(buffer, &plan);
-        let Some((place, due)) = placed else {
+        let position = lock(&self.stream).stream_position(buffer, &plan);
+        let Some((at, due)) = position else {
             return seen;
         };
-        seen.place = Some(place);
+        seen.at = Some(at);
         if let Some(due) = due {
             // Also true for the first buffer.
             if self.srcpad.check_reconfigure() || lock(&self.stream).live.is_none() {
                 seen.live = self.ask_live();
             }
-            let sample = self.sample(buffer, session, plan, due, place.part, seen.live);
+            let sample = self.sample(buffer, session, plan, due, at.part, seen.live);
             seen.sample = sample.map(Box::new);
         }
         seen
@@ -326,7 +325,7 @@ impl QwenVL {
             (info, stream.orientation, stream.segment.clone()?)
         };
         let overload = plan.settings.overload.resolve(live);
-        // Asked before a copy is made that nobody would take.
+        // Before a copy is made that would be dropped.
         if overload != Overload::Block && !session.has_room() {
             return None;
         }
@@ -334,9 +333,9 @@ impl QwenVL {
         let most = if self.hold.active() {
             usize::MAX
         } else {
-            MAX_HELD
+            MAX_SAMPLED
         };
-        let frame = match Held::new(buffer, &self.held, most) {
+        let frame = match SampledBuffer::new(buffer, &self.held, most) {
             Ok((frame, copied)) => {
                 if copied {
                     session.count(|stats| count(&mut stats.copied));

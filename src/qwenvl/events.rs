@@ -13,9 +13,9 @@ use super::settings::Mode;
 use super::text::Mark;
 use super::time::{self, clock_time};
 
-/// The worker does at once what a flush or the end asks of it. This much longer it is waited for if
-/// an application's handler keeps it.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a flush or the end of the stream waits for the worker. The worker reacts at once, unless a
+/// handler of the application keeps it.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl QwenVL {
     pub(super) fn sink_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
@@ -55,13 +55,13 @@ impl QwenVL {
                 }
                 true
             }
-            // What EOS is to a segment seek; nobody waits, as the next segment follows at once.
+            // The EOS of a segment seek. The next segment follows at once, so nothing waits.
             gst::EventView::SegmentDone(_) => {
                 self.break_stream();
                 true
             }
             gst::EventView::Gap(gap) => {
-                self.skip(time::of_gap(gap));
+                self.handle_gap(time::of_gap(gap));
                 true
             }
             gst::EventView::FlushStart(_) => {
@@ -80,7 +80,7 @@ impl QwenVL {
                     stream.segment = None;
                 }
                 if let Some(session) = self.session() {
-                    self.check_prompt(session.flush_stop(self.patience()));
+                    self.check_prompt(session.flush_stop(self.worker_timeout()));
                 }
                 self.text_flush_stop(&event);
                 self.hold_flush_stop(&event);
@@ -112,10 +112,10 @@ impl QwenVL {
         }
     }
 
-    /// Nothing comes for so long: windows that end in it need not wait for the next frame. Never waits.
-    fn skip(&self, (start, duration): (Option<gst::ClockTime>, Option<gst::ClockTime>)) {
+    /// Handles a GAP: windows that end in it close without the next frame. Never waits.
+    fn handle_gap(&self, (start, duration): (Option<gst::ClockTime>, Option<gst::ClockTime>)) {
         let Some(start) = start else { return };
-        let skipped = lock(&self.stream).skip(start, duration.unwrap_or_default());
+        let skipped = lock(&self.stream).handle_gap(start, duration.unwrap_or_default());
         if let (Some((to, part)), Some(session)) = (skipped, self.session()) {
             session.push_gap(to, part);
         }
@@ -194,7 +194,7 @@ impl QwenVL {
             Ok(()) => true,
             Err(Interrupted::Failed) => {
                 // Its windows' messages come before the end, as always.
-                self.check_prompt(session.wait_finished(self.patience()));
+                self.check_prompt(session.wait_finished(self.worker_timeout()));
                 true
             }
             Err(Interrupted::Flushing) => {
@@ -213,7 +213,7 @@ impl QwenVL {
             Drained::Yes => (),
             Drained::TimedOut => {
                 session.expire();
-                let drained = session.drain(Some(self.patience()))?;
+                let drained = session.drain(Some(self.worker_timeout()))?;
                 self.check_prompt(drained == Drained::Yes);
             }
             Drained::Kept => self.check_prompt(false),
@@ -221,12 +221,12 @@ impl QwenVL {
         Ok(())
     }
 
-    /// How long to wait for the worker: it cannot be waited for by its own handlers.
-    fn patience(&self) -> Duration {
+    /// How long to wait for the worker: not at all in its own thread.
+    fn worker_timeout(&self) -> Duration {
         if self.is_worker() {
             Duration::ZERO
         } else {
-            PATIENCE
+            WORKER_TIMEOUT
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) fn post(element: &super::QwenVL, error: &glib::Error) {
     let message = gst::message::Error::builder_from_error(error.clone())
         .src(element)
         .build();
-    // Without a bus there is nobody to tell.
+    // Fails without a bus only, and then no one reads messages.
     let _ = element.post_message(message);
 }
 

@@ -11,7 +11,7 @@ use gst::subclass::prelude::*;
 
 use super::chain::Stream;
 use super::failure;
-use super::hold::{Hold, pad as hold};
+use super::hold::{HeldBuffers, pad as hold};
 use super::hooks::Hooks;
 use super::loader::Loader;
 use super::outlets::Outlets;
@@ -34,7 +34,7 @@ pub struct QwenVL {
     pub(super) srcpad: gst::Pad,
     pub(super) textpad: Mutex<Option<gst::Pad>>,
     pub(super) text: Arc<Text>,
-    pub(super) hold: Arc<Hold>,
+    pub(super) hold: Arc<HeldBuffers>,
     /// Shared with the streaming thread, which sees a change by the pointer.
     pub(super) settings: Mutex<Arc<Settings>>,
     pub(super) stream: Mutex<Stream>,
@@ -170,16 +170,16 @@ impl QwenVL {
         if let Some(remark) = remark {
             self.warn(&remark.to_string());
         }
-        if hold::patience(&before) != hold::patience(&after) {
+        if hold::longest_hold(&before) != hold::longest_hold(&after) {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
-            // Without a bus there is nobody to tell.
+            // Fails without a bus only, and then no one reads messages.
             let _ = self.obj().post_message(message);
         }
     }
 
     fn get(&self, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "stats" => {
+            super::properties::STATS => {
                 let session = self.session();
                 let stats = session.as_ref().map(|session| session.stats());
                 let engine = session.map(|session| session.engine_use());
@@ -203,7 +203,7 @@ impl QwenVL {
         }
     }
 
-    /// Wakes whoever waits, so that the pads can be deactivated.
+    /// Wakes all waiting threads, so that the pads can be deactivated.
     fn interrupt(&self) {
         if let Some(session) = self.session() {
             session.stop();
@@ -279,7 +279,7 @@ impl ObjectSubclass for QwenVL {
 
 impl ObjectImpl for QwenVL {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(super::properties::all);
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(super::properties::specs);
         &PROPERTIES
     }
 

@@ -126,7 +126,7 @@ impl Task {
             // GStreamer gives every progress message this field, and 0 in it.
             .other_field("percent", percent.min(100) as i32)
             .build();
-        // Without a bus there is nobody to tell.
+        // Fails without a bus only, and then no one reads messages.
         let _ = element.post_message(message);
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use super::hold::Hold;
+use super::hold::HeldBuffers;
 use super::imp::lock;
 use super::text::Text;
 
 /// A worker's way to the text pad and the held video, which outlive it. Once closed it leads
 /// nowhere: a worker that the element could not wait for must not speak into the next run.
-pub(super) struct Outlets(Mutex<Option<(Arc<Text>, Arc<Hold>)>>);
+pub(super) struct Outlets(Mutex<Option<(Arc<Text>, Arc<HeldBuffers>)>>);
 
 impl Outlets {
-    pub(super) fn new(text: Arc<Text>, hold: Arc<Hold>) -> Self {
+    pub(super) fn new(text: Arc<Text>, hold: Arc<HeldBuffers>) -> Self {
         Self(Mutex::new(Some((text, hold))))
     }
 
@@ -24,7 +24,7 @@ impl Outlets {
     }
 
     /// Tells the held video something, which never waits.
-    pub(super) fn hold(&self, tell: impl FnOnce(&Hold)) {
+    pub(super) fn hold(&self, tell: impl FnOnce(&HeldBuffers)) {
         if let Some((_, hold)) = &*lock(&self.0) {
             tell(hold);
         }

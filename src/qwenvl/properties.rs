@@ -1,437 +1,238 @@
-//! The properties: what they are called, what they mean, and the settings they stand for.
+//! The properties: one table from which GObject's specifications, the getters and the setters follow.
+//! Defaults are those of [`Settings`]; `docs/properties.md` is compared with the table by a test.
 
-use std::borrow::Cow;
+mod setters;
 
-use gst::glib;
-use gst::glib::translate::ToGlibPtr;
-use gst::glib::value::FromValue;
+use std::sync::LazyLock;
+
+use gst::glib::{self, ParamSpecEnum};
 use gst::prelude::*;
 
-use super::settings::{Attach, Dtype, Layout, Mode, Overload, Quantization, Settings, TextTiming};
-use super::{strings, time};
+use self::setters::{factor, fraction, number, optional_text, put, text};
+use super::settings::Settings;
+use super::time;
 
-/// Specifications of all properties.
-pub(super) fn all() -> Vec<glib::ParamSpec> {
-    let d = Settings::default();
-    let string = |name| glib::ParamSpecString::builder(name);
-    let uint64 = |name| glib::ParamSpecUInt64::builder(name).mutable_playing();
-    let uint = |name| glib::ParamSpecUInt::builder(name).mutable_playing();
-    let number = |name| {
-        glib::ParamSpecDouble::builder(name)
-            .minimum(-1.0)
-            .default_value(-1.0)
-            .mutable_playing()
-    };
-    vec![
-        string("model")
-            .nick("Model")
-            .blurb("demo (part of the plugin; knows synthetic traffic only), a folder, or a hub id \
-                such as Qwen/Qwen3-VL-4B-Instruct")
-            .default_value(Some(d.model.as_str()))
-            .mutable_ready()
-            .build(),
-        string("revision")
-            .nick("Revision")
-            .blurb("Branch, tag or commit of a model on the hub (NULL = main)")
-            .mutable_ready()
-            .build(),
-        string("device")
-            .nick("Device")
-            .blurb("Device that computes: auto, cpu, cuda or cuda:N")
-            .default_value(Some(d.device.as_str()))
-            .mutable_ready()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("dtype", d.dtype)
-            .nick("Data type")
-            .blurb("Type of the weights; with quantization, of those that it leaves alone")
-            .mutable_ready()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("quantization", d.quantization)
-            .nick("Quantization")
-            .blurb("What the linear layers of the language model are rounded to while they are \
-                loaded: less memory, faster answers, not quite the same")
-            .mutable_ready()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("prompt-layout", d.prompt_layout)
-            .nick("Prompt layout")
-            .blurb("Where the vision tokens stand in the prompt")
-            .mutable_ready()
-            .build(),
-        string("prompt")
-            .nick("Prompt")
-            .blurb("What to ask about each window; taken up by the next window")
-            .default_value(Some(d.prompt.as_str()))
-            .mutable_playing()
-            .build(),
-        string("system-prompt")
-            .nick("System prompt")
-            .blurb("System prompt (NULL = none); taken up by the next window")
-            .mutable_playing()
-            .build(),
-        uint64("window-duration")
-            .nick("Window duration")
-            .blurb("Length of a window in ns")
-            .minimum(1)
-            .maximum(time::LAST)
-            .default_value(d.window_duration)
-            .build(),
-        uint64("window-stride")
-            .nick("Window stride")
-            .blurb("Distance of the starts of windows in ns; below window-duration they overlap \
-                (0 = window-duration)")
-            .maximum(time::LAST)
-            .default_value(d.window_stride)
-            .build(),
-        gst::ParamSpecFraction::builder("fps")
-            .nick("Frames per second")
-            .blurb("Sampling rate by timestamps; changed where a window would hold fewer than \
-                min-frames or more than max-frames")
-            .minimum(gst::Fraction::new(0, 1))
-            .maximum(gst::Fraction::new(i32::MAX, 1))
-            .default_value(d.fps)
-            .mutable_playing()
-            .build(),
-        uint("min-frames")
-            .nick("Minimum frames")
-            .blurb("Fewest frames sampled in a window")
-            .minimum(1)
-            .default_value(d.min_frames)
-            .build(),
-        uint("max-frames")
-            .nick("Maximum frames")
-            .blurb("Most frames sampled in a window")
-            .minimum(1)
-            .default_value(d.max_frames)
-            .build(),
-        uint64("min-pixels")
-            .nick("Minimum pixels")
-            .blurb("Fewest pixels of a frame (0 = from the checkpoint; lowered to max-pixels if \
-                only that is set). One of the three pixel properties brings the rule of qwen-vl-utils")
-            .default_value(d.min_pixels)
-            .build(),
-        uint64("max-pixels")
-            .nick("Maximum pixels")
-            .blurb("Most pixels of a frame (0 = from the checkpoint; raised to min-pixels if only \
-                that is set). Never makes frames larger")
-            .default_value(d.max_pixels)
-            .build(),
-        uint64("total-pixels")
-            .nick("Total pixels")
-            .blurb("Most pixels of all frames of a window together, two frames counted as one (0 = \
-                from the checkpoint). Never makes frames larger")
-            .default_value(d.total_pixels)
-            .build(),
-        glib::ParamSpecBoolean::builder("frame-cap")
-            .nick("Frame cap")
-            .blurb("Without min-pixels: no frame has more than 768 tokens (transformers' \
-                cap_pixels_per_frame, its default from 5.22 on). Off: few frames share all pixels of \
-                the checkpoint's budget")
-            .default_value(d.frame_cap)
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("mode", d.mode)
-            .nick("Mode")
-            .blurb("How the frames are given to the model")
-            .mutable_playing()
-            .build(),
-        uint("max-tokens")
-            .nick("Maximum tokens")
-            .blurb("Most tokens of an answer")
-            .minimum(1)
-            .default_value(d.max_tokens)
-            .build(),
-        number("temperature")
-            .nick("Temperature")
-            .blurb("Randomness of the answers; 0 = always the likeliest token (-1 = from the \
-                checkpoint)")
-            .build(),
-        number("top-p")
-            .nick("Top p")
-            .blurb("Choose among the likeliest tokens that have this probability together (-1 = \
-                from the checkpoint)")
-            .maximum(1.0)
-            .build(),
-        glib::ParamSpecInt::builder("top-k")
-            .nick("Top k")
-            .blurb("Choose among this many likeliest tokens; 0 = all (-1 = from the checkpoint)")
-            .minimum(-1)
-            .default_value(d.top_k)
-            .mutable_playing()
-            .build(),
-        number("presence-penalty")
-            .nick("Presence penalty")
-            .blurb("Subtracted from the logit of a token that the answer has already (-1 = from \
-                the checkpoint)")
-            .build(),
-        number("repetition-penalty")
-            .nick("Repetition penalty")
-            .blurb("Divides the logit of a token that has occurred; 1 = off (-1 = from the \
-                checkpoint)")
-            .build(),
-        uint64("seed")
-            .nick("Seed")
-            .blurb("Seed of the random choice of tokens")
-            .default_value(d.seed)
-            .build(),
-        uint("repetition-guard")
-            .nick("Repetition guard")
-            .blurb("An answer ends, with finish-reason repetition, after this many tokens that repeat \
-                themselves exactly, four times at least (0 = never)")
-            .default_value(d.repetition_guard)
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("overload", d.overload)
-            .nick("Overload")
-            .blurb("What to do when more than max-pending windows wait")
-            .mutable_playing()
-            .build(),
-        uint("max-pending")
-            .nick("Maximum pending")
-            .blurb("Most closed windows that may wait behind the one that is being answered")
-            .default_value(d.max_pending)
-            .build(),
-        glib::ParamSpecUInt64::builder("kv-memory")
-            .nick("KV cache memory")
-            .blurb("Bytes for the KV cache of the model; windows for which it has no room wait or are \
-                dropped, as overload says (0 = half of the memory that is free when the model is \
-                loaded)")
-            .default_value(d.kv_memory)
-            .mutable_ready()
-            .build(),
-        glib::ParamSpecUInt64::builder("eos-timeout")
-            .nick("EOS timeout")
-            .blurb("Longest time in ns that the end of the stream waits for the last answers (2^64-1 = \
-                for ever)")
-            .default_value(d.eos_timeout)
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("attach", d.attach)
-            .nick("Attach")
-            .blurb("Which buffers carry a description as QwenVLDescriptionMeta; window holds the \
-                video back")
-            .mutable_ready()
-            .build(),
-        glib::ParamSpecUInt64::builder("attach-timeout")
-            .nick("Attach timeout")
-            .blurb("Longest time in ns that attach=window, or a live text pad with \
-                text-timing=span, waits for the answer to a window that is complete (2^64-1 = for \
-                ever); with window-duration their latency")
-            .default_value(d.attach_timeout)
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecEnum::builder_with_default("text-timing", d.text_timing)
-            .nick("Text timing")
-            .blurb("Where the texts of the text pad stand in time")
-            .mutable_ready()
-            .build(),
-        #[cfg(feature = "analytics")]
-        glib::ParamSpecBoolean::builder("attach-analytics")
-            .nick("Attach analytics")
-            .blurb("Put each description on its buffer as GstAnalyticsRelationMeta too: for prompts \
-                with a choice of answers, because a process keeps every label that it has made, and \
-                makes 1024 at most")
-            .default_value(d.attach_analytics)
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecBoolean::builder("emit-tokens")
-            .nick("Emit tokens")
-            .blurb("Post a message qwenvl/token for every token of an answer")
-            .default_value(d.emit_tokens)
-            .mutable_playing()
-            .build(),
-        string("stream-id")
-            .nick("Stream id")
-            .blurb("Name of the stream on every message (NULL = the element's name)")
-            .mutable_playing()
-            .build(),
-        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-            .nick("Statistics")
-            .blurb("Counters since the element left READY")
-            .read_only()
-            .build(),
-    ]
+pub(super) use self::setters::Remark;
+
+/// A property that is a setting.
+struct Property {
+    spec: glib::ParamSpec,
+    get: fn(&Settings) -> glib::Value,
+    set: fn(&mut Settings, &glib::Value) -> Result<(), Remark>,
 }
 
-/// What is to be told about a value that was set.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub(super) enum Remark {
-    #[error("{name} is not UTF-8: what cannot be read of it is now U+FFFD")]
-    NotUtf8 { name: String },
-    #[error("{name} stays as it was: {value} is not possible, set {possible}")]
-    Refused {
-        name: String,
-        value: String,
-        possible: &'static str,
-    },
+/// Makes [`table`] of rows: name, nick, `field by setter`, when it may change,
+/// `|name, default| builder`, blurb. `field` is one of [`Settings`], `default` its default,
+/// `setter` a function of [`setters`].
+macro_rules! table {
+    ($(
+        $(#[$attribute:meta])*
+        $name:literal, $nick:literal, $field:ident by $setter:ident, $mutability:ident,
+        |$of:pat_param, $default:pat_param| $builder:expr,
+        $blurb:literal;
+    )*) => {
+        fn table() -> Vec<Property> {
+            vec![$(
+                $(#[$attribute])*
+                Property {
+                    spec: {
+                        let ($of, $default) = ($name, Settings::default().$field);
+                        $builder.nick($nick).blurb($blurb).$mutability().build()
+                    },
+                    get: |settings| settings.$field.to_value(),
+                    set: |settings, value| $setter(&mut settings.$field, $name, value),
+                },
+            )*]
+        }
+    };
+}
+
+/// The property that is no setting: the element counts it.
+pub(super) const STATS: &str = "stats";
+
+static TABLE: LazyLock<Vec<Property>> = LazyLock::new(table);
+
+table! {
+    "model", "Model", model by text, mutable_ready,
+        |name, default| string(name).default_value(Some(default.as_str())),
+        "demo (part of the plugin; knows synthetic traffic only), a folder, or a hub id such as \
+         Qwen/Qwen3-VL-4B-Instruct";
+    "revision", "Revision", revision by optional_text, mutable_ready,
+        |name, _| string(name),
+        "Branch, tag or commit of a model on the hub (NULL = main)";
+    "device", "Device", device by text, mutable_ready,
+        |name, default| string(name).default_value(Some(default.as_str())),
+        "Device that computes: auto, cpu, cuda or cuda:N";
+    "dtype", "Data type", dtype by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Type of the weights; with quantization, of those that it leaves alone";
+    "quantization", "Quantization", quantization by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "What the linear layers of the language model are rounded to while they are loaded: \
+         less memory, faster answers, not quite the same";
+    "prompt-layout", "Prompt layout", prompt_layout by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Where the vision tokens stand in the prompt";
+    "prompt", "Prompt", prompt by text, mutable_playing,
+        |name, default| string(name).default_value(Some(default.as_str())),
+        "What to ask about each window; taken up by the next window";
+    "system-prompt", "System prompt", system_prompt by optional_text, mutable_playing,
+        |name, _| string(name),
+        "System prompt (NULL = none); taken up by the next window";
+    "window-duration", "Window duration", window_duration by put, mutable_playing,
+        |name, default| uint64(name, default).minimum(1).maximum(time::LAST),
+        "Length of a window in ns";
+    "window-stride", "Window stride", window_stride by put, mutable_playing,
+        |name, default| uint64(name, default).maximum(time::LAST),
+        "Distance of the starts of windows in ns; below window-duration they overlap (0 = \
+         window-duration)";
+    "fps", "Frames per second", fps by fraction, mutable_playing,
+        |name, default| gst::ParamSpecFraction::builder(name)
+            .minimum(gst::Fraction::new(0, 1))
+            .maximum(gst::Fraction::new(i32::MAX, 1))
+            .default_value(default),
+        "Sampling rate by timestamps; changed where a window would hold fewer than min-frames \
+         or more than max-frames";
+    "min-frames", "Minimum frames", min_frames by put, mutable_playing,
+        |name, default| uint(name, default).minimum(1),
+        "Fewest frames sampled in a window";
+    "max-frames", "Maximum frames", max_frames by put, mutable_playing,
+        |name, default| uint(name, default).minimum(1),
+        "Most frames sampled in a window";
+    "min-pixels", "Minimum pixels", min_pixels by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Fewest pixels of a frame (0 = from the checkpoint; lowered to max-pixels if only that \
+         is set). One of the three pixel properties brings the rule of qwen-vl-utils";
+    "max-pixels", "Maximum pixels", max_pixels by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Most pixels of a frame (0 = from the checkpoint; raised to min-pixels if only that is \
+         set). Never makes frames larger";
+    "total-pixels", "Total pixels", total_pixels by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Most pixels of all frames of a window together, two frames counted as one (0 = from \
+         the checkpoint). Never makes frames larger";
+    "frame-cap", "Frame cap", frame_cap by put, mutable_playing,
+        |name, default| boolean(name, default),
+        "Without min-pixels: no frame has more than 768 tokens (transformers' \
+         cap_pixels_per_frame, its default from 5.22 on). Off: few frames share all pixels of \
+         the checkpoint's budget";
+    "mode", "Mode", mode by put, mutable_playing,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "How the frames are given to the model";
+    "max-tokens", "Maximum tokens", max_tokens by put, mutable_playing,
+        |name, default| uint(name, default).minimum(1),
+        "Most tokens of an answer";
+    "temperature", "Temperature", temperature by number, mutable_playing,
+        |name, default| double(name, default),
+        "Randomness of the answers; 0 = always the likeliest token (-1 = from the checkpoint)";
+    "top-p", "Top p", top_p by number, mutable_playing,
+        |name, default| double(name, default).maximum(1.0),
+        "Choose among the likeliest tokens that have this probability together (-1 = from the \
+         checkpoint)";
+    "top-k", "Top k", top_k by put, mutable_playing,
+        |name, default| glib::ParamSpecInt::builder(name).minimum(-1).default_value(default),
+        "Choose among this many likeliest tokens; 0 = all (-1 = from the checkpoint)";
+    "presence-penalty", "Presence penalty", presence_penalty by number, mutable_playing,
+        |name, default| double(name, default),
+        "Subtracted from the logit of a token that the answer has already (-1 = from the \
+         checkpoint)";
+    "repetition-penalty", "Repetition penalty", repetition_penalty by factor, mutable_playing,
+        |name, default| double(name, default),
+        "Divides the logit of a token that has occurred; 1 = off (-1 = from the checkpoint)";
+    "seed", "Seed", seed by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Seed of the random choice of tokens";
+    "repetition-guard", "Repetition guard", repetition_guard by put, mutable_playing,
+        |name, default| uint(name, default),
+        "An answer ends, with finish-reason repetition, after this many tokens that repeat \
+         themselves exactly, four times at least (0 = never)";
+    "overload", "Overload", overload by put, mutable_playing,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "What to do when more than max-pending windows wait";
+    "max-pending", "Maximum pending", max_pending by put, mutable_playing,
+        |name, default| uint(name, default),
+        "Most closed windows that may wait behind the one that is being answered";
+    "kv-memory", "KV cache memory", kv_memory by put, mutable_ready,
+        |name, default| uint64(name, default),
+        "Bytes for the KV cache of the model; windows for which it has no room wait or are \
+         dropped, as overload says (0 = half of the memory that is free when the model is \
+         loaded)";
+    "eos-timeout", "EOS timeout", eos_timeout by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Longest time in ns that the end of the stream waits for the last answers (2^64-1 = for \
+         ever)";
+    "attach", "Attach", attach by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Which buffers carry a description as QwenVLDescriptionMeta; window holds the video back";
+    "attach-timeout", "Attach timeout", attach_timeout by put, mutable_playing,
+        |name, default| uint64(name, default),
+        "Longest time in ns that attach=window, or a live text pad with text-timing=span, waits \
+         for the answer to a window that is complete (2^64-1 = for ever); with window-duration \
+         their latency";
+    "text-timing", "Text timing", text_timing by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Where the texts of the text pad stand in time";
+    #[cfg(feature = "analytics")]
+    "attach-analytics", "Attach analytics", attach_analytics by put, mutable_playing,
+        |name, default| boolean(name, default),
+        "Put each description on its buffer as GstAnalyticsRelationMeta too: for prompts with a \
+         choice of answers, because a process keeps every label that it has made, and makes \
+         1024 at most";
+    "emit-tokens", "Emit tokens", emit_tokens by put, mutable_playing,
+        |name, default| boolean(name, default),
+        "Post a message qwenvl/token for every token of an answer";
+    "stream-id", "Stream id", stream_id by optional_text, mutable_playing,
+        |name, _| string(name),
+        "Name of the stream on every message (NULL = the element's name)";
+}
+
+fn string(name: &str) -> glib::ParamSpecStringBuilder<'_> {
+    glib::ParamSpecString::builder(name)
+}
+
+fn uint(name: &str, default: u32) -> glib::ParamSpecUIntBuilder<'_> {
+    glib::ParamSpecUInt::builder(name).default_value(default)
+}
+
+fn uint64(name: &str, default: u64) -> glib::ParamSpecUInt64Builder<'_> {
+    glib::ParamSpecUInt64::builder(name).default_value(default)
+}
+
+/// Of a number from 0, or -1.
+fn double(name: &str, default: f64) -> glib::ParamSpecDoubleBuilder<'_> {
+    glib::ParamSpecDouble::builder(name)
+        .minimum(-1.0)
+        .default_value(default)
+}
+
+fn boolean(name: &str, default: bool) -> glib::ParamSpecBooleanBuilder<'_> {
+    glib::ParamSpecBoolean::builder(name).default_value(default)
+}
+
+/// Specifications of all properties.
+pub(super) fn specs() -> Vec<glib::ParamSpec> {
+    let stats = glib::ParamSpecBoxed::builder::<gst::Structure>(STATS)
+        .nick("Statistics")
+        .blurb("Counters since the element left READY")
+        .read_only()
+        .build();
+    let settings = TABLE.iter().map(|property| property.spec.clone());
+    settings.chain([stats]).collect()
+}
+
+fn find(name: &str) -> Option<&'static Property> {
+    TABLE.iter().find(|property| property.spec.name() == name)
 }
 
 /// Applies a value, whose type and range GObject has checked.
-pub(super) fn set(s: &mut Settings, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    match name {
-        "model" => return text(&mut s.model, name, value),
-        "revision" => return optional_text(&mut s.revision, name, value),
-        "device" => return text(&mut s.device, name, value),
-        "dtype" => put::<Dtype>(&mut s.dtype, value),
-        "quantization" => put::<Quantization>(&mut s.quantization, value),
-        "prompt-layout" => put::<Layout>(&mut s.prompt_layout, value),
-        "prompt" => return text(&mut s.prompt, name, value),
-        "system-prompt" => return optional_text(&mut s.system_prompt, name, value),
-        "window-duration" => put(&mut s.window_duration, value),
-        "window-stride" => put(&mut s.window_stride, value),
-        "fps" => return fraction(&mut s.fps, name, value),
-        "min-frames" => put(&mut s.min_frames, value),
-        "max-frames" => put(&mut s.max_frames, value),
-        "min-pixels" => put(&mut s.min_pixels, value),
-        "max-pixels" => put(&mut s.max_pixels, value),
-        "total-pixels" => put(&mut s.total_pixels, value),
-        "frame-cap" => put(&mut s.frame_cap, value),
-        "mode" => put::<Mode>(&mut s.mode, value),
-        "max-tokens" => put(&mut s.max_tokens, value),
-        "temperature" => return number(&mut s.temperature, name, value),
-        "top-p" => return number(&mut s.top_p, name, value),
-        "top-k" => put(&mut s.top_k, value),
-        "presence-penalty" => return number(&mut s.presence_penalty, name, value),
-        "repetition-penalty" => return factor(&mut s.repetition_penalty, name, value),
-        "seed" => put(&mut s.seed, value),
-        "repetition-guard" => put(&mut s.repetition_guard, value),
-        "overload" => put::<Overload>(&mut s.overload, value),
-        "max-pending" => put(&mut s.max_pending, value),
-        "kv-memory" => put(&mut s.kv_memory, value),
-        "eos-timeout" => put(&mut s.eos_timeout, value),
-        "attach" => put::<Attach>(&mut s.attach, value),
-        "attach-timeout" => put(&mut s.attach_timeout, value),
-        "text-timing" => put::<TextTiming>(&mut s.text_timing, value),
-        #[cfg(feature = "analytics")]
-        "attach-analytics" => put(&mut s.attach_analytics, value),
-        "emit-tokens" => put(&mut s.emit_tokens, value),
-        "stream-id" => return optional_text(&mut s.stream_id, name, value),
-        _ => (),
+pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    match find(name) {
+        Some(property) => (property.set)(settings, value),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The value of a property that is a setting.
-pub(super) fn get(s: &Settings, name: &str) -> Option<glib::Value> {
-    Some(match name {
-        "model" => s.model.to_value(),
-        "revision" => s.revision.to_value(),
-        "device" => s.device.to_value(),
-        "dtype" => s.dtype.to_value(),
-        "quantization" => s.quantization.to_value(),
-        "prompt-layout" => s.prompt_layout.to_value(),
-        "prompt" => s.prompt.to_value(),
-        "system-prompt" => s.system_prompt.to_value(),
-        "window-duration" => s.window_duration.to_value(),
-        "window-stride" => s.window_stride.to_value(),
-        "fps" => s.fps.to_value(),
-        "min-frames" => s.min_frames.to_value(),
-        "max-frames" => s.max_frames.to_value(),
-        "min-pixels" => s.min_pixels.to_value(),
-        "max-pixels" => s.max_pixels.to_value(),
-        "total-pixels" => s.total_pixels.to_value(),
-        "frame-cap" => s.frame_cap.to_value(),
-        "mode" => s.mode.to_value(),
-        "max-tokens" => s.max_tokens.to_value(),
-        "temperature" => s.temperature.to_value(),
-        "top-p" => s.top_p.to_value(),
-        "top-k" => s.top_k.to_value(),
-        "presence-penalty" => s.presence_penalty.to_value(),
-        "repetition-penalty" => s.repetition_penalty.to_value(),
-        "seed" => s.seed.to_value(),
-        "repetition-guard" => s.repetition_guard.to_value(),
-        "overload" => s.overload.to_value(),
-        "max-pending" => s.max_pending.to_value(),
-        "kv-memory" => s.kv_memory.to_value(),
-        "eos-timeout" => s.eos_timeout.to_value(),
-        "attach" => s.attach.to_value(),
-        "attach-timeout" => s.attach_timeout.to_value(),
-        "text-timing" => s.text_timing.to_value(),
-        #[cfg(feature = "analytics")]
-        "attach-analytics" => s.attach_analytics.to_value(),
-        "emit-tokens" => s.emit_tokens.to_value(),
-        "stream-id" => s.stream_id.to_value(),
-        _ => return None,
-    })
-}
-
-fn put<T: for<'a> FromValue<'a>>(slot: &mut T, value: &glib::Value) {
-    if let Ok(value) = value.get() {
-        *slot = value;
-    }
-}
-
-/// A string that may be NULL.
-fn optional_text(slot: &mut Option<String>, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    let text = strings::of_value(value);
-    let lossy = matches!(&text, Some(Cow::Owned(_)));
-    *slot = text.map(Cow::into_owned);
-    match lossy {
-        true => Err(Remark::NotUtf8 { name: name.into() }),
-        false => Ok(()),
-    }
-}
-
-/// A string that is empty rather than NULL.
-fn text(slot: &mut String, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    let mut text = None;
-    let remark = optional_text(&mut text, name, value);
-    *slot = text.unwrap_or_default();
-    remark
-}
-
-/// A fraction. One that GStreamer has made of a number may have a denominator of zero, at which
-/// `gst::Fraction` panics.
-fn fraction(slot: &mut gst::Fraction, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    if value.type_() != gst::Fraction::static_type() {
-        return Ok(());
-    }
-    // SAFETY: the value is one of a fraction.
-    let (numer, denom) = unsafe {
-        let value = value.to_glib_none().0;
-        (
-            gst::ffi::gst_value_get_fraction_numerator(value),
-            gst::ffi::gst_value_get_fraction_denominator(value),
-        )
-    };
-    if numer < 0 || denom <= 0 {
-        return Err(Remark::Refused {
-            name: name.into(),
-            value: format!("{numer}/{denom}"),
-            possible: "a rate such as 2/1",
-        });
-    }
-    *slot = gst::Fraction::new(numer, denom);
-    Ok(())
-}
-
-/// A number from 0, or -1.
-fn number(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    let from_zero = |v: f64| v >= 0.0 && v.is_finite();
-    checked(slot, name, value, from_zero, "0 or more, or -1")
-}
-
-/// A number above 0, or -1.
-fn factor(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    let positive = |v: f64| v > 0.0 && v.is_finite();
-    checked(slot, name, value, positive, "more than 0, or -1")
-}
-
-fn checked(
-    slot: &mut f64,
-    name: &str,
-    value: &glib::Value,
-    fits: impl Fn(f64) -> bool,
-    possible: &'static str,
-) -> Result<(), Remark> {
-    let Ok(value) = value.get::<f64>() else {
-        return Ok(());
-    };
-    if value != -1.0 && !fits(value) {
-        return Err(Remark::Refused {
-            name: name.into(),
-            value: value.to_string(),
-            possible,
-        });
-    }
-    *slot = value;
-    Ok(())
+pub(super) fn get(settings: &Settings, name: &str) -> Option<glib::Value> {
+    find(name).map(|property| (property.get)(settings))
 }

@@ -5,7 +5,7 @@ use gst::subclass::prelude::*;
 
 use super::imp::{CAT, QwenVL, lock};
 use super::memory;
-use super::sample::MAX_HELD;
+use super::sample::MAX_SAMPLED;
 use super::settings::Attach;
 
 impl QwenVL {
@@ -40,7 +40,7 @@ impl QwenVL {
             if !readable.is_empty() {
                 caps = readable;
             }
-            // Held buffers of a small pool are copied, which works with the system's memory alone.
+            // SampledBuffer buffers of a small pool are copied, which works with the system's memory alone.
             let system = memory::of_the_system(&caps);
             if lock(&self.settings).attach == Attach::Window && !system.is_empty() {
                 caps = system;
@@ -55,7 +55,7 @@ impl QwenVL {
         if query.get().0.is_none() {
             return false;
         }
-        let held = MAX_HELD as u32;
+        let held = MAX_SAMPLED as u32;
         self.srcpad.peer_query(query.query_mut());
         let pools: Vec<_> = query.allocation_pools().collect();
         if pools.is_empty() {

@@ -8,18 +8,18 @@ use gst::glib::translate::from_glib_none;
 use gst::prelude::*;
 use qwen3_vl_core::window::{Nanos, WindowRules};
 
-use super::hold::Place;
+use super::hold::StreamPosition;
 use super::settings::{Overload, Settings};
 use super::time;
 use crate::message::Segment;
 
 /// Upstream buffers that may be held at once; beyond that frames are copied, so that the pool of a
 /// camera or a decoder never runs dry.
-pub(super) const MAX_HELD: usize = 2;
+pub(super) const MAX_SAMPLED: usize = 2;
 
 /// A sampled frame with all that its window needs to know of the stream.
 pub(super) struct Sample {
-    pub(super) frame: Held,
+    pub(super) frame: SampledBuffer,
     pub(super) info: Arc<gst_video::VideoInfo>,
     /// How to turn it upright, if the stream says.
     pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
@@ -41,9 +41,9 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Where it stands in the stream.
-    pub(super) fn place(&self) -> Place {
-        Place {
+    /// Its position in the stream.
+    pub(super) fn stream_position(&self) -> StreamPosition {
+        StreamPosition {
             part: self.part,
             time: self.running_time.nseconds(),
         }
@@ -57,7 +57,7 @@ pub(super) struct Plan {
 }
 
 /// A buffer that may be one of upstream's, which are counted.
-pub(super) struct Held {
+pub(super) struct SampledBuffer {
     buffer: gst::Buffer,
     /// After the buffer, because fields are dropped in order: what no longer counts is back in its
     /// pool.
@@ -67,7 +67,7 @@ pub(super) struct Held {
 /// One of the buffers that are counted.
 struct Counted(Arc<AtomicUsize>);
 
-impl Held {
+impl SampledBuffer {
     /// Takes a reference if `most` of upstream's buffers are not yet held, else a copy.
     /// Also says whether it is a copy.
     pub(super) fn new(
@@ -102,7 +102,7 @@ impl Drop for Counted {
     }
 }
 
-/// Whether the buffer's pool has only so many.
+/// Whether the buffer comes from a bounded pool.
 pub(super) fn is_scarce(buffer: &gst::BufferRef) -> bool {
     // SAFETY: a buffer has a reference to the pool that it came from, or NULL.
     let pool: Option<gst::BufferPool> = unsafe { from_glib_none((*buffer.as_ptr()).pool) };

@@ -138,7 +138,7 @@ impl State {
         }
     }
 
-    /// A break takes no room.
+    /// A break does not count.
     fn frames_waiting(&self) -> usize {
         let is_frame = |work: &&Work| matches!(work, Work::Frame(_));
         self.work.iter().filter(is_frame).count()
@@ -195,7 +195,7 @@ impl Session {
         room
     }
 
-    /// Hands a frame to the worker. If there is no room, waits for it or skips the frame. Code of the
+    /// Hands a frame to the worker. If its queue is full, waits or skips the frame. Code of the
     /// application that keeps the worker for long makes room for a few more.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
         let mut began = None;

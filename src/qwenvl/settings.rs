@@ -146,7 +146,7 @@ impl Overload {
     }
 }
 
-/// The properties.
+/// The values of the properties; `super::properties` has the table of their names and ranges.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) model: String,
@@ -183,8 +183,9 @@ pub(super) struct Settings {
     pub(super) repetition_guard: u32,
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
-    /// Nanoseconds.
+    /// Bytes; 0 = half of the memory that is free when the model is loaded.
     pub(super) kv_memory: u64,
+    /// Nanoseconds.
     pub(super) eos_timeout: u64,
     pub(super) attach: Attach,
     /// Nanoseconds.
@@ -294,8 +295,8 @@ impl Settings {
         texts.into_iter().flatten()
     }
 
-    /// What a window of so many frames that are to be seen at this size will need, with texts of at
-    /// least `text_tokens`.
+    /// What a window of `frames` frames of size `shown` will need, with texts of at least
+    /// `text_tokens`.
     pub(super) fn forecast(
         &self,
         model: &ModelInfo,

@@ -7,7 +7,7 @@ pub(super) struct Stats {
     pub(super) frames: u64,
     /// Frames handed to the worker.
     pub(super) sampled: u64,
-    /// Frames that were due, but the worker had no room for them.
+    /// Frames that were due while the worker's queue was full.
     pub(super) skipped: u64,
     /// Frames copied, to hold no more of upstream's buffers.
     pub(super) copied: u64,

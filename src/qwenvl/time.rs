@@ -22,7 +22,7 @@ pub(super) fn sane(time: gst::ClockTime) -> Option<gst::ClockTime> {
     (time.nseconds() <= LAST).then_some(time)
 }
 
-/// Where what starts here and lasts so long ends. A duration that leads out of time is none.
+/// `start` + `duration`; `start` where the sum is no valid time.
 pub(super) fn end(start: gst::ClockTime, duration: gst::ClockTime) -> gst::ClockTime {
     sane(start.saturating_add(duration)).unwrap_or(start)
 }

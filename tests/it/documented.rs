@@ -1,4 +1,5 @@
-//! The tables of docs/conformance.md and docs/security.md name tests: each one is there.
+//! What the documents name is there: tests in the tables of docs/conformance.md and docs/security.md,
+//! and the ends of all links.
 
 use std::collections::HashSet;
 use std::fs;
@@ -82,4 +83,54 @@ fn tests_that_the_documents_name_exist() {
         }
     }
     assert!(seen > 150, "{seen}");
+}
+
+/// README and the documents, by their paths below `root`.
+fn pages(root: &Path) -> Vec<PathBuf> {
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.chain([root.join("README.md")]).collect()
+}
+
+/// Where the links of a page lead, as they are written.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.split("](").skip(1);
+    ends.filter_map(|rest| rest.split_once(')').map(|(link, _)| link))
+}
+
+/// The anchors that GitHub makes of the headings.
+fn anchors(text: &str) -> HashSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let letters = heading.trim_start_matches(['#', ' ']).to_lowercase();
+        let letters = letters.chars().map(|c| if c == ' ' { '-' } else { c });
+        letters
+            .filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c))
+            .collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for page in pages(root) {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in links(&text).filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let end = match path {
+                "" => page.clone(),
+                path => page.parent().unwrap().join(path),
+            };
+            assert!(end.exists(), "{}: {link} leads nowhere", page.display());
+            if !anchor.is_empty() {
+                let found = anchors(&fs::read_to_string(&end).unwrap()).contains(anchor);
+                assert!(found, "{}: {link} has no such heading", page.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "{seen}");
 }

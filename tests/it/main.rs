@@ -21,6 +21,7 @@ mod negotiation;
 mod overload;
 mod pass_through;
 mod pool;
+mod properties;
 mod readable;
 mod rtsp_faults;
 mod scripts;

@@ -8,6 +8,6 @@ pub(super) mod pad;
 mod queue;
 mod stream;
 
-pub(super) use self::queue::Place;
-pub(super) use self::stream::{Hold, Item};
+pub(super) use self::queue::StreamPosition;
+pub(super) use self::stream::{HeldBuffers, Item};
 use super::{monitor, sync};

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use loom::thread;
 
-use self::stream::{Hold, Item};
-use super::queue::{self, Place};
+use self::stream::{HeldBuffers, Item};
+use super::queue::{self, StreamPosition};
 use crate::qwenvl::model_check::{check, monitor, sync};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn at(time: u64) -> Place {
-    Place { part: 0, time }
+fn at(time: u64) -> StreamPosition {
+    StreamPosition { part: 0, time }
 }
 
 fn frame() -> Item {
@@ -24,7 +24,7 @@ fn frame() -> Item {
 }
 
 /// Holds frames at these times, of which as much may be held as `limit`.
-fn push(hold: &Hold, times: &[u64], limit: Duration) -> Result<(), gst::FlowError> {
+fn push(hold: &HeldBuffers, times: &[u64], limit: Duration) -> Result<(), gst::FlowError> {
     for time in times {
         hold.push(frame(), Some(at(*time)), None, limit)?;
     }
@@ -33,7 +33,7 @@ fn push(hold: &Hold, times: &[u64], limit: Duration) -> Result<(), gst::FlowErro
 
 /// The source pad's task, which ends after so many things or when it is told to rest. Gives the number
 /// of descriptions of each.
-fn task(hold: &Arc<Hold>, most: usize) -> thread::JoinHandle<Vec<usize>> {
+fn task(hold: &Arc<HeldBuffers>, most: usize) -> thread::JoinHandle<Vec<usize>> {
     let hold = hold.clone();
     thread::spawn(move || {
         let next = || hold.next().map(|(_, descriptions)| descriptions.len());
@@ -41,8 +41,8 @@ fn task(hold: &Arc<Hold>, most: usize) -> thread::JoinHandle<Vec<usize>> {
     })
 }
 
-fn started() -> Arc<Hold> {
-    let hold = Arc::new(Hold::default());
+fn started() -> Arc<HeldBuffers> {
+    let hold = Arc::new(HeldBuffers::default());
     hold.start();
     hold
 }
@@ -56,7 +56,7 @@ fn the_end_of_a_window_lets_its_frames_go() {
             let hold = hold.clone();
             move || {
                 hold.opened(0, at(0), 2);
-                hold.decided(at(2));
+                hold.advance_watermark(at(2));
                 hold.closed(0, Some(SECOND));
                 let description = gst::Structure::new_empty("description");
                 hold.ended(0, Some(description));
@@ -76,7 +76,7 @@ fn a_window_that_takes_too_long_is_not_waited_for() {
         let task = task(&hold, 1);
         hold.opened(0, at(0), 2);
         push(&hold, &[0], SECOND).unwrap();
-        hold.decided(at(2));
+        hold.advance_watermark(at(2));
         hold.closed(0, Some(SECOND));
         assert_eq!(task.join().unwrap(), [0]);
     });
@@ -86,7 +86,7 @@ fn a_window_that_takes_too_long_is_not_waited_for() {
 fn room_ends_the_wait_for_room() {
     check(3, || {
         let hold = started();
-        hold.all_decided();
+        hold.end_watermark();
         let task = task(&hold, 3);
         // One nanosecond is as much as may be held.
         push(&hold, &[0, 1, 2], Duration::from_nanos(1)).unwrap();
@@ -96,9 +96,9 @@ fn room_ends_the_wait_for_room() {
 
 #[test]
 fn stop_flush_and_refusal_end_all_waits() {
-    let acts: [(fn(&Hold), _); 3] = [
-        (Hold::stop, gst::FlowError::Flushing),
-        (Hold::flush_start, gst::FlowError::Flushing),
+    let acts: [(fn(&HeldBuffers), _); 3] = [
+        (HeldBuffers::stop, gst::FlowError::Flushing),
+        (HeldBuffers::flush_start, gst::FlowError::Flushing),
         (
             |hold| hold.refused(gst::FlowError::NotLinked),
             gst::FlowError::NotLinked,
@@ -109,7 +109,7 @@ fn stop_flush_and_refusal_end_all_waits() {
             let hold = started();
             push(&hold, &[0, 1], SECOND).unwrap();
             // What follows finds no room, as nobody pushes.
-            hold.all_decided();
+            hold.end_watermark();
             let other = thread::spawn({
                 let hold = hold.clone();
                 move || act(&hold)

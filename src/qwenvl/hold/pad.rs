@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-use super::{Item, Place};
+use super::{Item, StreamPosition};
 use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Attach, Settings};
 use crate::qwenvl::time::{self, clock_time};
@@ -13,9 +13,9 @@ use crate::qwenvl::time::{self, clock_time};
 /// What a frame may come later than at its deadline, because threads do not run at once.
 const SLACK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 
-/// The longest time between the arrival of a window's first frame and the answer that is waited
-/// for.
-pub(in crate::qwenvl) fn patience(settings: &Settings) -> gst::ClockTime {
+/// How long a frame is held at most: from the arrival of a window's first frame until the wait for
+/// the window's answer ends.
+pub(in crate::qwenvl) fn longest_hold(settings: &Settings) -> gst::ClockTime {
     let wait = settings.window_duration;
     clock_time(wait.saturating_add(settings.attach_timeout))
 }
@@ -82,22 +82,22 @@ impl QwenVL {
     pub(in crate::qwenvl) fn hold(
         &self,
         buffer: gst::Buffer,
-        place: Option<Place>,
+        at: Option<StreamPosition>,
         live: bool,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let settings = lock(&self.settings).clone();
-        let patience = Duration::from(patience(&settings));
+        let longest = Duration::from(longest_hold(&settings));
         // A live frame leaves in time for the latency that was promised.
-        let deadline = live.then(|| Instant::now().checked_add(patience)).flatten();
+        let deadline = live.then(|| Instant::now().checked_add(longest)).flatten();
         // While one window leaves, at the pace of the sink, the next one comes in.
         let window = Duration::from_nanos(settings.window_duration);
         let mut limit = window.saturating_mul(2);
         if live {
-            limit = limit.saturating_add(patience);
+            limit = limit.saturating_add(longest);
         }
         let position = lock(&self.stream).position;
         self.hold
-            .push(Item::Buffer(buffer, position), place, deadline, limit)
+            .push(Item::Buffer(buffer, position), at, deadline, limit)
     }
 
     /// Puts an event behind the frames that are held. Whether it will leave.
@@ -106,7 +106,7 @@ impl QwenVL {
         let Err(error) = self.hold.event(event) else {
             return true;
         };
-        // Upstream pushes nothing more, so nobody else would tell.
+        // Upstream pushes nothing more, so no later push would report it.
         if eos && ![gst::FlowError::Flushing, gst::FlowError::Eos].contains(&error) {
             self.fail(&gst::glib::Error::new(
                 gst::StreamError::Failed,
@@ -143,7 +143,7 @@ impl QwenVL {
     pub(in crate::qwenvl) fn latency(&self, settings: &Settings) -> gst::ClockTime {
         match settings.attach {
             Attach::Next => gst::ClockTime::ZERO,
-            Attach::Window => patience(settings).saturating_add(SLACK),
+            Attach::Window => longest_hold(settings).saturating_add(SLACK),
         }
     }
 

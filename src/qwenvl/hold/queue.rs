@@ -3,17 +3,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Where something stands in the stream. After every break, from which on time may begin anew, the
-/// stream has another part.
+/// A position in the stream. Every break begins another part, in which time may start anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::qwenvl) struct Place {
+pub(in crate::qwenvl) struct StreamPosition {
     pub(in crate::qwenvl) part: u64,
     /// Running time in nanoseconds; never goes back within a part.
     pub(in crate::qwenvl) time: u64,
 }
 
-impl Place {
-    /// Behind everything.
+impl StreamPosition {
+    /// After every other position.
     pub(super) const END: Self = Self {
         part: u64::MAX,
         time: u64::MAX,
@@ -34,17 +33,17 @@ pub(super) enum Next<T, D> {
 #[derive(Debug)]
 struct Entry<T> {
     item: T,
-    /// Something without a place waits for nothing but its turn.
-    place: Option<Place>,
-    /// When it goes in any case.
+    /// An event has none: it waits for its turn only.
+    position: Option<StreamPosition>,
+    /// When it leaves at the latest.
     deadline: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Window<D> {
     id: u64,
-    start: Place,
-    end: Place,
+    start: StreamPosition,
+    end: StreamPosition,
     outcome: Outcome<D>,
 }
 
@@ -56,37 +55,42 @@ enum Outcome<D> {
 
 /// Items of type `T` in the order of the stream, and windows that end in a description `D` or none.
 #[derive(Debug)]
-pub(super) struct Queue<T, D> {
+pub(super) struct HoldQueue<T, D> {
     entries: VecDeque<Entry<T>>,
     /// In the order in which they opened.
     windows: Vec<Window<D>>,
-    /// No window that is not here covers a place before this one.
-    decided: Place,
+    /// No window will open before this position.
+    watermark: StreamPosition,
 }
 
-impl<T, D> Default for Queue<T, D> {
+impl<T, D> Default for HoldQueue<T, D> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
             windows: Vec::new(),
-            decided: Place::default(),
+            watermark: StreamPosition::default(),
         }
     }
 }
 
-impl<T, D: Clone> Queue<T, D> {
+impl<T, D: Clone> HoldQueue<T, D> {
     /// Puts something at the end.
-    pub(super) fn push(&mut self, item: T, place: Option<Place>, deadline: Option<Instant>) {
+    pub(super) fn push(
+        &mut self,
+        item: T,
+        position: Option<StreamPosition>,
+        deadline: Option<Instant>,
+    ) {
         self.entries.push_back(Entry {
             item,
-            place,
+            position,
             deadline,
         });
     }
 
     /// A window opens and will end at the running time `end` of its part at the latest.
-    pub(super) fn opened(&mut self, id: u64, start: Place, end: u64) {
-        let end = Place { time: end, ..start };
+    pub(super) fn opened(&mut self, id: u64, start: StreamPosition, end: u64) {
+        let end = StreamPosition { time: end, ..start };
         let outcome = Outcome::Pending { until: None };
         self.windows.push(Window {
             id,
@@ -96,12 +100,12 @@ impl<T, D: Clone> Queue<T, D> {
         });
     }
 
-    /// No window opens before this place any more.
-    pub(super) fn decided(&mut self, to: Place) {
-        self.decided = self.decided.max(to);
+    /// No window will open before `to`.
+    pub(super) fn advance_watermark(&mut self, to: StreamPosition) {
+        self.watermark = self.watermark.max(to);
     }
 
-    /// A window waits for its answer, and nothing waits for it beyond `until`.
+    /// A window waits for its answer. Entries wait for it until `until` at most.
     pub(super) fn closed(&mut self, id: u64, until: Instant) {
         if let Some(Outcome::Pending { until: limit }) = self.outcome(id) {
             *limit = Some(until);
@@ -120,15 +124,15 @@ impl<T, D: Clone> Queue<T, D> {
         windows.find_map(|window| (window.id == id).then_some(&mut window.outcome))
     }
 
-    /// How many things are held.
+    /// Buffers and events that are held.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether the first thing may go and so much video is held that no more should come.
+    /// Whether the first entry may leave while video of `limit` or longer is held.
     pub(super) fn is_full(&self, now: Instant, limit: Duration) -> bool {
-        let places = || self.entries.iter().filter_map(|entry| entry.place);
-        let (Some(first), Some(last)) = (places().next(), places().next_back()) else {
+        let positions = || self.entries.iter().filter_map(|entry| entry.position);
+        let (Some(first), Some(last)) = (positions().next(), positions().next_back()) else {
             return false;
         };
         let held = Duration::from_nanos(last.time.saturating_sub(first.time));
@@ -143,14 +147,14 @@ impl<T, D: Clone> Queue<T, D> {
             Front::Until(Some(until)) => return Next::WaitUntil(until),
             Front::Until(None) => return Next::Wait,
         }
-        let Some(Entry { item, place, .. }) = self.entries.pop_front() else {
+        let Some(Entry { item, position, .. }) = self.entries.pop_front() else {
             return Next::Wait;
         };
-        let Some(place) = place else {
+        let Some(position) = position else {
             return Next::Push(item, Vec::new());
         };
-        self.windows.retain(|window| place < window.end);
-        let descriptions = self.covering(place).filter_map(|window| {
+        self.windows.retain(|window| position < window.end);
+        let descriptions = self.covering(position).filter_map(|window| {
             let Outcome::Ended(description) = &window.outcome else {
                 return None;
             };
@@ -159,8 +163,8 @@ impl<T, D: Clone> Queue<T, D> {
         Next::Push(item, descriptions.collect())
     }
 
-    fn covering(&self, place: Place) -> impl Iterator<Item = &Window<D>> {
-        let covers = move |window: &&Window<D>| window.start <= place && place < window.end;
+    fn covering(&self, position: StreamPosition) -> impl Iterator<Item = &Window<D>> {
+        let covers = move |window: &&Window<D>| window.start <= position && position < window.end;
         self.windows.iter().filter(covers)
     }
 
@@ -168,18 +172,18 @@ impl<T, D: Clone> Queue<T, D> {
         let Some(entry) = self.entries.front() else {
             return Front::Until(None);
         };
-        let Some(place) = entry.place else {
+        let Some(position) = entry.position else {
             return Front::Ready;
         };
         let mut until = match entry.deadline {
             Some(deadline) if deadline <= now => return Front::Ready,
             deadline => deadline,
         };
-        if self.decided <= place {
+        if self.watermark <= position {
             return Front::Until(until);
         }
         let mut last = Some(now);
-        for window in self.covering(place) {
+        for window in self.covering(position) {
             if let Outcome::Pending { until } = window.outcome {
                 last = last.and_then(|last| Some(last.max(until?)));
             }
@@ -193,7 +197,7 @@ impl<T, D: Clone> Queue<T, D> {
     }
 }
 
-/// What the first thing waits for.
+/// What the first entry waits for.
 enum Front {
     Ready,
     /// For something to happen, or for this time.
@@ -204,11 +208,11 @@ enum Front {
 mod tests {
     use super::*;
 
-    fn at(time: u64) -> Place {
-        Place { part: 0, time }
+    fn at(time: u64) -> StreamPosition {
+        StreamPosition { part: 0, time }
     }
 
-    fn pushed(queue: &mut Queue<u64, u64>, now: Instant) -> Vec<(u64, Vec<u64>)> {
+    fn pushed(queue: &mut HoldQueue<u64, u64>, now: Instant) -> Vec<(u64, Vec<u64>)> {
         let next = || match queue.next(now) {
             Next::Push(item, descriptions) => Some((item, descriptions)),
             _ => None,
@@ -219,18 +223,18 @@ mod tests {
     #[test]
     fn a_frame_waits_for_its_window_and_for_those_that_may_open() {
         let now = Instant::now();
-        let mut queue = Queue::<u64, u64>::default();
+        let mut queue = HoldQueue::<u64, u64>::default();
         for time in 0..6 {
             queue.push(time, Some(at(time)), None);
         }
         assert_eq!(queue.next(now), Next::Wait);
         queue.opened(7, at(1), 4);
-        queue.decided(at(3));
+        queue.advance_watermark(at(3));
         assert_eq!(pushed(&mut queue, now), [(0, vec![])], "it has no window");
         queue.ended(7, Some(70));
         assert_eq!(pushed(&mut queue, now), [(1, vec![70]), (2, vec![70])]);
         queue.opened(8, at(3), 7);
-        queue.decided(at(9));
+        queue.advance_watermark(at(9));
         assert_eq!(pushed(&mut queue, now), []);
         queue.ended(8, Some(80));
         let both = (3, vec![70, 80]);
@@ -243,10 +247,10 @@ mod tests {
     #[test]
     fn a_window_holds_nothing_from_its_end_on() {
         let now = Instant::now();
-        let mut queue = Queue::<u64, u64>::default();
+        let mut queue = HoldQueue::<u64, u64>::default();
         queue.opened(0, at(0), 4);
         queue.push(4, Some(at(4)), None);
-        queue.decided(at(5));
+        queue.advance_watermark(at(5));
         assert_eq!(queue.len(), 1);
         assert_eq!(pushed(&mut queue, now), [(4, vec![])]);
     }
@@ -255,10 +259,10 @@ mod tests {
     fn no_longer_than_the_timeout() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let mut queue = Queue::<u64, u64>::default();
+        let mut queue = HoldQueue::<u64, u64>::default();
         queue.push(0, Some(at(0)), None);
         queue.opened(1, at(0), 4);
-        queue.decided(at(4));
+        queue.advance_watermark(at(4));
         assert_eq!(queue.next(now), Next::Wait, "it is not closed");
         queue.closed(1, later);
         assert_eq!(queue.next(now), Next::WaitUntil(later));
@@ -276,18 +280,18 @@ mod tests {
     fn full_is_what_could_go_on() {
         let now = Instant::now();
         let limit = Duration::from_nanos(4);
-        let mut queue = Queue::<u64, u64>::default();
+        let mut queue = HoldQueue::<u64, u64>::default();
         for time in 0..=4 {
             queue.push(time, Some(at(time)), None);
         }
         assert!(!queue.is_full(now, limit), "a window needs its frames");
-        queue.decided(at(1));
+        queue.advance_watermark(at(1));
         assert!(queue.is_full(now, limit));
         assert_eq!(pushed(&mut queue, now).len(), 1);
         assert!(!queue.is_full(now, limit));
         // Times of two parts say nothing of how much lies between them.
-        queue.push(5, Some(Place { part: 1, time: 1 }), None);
-        queue.decided(at(2));
+        queue.push(5, Some(StreamPosition { part: 1, time: 1 }), None);
+        queue.advance_watermark(at(2));
         assert!(queue.is_full(now, limit));
     }
 
@@ -303,36 +307,36 @@ mod tests {
             steps in proptest::collection::vec((0u8..3, 0usize..8), 0..200),
         ) {
             let now = Instant::now();
-            let mut queue = Queue::<u64, u64>::default();
-            let places: Vec<Place> = (0..parts)
-                .flat_map(|part| (0..frames).map(move |time| Place { part, time }))
+            let mut queue = HoldQueue::<u64, u64>::default();
+            let positions: Vec<StreamPosition> = (0..parts)
+                .flat_map(|part| (0..frames).map(move |time| StreamPosition { part, time }))
                 .collect();
-            let starts = |place: &Place| place.time.is_multiple_of(stride);
-            let windows: Vec<(u64, Place)> =
-                (0..).zip(places.iter().copied().filter(starts)).collect();
+            let starts = |position: &StreamPosition| position.time.is_multiple_of(stride);
+            let windows: Vec<(u64, StreamPosition)> =
+                (0..).zip(positions.iter().copied().filter(starts)).collect();
             // Every second window has no description.
             let description = |id: u64| id.is_multiple_of(2).then_some(id);
             let (mut arrived, mut seen, mut opened) = (0, 0, 0);
             let mut pending = Vec::new();
             let mut out = Vec::new();
-            let rest = (0..3 * places.len()).flat_map(|_| [(0, 0), (1, 0), (2, 0)]);
+            let rest = (0..3 * positions.len()).flat_map(|_| [(0, 0), (1, 0), (2, 0)]);
             for (what, which) in steps.into_iter().chain(rest) {
                 match what {
-                    0 if arrived < places.len() => {
-                        queue.push(arrived as u64, Some(places[arrived]), None);
+                    0 if arrived < positions.len() => {
+                        queue.push(arrived as u64, Some(positions[arrived]), None);
                         arrived += 1;
                     }
                     // The worker takes up a frame, which may not even be in the queue yet.
-                    1 if seen < places.len() => {
-                        let place = places[seen];
+                    1 if seen < positions.len() => {
+                        let position = positions[seen];
                         seen += 1;
-                        if starts(&place) {
-                            queue.opened(opened, place, place.time + length);
+                        if starts(&position) {
+                            queue.opened(opened, position, position.time + length);
                             pending.push(opened);
                             opened += 1;
                         }
-                        let next = places.get(seen).copied();
-                        queue.decided(next.unwrap_or(Place::END));
+                        let next = positions.get(seen).copied();
+                        queue.advance_watermark(next.unwrap_or(StreamPosition::END));
                     }
                     2 if !pending.is_empty() => {
                         let id = pending.remove(which % pending.len());
@@ -343,12 +347,12 @@ mod tests {
                 out.extend(pushed(&mut queue, now));
             }
             let expected: Vec<(u64, Vec<u64>)> = (0u64..)
-                .zip(&places)
-                .map(|(i, place)| {
-                    let covers = |(_, start): &&(u64, Place)| {
-                        start.part == place.part
-                            && start.time <= place.time
-                            && place.time < start.time + length
+                .zip(&positions)
+                .map(|(i, position)| {
+                    let covers = |(_, start): &&(u64, StreamPosition)| {
+                        start.part == position.part
+                            && start.time <= position.time
+                            && position.time < start.time + length
                     };
                     let covering = windows.iter().filter(covers);
                     (i, covering.filter_map(|(id, _)| description(*id)).collect())

@@ -1,13 +1,13 @@
-//! What is held, what the threads tell it, and the wait of the source pad's task.
+//! Buffers that are held until they are described, and the wait of the source pad's task.
 //!
-//! Whoever tells it something does not wait, except that the streaming thread waits for room when much
-//! video could leave and does not. Only the task pushes.
+//! Only the task pushes. The other threads do not wait, with one exception: the streaming thread waits
+//! while more video than its limit could leave and has not left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::monitor::Monitor;
-use super::queue::{Next, Place, Queue};
+use super::queue::{HoldQueue, Next, StreamPosition};
 use super::sync::{AtomicBool, now};
 
 /// What is held.
@@ -21,7 +21,7 @@ pub(in crate::qwenvl) enum Item {
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
 struct State {
-    queue: Queue<Item, gst::Structure>,
+    queue: HoldQueue<Item, gst::Structure>,
     flushing: bool,
     /// What downstream said last.
     flow: Flow,
@@ -30,7 +30,7 @@ struct State {
 impl State {
     fn new() -> Self {
         Self {
-            queue: Queue::default(),
+            queue: HoldQueue::default(),
             flushing: false,
             flow: Ok(gst::FlowSuccess::Ok),
         }
@@ -38,13 +38,13 @@ impl State {
 }
 
 /// See the module's text.
-pub(in crate::qwenvl) struct Hold {
+pub(in crate::qwenvl) struct HeldBuffers {
     held: Monitor<State>,
     /// Whether the source pad is active and pushes from its task.
     active: AtomicBool,
 }
 
-impl Default for Hold {
+impl Default for HeldBuffers {
     fn default() -> Self {
         Self {
             held: Monitor::new(State::new()),
@@ -53,7 +53,7 @@ impl Default for Hold {
     }
 }
 
-impl Hold {
+impl HeldBuffers {
     /// Whether the video is held.
     pub(in crate::qwenvl) fn active(&self) -> bool {
         self.active.load(Ordering::Acquire)
@@ -81,7 +81,7 @@ impl Hold {
     pub(in crate::qwenvl) fn push(
         &self,
         frame: Item,
-        place: Option<Place>,
+        position: Option<StreamPosition>,
         deadline: Option<Instant>,
         limit: Duration,
     ) -> Flow {
@@ -96,7 +96,7 @@ impl Hold {
             }
             state = self.held.wait(state);
         }
-        state.queue.push(frame, place, deadline);
+        state.queue.push(frame, position, deadline);
         drop(state);
         self.held.wake();
         Ok(gst::FlowSuccess::Ok)
@@ -121,18 +121,18 @@ impl Hold {
 
     // The worker.
 
-    /// No window opens before this place any more.
-    pub(in crate::qwenvl) fn decided(&self, to: Place) {
-        self.change(|state| state.queue.decided(to));
+    /// No window will open before `to`.
+    pub(in crate::qwenvl) fn advance_watermark(&self, to: StreamPosition) {
+        self.change(|state| state.queue.advance_watermark(to));
     }
 
-    /// No window opens any more.
-    pub(in crate::qwenvl) fn all_decided(&self) {
-        self.decided(Place::END);
+    /// No window will open any more.
+    pub(in crate::qwenvl) fn end_watermark(&self) {
+        self.advance_watermark(StreamPosition::END);
     }
 
     /// A window opens and will end at the running time `end` at the latest.
-    pub(in crate::qwenvl) fn opened(&self, window: u64, start: Place, end: u64) {
+    pub(in crate::qwenvl) fn opened(&self, window: u64, start: StreamPosition, end: u64) {
         self.change(|state| state.queue.opened(window, start, end));
     }
 
@@ -157,8 +157,8 @@ impl Hold {
 
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
-        // Under the lock: whoever waits is either before its look at `active` or already asleep.
-        self.held.lock().queue = Queue::default();
+        // Under the lock: a thread that waits either has not read `active` yet or is asleep.
+        self.held.lock().queue = HoldQueue::default();
         self.held.wake();
     }
 
@@ -166,7 +166,7 @@ impl Hold {
     pub(super) fn flush_start(&self) {
         self.change(|state| {
             state.flushing = true;
-            state.queue = Queue::default();
+            state.queue = HoldQueue::default();
         });
     }
 
@@ -178,7 +178,7 @@ impl Hold {
     pub(super) fn refused(&self, why: gst::FlowError) {
         self.change(|state| {
             state.flow = Err(why);
-            state.queue = Queue::default();
+            state.queue = HoldQueue::default();
         });
     }
 

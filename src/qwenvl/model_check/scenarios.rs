@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use loom::thread;
 use qwen3_vl_core::event::Event;
 
-use super::sample::{Held, Plan, Sample};
+use super::sample::{Plan, Sample, SampledBuffer};
 use super::session::{Control, Drained, Interrupted, Next, Session, Work};
 use super::{check, sync};
 use crate::qwenvl::settings::{Overload, Settings};
@@ -20,7 +20,7 @@ fn frame() -> Box<Sample> {
     let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::Gray8, 1, 1);
     let segment = gst::FormattedSegment::new();
     Box::new(Sample {
-        frame: Held::new(&gst::Buffer::new(), &Arc::default(), 2)
+        frame: SampledBuffer::new(&gst::Buffer::new(), &Arc::default(), 2)
             .unwrap()
             .0,
         info: Arc::new(info.build().unwrap()),

@@ -10,12 +10,12 @@ pub(in crate::qwenvl) use loom::sync::{Mutex, MutexGuard};
 // All threads of a model run on the one of its test.
 thread_local! {
     static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    static PATIENCE: Cell<usize> = const { Cell::new(usize::MAX) };
+    static WAITS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 /// From now on, that many timed waits end because somebody wakes them; those after them time out.
 pub(in crate::qwenvl) fn time_is_over_after(waits: usize) {
-    PATIENCE.set(waits);
+    WAITS_LEFT.set(waits);
 }
 
 /// A clock that only waits move.
@@ -49,13 +49,13 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         time: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, ())> {
-        let guard = match PATIENCE.get().checked_sub(1) {
+        let guard = match WAITS_LEFT.get().checked_sub(1) {
             None => {
                 NOW.set(NOW.get() + time);
                 guard
             }
             Some(left) => {
-                PATIENCE.set(left);
+                WAITS_LEFT.set(left);
                 let guard = self.0.wait(guard);
                 guard.unwrap_or_else(|_| unreachable!("no model panics with a lock held"))
             }

@@ -271,7 +271,7 @@ impl QwenVL {
             if let (true, Some(min)) = (live, min) {
                 let own = match placing(&settings, live) {
                     // A text comes when its window has ended and been answered.
-                    Placing::Span => hold::patience(&settings),
+                    Placing::Span => hold::longest_hold(&settings),
                     // Where the video is when it comes.
                     Placing::Answer { .. } => gst::ClockTime::ZERO,
                 };

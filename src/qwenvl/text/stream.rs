@@ -1,7 +1,6 @@
-//! The text pad's stream: what the other threads tell it, and the wait of the pad's own task.
+//! The text pad's stream: what the other threads report to it, and the wait of the pad's own task.
 //!
-//! Whoever tells it something never waits: only the task waits, for the next thing to push, and
-//! only the task pushes.
+//! Only the task pushes, and only the task waits: for the next text or event to push.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use crate::message::Segment;
 
 /// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds the
 /// video of a window back until it has the text of that window, which needs that video.
-const PATIENCE: Duration = Duration::from_millis(500);
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// An event of the stream.
 #[derive(Debug)]
@@ -62,10 +61,13 @@ impl State {
             return (free, None);
         };
         let so_far = now().saturating_duration_since(since);
-        if so_far < PATIENCE {
-            (free, since.checked_add(PATIENCE))
-        } else if so_far < PATIENCE.saturating_mul(2) {
-            (Push::Stuck, since.checked_add(PATIENCE.saturating_mul(2)))
+        if so_far < STUCK_AFTER {
+            (free, since.checked_add(STUCK_AFTER))
+        } else if so_far < STUCK_AFTER.saturating_mul(2) {
+            (
+                Push::Stuck,
+                since.checked_add(STUCK_AFTER.saturating_mul(2)),
+            )
         } else {
             (Push::StillStuck, None)
         }
@@ -75,7 +77,7 @@ impl State {
 /// See the module's text.
 pub(in crate::qwenvl) struct Text {
     state: Monitor<State>,
-    /// Whether there is a pad that is active: without one nobody is told anything.
+    /// Whether there is a pad that is active: without one, reports are ignored.
     active: AtomicBool,
 }
 
@@ -98,7 +100,7 @@ impl Default for Text {
 }
 
 impl Text {
-    /// Whether anybody listens.
+    /// Whether there is an active pad.
     pub(in crate::qwenvl) fn active(&self) -> bool {
         self.active.load(Ordering::Acquire)
     }
@@ -162,9 +164,9 @@ impl Text {
 
     // The worker.
 
-    /// No window starts before this running time any more.
-    pub(in crate::qwenvl) fn decided(&self, to: gst::ClockTime) {
-        self.change(|state| state.timeline.decided(to.nseconds()));
+    /// No window will start before this running time.
+    pub(in crate::qwenvl) fn advance_watermark(&self, to: gst::ClockTime) {
+        self.change(|state| state.timeline.advance_watermark(to.nseconds()));
     }
 
     /// A window opens at this running time.
@@ -262,7 +264,7 @@ impl Text {
             }
             let (push, until) = state.push();
             if push >= Push::Stuck && state.phase == Phase::Preroll {
-                // Without the lock, because it asks the pipeline.
+                // Without the lock, because it queries the pipeline.
                 drop(state);
                 let prerolled = prerolled();
                 state = self.state.lock();

@@ -102,7 +102,7 @@ pub(super) struct Timeline<M> {
     /// their windows are.
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
-    decided: Nanos,
+    watermark: Nanos,
     /// Running time that the video has reached.
     video: Nanos,
     /// No text will start before this time: the pad has said so.
@@ -129,7 +129,7 @@ impl<M> Timeline<M> {
         Self {
             placing,
             entries: VecDeque::new(),
-            decided: 0,
+            watermark: 0,
             video: 0,
             said: 0,
             covered: 0,
@@ -172,13 +172,13 @@ impl<M> Timeline<M> {
     }
 
     /// No window starts before this time any more.
-    pub(super) fn decided(&mut self, to: Nanos) {
-        self.decided = self.decided.max(to);
+    pub(super) fn advance_watermark(&mut self, to: Nanos) {
+        self.watermark = self.watermark.max(to);
     }
 
     /// A window opens. Windows open in the order of their starts.
     pub(super) fn opened(&mut self, id: u64, start: Nanos) {
-        self.decided(start);
+        self.advance_watermark(start);
         self.entries.push_back(Entry::Window { id, start });
     }
 
@@ -390,7 +390,7 @@ impl<M> Timeline<M> {
             Placing::Span if stuck => self.video.saturating_add(LEAD),
             Placing::Span => match self.entries.front() {
                 Some(Entry::Window { start, .. }) => *start,
-                _ => self.decided,
+                _ => self.watermark,
             },
         };
         let least = self.silent_from(stuck).saturating_add(LEAST_GAP);

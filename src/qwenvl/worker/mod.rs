@@ -31,7 +31,7 @@ use self::silence::Silence;
 use self::window::{Asked, OpenWindow};
 use self::windows::Texts;
 use super::failure;
-use super::hold::{Hold, Place};
+use super::hold::{HeldBuffers, StreamPosition};
 use super::hooks::{Hooks, Stage};
 use super::imp::{CAT, lock};
 use super::outlets::Outlets;
@@ -119,7 +119,7 @@ impl Worker {
             };
             if let Some((reason, why)) = end {
                 self.drop_all(reason, why.as_deref());
-                self.outlets.hold(Hold::all_decided);
+                self.outlets.hold(HeldBuffers::end_watermark);
                 session.finished();
                 return;
             }
@@ -143,7 +143,7 @@ impl Worker {
             Next::Work(Work::Break { at, part }) => {
                 self.end_windows(at);
                 self.outlets
-                    .hold(|hold| hold.decided(Place { part, time: 0 }));
+                    .hold(|hold| hold.advance_watermark(StreamPosition { part, time: 0 }));
             }
             Next::Work(Work::Gap { to, part }) => self.gap(to, part),
             Next::Work(Work::Mark(mark)) => self.outlets.text(|text| text.mark(mark)),
@@ -189,12 +189,13 @@ impl Worker {
                 end => self.end_window(end),
             }
         }
-        self.outlets.text(|text| text.decided(sample.running_time));
-        let next = Place {
+        self.outlets
+            .text(|text| text.advance_watermark(sample.running_time));
+        let next = StreamPosition {
             part: sample.part,
             time: sample.next,
         };
-        self.outlets.hold(|hold| hold.decided(next));
+        self.outlets.hold(|hold| hold.advance_watermark(next));
         Ok(())
     }
 
@@ -216,9 +217,10 @@ impl Worker {
         ends.unwrap_or_default()
             .into_iter()
             .for_each(|end| self.end_window(end));
-        self.outlets.text(|text| text.decided(to));
+        self.outlets.text(|text| text.advance_watermark(to));
         let time = to_nanos;
-        self.outlets.hold(|hold| hold.decided(Place { part, time }));
+        self.outlets
+            .hold(|hold| hold.advance_watermark(StreamPosition { part, time }));
     }
 
     /// When to look whether an open window's time has gone by without a frame.

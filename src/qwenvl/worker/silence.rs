@@ -1,5 +1,5 @@
-//! When a live stream has been silent for so long that a window's time is over. Pure: the running time
-//! of the clock is a parameter.
+//! When the silence of a live stream has lasted beyond the end of a window. Pure: the running time of
+//! the clock is a parameter.
 
 use std::time::{Duration, Instant};
 

@@ -163,7 +163,7 @@ impl Worker {
         let message = gst::message::Element::builder(structure)
             .src(&self.element)
             .build();
-        // Without a bus there is nobody to tell.
+        // Fails without a bus only, and then no one reads messages.
         self.tell_application(|| drop(self.element.post_message(message)));
     }
 

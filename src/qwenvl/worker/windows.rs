@@ -76,7 +76,7 @@ impl Worker {
         let covers = end.max(sample.running_time.saturating_add(clock_time(1)));
         let covers = covers.nseconds();
         self.outlets
-            .hold(|hold| hold.opened(id, sample.place(), covers));
+            .hold(|hold| hold.opened(id, sample.stream_position(), covers));
         let window = OpenWindow::new(request, sample);
         let window = self.open.entry(id).insert_entry(window).into_mut();
         let Some(backend) = &self.backend else {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 
+use super::terminal::Terminal;
+
 /// Ids that have been seen: all below `next`, and some above.
 #[derive(Debug, Default)]
 struct Ids {
@@ -150,36 +152,33 @@ impl State {
 
     fn see(&mut self, structure: &gst::StructureRef) {
         self.check_epoch(structure);
-        let described = match structure.name().as_str() {
-            "qwenvl/description" => true,
-            "qwenvl/dropped" => false,
-            _ => return,
+        let terminal = match Terminal::read(structure) {
+            Ok(Some(terminal)) => terminal,
+            Ok(None) => return,
+            Err(why) => return self.wrong(why),
         };
-        let number = |name: &str| structure.get::<u64>(name).unwrap();
-        let window = number("window-id");
-        if !self.windows.add(window) || !self.requests.add(number("request-id")) {
+        let window = terminal.window();
+        let id = window.window_id;
+        if !self.windows.add(id) || !self.requests.add(window.request_id) {
             self.wrong(format!("ended twice: {structure}"));
         }
-        let frames: gst::Array = structure.get("frame-pts").unwrap();
-        let frames: Vec<u64> = frames.iter().map(|pts| pts.get().unwrap()).collect();
-        if number("start-running-time") > number("end-running-time")
-            || !frames.is_sorted_by(|a, b| a < b)
+        if window.start_running_time > window.end_running_time
+            || !window.frame_pts.is_sorted_by(|a, b| a < b)
         {
             self.wrong(format!("not in the order of time: {structure}"));
         }
-        if !described {
+        let Terminal::Description(description) = terminal else {
             self.counts.dropped += 1;
             return;
-        }
+        };
         self.counts.described += 1;
-        let text: String = structure.get("text").unwrap();
-        if let Some((_, number)) = told(&text)
+        if let Some((_, number)) = told(&description.text)
             && self.last.replace(number) >= Some(number)
         {
             self.wrong(format!("not in the order of the questions: {structure}"));
         }
-        if !self.early.remove(&window) {
-            self.loose.insert(window);
+        if !self.early.remove(&id) {
+            self.loose.insert(id);
         }
         if self.loose.len() > MOST_LOOSE {
             self.loose.pop_first();

@@ -1,5 +1,5 @@
 //! What the tests of the element share: pipelines with a fake model, and waits that end.
-#![allow(dead_code, reason = "every test uses a part of it")]
+#![allow(dead_code, reason = "the soak program uses a part of it")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 pub mod bench;
@@ -11,6 +11,7 @@ pub mod life;
 pub mod media;
 pub mod rtsp;
 pub mod schema;
+pub mod terminal;
 pub mod way;
 
 use std::sync::atomic::AtomicBool;
@@ -24,6 +25,8 @@ use gstqwenvl::testing::{self, Hooks, ModelOptions};
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
 use qwen3_vl_core::load::{LoadError, Progress};
+
+use self::terminal::Terminal;
 
 /// No wait lasts longer: what is not there by then has hung.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
@@ -183,8 +186,10 @@ impl Messages {
                 }
             }
             gst::MessageView::Element(message) => {
-                self.structures
-                    .extend(message.structure().map(ToOwned::to_owned));
+                if let Some(structure) = message.structure() {
+                    Terminal::read(structure).unwrap();
+                    self.structures.push(structure.to_owned());
+                }
             }
             _ => (),
         }
@@ -222,15 +227,9 @@ impl Messages {
 
     /// Ids of the terminal messages, sorted; fails if one came twice.
     pub fn ids(&self) -> Vec<u64> {
-        let terminal = |s: &&gst::Structure| {
-            ["qwenvl/description", "qwenvl/dropped"].contains(&s.name().as_str())
-        };
-        let mut ids: Vec<u64> = self
-            .structures
-            .iter()
-            .filter(terminal)
-            .map(|s| s.get("window-id").unwrap())
-            .collect();
+        let terminal = |s| Terminal::read(s).unwrap();
+        let terminals = self.structures.iter().filter_map(|s| terminal(s));
+        let mut ids: Vec<u64> = terminals.map(|t| t.window().window_id).collect();
         ids.sort_unstable();
         let all = ids.len();
         ids.dedup();

@@ -19,7 +19,7 @@ fn spans_come_in_order_and_gaps_stop_at_the_oldest_window() {
     t.opened(0, 0);
     t.opened(1, 4 * SECOND);
     t.opened(2, 8 * SECOND);
-    t.decided(9 * SECOND);
+    t.advance_watermark(9 * SECOND);
     assert_eq!(all(&mut t), [Out::Mark("segment")]);
     t.ended(1, Some(("second".into(), 8 * SECOND)));
     t.mark("eos", None);
@@ -254,7 +254,7 @@ fn such_a_muxer_may_be_ahead_of_the_video() {
 fn a_span_that_has_no_window_is_a_gap() {
     let mut t = Timeline::new(Placing::Span);
     t.mark("segment", Some(0));
-    t.decided(2 * SECOND);
+    t.advance_watermark(2 * SECOND);
     let (start, end) = (0, 2 * SECOND);
     assert_eq!(all(&mut t), [Out::Mark("segment"), Out::Gap { start, end }]);
 }
