@@ -18,6 +18,9 @@ pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda/absent.rs"]
+mod cuda;
 pub mod detokenize;
 pub mod engine;
 mod file;

@@ -1,6 +1,6 @@
 //! Does what the scheduler says: the only place where sequences meet the model.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,12 +9,11 @@ use super::interrupt::Interrupt;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
-use crate::cpu::pool::Pool;
 use crate::forecast::{LimitError, Limits};
 use crate::frames::{VisionInput, timestamp_text};
 use crate::load::{brief, free_memory};
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::model::{Geometry, Grid, Model, Part, Workspace};
+use crate::model::{Executor, Model, Part};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a step failed. The sequence is lost, the engine is not.
@@ -88,29 +87,20 @@ pub struct Runner {
     pub parts: RunnerParts,
     limits: Limits,
     pub(super) interrupt: Arc<Interrupt>,
-    pub(super) geometries: HashMap<Grid, Geometry>,
-    pub(super) pool: Pool,
-    pub(super) workspace: Workspace,
+    pub(super) executor: Executor,
     pub(super) flights: VecDeque<Flight>,
     pub(super) recent: VisionCache,
 }
 
 impl Runner {
-    /// A runner that has seen no grid yet.
+    /// A runner that has encoded nothing yet.
     pub fn new(parts: RunnerParts) -> Self {
-        let on_cpu = parts.model.kv.device().is_cpu();
         let interrupt = Arc::<Interrupt>::default();
-        let flag = interrupt.flag();
         Self {
             limits: limits(&parts),
-            pool: match on_cpu {
-                true => Pool::new(flag),
-                false => Pool::none(),
-            },
-            workspace: Workspace::interruptible(flag),
+            executor: Executor::new(&parts.model, interrupt.flag()),
             interrupt,
             parts,
-            geometries: HashMap::new(),
             flights: VecDeque::new(),
             recent: VisionCache::default(),
         }
@@ -217,9 +207,8 @@ impl Runner {
                 kv: &mut sequence.kv,
             })
             .collect();
-        let (text, workspace) = (&self.parts.model.text, &mut self.workspace);
         let running = self.interrupt.begin(windows);
-        let scores = self.pool.run(|| text.scores(&mut parts, workspace));
+        let scores = self.executor.forward(&self.parts.model, &mut parts);
         let scores = self.interrupt.unless(scores)?;
         drop(running);
         let time = start.elapsed();

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use candle_core::Device;
 
 use super::{LoadError, brief};
+use crate::cuda;
 
 /// Which device computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,10 +75,9 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, LoadError> {
         Ok(match self {
             Self::Cpu => Device::Cpu,
-            // Without a driver this is an error, which auto takes as "no GPU".
-            Self::Auto if cfg!(feature = "cuda") => cuda(0).unwrap_or(Device::Cpu),
-            Self::Auto => Device::Cpu,
-            Self::Cuda(n) => cuda(n).map_err(|e| {
+            // Without a driver, or in a build without CUDA, this is an error: no GPU.
+            Self::Auto => cuda::open(0).unwrap_or(Device::Cpu),
+            Self::Cuda(n) => cuda::open(n).map_err(|e| {
                 LoadError::Device(format!(
                     "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
                      feature on a machine with an NVIDIA driver",
@@ -90,23 +90,13 @@ impl DeviceChoice {
     /// What `Auto` stands for on this machine.
     #[must_use]
     pub fn resolved(self) -> Self {
-        // Without a driver this is an error.
-        static GPU: LazyLock<bool> = LazyLock::new(|| cfg!(feature = "cuda") && cuda(0).is_ok());
+        static GPU: LazyLock<bool> = LazyLock::new(|| cuda::open(0).is_ok());
         match self {
             Self::Auto if *GPU => Self::Cuda(0),
             Self::Auto => Self::Cpu,
             chosen => chosen,
         }
     }
-}
-
-#[cfg(feature = "cuda")]
-use crate::cuda::device::open as cuda;
-
-#[cfg(not(feature = "cuda"))]
-fn cuda(n: usize) -> candle_core::Result<Device> {
-    // An error that says so.
-    Device::new_cuda(n)
 }
 
 impl FromStr for DtypeChoice {
