@@ -14,6 +14,9 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 #[doc(hidden)]
 pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda/absent.rs"]
+mod cuda;
 pub mod detokenize;
 pub mod device;
 pub mod engine;

@@ -11,7 +11,7 @@ use qwen3_vl_core::lower_priority;
 
 /// One thread a core (or fewer, by `RAYON_NUM_THREADS`), which nobody else uses: an application's own
 /// work and other models neither wait for a pass nor hold it up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pool(Option<ThreadPool>);
 
 /// Whether the pass that runs is to end. Kernels look at it between pieces of work of some tens of

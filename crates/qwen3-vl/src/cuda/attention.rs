@@ -24,7 +24,7 @@ const BUSY: usize = 264;
 const THREADS: u32 = 128;
 
 /// Whether there are kernels for such heads.
-pub fn knows(heads: Heads) -> bool {
+pub fn is_supported(heads: Heads) -> bool {
     HEADS.contains(&heads.width) && GROUPS.iter().any(|group| group * heads.kv == heads.count)
 }
 
@@ -212,8 +212,10 @@ impl Launch {
 
 fn check(q: &Tensor, pass: &Pass, heads: Heads, out: &Tensor) -> Result<()> {
     let shape = (pass.rows, heads.count * heads.width);
-    let fits =
-        knows(heads) && q.dims2()? == shape && out.dims2()? == shape && q.dtype() == out.dtype();
+    let fits = is_supported(heads)
+        && q.dims2()? == shape
+        && out.dims2()? == shape
+        && q.dtype() == out.dtype();
     if !fits {
         bail!(
             "attention: {:?} of {heads:?} to {:?}",

@@ -64,6 +64,29 @@ pub fn top_k(scores: &Tensor, k: usize) -> Result<Best> {
     Ok(all.chunks_exact(k).map(<[_]>::to_vec).collect())
 }
 
+/// The `k` largest of each row with its penalties taken off. The logits stay as they are: a recorded step may
+/// own them.
+///
+/// # Errors
+///
+/// See [`top_k`] and [`penalise`].
+pub fn candidates(
+    logits: &Tensor,
+    k: usize,
+    penalties: &[(u32, Penalty)],
+    staging: &mut Staging,
+) -> Result<Best> {
+    if penalties.is_empty() {
+        return top_k(logits, k);
+    }
+    let copy = match logits.dtype() {
+        DType::F32 => logits.copy()?,
+        _ => logits.to_dtype(DType::F32)?,
+    };
+    penalise(&copy, penalties, staging)?;
+    top_k(&copy, k)
+}
+
 /// Takes penalties of rows off their scores `[rows, vocabulary]`, f32, in place; each token of a row has one
 /// (twin: [`crate::sampling`]).
 ///

@@ -8,14 +8,14 @@ use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
-use candle_core::{CudaDevice, Device, Result, Tensor};
+use candle_core::{CudaDevice, Device, Result, Tensor, bail};
 
-use super::decoder::{Run, plan, repeats};
+use super::decoder::{TextKernels, plan};
 use super::launch::device;
 use super::pass::Pass;
 use super::workspace::Workspace;
 use crate::model::plan::Plan;
-use crate::model::{Part, TextModel};
+use crate::model::{Chunk, Part, TextModel};
 
 /// The most rows of a recorded step; they are recorded for powers of two.
 const MOST_ROWS: usize = 64;
@@ -87,7 +87,7 @@ pub fn decode(
         part.chunk.len() == 1 && part.outputs == 1 && part.chunk.vision.is_empty()
     };
     let rows = parts.len().next_power_of_two();
-    if parts.is_empty() || rows > MOST_ROWS || !parts.iter().all(single) || !repeats(model) {
+    if parts.is_empty() || rows > MOST_ROWS || !parts.iter().all(single) {
         return Ok(None);
     }
     let on = model.norm.weight().device().clone();
@@ -151,11 +151,12 @@ impl Step {
     /// The kernels of the step, from its numbers to its scores.
     fn kernels(&self, model: &TextModel, on: &Device, device: &CudaDevice) -> Result<()> {
         self.pass.turn(&self.frequencies, &self.axes, device)?;
-        let run = Run::new(model, &self.pass, on)?;
         // All queries are single ones, and nothing but text is decoded.
-        let hidden = run.layers(run.embed()?, |_, _| Ok(None), |_| Vec::new())?;
-        let scores = model.head.forward(&hidden)?;
-        self.scores.slice_set(&scores, 0, 0)
+        let mut kernels = TextKernels::new(model, &self.pass, &[], on)?;
+        match model.logits(&mut kernels, &Chunk::default())? {
+            Some(logits) => self.scores.slice_set(&logits, 0, 0),
+            None => bail!("a decode step without logits"),
+        }
     }
 
     /// Records the kernels; none if the driver or a library does not let them be recorded.

@@ -1,5 +1,7 @@
 //! The model on an NVIDIA GPU: what candle does slowly or not at all is done by the kernels of
 //! `kernels/*.cu`, which `build.rs` compiles. Each has a twin in [`crate::cpu`] that it is tested against.
+//! [`platform`](platform()) chooses what they run of a model; `absent.rs` stands for this module in a build
+//! without the feature `cuda`.
 //!
 //! Everything on a device is done by one stream, so that work is in order without events: see
 //! [`device::open`].
@@ -13,6 +15,7 @@ pub mod handover;
 mod launch;
 pub mod pass;
 pub mod patches;
+mod platform;
 pub mod rope;
 mod rows;
 pub mod softmax;
@@ -26,10 +29,12 @@ use self::pass::Pass;
 use crate::model::plan::Plan;
 use crate::model::rope::TextRope;
 
+pub use device::open;
+pub use platform::platform;
 pub use rows::{add_layer_norm, add_rms_norm, bias_gelu, silu_mul};
 
 /// Whether there are kernels for values of this type.
-pub fn knows(dtype: DType) -> bool {
+pub fn is_supported(dtype: DType) -> bool {
     suffix(dtype).is_ok()
 }
 
@@ -40,6 +45,12 @@ fn suffix(dtype: DType) -> Result<&'static str> {
         DType::BF16 => Ok("bf16"),
         other => bail!("no kernels for {other:?}"),
     }
+}
+
+/// Bytes that are free on a device; none if it is none of NVIDIA's or fails.
+pub fn free_memory(on: &Device) -> Option<u64> {
+    let bytes = device::free_memory(launch::device(on).ok()?).ok()?;
+    u64::try_from(bytes).ok()
 }
 
 /// Where tensors lie on the device.

@@ -4,6 +4,21 @@ use candle_core::{Result, Tensor, bail};
 
 use super::launch::{address, device_of, launch};
 use super::suffix;
+use crate::model::attention::SoftmaxArgs;
+
+/// Weights of scores, in place (a [`Softmax`](crate::model::attention::Softmax)).
+///
+/// # Errors
+///
+/// See [`Softmax::run`].
+pub fn weights(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
+    let softmax = Softmax {
+        scale: args.scale,
+        queries: args.queries,
+        seen: args.seen,
+    };
+    softmax.run(&scores).map(|()| scores)
+}
 
 /// Turns scores into weights, in f32 arithmetic.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +36,7 @@ impl Softmax {
     ///
     /// # Errors
     ///
-    /// If [`super::knows`] not the type, the sizes do not fit, or the device fails.
+    /// If [`super::is_supported`] does not know the type, the sizes do not fit, or the device fails.
     pub fn run(self, scores: &Tensor) -> Result<()> {
         let keys = scores.dims().last().copied().unwrap_or(0);
         if keys == 0 || self.seen == 0 || self.queries == 0 {

@@ -6,9 +6,7 @@ use candle_core::Device;
 pub(crate) fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => free_system_memory(),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => u64::try_from(crate::cuda::device::free_memory(device).ok()?).ok(),
-        _ => None,
+        other => crate::cuda::free_memory(other),
     }
 }
 

@@ -9,6 +9,7 @@ use candle_core::{Device, DeviceLocation};
 
 use qwen3_vl_core::load::LoadError;
 
+use crate::cuda;
 pub(crate) use memory::{free_memory, spare_memory};
 
 /// The first line of an error of candle's, which may carry a backtrace.
@@ -83,10 +84,9 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, LoadError> {
         Ok(match self {
             Self::Cpu => Device::Cpu,
-            // Without a driver this is an error, which auto takes as "no GPU".
-            Self::Auto if cfg!(feature = "cuda") => cuda(0).unwrap_or(Device::Cpu),
-            Self::Auto => Device::Cpu,
-            Self::Cuda(n) => cuda(n).map_err(|e| {
+            // Without a driver, or in a build without CUDA, this is an error: no GPU.
+            Self::Auto => cuda::open(0).unwrap_or(Device::Cpu),
+            Self::Cuda(n) => cuda::open(n).map_err(|e| {
                 LoadError::Unavailable(format!(
                     "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
                      feature on a machine with an NVIDIA driver",
@@ -112,23 +112,13 @@ impl DeviceChoice {
     /// What `Auto` stands for on this machine.
     #[must_use]
     pub fn resolved(self) -> Self {
-        // Without a driver this is an error.
-        static GPU: LazyLock<bool> = LazyLock::new(|| cfg!(feature = "cuda") && cuda(0).is_ok());
+        static GPU: LazyLock<bool> = LazyLock::new(|| cuda::open(0).is_ok());
         match self {
             Self::Auto if *GPU => Self::Cuda(0),
             Self::Auto => Self::Cpu,
             chosen => chosen,
         }
     }
-}
-
-#[cfg(feature = "cuda")]
-use crate::cuda::device::open as cuda;
-
-#[cfg(not(feature = "cuda"))]
-fn cuda(n: usize) -> candle_core::Result<Device> {
-    // An error that says so.
-    Device::new_cuda(n)
 }
 
 impl FromStr for DtypeChoice {

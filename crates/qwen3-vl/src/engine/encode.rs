@@ -1,24 +1,17 @@
 //! Vision inputs to vision tokens.
 
-use std::collections::hash_map::Entry;
 use std::time::Instant;
-
-use candle_core::Tensor;
 
 use super::flight::Flight;
 use super::runner::{Runner, StepError};
 use super::sequence::Sequence;
 use super::vision_cache::Encoded;
-use crate::cpu::patchify::{Cut, patchify_rows};
-use crate::model::Grid;
+use crate::cpu::patchify::Cut;
 use qwen3_vl_core::frames::VisionInput;
 
 /// Patches that are encoded together, at most, unless one input has more: enough to be bound by
 /// arithmetic, few enough that the memory of a step and the wait for it stay small.
 const BATCH_PATCHES: u32 = 2048;
-
-/// Grid sizes whose positions are kept; a camera has one.
-const GEOMETRIES: usize = 16;
 
 impl Runner {
     /// How many inputs of this size go through the encoder together.
@@ -92,71 +85,31 @@ impl Runner {
         let Some(first) = inputs.first() else {
             return Err(candle_core::Error::msg("nothing to encode").into());
         };
-        let patches = self.patches(first);
-        let values = self.cut(inputs, pair(first))?;
-        let grid = Grid {
-            rows: patches.0 as usize,
-            columns: patches.1 as usize,
-        };
-        if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
-            self.geometries.clear();
-        }
-        let tower = &self.parts.model.vision;
-        let geometry = match self.geometries.entry(grid) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(tower.geometry(grid)?),
-        };
-        let (geometry, workspace) = (&*geometry, &mut self.workspace);
-        let tokens = self
-            .pool
-            .run(|| tower.forward(&values, geometry, workspace));
+        let (patches, cut) = (self.patches(first), self.cut(pair(first)));
+        let pending = self.executor.encode(&self.parts.model, inputs, &cut);
         Ok(Flight {
             inputs: inputs.to_vec(),
-            tokens: self.interrupt.unless(tokens)?,
+            pending: self.interrupt.unless(pending)?,
             patches,
             since,
-            #[cfg(feature = "cuda")]
-            mark: match tower.device() {
-                device if device.is_cuda() => Some(crate::cuda::handover::Mark::new(device)?),
-                _ => None,
-            },
         })
     }
 
-    /// The patches of the inputs `[patches, 1536]`, where the tower is.
-    fn cut(&mut self, inputs: &[VisionInput], video: bool) -> Result<Tensor, StepError> {
-        let model = &self.parts.model;
-        let config = &model.config.vision_config;
+    /// How inputs are cut and normalised.
+    fn cut(&self, video: bool) -> Cut {
+        let config = &self.parts.model.config.vision_config;
         let norm = if video {
             &self.parts.video
         } else {
             &self.parts.image
         };
-        let cut = Cut {
+        Cut {
             patch: config.patch_size,
             merge: config.spatial_merge_size,
             temporal: config.temporal_patch_size,
             mean: norm.image_mean,
             std: norm.image_std,
-        };
-        let (device, dtype) = (model.vision.device(), model.kv.dtype());
-        #[cfg(feature = "cuda")]
-        if device.is_cuda() && crate::cuda::knows(dtype) {
-            let frames = &mut self.workspace.cuda.frames;
-            return Ok(frames.patches(inputs, &cut, dtype, device)?);
         }
-        let mut values = Vec::new();
-        for input in inputs {
-            let patches = cut.patches(input);
-            values.reserve(patches * cut.values());
-            for first in (0..patches).step_by(BATCH_PATCHES as usize) {
-                let rows = first..patches.min(first + BATCH_PATCHES as usize);
-                patchify_rows(input, &cut, rows, &mut values);
-                self.interrupt.unless(Ok(()))?;
-            }
-        }
-        let shape = (values.len() / config.patch_len(), config.patch_len());
-        Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
     }
 }
 

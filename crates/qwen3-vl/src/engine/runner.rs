@@ -1,6 +1,6 @@
 //! Does what the scheduler says: the only place where sequences meet the model.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +9,9 @@ use super::interrupt::Interrupt;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
-use crate::cpu::pool::Pool;
 use crate::device::{brief, free_memory};
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::model::{Geometry, Grid, Model, Part, Workspace};
+use crate::model::{Executor, Model, Part};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use qwen3_vl_core::frames::{VisionInput, timestamp_text};
 use qwen3_vl_core::model::{LimitError, Limits};
@@ -88,29 +87,20 @@ pub struct Runner {
     pub parts: RunnerParts,
     limits: Limits,
     pub(super) interrupt: Arc<Interrupt>,
-    pub(super) geometries: HashMap<Grid, Geometry>,
-    pub(super) pool: Pool,
-    pub(super) workspace: Workspace,
+    pub(super) executor: Executor,
     pub(super) flights: VecDeque<Flight>,
     pub(super) recent: VisionCache,
 }
 
 impl Runner {
-    /// A runner that has seen no grid yet.
+    /// A runner that has encoded nothing yet.
     pub fn new(parts: RunnerParts) -> Self {
-        let on_cpu = parts.model.kv.device().is_cpu();
         let interrupt = Arc::<Interrupt>::default();
-        let flag = interrupt.flag();
         Self {
             limits: limits(&parts),
-            pool: match on_cpu {
-                true => Pool::new(flag),
-                false => Pool::none(),
-            },
-            workspace: Workspace::interruptible(flag),
+            executor: Executor::new(&parts.model, interrupt.flag()),
             interrupt,
             parts,
-            geometries: HashMap::new(),
             flights: VecDeque::new(),
             recent: VisionCache::default(),
         }
@@ -221,9 +211,8 @@ impl Runner {
                 kv: &mut sequence.kv,
             })
             .collect();
-        let (text, workspace) = (&self.parts.model.text, &mut self.workspace);
         let running = self.interrupt.begin(windows);
-        let scores = self.pool.run(|| text.scores(&mut parts, workspace));
+        let scores = self.executor.forward(&self.parts.model, &mut parts);
         let scores = self.interrupt.unless(scores)?;
         drop(running);
         let time = start.elapsed();

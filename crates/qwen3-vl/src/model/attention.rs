@@ -1,4 +1,4 @@
-//! Attention as an operation on tensors: the CPU's own kernel, or candle's operations elsewhere.
+//! Attention as an operation on tensors: the CPU's own kernel, or products of candle's elsewhere.
 
 use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor, bail};
 
@@ -46,7 +46,7 @@ pub fn attend_all(q: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
 pub fn attend(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
     match q.device() {
         Device::Cpu => attend_cpu(q, blocks, keys, causal),
-        _ => attend_tensors(q, blocks, keys, causal),
+        _ => attend_products(q, blocks, keys, causal, softmax),
     }
 }
 
@@ -92,8 +92,34 @@ fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
 /// Queries whose scores are in memory at a time.
 const QUERIES: usize = 256;
 
-/// The same with candle's operations, for devices without a kernel of ours.
-fn attend_tensors(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool) -> Result<Tensor> {
+/// Makes weights of scores `[kv_heads, group * queries, keys]`, which are used up, times a scale, in f32
+/// arithmetic. The first of the queries sees so many keys, each next one one more, up to all.
+pub(crate) type Softmax = fn(Tensor, SoftmaxArgs) -> Result<Tensor>;
+
+/// What a [`Softmax`] needs beside the scores.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SoftmaxArgs {
+    /// Queries of each head.
+    pub(crate) queries: usize,
+    /// Keys that the first of them sees.
+    pub(crate) seen: usize,
+    /// What scores are multiplied by, more than 0.
+    pub(crate) scale: f32,
+}
+
+/// [`attend`] as two products of candle's with a softmax between them, for devices without a kernel for all
+/// of it.
+///
+/// # Errors
+///
+/// If the shapes do not fit or the device fails.
+pub(crate) fn attend_products(
+    q: &Tensor,
+    blocks: &[&LayerBlock],
+    keys: usize,
+    causal: bool,
+    softmax: Softmax,
+) -> Result<Tensor> {
     let queries = q.dim(0)?;
     let cat = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.narrow(0, 0, keys)?.transpose(0, 1);
     let k = cat(blocks.iter().map(|(k, _)| k).collect())?.contiguous()?;
@@ -107,7 +133,8 @@ fn attend_tensors(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool)
         } else {
             keys
         };
-        attend_part(&q, &k.narrow(1, 0, seen)?, &v.narrow(1, 0, seen)?, causal)
+        let (k, v) = (k.narrow(1, 0, seen)?, v.narrow(1, 0, seen)?);
+        attend_part(&q, &k, &v, causal, softmax)
     });
     match &parts.collect::<Result<Vec<_>>>()?[..] {
         [one] => Ok(one.clone()),
@@ -116,7 +143,13 @@ fn attend_tensors(q: &Tensor, blocks: &[&LayerBlock], keys: usize, causal: bool)
 }
 
 /// Queries `[queries, heads, head_dim]` with keys and values `[kv_heads, keys, head_dim]`.
-fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
+fn attend_part(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    causal: bool,
+    softmax: Softmax,
+) -> Result<Tensor> {
     let (queries, heads, head_dim) = q.dims3()?;
     let (kv_heads, keys, _) = k.dims3()?;
     let group = heads / kv_heads;
@@ -126,8 +159,12 @@ fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tenso
         .contiguous()?
         .reshape((kv_heads, group * queries, head_dim))?;
     let scores = q.matmul(&k.t()?)?;
-    let seen = if causal { keys - queries + 1 } else { keys };
-    let weights = softmax(scores, queries, seen, (head_dim as f32).powf(-0.5))?;
+    let args = SoftmaxArgs {
+        queries,
+        seen: if causal { keys - queries + 1 } else { keys },
+        scale: (head_dim as f32).powf(-0.5),
+    };
+    let weights = softmax(scores, args)?;
     weights
         .matmul(v)?
         .reshape((heads, queries, head_dim))?
@@ -136,18 +173,13 @@ fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tenso
         .reshape((queries, heads * head_dim))
 }
 
-/// Weights from scores `[kv_heads, group * queries, keys]`, times `scale`; the first of the queries sees
-/// `seen` keys, each next one one more, up to all. In f32 arithmetic.
-fn softmax(scores: Tensor, queries: usize, seen: usize, scale: f32) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if scores.device().is_cuda() && crate::cuda::knows(scores.dtype()) {
-        let softmax = crate::cuda::softmax::Softmax {
-            scale,
-            queries,
-            seen,
-        };
-        return softmax.run(&scores).map(|()| scores);
-    }
+/// A [`Softmax`] of candle's operations.
+fn softmax(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
+    let SoftmaxArgs {
+        queries,
+        seen,
+        scale,
+    } = args;
     let (kv_heads, rows, keys) = scores.dims3()?;
     let dtype = scores.dtype();
     let mut scores = (scores.to_dtype(DType::F32)? * f64::from(scale))?;
@@ -190,7 +222,7 @@ mod tests {
                 .collect();
             let blocks: Vec<&LayerBlock> = blocks.iter().collect();
             let kernel = attend_cpu(&q, &blocks, keys, causal).unwrap();
-            let tensors = attend_tensors(&q, &blocks, keys, causal).unwrap();
+            let tensors = attend_products(&q, &blocks, keys, causal, softmax).unwrap();
             let diff = (kernel - tensors)
                 .unwrap()
                 .abs()

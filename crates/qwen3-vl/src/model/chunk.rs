@@ -29,6 +29,12 @@ impl Chunk {
         self.ids.is_empty()
     }
 
+    /// Runs of vision tokens: index of the first, and what stands in place of their embeddings.
+    pub(crate) fn embeddings(&self) -> impl Iterator<Item = (usize, &Tensor)> {
+        let runs = self.vision.iter();
+        runs.map(|(first, tokens)| (*first, &tokens.embeddings))
+    }
+
     /// Adds the tokens that follow.
     pub fn append(&mut self, next: Self) {
         let shift = self.len();
@@ -100,6 +106,15 @@ pub struct Part<'a> {
     pub kv: &'a mut KvCache,
     /// How many hidden states of the chunk are asked for: those of its last tokens.
     pub outputs: usize,
+}
+
+/// What parts bring, one behind the other.
+pub(crate) fn batch(parts: &[Part<'_>]) -> Chunk {
+    let mut all = Chunk::default();
+    for part in parts {
+        all.append(part.chunk.clone());
+    }
+    all
 }
 
 impl Part<'_> {

@@ -2,31 +2,45 @@
 
 use candle_core::{Result, Tensor};
 
-use super::attention::{Span, attend_all};
-use super::chunk::Part;
-use super::linear::{Linear, Reused, add, silu_mul};
+use super::linear::Linear;
+use super::merged::MergedLinear;
 use super::norm::RmsNorm;
-use super::rope::RopeTable;
-use super::weights::{Weights, WeightsError, on_device};
+use super::ops::TextOps;
+use super::weights::{Weights, WeightsError};
 use crate::config::TextConfig;
 
 /// Tokens see what is before them, then each is transformed by itself (transformers:
 /// `Qwen3VLTextDecoderLayer`).
 #[derive(Debug)]
 pub(crate) struct Layer {
-    pub(crate) input_norm: RmsNorm,
-    pub(crate) post_norm: RmsNorm,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
-    /// Queries, keys and values in one, on a GPU.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(crate) qkv: Option<Linear>,
+    pub(super) input_norm: RmsNorm,
+    pub(super) post_norm: RmsNorm,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
+}
+
+/// Attention with norms of queries and keys (transformers: `Qwen3VLTextAttention`).
+#[derive(Debug)]
+pub(crate) struct Attention {
+    /// Queries, keys and values.
+    pub(crate) qkv: MergedLinear<3>,
     pub(crate) o: Linear,
     pub(crate) q_norm: RmsNorm,
     pub(crate) k_norm: RmsNorm,
-    pub(crate) mlp: Mlp,
-    head_dim: usize,
+}
+
+/// What transforms each token by itself.
+#[derive(Debug)]
+pub(crate) enum Mlp {
+    /// The gated MLP of a dense model (transformers: `Qwen3VLTextMLP`).
+    Dense(DenseMlp),
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+#[derive(Debug)]
+pub(crate) struct DenseMlp {
+    gate_up: MergedLinear<2>,
+    down: Linear,
 }
 
 impl Layer {
@@ -40,134 +54,65 @@ impl Layer {
         name: &str,
         c: &TextConfig,
     ) -> std::result::Result<Self, WeightsError> {
-        let head_dim = c.head_dim;
-        let (q_width, kv) = (
-            c.num_attention_heads * head_dim,
-            c.num_key_value_heads * head_dim,
-        );
-        let linear = |part: &str, shape| {
-            Linear::load_quantized(weights, &format!("{name}.self_attn.{part}_proj"), shape)
+        let norm = |part: &str| {
+            let (name, eps) = (format!("{name}.{part}"), c.rms_norm_eps);
+            RmsNorm::load(weights, &name, c.hidden_size, eps)
         };
-        let norm = |part: &str, width| {
-            RmsNorm::load(weights, &format!("{name}.{part}"), width, c.rms_norm_eps)
-        };
-        let (mut q, mut k, mut v) = (
-            linear("q", (q_width, c.hidden_size))?,
-            linear("k", (kv, c.hidden_size))?,
-            linear("v", (kv, c.hidden_size))?,
-        );
-        let qkv = on_device(name, Linear::join(&mut [&mut q, &mut k, &mut v]))?;
         Ok(Self {
-            input_norm: norm("input_layernorm", c.hidden_size)?,
-            post_norm: norm("post_attention_layernorm", c.hidden_size)?,
-            q,
-            k,
-            v,
-            qkv,
-            o: linear("o", (c.hidden_size, q_width))?,
-            q_norm: norm("self_attn.q_norm", head_dim)?,
-            k_norm: norm("self_attn.k_norm", head_dim)?,
-            mlp: Mlp::load(weights, &format!("{name}.mlp"), c)?,
-            head_dim,
+            input_norm: norm("input_layernorm")?,
+            post_norm: norm("post_attention_layernorm")?,
+            attention: Attention::load(weights, &format!("{name}.self_attn"), c)?,
+            mlp: Mlp::Dense(DenseMlp::load(weights, &format!("{name}.mlp"), c)?),
         })
     }
 
-    /// The layer for all tokens, or, with `only`, for those rows of them, which are what the parts ask
-    /// for. Keys and values of all go into the caches.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        index: usize,
-        rope: &RopeTable,
-        parts: &mut [Part<'_>],
-        only: Option<&Tensor>,
-        reused: &mut (Reused, Reused),
-    ) -> Result<Tensor> {
-        let normed = self.input_norm.forward(x)?;
-        self.write(&normed, index, rope, parts)?;
-        let x = select(x, only)?;
-        let q = self.q.forward(&select(&normed, only)?)?;
-        let q = self.q_norm.forward(&self.heads(q)?)?;
-        let q = match only {
-            Some(rows) => rope.select(rows)?.rotate(&q)?,
-            None => rope.rotate(&q)?,
-        };
-        let spans = parts.iter().map(|part| Span {
-            queries: only.map_or(part.chunk.len(), |_| part.outputs),
-            ..part.span(index)
-        });
-        let seen = attend_all(&q, &spans.collect::<Vec<_>>())?;
-        let x = add(self.o.forward(&seen)?, &x)?;
-        add(self.mlp.forward(&self.post_norm.forward(&x)?, reused)?, &x)
-    }
-
-    /// Appends keys and values to the caches.
-    pub(super) fn write(
-        &self,
-        x: &Tensor,
-        index: usize,
-        rope: &RopeTable,
-        parts: &mut [Part<'_>],
-    ) -> Result<()> {
-        let k = self.k_norm.forward(&self.heads(self.k.forward(x)?)?)?;
-        let (k, v) = (rope.rotate(&k)?, self.heads(self.v.forward(x)?)?);
-        let mut first = 0;
-        for Part { chunk, kv, .. } in parts {
-            let rows = |all: &Tensor| all.narrow(0, first, chunk.len());
-            kv.write(index, &rows(&k)?, &rows(&v)?)?;
-            first += chunk.len();
-        }
-        Ok(())
-    }
-
-    /// `[tokens, heads * head_dim]` by head.
-    fn heads(&self, x: Tensor) -> Result<Tensor> {
-        x.reshape((x.dim(0)?, (), self.head_dim))
+    /// Its linear layers.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let Attention { qkv, o, .. } = &self.attention;
+        let attention = qkv.parts().iter().chain([o]);
+        let Mlp::Dense(mlp) = &self.mlp;
+        attention.chain(mlp.gate_up.parts()).chain([&mlp.down])
     }
 }
 
-/// Those rows, or all.
-pub(super) fn select(x: &Tensor, only: Option<&Tensor>) -> Result<Tensor> {
-    match only {
-        Some(rows) => x.index_select(rows, 0),
-        None => Ok(x.clone()),
-    }
-}
-
-/// The gated MLP of a dense model; a mixture of experts will be another kind.
-#[derive(Debug)]
-pub(crate) struct Mlp {
-    pub(crate) gate: Linear,
-    pub(crate) up: Linear,
-    /// Both in one, on a GPU.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-    pub(crate) gate_up: Option<Linear>,
-    pub(crate) down: Linear,
-}
-
-impl Mlp {
+impl Attention {
     fn load(
         weights: &Weights,
         name: &str,
         c: &TextConfig,
     ) -> std::result::Result<Self, WeightsError> {
-        let linear = |part: &str, shape| {
-            Linear::load_quantized(weights, &format!("{name}.{part}_proj"), shape)
-        };
-        let (d, inner) = (c.hidden_size, c.intermediate_size);
-        let (mut gate, mut up) = (linear("gate", (inner, d))?, linear("up", (inner, d))?);
-        let gate_up = on_device(name, Linear::join(&mut [&mut gate, &mut up]))?;
+        let width = c.head_dim;
+        let (q, kv) = (c.num_attention_heads * width, c.num_key_value_heads * width);
+        let parts = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let norm =
+            |part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), width, c.rms_norm_eps);
         Ok(Self {
-            gate,
-            up,
-            gate_up,
-            down: linear("down", (d, inner))?,
+            qkv: MergedLinear::load(weights, name, parts, c.hidden_size)?,
+            o: Linear::load_quantized(weights, &format!("{name}.o_proj"), (c.hidden_size, q))?,
+            q_norm: norm("q_norm")?,
+            k_norm: norm("k_norm")?,
         })
     }
+}
 
-    fn forward(&self, x: &Tensor, (gate, up): &mut (Reused, Reused)) -> Result<Tensor> {
-        let gate = self.gate.forward_into(x, gate)?;
-        let up = self.up.forward_into(x, up)?;
-        self.down.forward(&silu_mul(gate, &up)?)
+impl Mlp {
+    pub(super) fn forward(&self, ops: &mut impl TextOps, x: &Tensor) -> Result<Tensor> {
+        let Self::Dense(mlp) = self;
+        mlp.down.forward(&ops.silu_mul(&mlp.gate_up, x)?)
+    }
+}
+
+impl DenseMlp {
+    fn load(
+        weights: &Weights,
+        name: &str,
+        c: &TextConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let (d, inner) = (c.hidden_size, c.intermediate_size);
+        let parts = [("gate_proj", inner), ("up_proj", inner)];
+        Ok(Self {
+            gate_up: MergedLinear::load(weights, name, parts, d)?,
+            down: Linear::load_quantized(weights, &format!("{name}.down_proj"), (d, inner))?,
+        })
     }
 }

@@ -1,15 +1,12 @@
-//! Linear layers and activations as candle operations.
-//!
-//! On the CPU they go through the kernels of [`crate::cpu`]; elsewhere through candle's own.
+//! Linear layers: on the CPU by the kernels of [`crate::cpu`], elsewhere by candle's own products.
 
 use candle_core::{
-    CpuStorage, CustomOp2, DType, Device, InplaceOp1, InplaceOp2, InplaceOp3, Layout, Result,
-    Shape, Tensor, bail,
+    CpuStorage, CustomOp2, DType, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail,
 };
 
+use super::activation::add;
 use super::quantized::QuantizedWeight;
 use super::weights::{Weights, WeightsError};
-use crate::cpu::activation;
 use crate::cpu::matmul::{matmul_t, matmul_t_into};
 use crate::cpu::quantized::Format;
 
@@ -85,14 +82,13 @@ impl Linear {
         })
     }
 
-    /// On a GPU, where few large products are faster than many small ones: one layer that gives what all of
-    /// these give, side by side, of whose weight theirs are parts then. None if a weight is rounded or
-    /// has a bias, or on the CPU.
+    /// On a GPU, one layer that gives what all of these give, side by side, of whose weight theirs are
+    /// views then. None on the CPU, or if a weight is rounded or a layer has a bias.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn join(parts: &mut [&mut Self]) -> Result<Option<Self>> {
+    pub(super) fn join(parts: &mut [Self]) -> Result<Option<Self>> {
         let weights: Option<Vec<Tensor>> = parts
             .iter()
             .map(|part| match (&part.weight, &part.bias) {
@@ -177,7 +173,12 @@ impl Linear {
         }
     }
 
-    fn outputs(&self) -> Result<usize> {
+    /// Values of a row of the result.
+    ///
+    /// # Errors
+    ///
+    /// If the weight is rounded and not on the CPU.
+    pub(super) fn outputs(&self) -> Result<usize> {
         match &self.weight {
             Weight::Plain(weight) => weight.dim(0),
             Weight::Quantized(weight) => weight.outputs(),
@@ -206,6 +207,14 @@ pub(super) fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> 
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("a CPU kernel needs contiguous input"),
+    }
+}
+
+/// The same, to be changed.
+pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("a CPU kernel needs contiguous f32 values"),
     }
 }
 
@@ -278,98 +287,4 @@ fn sizes(x: &Layout, w: &Layout) -> Result<(usize, usize, usize)> {
         bail!("matmul-t: [{m}, {k}] with [{n}, {k_w}]");
     }
     Ok((m, n, k))
-}
-
-/// `sum + other`, where `other` may be one row for all; `sum` is used up.
-///
-/// # Errors
-///
-/// If the shapes do not fit or the device fails.
-pub fn add(sum: Tensor, other: &Tensor) -> Result<Tensor> {
-    struct Add;
-    impl InplaceOp2 for Add {
-        fn name(&self) -> &'static str {
-            "add"
-        }
-        fn cpu_fwd(
-            &self,
-            sum: &mut CpuStorage,
-            sum_layout: &Layout,
-            other: &CpuStorage,
-            other_layout: &Layout,
-        ) -> Result<()> {
-            let rows = sum_layout.shape().dims();
-            if !rows.ends_with(other_layout.shape().dims()) {
-                bail!("add: {rows:?} and {:?}", other_layout.shape());
-            }
-            let other = slice(other.as_slice::<f32>()?, other_layout)?;
-            activation::add(slice_mut(sum, sum_layout)?, other);
-            Ok(())
-        }
-    }
-    match sum.device() {
-        Device::Cpu => sum.inplace_op2(other, &Add).map(|()| sum),
-        _ => sum.broadcast_add(other),
-    }
-}
-
-/// Tanh-approximated GELU; `x` is used up.
-///
-/// # Errors
-///
-/// If the device fails.
-pub fn gelu_tanh(x: Tensor) -> Result<Tensor> {
-    struct Gelu;
-    impl InplaceOp1 for Gelu {
-        fn name(&self) -> &'static str {
-            "gelu-tanh"
-        }
-        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-            activation::gelu_tanh(slice_mut(storage, layout)?);
-            Ok(())
-        }
-    }
-    match x.device() {
-        Device::Cpu => x.inplace_op1(&Gelu).map(|()| x),
-        _ => x.gelu(),
-    }
-}
-
-/// `silu(gate) * up`; `gate` is used up.
-///
-/// # Errors
-///
-/// If the shapes differ or the device fails.
-pub fn silu_mul(gate: Tensor, up: &Tensor) -> Result<Tensor> {
-    struct SiluMul;
-    impl InplaceOp2 for SiluMul {
-        fn name(&self) -> &'static str {
-            "silu-mul"
-        }
-        fn cpu_fwd(
-            &self,
-            gate: &mut CpuStorage,
-            gate_layout: &Layout,
-            up: &CpuStorage,
-            up_layout: &Layout,
-        ) -> Result<()> {
-            let up = slice(up.as_slice::<f32>()?, up_layout)?;
-            activation::silu_mul(slice_mut(gate, gate_layout)?, up);
-            Ok(())
-        }
-    }
-    match gate.device() {
-        Device::Cpu => gate.inplace_op2(up, &SiluMul).map(|()| gate),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(_) if crate::cuda::knows(gate.dtype()) => crate::cuda::silu_mul(&gate, up),
-        _ => gate.silu()? * up,
-    }
-}
-
-/// The same, to be changed.
-pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
-        _ => bail!("a CPU kernel needs contiguous f32 values"),
-    }
 }

@@ -1,19 +1,24 @@
 //! Qwen3-VL itself: vision tower, language model, KV cache. `forward(&inputs, &mut kv)`, no state
 //! of a sequence inside.
 
+pub mod activation;
 pub mod attention;
 pub mod chunk;
+pub mod executor;
 pub mod heads;
 pub mod kv_cache;
 pub(crate) mod layer;
 pub mod linear;
+pub mod merged;
 mod names;
 pub mod norm;
-#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod ops;
 pub mod plan;
+pub mod platform;
 pub mod quantized;
 pub mod rope;
 mod shard;
+pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
 mod watch;
@@ -24,8 +29,10 @@ use std::sync::Arc;
 use candle_core::Device;
 
 pub use chunk::{Chunk, Part};
+pub use executor::Executor;
 pub use kv_cache::{KvCache, KvPool};
-use linear::Reused;
+use platform::Platform;
+pub use platform::{Candidates, PendingEncode};
 pub use quantized::Quantization;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
@@ -50,18 +57,21 @@ pub enum ModelError {
 pub struct Workspace {
     /// Looked at between layers.
     pub(crate) flag: Flag,
-    /// Room for large results, on the CPU.
-    pub(crate) vision: (Reused, Reused),
-    pub(crate) text: (Reused, Reused),
-    #[cfg(feature = "cuda")]
-    pub(crate) cuda: crate::cuda::workspace::Workspace,
+    /// Of passes on the CPU.
+    pub(crate) cpu: tensors::CpuWorkspace,
+    /// Of passes on an NVIDIA GPU.
+    pub cuda: crate::cuda::workspace::Workspace,
 }
 
 impl Workspace {
-    /// A workspace for passes that end when the flag is raised.
-    pub fn interruptible(flag: &Flag) -> Self {
+    /// A workspace for passes on a device that end when the flag is raised; on the CPU, with threads.
+    pub fn new(device: &Device, flag: &Flag) -> Self {
         Self {
             flag: flag.clone(),
+            cpu: match device {
+                Device::Cpu => tensors::CpuWorkspace::threaded(flag),
+                _ => tensors::CpuWorkspace::default(),
+            },
             ..Self::default()
         }
     }
@@ -86,6 +96,7 @@ pub struct Model {
     pub text: TextModel,
     /// Makes the caches of sequences.
     pub kv: Arc<KvPool>,
+    platform: Arc<dyn Platform>,
 }
 
 impl Model {
@@ -98,17 +109,20 @@ impl Model {
     pub fn load(config: Config, weights: &mut Weights, eyes: Device) -> Result<Self, ModelError> {
         Self::check(&config)?;
         ensure_depth(&config, weights)?;
-        let text = TextModel::load(weights, &config)?;
-        let shape = (text.layers.len(), text.heads.kv, text.heads.width);
+        let mut text = TextModel::load(weights, &config)?;
+        let shape = (text.depth(), text.heads.kv, text.heads.width);
         let kv = KvPool::new(shape, weights.compute(), weights.device().clone());
         weights.aim(eyes);
         let vision = VisionTower::load(weights, &config.vision_config)?;
         weights.ensure_all_read(&["model.language_model.", "model.visual."])?;
+        let platform = platform::choose(&text, &vision);
+        text.run_on(&platform);
         Ok(Self {
+            config,
             vision,
             text,
             kv,
-            config,
+            platform,
         })
     }
 

@@ -129,10 +129,6 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match x.device() {
             Device::Cpu => x.apply_op3_no_bwd(&self.weight, &self.bias, self),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) if crate::cuda::vision::knows(x) => {
-                crate::cuda::add_layer_norm(x, None, self)
-            }
             _ => candle_nn::ops::layer_norm(x, &self.weight, &self.bias, LAYER_NORM_EPS),
         }
     }

@@ -1,14 +1,20 @@
 //! The language model (transformers: `Qwen3VLTextModel` and the output head).
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::Workspace;
-use super::chunk::{Chunk, Part, deepstack_rows, overlay};
+use super::activation::add;
+use super::chunk::{Chunk, Part, deepstack_rows};
 use super::heads::Heads;
-use super::layer::{Layer, Mlp, select};
+use super::layer::Layer;
 use super::linear::Linear;
 use super::norm::RmsNorm;
+use super::ops::{Rows, TextOps};
+use super::platform::Platform;
 use super::rope::TextRope;
+use super::tensors::Tensors;
 use super::weights::{Weights, WeightsError};
 use crate::config::Config;
 
@@ -16,13 +22,14 @@ use crate::config::Config;
 #[derive(Debug)]
 pub struct TextModel {
     pub(crate) embeddings: Tensor,
-    pub(crate) layers: Vec<Layer>,
+    layers: Vec<Layer>,
     pub(crate) norm: RmsNorm,
-    pub(crate) head: Linear,
+    head: Linear,
     /// Whether the head is one of its own though the configuration ties it to the embeddings.
     pub(crate) own_head: bool,
     pub(crate) rope: TextRope,
     pub(crate) heads: Heads,
+    platform: Arc<dyn Platform>,
 }
 
 impl TextModel {
@@ -68,7 +75,18 @@ impl TextModel {
                 kv: text.num_key_value_heads,
                 width: text.head_dim,
             },
+            platform: Arc::new(Tensors),
         })
+    }
+
+    /// From here on it runs there.
+    pub(super) fn run_on(&mut self, platform: &Arc<dyn Platform>) {
+        self.platform = Arc::clone(platform);
+    }
+
+    /// Its layers' number.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.len()
     }
 
     /// The embedding table `[vocabulary, hidden]`.
@@ -78,10 +96,7 @@ impl TextModel {
 
     /// All linear layers, the head last.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            let Mlp { gate, up, down, .. } = &layer.mlp;
-            [&layer.q, &layer.k, &layer.v, &layer.o, gate, up, down]
-        });
+        let layers = self.layers.iter().flat_map(Layer::linears);
         layers.chain([&self.head])
     }
 
@@ -100,89 +115,54 @@ impl TextModel {
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         reserve(parts)?;
-        let scores = match self.repeat(parts, workspace)? {
-            Some(scores) => Some(scores),
-            None => {
-                let hidden = self.hidden(parts, workspace)?;
-                let any = hidden.dim(0)? > 0;
-                let scores = any.then(|| self.head.forward(&hidden)).transpose()?;
-                workspace.check()?;
-                scores
-            }
-        };
+        let scores = self.platform.logits(self, parts, workspace)?;
+        workspace.check()?;
         for part in parts {
             part.kv.advance(part.chunk.len());
         }
         Ok(scores)
     }
 
-    #[cfg(feature = "cuda")]
-    fn repeat(&self, parts: &[Part<'_>], workspace: &mut Workspace) -> Result<Option<Tensor>> {
-        match crate::cuda::decoder::can_run(self) {
-            true => crate::cuda::graph::decode(self, parts, &mut workspace.cuda),
-            false => Ok(None),
-        }
+    /// The forward pass: `batch` is what the parts of `ops` bring, one behind the other, into caches that have
+    /// room. Gives the logits behind the rows that are asked for `[outputs, vocabulary]`.
+    pub(crate) fn logits(&self, ops: &mut impl TextOps, batch: &Chunk) -> Result<Option<Tensor>> {
+        let hidden = self.hidden(ops, batch)?;
+        hidden.map(|hidden| self.head.forward(&hidden)).transpose()
     }
 
-    #[cfg(not(feature = "cuda"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
-    fn repeat(&self, _: &[Part<'_>], _: &mut Workspace) -> Result<Option<Tensor>> {
-        Ok(None)
-    }
-
-    /// The hidden states that the parts ask for, whose caches have room and take the rest.
-    fn hidden(&self, parts: &mut [Part<'_>], workspace: &mut Workspace) -> Result<Tensor> {
-        let (mut all, mut outputs) = (Chunk::default(), Vec::new());
-        for part in &*parts {
-            all.append(part.chunk.clone());
-            outputs.extend((all.len() - part.outputs) as u32..all.len() as u32);
-        }
-        #[cfg(feature = "cuda")]
-        if crate::cuda::decoder::can_run(self) {
-            return crate::cuda::decoder::forward(self, parts, &all, &mut workspace.cuda);
-        }
-        let mut x = self.embed(&all)?;
-        let rope = self.rope.table(&all.positions, x.dtype(), x.device())?;
-        // Behind the keys and values of the last layer nothing is needed but what is asked for.
-        let asked = match outputs.len() {
-            0 => None,
-            some if some == all.len() => None,
-            _ => Some(Tensor::new(outputs.as_slice(), x.device())?),
-        };
+    /// The hidden states of those rows `[outputs, hidden]`, normalised.
+    fn hidden(&self, ops: &mut impl TextOps, batch: &Chunk) -> Result<Option<Tensor>> {
+        let mut x = ops.embed(&self.embeddings, batch)?;
+        // What the last layer gave and x does not have yet: it is added where x is normalised next.
+        let mut delta: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
-            workspace.check()?;
-            let last = index + 1 == self.layers.len();
-            if last && outputs.is_empty() {
-                layer.write(&layer.input_norm.forward(&x)?, index, &rope, parts)?;
-                break;
-            }
-            let taps = deepstack_rows(&all, index, &x)?;
-            let only = asked.as_ref().filter(|_| last);
-            x = layer.forward(&x, index, &rope, parts, only, &mut workspace.text)?;
-            if let Some(taps) = taps {
-                x = (x + select(&taps, only)?)?;
-            }
+            ops.check()?;
+            // Behind the keys and values of the last layer only the rows that are asked for are needed.
+            let rows = match index + 1 == self.layers.len() {
+                true => ops.last_rows(),
+                false => Rows::All,
+            };
+            let mut normed;
+            (x, normed) = ops.add_rms_norm(x, delta, &layer.input_norm)?;
+            let Some(q) = ops.project(&layer.attention, &normed, index, rows)? else {
+                return Ok(None);
+            };
+            let attended = ops.attend(&q, index, rows)?;
+            let attended = layer.attention.o.forward(&attended)?;
+            let taps = deepstack_rows(batch, index, &x)?;
+            x = ops.select(x, rows)?;
+            (x, normed) = ops.add_rms_norm(x, Some(attended), &layer.post_norm)?;
+            let more = layer.mlp.forward(ops, &normed)?;
+            delta = match taps {
+                None => Some(more),
+                Some(taps) => {
+                    x = (add(more, &x)? + ops.select(taps, rows)?)?;
+                    None
+                }
+            };
         }
-        match outputs.is_empty() {
-            // A view: devices do not make or compute tensors of nothing.
-            true => x.narrow(0, 0, 0),
-            false => self.norm.forward(&x),
-        }
-    }
-
-    fn embed(&self, chunk: &Chunk) -> Result<Tensor> {
-        let ids = Tensor::new(chunk.ids.as_slice(), self.embeddings.device())?;
-        let text = self
-            .embeddings
-            .index_select(&ids, 0)?
-            .to_dtype(self.norm.dtype())?;
-        overlay(
-            &text,
-            chunk
-                .vision
-                .iter()
-                .map(|(first, v)| (*first, &v.embeddings)),
-        )
+        let (_, normed) = ops.add_rms_norm(x, delta, &self.norm)?;
+        Ok(Some(normed))
     }
 }
 

@@ -1,14 +1,14 @@
-//! The vision tower (transformers: `Qwen3VLVisionModel`): patches of one grid to vision tokens.
+//! The vision tower (transformers: `Qwen3VLVisionModel`): patches of grids to vision tokens.
 //!
 //! Attention sees one temporal patch only, so every pair of frames is encoded by itself, when it
 //! arrives, and its tokens hold for every window that it belongs to.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::Workspace;
-use super::attention::attend;
-use super::linear::{Linear, Reused, add, gelu_tanh};
+use super::activation::add;
+use super::linear::Linear;
 use super::norm::LayerNorm;
+use super::ops::VisionOps;
 use super::rope::{RopeTable, grid_positions, vision_table};
 use super::weights::{Weights, WeightsError};
 use crate::config::VisionConfig;
@@ -19,10 +19,10 @@ pub struct VisionTower {
     patch_embed: Linear,
     /// Learned positions `[side * side, hidden]`, f32.
     pos_embed: Tensor,
-    pub(crate) blocks: Vec<Block>,
-    pub(crate) merger: Merger,
+    blocks: Vec<Block>,
+    merger: Merger,
     /// Block index and merger of every DeepStack tap, in the order of the language model's layers.
-    pub(crate) deepstack: Vec<(usize, Merger)>,
+    deepstack: Vec<(usize, Merger)>,
     config: VisionConfig,
 }
 
@@ -49,6 +49,13 @@ pub struct VisionTokens {
     pub embeddings: Tensor,
     /// For each of the language model's first layers, what is added behind it; same shape.
     pub deepstack: Vec<Tensor>,
+}
+
+impl Geometry {
+    /// Patches of a grid.
+    pub(crate) fn patches(&self) -> Result<usize> {
+        self.pos_embed.dim(0)
+    }
 }
 
 impl VisionTokens {
@@ -184,41 +191,53 @@ impl VisionTower {
         sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()))
     }
 
-    /// Encodes grids of one size together, so that the weights are read once. `patches` is
-    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order. Their tokens
-    /// follow each other.
-    ///
-    /// # Errors
-    ///
-    /// If the shapes do not fit, the device fails or the pass is interrupted.
-    pub fn forward(
+    /// The forward pass: encodes grids of one size together, so that the weights are read once. `patches` is
+    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order. Their tokens follow each
+    /// other.
+    pub(crate) fn encode(
         &self,
+        ops: &mut impl VisionOps,
         patches: &Tensor,
         geometry: &Geometry,
-        workspace: &mut Workspace,
     ) -> Result<VisionTokens> {
         let x = self.patch_embed.forward(patches)?;
         let (rows, width) = x.dims2()?;
         let pos_embed = geometry.pos_embed.to_dtype(x.dtype())?;
-        let per_grid = pos_embed.dim(0)?;
-        let x = add(x.reshape(((), per_grid, width))?, &pos_embed)?;
+        let x = add(x.reshape(((), geometry.patches()?, width))?, &pos_embed)?;
         let mut x = x.reshape((rows, width))?;
-        #[cfg(feature = "cuda")]
-        if crate::cuda::vision::can_run(self, &x) {
-            return crate::cuda::vision::forward(self, &x, per_grid, geometry, workspace);
-        }
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
+        let mut normed = ops.layer_norm(&x, self.norm(0))?;
         for (index, block) in self.blocks.iter().enumerate() {
-            workspace.check()?;
-            x = block.forward(&x, per_grid, &geometry.rope, &mut workspace.vision)?;
+            ops.check()?;
+            let seen = ops.attend(&block.qkv, &normed, block.heads)?;
+            (x, normed) = ops.add_linear_norm(x, &block.proj, &seen, &block.norm2)?;
+            let inner = ops.linear_gelu(&block.fc1, &normed)?;
+            (x, normed) = ops.add_linear_norm(x, &block.fc2, &inner, self.norm(index + 1))?;
             for (_, merger) in self.deepstack.iter().filter(|(tap, _)| *tap == index) {
-                deepstack.push(merger.forward(&x)?);
+                let merged = x.reshape(((), merger.merged))?;
+                deepstack.push(merger.forward(&ops.layer_norm(&merged, &merger.norm)?)?);
             }
         }
         Ok(VisionTokens {
-            embeddings: self.merger.forward(&x)?,
+            embeddings: self.merger.forward(&normed)?,
             deepstack,
         })
+    }
+
+    /// The norm in front of a block, and behind the last one that of the merger, which normalises first too.
+    fn norm(&self, block: usize) -> &LayerNorm {
+        let block = self.blocks.get(block);
+        block.map_or(&self.merger.norm, |block| &block.norm1)
+    }
+
+    /// Type of arithmetic.
+    pub fn dtype(&self) -> DType {
+        self.merger.norm.parts().0.dtype()
+    }
+
+    /// Its dimensions.
+    pub fn config(&self) -> &VisionConfig {
+        &self.config
     }
 
     /// Memory that encoding takes at its peak for each token that comes out, in this type of arithmetic:
@@ -239,14 +258,14 @@ impl VisionTower {
 
 /// Patches see each other, then each is transformed by itself (transformers: `Qwen3VLVisionBlock`).
 #[derive(Debug)]
-pub(crate) struct Block {
-    pub(crate) norm1: LayerNorm,
-    pub(crate) norm2: LayerNorm,
-    pub(crate) qkv: Linear,
-    pub(crate) proj: Linear,
-    pub(crate) fc1: Linear,
-    pub(crate) fc2: Linear,
-    pub(crate) heads: usize,
+struct Block {
+    norm1: LayerNorm,
+    norm2: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
 }
 
 impl Block {
@@ -268,31 +287,11 @@ impl Block {
             heads: c.num_heads,
         })
     }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        per_grid: usize,
-        rope: &RopeTable,
-        (qkv, inner): &mut (Reused, Reused),
-    ) -> Result<Tensor> {
-        let qkv = self.qkv.forward_into(&self.norm1.forward(x)?, qkv)?;
-        // Rotation is in f32 whatever the type of arithmetic, as in the reference.
-        let rotate = |part: Tensor| {
-            rope.rotate(&part.to_dtype(DType::F32)?)?
-                .to_dtype(qkv.dtype())
-        };
-        let seen = attend_grids(&qkv, self.heads, per_grid, rotate)?;
-        let x = add(self.proj.forward(&seen)?, x)?;
-        let inner = self.fc1.forward_into(&self.norm2.forward(&x)?, inner)?;
-        let inner = gelu_tanh(inner)?;
-        add(self.fc2.forward(&inner)?, &x)
-    }
 }
 
 /// Attention of patches to those of their own grid: `qkv` `[patches, 3 * heads * width]` to
-/// `[patches, heads * width]`. `turn` makes of the queries or keys `[per_grid, heads, width]` of a grid what is
-/// multiplied.
+/// `[patches, heads * width]`. `attend` does it for one grid, whose queries, keys and values are
+/// `[per_grid, heads, width]`.
 ///
 /// # Errors
 ///
@@ -301,15 +300,14 @@ pub(crate) fn attend_grids(
     qkv: &Tensor,
     heads: usize,
     per_grid: usize,
-    turn: impl Fn(Tensor) -> Result<Tensor>,
+    attend: impl Fn([Tensor; 3]) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let patches = qkv.dim(0)?;
     let qkv = qkv.reshape((patches, 3 * heads, ()))?;
     let grids = (0..patches / per_grid).map(|grid| {
         let qkv = qkv.narrow(0, grid * per_grid, per_grid)?;
         let part = |i: usize| qkv.narrow(1, i * heads, heads);
-        let (q, k) = (turn(part(0)?)?, turn(part(1)?)?);
-        attend(&q, &[&(k, part(2)?.contiguous()?)], per_grid, false)
+        attend([part(0)?, part(1)?, part(2)?])
     });
     match &grids.collect::<Result<Vec<_>>>()?[..] {
         [one] => Ok(one.clone()),
@@ -317,6 +315,7 @@ pub(crate) fn attend_grids(
     }
 }
 
+/// Whether a merger normalises patches, or what they are merged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NormPlace {
     BeforeMerge,
@@ -325,9 +324,8 @@ enum NormPlace {
 
 /// Makes one token of each merge block (transformers: `Qwen3VLVisionPatchMerger`).
 #[derive(Debug)]
-pub(crate) struct Merger {
-    pub(crate) norm: LayerNorm,
-    place: NormPlace,
+struct Merger {
+    norm: LayerNorm,
     fc1: Linear,
     fc2: Linear,
     merged: usize,
@@ -350,22 +348,14 @@ impl Merger {
             |part: &str, shape| Linear::load_with_bias(weights, &format!("{name}.{part}"), shape);
         Ok(Self {
             norm: LayerNorm::load(weights, &format!("{name}.norm"), width)?,
-            place,
             fc1: linear("linear_fc1", (merged, merged))?,
             fc2: linear("linear_fc2", (c.out_hidden_size, merged))?,
             merged,
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.merge(&match self.place {
-            NormPlace::BeforeMerge => self.norm.forward(x)?,
-            NormPlace::AfterMerge => self.norm.forward(&x.reshape(((), self.merged))?)?,
-        })
-    }
-
-    /// The rest of it, for what is normalised.
-    pub(crate) fn merge(&self, normed: &Tensor) -> Result<Tensor> {
+    /// Patches whose norm has been computed to tokens.
+    fn forward(&self, normed: &Tensor) -> Result<Tensor> {
         let x = normed.reshape(((), self.merged))?;
         // The mergers' GELU is the exact one, unlike the blocks'.
         self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)

@@ -1,0 +1,120 @@
+//! A model as operations on tensors: on the CPU with the kernels of [`crate::cpu`], on the model's own threads;
+//! on a GPU with candle's operations, for types and heads that there are no kernels for.
+
+mod text;
+mod vision;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::chunk::{Part, batch};
+use super::linear::Reused;
+use super::platform::{Candidates, Penalties, PendingEncode, Platform};
+use super::vision::{Geometry, VisionTokens, VisionTower};
+use super::{TextModel, Workspace};
+use crate::cpu::patchify::{Cut, patchify_rows};
+use crate::cpu::pool::{Flag, Pool};
+use qwen3_vl_core::frames::VisionInput;
+use text::TensorText;
+use vision::TensorVision;
+
+/// Patches that are cut before the next look at whether anybody still waits for them.
+const PATCHES: usize = 2048;
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tensors;
+
+/// Threads and memory of passes on the CPU.
+#[derive(Debug, Default)]
+pub(crate) struct CpuWorkspace {
+    threads: Pool,
+    text: (Reused, Reused),
+    vision: (Reused, Reused),
+}
+
+impl CpuWorkspace {
+    /// With threads, whose kernels look at the flag.
+    pub(super) fn threaded(flag: &Flag) -> Self {
+        Self {
+            threads: Pool::new(flag),
+            ..Self::default()
+        }
+    }
+}
+
+impl Tensors {
+    /// The tokens of patches, once they have been computed.
+    pub(crate) fn tokens(
+        tower: &VisionTower,
+        patches: &Tensor,
+        geometry: &Geometry,
+        workspace: &mut Workspace,
+    ) -> Result<VisionTokens> {
+        let Workspace { flag, cpu, .. } = workspace;
+        let mut ops = TensorVision {
+            flag,
+            geometry,
+            reused: &mut cpu.vision,
+        };
+        cpu.threads
+            .run(|| tower.encode(&mut ops, patches, geometry))
+    }
+}
+
+impl Platform for Tensors {
+    fn logits(
+        &self,
+        model: &TextModel,
+        parts: &mut [Part<'_>],
+        workspace: &mut Workspace,
+    ) -> Result<Option<Tensor>> {
+        let Workspace { flag, cpu, .. } = workspace;
+        let (threads, reused) = (&cpu.threads, &mut cpu.text);
+        threads.run(|| {
+            let all = batch(parts);
+            let mut ops = TensorText::new(model, parts, &all, flag, reused)?;
+            model.logits(&mut ops, &all)
+        })
+    }
+
+    fn patches(
+        &self,
+        inputs: &[VisionInput],
+        cut: &Cut,
+        (dtype, device): (DType, &Device),
+        workspace: &mut Workspace,
+    ) -> Result<Tensor> {
+        let mut values = Vec::new();
+        for input in inputs {
+            let patches = cut.patches(input);
+            values.reserve(patches * cut.values());
+            for first in (0..patches).step_by(PATCHES) {
+                let rows = first..patches.min(first + PATCHES);
+                patchify_rows(input, cut, rows, &mut values);
+                workspace.check()?;
+            }
+        }
+        let shape = (values.len() / cut.values(), cut.values());
+        Tensor::from_vec(values, shape, device)?.to_dtype(dtype)
+    }
+
+    fn encode(
+        &self,
+        tower: &VisionTower,
+        patches: &Tensor,
+        geometry: &Geometry,
+        workspace: &mut Workspace,
+    ) -> Result<Box<dyn PendingEncode>> {
+        Ok(Box::new(Self::tokens(tower, patches, geometry, workspace)?))
+    }
+
+    fn candidates(
+        &self,
+        logits: &Tensor,
+        _: Option<usize>,
+        _: &Penalties<'_>,
+        _: &mut Workspace,
+    ) -> Result<Candidates> {
+        Ok(Candidates::All(logits.to_dtype(DType::F32)?.to_vec2()?))
+    }
+}
