@@ -8,15 +8,18 @@ pub mod attention;
 pub mod choice;
 pub mod decoder;
 pub mod device;
+mod functions;
 pub mod graph;
 pub mod handover;
 mod launch;
 pub mod pass;
 pub mod patches;
+pub mod profile;
 pub mod rope;
 mod rows;
 pub mod softmax;
 pub mod staging;
+pub mod sync;
 pub mod vision;
 pub mod workspace;
 

@@ -10,8 +10,11 @@ use crate::model::rope::TextRope;
 /// Of one thread that runs a model on a device.
 #[derive(Default)]
 pub struct Workspace {
-    /// The way to the device.
+    /// The way to the device for the language model.
     pub staging: Staging,
+    /// The way for the vision tower: a slot is free again when its stream has come there, which the
+    /// language model must not wait for.
+    pub vision_staging: Staging,
     /// The way of frames to it.
     pub frames: Frames,
     /// Decode steps that can be repeated.

@@ -110,16 +110,17 @@ impl Runner {
         let tokens = self
             .pool
             .run(|| tower.forward(&values, geometry, workspace));
+        let tokens = self.interrupt.unless(tokens)?;
         Ok(Flight {
             inputs: inputs.to_vec(),
-            tokens: self.interrupt.unless(tokens)?,
             patches,
             since,
             #[cfg(feature = "cuda")]
-            mark: match tower.device() {
-                device if device.is_cuda() => Some(crate::cuda::handover::Mark::new(device)?),
+            mark: match self.parts.model.kv.device() {
+                to if to.is_cuda() => Some(crate::cuda::handover::Mark::new(&tokens, to)?),
                 _ => None,
             },
+            tokens,
         })
     }
 

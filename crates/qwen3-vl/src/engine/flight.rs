@@ -104,7 +104,7 @@ impl Runner {
         let merge = self.parts.model.config.vision_config.spatial_merge_size as u32;
         #[cfg(feature = "cuda")]
         let tokens = match &flight.mark {
-            Some(mark) => mark.hand_over(&flight.tokens, self.parts.model.kv.device())?,
+            Some(mark) => mark.hand_over()?,
             None => flight.tokens,
         };
         #[cfg(not(feature = "cuda"))]

@@ -66,6 +66,7 @@ struct Stream {
 
   // What cannot be recorded spoils a recording.
   bool refuses() { return spoilt |= graph != nullptr, graph != nullptr; }
+  bool is_spoilt() const { return graph && spoilt; }
   Graph *recording() { return graph.get(); }
   bool begin_recording() {
     if (graph) return false;
