@@ -18,7 +18,11 @@ fn main() {
         .unwrap_or_else(|| "nvcc".into());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     // candle's kernels need at least 8.0.
-    compile(&nvcc, &["-ptx", "-arch=compute_80"], &out.join("kernels.ptx"));
+    compile(
+        &nvcc,
+        &["-ptx", "-arch=compute_80"],
+        &out.join("kernels.ptx"),
+    );
     // With lines, so that a profiler and compute-sanitizer name them.
     let cubin = ["-cubin", "-arch=sm_90", "-lineinfo"];
     compile(&nvcc, &cubin, &out.join("kernels.cubin"));

@@ -98,7 +98,12 @@ fn module(context: &CudaContext) -> Result<CUmodule> {
     {
         return Ok(module);
     }
-    load_image(CString::new(PTX).map_err(candle_core::Error::wrap)?.into_bytes_with_nul()).w()
+    load_image(
+        CString::new(PTX)
+            .map_err(candle_core::Error::wrap)?
+            .into_bytes_with_nul(),
+    )
+    .w()
 }
 
 #[allow(clippy::needless_pass_by_value)]

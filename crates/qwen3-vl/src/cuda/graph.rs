@@ -75,10 +75,12 @@ impl Graphs {
 
     /// Why steps could not be recorded, each with its rows.
     pub fn refused(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.steps.iter().filter_map(|(rows, step)| match &step.state {
-            State::Refused(why) => Some((*rows, why.as_str())),
-            _ => None,
-        })
+        self.steps
+            .iter()
+            .filter_map(|(rows, step)| match &step.state {
+                State::Refused(why) => Some((*rows, why.as_str())),
+                _ => None,
+            })
     }
 }
 

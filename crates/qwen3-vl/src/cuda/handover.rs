@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::result::{malloc_async, malloc_sync, memcpy_dtod_async};
+use candle_core::cuda_backend::cudarc::driver::result::{
+    malloc_async, malloc_sync, memcpy_dtod_async,
+};
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::op::BackpropOp;
@@ -106,5 +108,10 @@ fn copy_of<T: CudaDType + DeviceRepr>(
         slice
     };
     let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, to.clone()));
-    Ok(Tensor::from_storage(storage, from.shape(), BackpropOp::none(), false))
+    Ok(Tensor::from_storage(
+        storage,
+        from.shape(),
+        BackpropOp::none(),
+        false,
+    ))
 }

@@ -11,7 +11,7 @@ pub mod device;
 mod functions;
 pub mod graph;
 pub mod handover;
-mod launch;
+pub mod launch;
 pub mod pass;
 pub mod patches;
 pub mod profile;

@@ -78,7 +78,9 @@ pub fn end(
 /// If the device fails.
 pub fn moment(stream: &Arc<CudaStream>) -> Result<CudaEvent> {
     // Not the default here, which has no time.
-    stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).w()
+    stream
+        .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+        .w()
 }
 
 /// Seconds from a moment that the device has reached to a later one.

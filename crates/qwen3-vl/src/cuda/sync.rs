@@ -29,7 +29,10 @@ pub struct Launched<'a> {
 impl Display for Launched<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (name, (x, y, z), threads) = (self.name, self.grid, self.threads);
-        write!(f, "kernel {name}, grid {x} x {y} x {z} of {threads} threads")
+        write!(
+            f,
+            "kernel {name}, grid {x} x {y} x {z} of {threads} threads"
+        )
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod clip;
+pub mod compare;
 pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide};
 pub use clip::{clip, noise};
+pub use compare::{Check, Worst};
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it where the program runs elsewhere than
