@@ -23,6 +23,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Steps that are not recorded, and why.
+    pub fn notices(&self) -> Vec<String> {
+        let refused = self.graphs.refused();
+        let notices = refused.map(|(rows, why)| {
+            format!("decode steps of {rows} rows are not recorded, which makes them slower: {why}")
+        });
+        notices.collect()
+    }
+
     /// Frequencies and the axes that they turn with, on the device.
     ///
     /// # Errors

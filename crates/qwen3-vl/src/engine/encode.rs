@@ -13,18 +13,11 @@ use crate::frames::VisionInput;
 use crate::frames::patchify::{Cut, patchify_rows};
 use crate::model::Grid;
 
-/// Patches that are encoded together, at most, unless one input has more: enough to be bound by
-/// arithmetic, few enough that the memory of a step and the wait for it stay small.
-const BATCH_PATCHES: u32 = 2048;
-
-/// Grid sizes whose positions are kept; a camera has one.
-const GEOMETRIES: usize = 16;
-
 impl Runner {
     /// How many inputs of this size go through the encoder together.
     pub fn most_together(&self, input: &VisionInput) -> usize {
         let (rows, columns) = self.patches(input);
-        (BATCH_PATCHES / (rows * columns).max(1)).max(1) as usize
+        (self.config.vision_batch_patches / (rows * columns).max(1)).max(1) as usize
     }
 
     /// Whether the inputs can go through the encoder together: they are of one kind and size.
@@ -98,7 +91,7 @@ impl Runner {
             rows: patches.0 as usize,
             columns: patches.1 as usize,
         };
-        if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
+        if self.geometries.len() >= self.config.geometries && !self.geometries.contains_key(&grid) {
             self.geometries.clear();
         }
         let tower = &self.parts.model.vision;
@@ -150,8 +143,9 @@ impl Runner {
         for input in inputs {
             let patches = cut.patches(input);
             values.reserve(patches * cut.values());
-            for first in (0..patches).step_by(BATCH_PATCHES as usize) {
-                let rows = first..patches.min(first + BATCH_PATCHES as usize);
+            let most = self.config.vision_batch_patches as usize;
+            for first in (0..patches).step_by(most) {
+                let rows = first..patches.min(first + most);
                 patchify_rows(input, &cut, rows, &mut values);
                 self.interrupt.unless(Ok(()))?;
             }

@@ -32,9 +32,6 @@ pub struct Landing {
     pub failed: Option<StepError>,
 }
 
-/// Flights at a time: one that the device works on, and the next.
-const MOST: usize = 2;
-
 impl Flight {
     #[cfg(feature = "cuda")]
     fn is_over(&self) -> bool {
@@ -72,7 +69,7 @@ impl Runner {
 
     /// Whether so many are that no more can be.
     pub fn is_full(&self) -> bool {
-        self.flights.len() >= MOST
+        self.flights.len() >= self.config.vision_batches
     }
 
     /// The first flight, if it is over or `wait` says to wait for it. Its tokens are in the cache then.

@@ -5,9 +5,11 @@
 //! the callers, who bound their open and closed windows.
 
 pub mod admission;
+pub mod config;
 mod encode;
 pub mod flight;
 pub mod interrupt;
+mod pace;
 pub mod repetition;
 pub mod runner;
 mod sample;
@@ -15,6 +17,7 @@ pub mod scheduler;
 pub mod sequence;
 pub mod sink;
 pub mod vision_cache;
+mod warm_up;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +33,7 @@ use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use admission::{Admission, Admitted};
 use interrupt::Interrupt;
+use pace::PrefillPace;
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
 use sequence::Sequence;
@@ -90,16 +94,18 @@ impl Engine {
         let (commands, inbox) = unbounded();
         let interrupt = Arc::clone(runner.interrupt());
         let broken = Arc::default();
+        let config = *runner.config();
         let worker = Worker {
             admission: Admission::new(runner.parts.kv_blocks),
-            runner,
             inbox,
             interrupt: Arc::clone(&interrupt),
-            scheduler: Scheduler::default(),
+            scheduler: Scheduler::new(config.limits()),
+            pace: PrefillPace::new(config.prefill_time, config.prefill_tokens),
             windows: Vec::new(),
             closed: 0,
             pushed: 0,
             broken: Arc::clone(&broken),
+            runner,
         };
         let thread = std::thread::Builder::new()
             .name("qwen3-vl".into())
@@ -154,6 +160,7 @@ struct Worker {
     interrupt: Arc<Interrupt>,
     admission: Admission,
     scheduler: Scheduler,
+    pace: PrefillPace,
     windows: Vec<Sequence>,
     /// Windows closed and inputs pushed so far.
     closed: u64,
@@ -190,7 +197,7 @@ impl Worker {
             // What waits cannot be begun.
             states.iter_mut().for_each(|state| state.waiting = 0);
         }
-        match self.scheduler.next(&states) {
+        match self.scheduler.next_within(&states, self.pace.bound()) {
             Some(step) => self.step(step),
             None if self.runner.flies() => self.land(true),
             None => match self.inbox.recv() {
@@ -319,10 +326,20 @@ impl Worker {
             let mut chosen: Vec<_> = chosen.into_iter().map(|(_, window)| window).collect();
             self.runner.encode_next(&mut chosen)
         } else {
+            let (mut prefilled, mut decode) = (0, false);
+            for (place, window) in &chosen {
+                match window.state().decoding {
+                    true => decode = true,
+                    false => prefilled += tokens[*place],
+                }
+            }
             let shares = chosen
                 .into_iter()
                 .map(|(place, window)| (window, tokens[place]));
-            self.runner.forward(shares.collect())
+            let start = Instant::now();
+            let done = self.runner.forward(shares.collect());
+            self.pace.passed(prefilled, decode, start.elapsed());
+            done
         };
         // What goes wrong in a step goes wrong for all who were in it: the device has failed. If it was
         // interrupted, all who were in it have been cancelled, and the commands that say so are there.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::config::EngineConfig;
 use super::flight::Flight;
 use super::interrupt::Interrupt;
 use super::sequence::Sequence;
@@ -87,6 +88,7 @@ pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
     limits: Limits,
+    pub(super) config: EngineConfig,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) geometries: HashMap<Grid, Geometry>,
     pub(super) pool: Pool,
@@ -99,10 +101,12 @@ impl Runner {
     /// A runner that has seen no grid yet.
     pub fn new(parts: RunnerParts) -> Self {
         let on_cpu = parts.model.kv.device().is_cpu();
+        let config = EngineConfig::of(parts.model.kv.device());
         let interrupt = Arc::<Interrupt>::default();
         let flag = interrupt.flag();
         Self {
             limits: limits(&parts),
+            config,
             pool: match on_cpu {
                 true => Pool::new(flag),
                 false => Pool::none(),
@@ -112,7 +116,7 @@ impl Runner {
             parts,
             geometries: HashMap::new(),
             flights: VecDeque::new(),
-            recent: VisionCache::default(),
+            recent: VisionCache::new(config.vision_cache_tokens),
         }
     }
 
@@ -188,6 +192,11 @@ impl Runner {
             least = least.min(self.parts.tokenizer.encode(&time)?.len());
         }
         Ok(least)
+    }
+
+    /// How much it does at a time.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
     }
 
     /// What a window may have at most.

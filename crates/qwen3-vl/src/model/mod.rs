@@ -66,6 +66,19 @@ impl Workspace {
         }
     }
 
+    /// What a device does otherwise than it should, although it works.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn notices(&self) -> Vec<String> {
+        self.cuda.notices()
+    }
+
+    /// What a device does otherwise than it should, although it works.
+    #[cfg(not(feature = "cuda"))]
+    #[allow(clippy::unused_self)]
+    pub(crate) fn notices(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// An error if the pass is to end.
     pub(crate) fn check(&self) -> candle_core::Result<()> {
         match self.flag.is_raised() {

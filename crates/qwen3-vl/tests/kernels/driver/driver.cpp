@@ -7,7 +7,7 @@
 //
 // What may go wrong on a GPU goes wrong here on demand:
 //   EMULATED_FAIL_KERNEL=NAME         the kernel makes an illegal access: every later call fails
-//   EMULATED_FAIL_CAPTURE=launch      a kernel spoils each recording, in which later calls fail
+//   EMULATED_FAIL_CAPTURE=launch      the fourth kernel spoils each recording, in which later calls fail
 //   EMULATED_FAIL_CAPTURE=instantiate a recording does not become a graph that runs
 //   EMULATED_CAPABILITY=90            compute capability, 80 if not given: machine code is taken for
 //                                     9.0 only
@@ -270,7 +270,9 @@ API int cuLaunchKernel(const Function *function, unsigned x, unsigned y, unsigne
   NOT_OF_ANOTHER(stream);
   if (x * y * z == 0 || of_x * of_y * of_z == 0 || of_x * of_y * of_z > 1024) return INVALID;
   SOUND;
-  if (stream->recording() && demanded("EMULATED_FAIL_CAPTURE", "launch")) stream->refuses();
+  // Not the first: what was taken before is then given back in a spoilt recording.
+  if (Graph *graph = stream->recording(); graph && ++graph->kernels == 4)
+    if (demanded("EMULATED_FAIL_CAPTURE", "launch")) stream->refuses();
   if (stream->is_spoilt()) return SPOILT;
   const auto run = (*function->bind)(arguments);
   const bool fails = function->fails;

@@ -20,6 +20,7 @@ inline std::set<Stream *> &streams() {
 struct Graph {
   std::vector<Work> work;
   std::vector<void *> memory;
+  size_t kernels = 0;
   ~Graph() {
     for (void *at : memory) memset(at, 0xff, 1);
   }
