@@ -1,6 +1,7 @@
-//! With the feature `cuda`: compiles `kernels/kernels.cu` to PTX.
+//! With the feature `cuda`: compiles `kernels/kernels.cu` to PTX, which a driver compiles for its
+//! device, and to machine code for compute capability 9.0, which it need not compile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
@@ -15,12 +16,26 @@ fn main() {
     let nvcc = nvcc
         .filter(|nvcc| nvcc.exists())
         .unwrap_or_else(|| "nvcc".into());
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.ptx");
-    // 8.0 is the least that candle's kernels are built for; a driver compiles PTX for what it has.
-    let done = Command::new(&nvcc)
-        .args(["-ptx", "-O3", "-std=c++17", "-arch=compute_80"])
-        .args(["kernels/kernels.cu", "-o"])
-        .arg(&out)
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    // candle's kernels need at least 8.0.
+    compile(
+        &nvcc,
+        &["-ptx", "-arch=compute_80"],
+        &out.join("kernels.ptx"),
+    );
+    // With lines, so that a profiler and compute-sanitizer name them.
+    let cubin = ["-cubin", "-arch=sm_90", "-lineinfo"];
+    compile(&nvcc, &cubin, &out.join("kernels.cubin"));
+    if let Err(e) = write_names(&out) {
+        fail(&format!("{}: {e}", out.display()));
+    }
+}
+
+fn compile(nvcc: &Path, options: &[&str], out: &Path) {
+    let done = Command::new(nvcc)
+        .args(options)
+        .args(["-O3", "-std=c++17", "kernels/kernels.cu", "-o"])
+        .arg(out)
         .status();
     match done {
         Ok(status) if status.success() => {}
@@ -30,6 +45,16 @@ fn main() {
             nvcc.display()
         )),
     }
+}
+
+/// Writes the kernels' names, one a line: a driver before CUDA 12.4 cannot list them.
+fn write_names(out: &Path) -> std::io::Result<()> {
+    let ptx = std::fs::read_to_string(out.join("kernels.ptx"))?;
+    let entries = ptx.lines().filter_map(|line| line.split_once(".entry "));
+    let names: Vec<&str> = entries
+        .filter_map(|(_, entry)| entry.split('(').next())
+        .collect();
+    std::fs::write(out.join("kernels.txt"), names.join("\n"))
 }
 
 fn fail(why: &str) {

@@ -6,17 +6,20 @@
 //! the weights need to be stored.
 
 pub mod checkpoint;
+pub mod compare;
 pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;
 pub mod parity;
+pub mod sequence;
 pub mod weights;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide};
+pub use compare::{Check, Worst};
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it where the program runs elsewhere than

@@ -6,13 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::{DType, Tensor};
 
-use super::{Checkpoint, Golden, write_checkpoint, write_tokenizer};
+use super::sequence::{ask, window};
+use super::{Check, Checkpoint, Golden, write_checkpoint, write_tokenizer};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::engine::sequence::{Ask, Sequence};
 use qwen3_vl::load::{LoadOptions, load_runner};
 use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
 use qwen3_vl::sampling::{Sampler, Scores};
-use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::prompt::PromptLayout;
@@ -20,24 +19,6 @@ use qwen3_vl_core::request::{Request, SamplingParams};
 
 /// Anything that keeps a check from being made.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// One comparison.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// Case and stage.
-    pub name: String,
-    /// Largest absolute difference, or the number of tokens that differ.
-    pub difference: f64,
-    /// Most that is allowed.
-    pub limit: f64,
-}
-
-impl Check {
-    /// Whether it holds. A difference that is not a number does not.
-    pub fn holds(&self) -> bool {
-        self.difference <= self.limit
-    }
-}
 
 /// What is compared for one case of `data/goldens`.
 #[derive(Clone, Copy, Debug)]
@@ -108,13 +89,29 @@ pub fn load(
 ///
 /// If a stage cannot be computed at all.
 pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Check>, Error> {
+    let mut all = Vec::new();
+    check_each(runner, case, tolerance, &mut |check| all.push(check))?;
+    Ok(all)
+}
+
+/// Likewise, and says each comparison when it is made.
+///
+/// # Errors
+///
+/// See [`check`].
+pub fn check_each(
+    runner: &mut Runner,
+    case: Case,
+    tolerance: f64,
+    say: &mut dyn FnMut(Check),
+) -> Result<(), Error> {
     let golden = Golden::load(case.checkpoint.name(), case.name)?;
     let name = format!("{} {}", case.checkpoint.name(), case.name);
     let mut checks = Checks {
         name,
         golden: &golden,
         tolerance,
-        all: Vec::new(),
+        say,
     };
     let inputs: Vec<VisionInput> = match case.name {
         "text" => Vec::new(),
@@ -136,49 +133,27 @@ pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Chec
             checks.tokens(&tokens, how)?;
         }
     }
-    Ok(checks.all)
+    Ok(())
 }
 
 struct Checks<'a> {
     name: String,
     golden: &'a Golden,
     tolerance: f64,
-    all: Vec<Check>,
+    say: &'a mut dyn FnMut(Check),
 }
 
 impl Checks<'_> {
-    fn add(&mut self, stage: &str, difference: f64, limit: f64) {
-        self.all.push(Check {
-            name: format!("{}: {stage}", self.name),
-            difference,
-            limit,
-        });
-    }
-
     fn floats(&mut self, stage: &str, got: &[f32], want: &[f32]) {
-        let difference = match got.len() == want.len() {
-            true => got
-                .iter()
-                .zip(want)
-                .map(|(a, b)| f64::from((a - b).abs()))
-                .fold(0.0, f64::max),
-            false => f64::INFINITY,
-        };
-        let nan = got.iter().any(|v| v.is_nan());
-        self.add(
-            stage,
-            if nan { f64::NAN } else { difference },
-            self.tolerance,
-        );
+        let name = format!("{}: {stage}", self.name);
+        (self.say)(Check::close(name, got, want, self.tolerance));
     }
 
     fn same(&mut self, stage: &str, got: &[i64], want: &[i64]) {
         let differing = got.iter().zip(want).filter(|(a, b)| a != b).count();
-        self.add(
-            stage,
-            (differing + got.len().abs_diff(want.len())) as f64,
-            0.0,
-        );
+        let differing = differing + got.len().abs_diff(want.len());
+        let name = format!("{}: {stage}", self.name);
+        (self.say)(Check::count(name, differing, 0.0));
     }
 
     fn logits(&mut self, logits: &[f32], how: &str) -> Result<(), Error> {
@@ -223,8 +198,7 @@ fn prompt(
         system_prompt: None,
         ..WindowHead::default()
     };
-    let kv = KvCache::new(&runner.parts.model.kv);
-    let mut sequence = Sequence::new(0, &head, Box::new(|_| ()), kv);
+    let mut sequence = window(runner, 0, &head);
     let now = std::time::Instant::now();
     let mut chunks = Vec::new();
     let mut embeddings = Vec::new();
@@ -275,15 +249,7 @@ fn prompt(
         emit_tokens: false,
         repetition_guard: 0,
     };
-    let ask = Ask {
-        id: 0,
-        request,
-        sink: EventSink::new(|_| {}),
-        at: now,
-        waiter: None,
-    };
-    sequence.ask(ask, 0);
-    sequence.close();
+    ask(&mut sequence, request, 0, now);
     runner.advance(&mut sequence)?;
     chunks.push(sequence.take(usize::MAX, now)?);
     let ids: Vec<i64> = chunks

@@ -13,7 +13,9 @@
 #![allow(clippy::print_stdout)]
 
 mod bench;
+mod checks;
 mod describe;
+mod kernels;
 mod parity;
 
 use std::io::Write;
@@ -39,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
-        "kernels" => parity::kernels(args),
+        "kernels" => kernels::run(args),
         "bench" => bench::run(args),
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),

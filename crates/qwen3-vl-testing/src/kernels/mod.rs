@@ -1,16 +1,44 @@
-//! A GPU's kernels against their twins on the CPU in f32, on random inputs, and recorded steps against the
-//! same steps kernel by kernel.
+//! A GPU's kernels against their twins on the CPU in f32, on random inputs; recorded steps against the same
+//! steps kernel by kernel; streams that must not wait for each other.
 
 mod attention;
 mod recorded;
 mod rows;
+mod streams;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::parity::Check;
+use super::Check;
+use super::parity::Error;
 use super::weights::hash_fill;
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
+use qwen3_vl::load::{LoadOptions, ModelSource};
+use qwen3_vl::model::Quantization;
 
-pub use recorded::recorded;
+/// What can be compared by itself, in the order of use: a failed one may explain those behind it.
+pub const GROUPS: [&str; 9] = [
+    "rows",
+    "rope-write",
+    "attention",
+    "vision-rows",
+    "vision",
+    "choice",
+    "patches",
+    "recorded",
+    "streams",
+];
+
+/// How to compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Where the kernels run.
+    pub device: DeviceChoice,
+    /// What makes the random inputs.
+    pub seed: u64,
+    /// Whether recorded steps must be those kernel by kernel to the bit. A library may choose another
+    /// way for the same product while it is recorded.
+    pub exact: bool,
+}
 
 /// What all comparisons need.
 struct On<'a> {
@@ -19,34 +47,65 @@ struct On<'a> {
     seed: u64,
     /// A rounding of the type, of the largest value.
     step: f64,
-    checks: Vec<Check>,
+    say: &'a mut dyn FnMut(Check),
 }
 
-/// Compares them in f32 and bf16, with inputs that `seed` makes.
+/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and says each when it is made. One that
+/// cannot be made is said to fail.
 ///
 /// # Errors
 ///
-/// If the device fails or is none of NVIDIA's.
-pub fn check(device: &Device, seed: u64) -> Result<Vec<Check>> {
-    let mut all = Vec::new();
-    for (dtype, step) in [(DType::F32, 1e-5), (DType::BF16, 1.0 / 128.0)] {
+/// If there is no such device or group.
+pub fn check(
+    group: &str,
+    options: Options,
+    say: &mut dyn FnMut(Check),
+) -> std::result::Result<(), Error> {
+    let device = options.device.open()?;
+    for (choice, dtype, step) in [
+        (DtypeChoice::F32, DType::F32, 1e-5),
+        (DtypeChoice::Bf16, DType::BF16, 1.0 / 128.0),
+    ] {
         let mut on = On {
-            device,
+            device: &device,
             dtype,
-            seed,
+            seed: options.seed,
             step,
-            checks: Vec::new(),
+            say,
         };
-        on.rows()?;
-        on.attention()?;
-        on.rope_write()?;
-        on.vision_rows()?;
-        on.vision()?;
-        on.choice()?;
-        on.patches()?;
-        all.extend(on.checks);
+        let made: std::result::Result<(), Error> = match group {
+            "rows" => on.rows().map_err(Into::into),
+            "rope-write" => on.rope_write().map_err(Into::into),
+            "attention" => on.attention().map_err(Into::into),
+            "vision-rows" => on.vision_rows().map_err(Into::into),
+            "vision" => on.vision().map_err(Into::into),
+            "choice" => on.choice().map_err(Into::into),
+            "patches" => on.patches().map_err(Into::into),
+            "recorded" => recorded::check(options, choice, on.say),
+            "streams" => streams::check(options.device, choice, on.say),
+            other => return Err(format!("no group {other}: {}", GROUPS.join(", ")).into()),
+        };
+        if let Err(error) = made {
+            let error = error.to_string();
+            let first = error.lines().next().unwrap_or_default();
+            say(Check::impossible(&format!("{group} in {dtype:?}"), first));
+        }
     }
-    Ok(all)
+    Ok(())
+}
+
+/// How to load a small model for a device.
+fn load_options(
+    device: DeviceChoice,
+    dtype: DtypeChoice,
+) -> impl FnOnce(&std::path::Path) -> LoadOptions {
+    move |folder| LoadOptions {
+        source: ModelSource::Folder(folder.into()),
+        device,
+        dtype,
+        quantization: Quantization::None,
+        kv_memory: None,
+    }
 }
 
 impl On<'_> {
@@ -66,18 +125,11 @@ impl On<'_> {
 
     /// Notes how far `got` is from `want`, which may be `steps` roundings.
     fn compare(&mut self, name: &str, got: &Tensor, want: &Tensor, steps: f64) -> Result<()> {
-        let got = wide(&got.to_device(&Device::Cpu)?)?;
-        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-        // A value that is not a number must not be lost in a maximum.
-        let most = |values: Vec<f32>| {
-            let values = values.into_iter().map(|v| f64::from(v.abs()));
-            values.fold(0.0, |most, v| if v > most || v.is_nan() { v } else { most })
-        };
-        self.checks.push(Check {
-            name: format!("{name} {:?}", self.dtype),
-            difference: most(values(&(got - want)?)?),
-            limit: steps * self.step * most(values(want)?),
-        });
+        let (got, want) = (floats(&got.to_device(&Device::Cpu)?)?, floats(want)?);
+        let largest = want.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+        let limit = steps * self.step * f64::from(largest);
+        let name = format!("{name} {:?}", self.dtype);
+        (self.say)(Check::close(name, &got, &want, limit));
         Ok(())
     }
 }

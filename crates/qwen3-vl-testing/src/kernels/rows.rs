@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::{On, floats, wide};
-use crate::{self, parity::Check};
+use crate::Check;
 use qwen3_vl::cpu::patchify::Cut;
 use qwen3_vl::cpu::patchify::patchify;
 use qwen3_vl::cpu::{activation, norm};
@@ -115,11 +115,8 @@ impl On<'_> {
                     want != *best
                 })
                 .count();
-            self.checks.push(Check {
-                name: format!("top {k} {:?}", self.dtype),
-                difference: differing as f64,
-                limit: 0.0,
-            });
+            let name = format!("top {k} {:?}", self.dtype);
+            (self.say)(Check::count(name, differing, 0.0));
         }
         Ok(())
     }
@@ -137,7 +134,7 @@ impl On<'_> {
             height: 256,
         };
         let frame = |nth: u32| Frame {
-            rgb: testing::clip(nth, size, nth).into(),
+            rgb: qwen3_vl_core::clip::clip(nth, size, nth).into(),
             size,
             seconds: 0.0,
         };

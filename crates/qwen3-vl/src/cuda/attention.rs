@@ -127,7 +127,7 @@ pub fn grids(
     workspace: &mut Workspace,
 ) -> Result<Pass> {
     let plan = Plan::of_grids(grids, patches, patch_bytes);
-    Pass::new(&plan, 0, device_of(like)?, &mut workspace.staging)
+    Pass::new(&plan, 0, device_of(like)?, &mut workspace.vision_staging)
 }
 
 /// Attention of patches that see those of their grid, in bf16: `qkv` `[patches, 3 * heads * width]`, with

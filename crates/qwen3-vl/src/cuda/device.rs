@@ -5,7 +5,8 @@ use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
 use candle_core::{CudaDevice, Device, Result};
 
-/// The device of that number, with a stream of its own.
+/// The device of that number, with a stream of its own and the kernels loaded: a kernel that is
+/// loaded in a later step delays that, and cannot be loaded while a step is recorded.
 ///
 /// candle's default is a stream for each thread: what one thread loads would race with what another runs.
 /// And it tracks every use of memory with events, to make streams wait for each other; with one stream
@@ -38,6 +39,7 @@ pub fn open(ordinal: usize) -> Result<Device> {
             unsafe { mem_pool::set_attribute(pool, attribute, (&raw mut value).cast()) }.w()?;
         }
     }
+    super::functions::load(device.cuda_stream().context())?;
     Ok(Device::Cuda(device))
 }
 

@@ -4,16 +4,18 @@
 use std::collections::HashMap;
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUgraphInstantiate_flags, CUstreamCaptureMode,
+    CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus,
 };
+use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream};
 use candle_core::{CudaDevice, Device, Result, Tensor, bail};
 
 use super::decoder::{TextKernels, plan};
 use super::launch::device;
 use super::pass::Pass;
+use super::sync;
 use super::workspace::Workspace;
+use crate::device::brief;
 use crate::model::plan::Plan;
 use crate::model::{Chunk, Part, TextModel};
 
@@ -56,8 +58,8 @@ enum State {
     Warm,
     /// It is recorded.
     Recorded(CudaGraph),
-    /// It could not be recorded.
-    Refused,
+    /// It could not be recorded, and why.
+    Refused(String),
 }
 
 // SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread safety"),
@@ -69,6 +71,16 @@ impl Graphs {
     pub fn recorded(&self) -> usize {
         let recorded = |step: &&Step| matches!(step.state, State::Recorded(_));
         self.steps.values().filter(recorded).count()
+    }
+
+    /// Why steps could not be recorded, each with its rows.
+    pub fn refused(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.steps
+            .iter()
+            .filter_map(|(rows, step)| match &step.state {
+                State::Refused(why) => Some((*rows, why.as_str())),
+                _ => None,
+            })
     }
 }
 
@@ -133,8 +145,8 @@ impl Step {
         self.pass.write(plan, device, &mut workspace.staging)?;
         self.state = match self.state {
             State::Warm if workspace.graphs.enabled => match self.record(model, on, device)? {
-                Some(graph) => State::Recorded(graph),
-                None => State::Refused,
+                Ok(graph) => State::Recorded(graph),
+                Err(why) => State::Refused(why),
             },
             state => state,
         };
@@ -159,24 +171,43 @@ impl Step {
         }
     }
 
-    /// Records the kernels; none if the driver or a library does not let them be recorded.
+    /// Records the kernels; why not, if the driver or a library does not let them be recorded.
+    ///
+    /// # Errors
+    ///
+    /// If the stream does not leave its recording: nothing works on it then.
     fn record(
         &self,
         model: &TextModel,
         on: &Device,
         device: &CudaDevice,
-    ) -> Result<Option<CudaGraph>> {
+    ) -> Result<std::result::Result<CudaGraph, String>> {
+        if sync::is_on() {
+            return Ok(Err("QWEN3_VL_SYNC is on".into()));
+        }
         let stream = device.cuda_stream();
         stream
             .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
             .w()?;
         // All memory that is taken meanwhile is given back meanwhile: what the graph needs, it has.
         let kernels = self.kernels(model, on, device);
-        // The stream must leave its recording whatever happened.
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
-        match (kernels, graph) {
-            (Ok(()), Ok(graph)) => Ok(graph),
-            _ => Ok(None),
+        // Memory that a failed recording gave back makes an error that cudarc keeps for its next call,
+        // which would then return before it ends the recording.
+        let freed = stream.context().check_err();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let mut graph = stream.end_capture(flags);
+        let status = |stream: &CudaStream| stream.capture_status().w();
+        if status(&stream)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            graph = stream.end_capture(flags);
         }
+        if status(&stream)? != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            bail!("the stream does not leave the recording of a step");
+        }
+        Ok(match (kernels, freed, graph) {
+            (Ok(()), Ok(()), Ok(Some(graph))) => Ok(graph),
+            (Err(error), ..) => Err(brief(&error)),
+            (_, Err(error), _) | (.., Err(error)) => Err(error.to_string()),
+            (.., Ok(None)) => Err("there was nothing to record".into()),
+        })
     }
 }

@@ -1,12 +1,15 @@
 //! How kernels are run: by name, with plain addresses.
 
-use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
-use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
-use half::bf16;
+use std::ffi::c_void;
 
-/// For compute capability 8.0; the driver compiles it for its device.
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::DevicePtr;
+use candle_core::cuda_backend::cudarc::driver::result::launch_kernel;
+use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+use half::{bf16, f16};
+
+use super::sync::Launched;
+use super::{functions, profile};
 
 /// An argument of a kernel, of the size that its source says.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +40,23 @@ impl From<f32> for Argument {
     }
 }
 
-/// Runs a kernel in a grid of blocks of so many threads, on the device's stream.
+impl Argument {
+    /// Where the driver finds the value.
+    fn place(&self) -> *mut c_void {
+        match self {
+            Self::Long(value) => (&raw const *value).cast_mut().cast(),
+            Self::Word(value) => (&raw const *value).cast_mut().cast(),
+            Self::Real(value) => (&raw const *value).cast_mut().cast(),
+        }
+    }
+}
+
+/// Runs a kernel in a grid of blocks of `threads` threads, on the device's stream.
+///
+/// # Errors
+///
+/// If the driver refuses, with the kernel's name and grid. A fault of the kernel itself is the error
+/// of a later call, unless [`sync`](super::sync) is on.
 ///
 /// # Safety
 ///
@@ -54,23 +73,31 @@ pub unsafe fn launch(
     if x * y * z == 0 {
         return Ok(());
     }
-    let function = device.get_or_load_custom_func(name, "qwen3-vl", PTX)?;
-    let mut builder = function.builder();
-    for argument in arguments {
-        match argument {
-            Argument::Long(value) => builder.arg(value),
-            Argument::Word(value) => builder.arg(value),
-            Argument::Real(value) => builder.arg(value),
-        };
-    }
-    let shape = LaunchConfig {
-        grid_dim: (x as u32, y as u32, z as u32),
-        block_dim: (threads, 1, 1),
-        shared_mem_bytes: 0,
+    let stream = device.cuda_stream();
+    let function = functions::find(stream.context(), name)?;
+    let launched = Launched {
+        name,
+        grid: (x, y, z),
+        threads,
     };
-    // SAFETY: the caller's.
-    unsafe { builder.launch(shape) }.w()?;
-    Ok(())
+    launched.before(&stream)?;
+    stream.context().bind_to_thread().w()?;
+    let mut places: Vec<*mut c_void> = arguments.iter().map(Argument::place).collect();
+    let timed = profile::begin(&stream)?;
+    // SAFETY: the caller's; the driver reads the arguments before it returns.
+    unsafe {
+        launch_kernel(
+            function,
+            (x as u32, y as u32, z as u32),
+            (threads, 1, 1),
+            0,
+            stream.cu_stream(),
+            &mut places,
+        )
+    }
+    .map_err(|e| launched.failed(e))?;
+    profile::end(timed, &launched, arguments, &stream)?;
+    launched.after(&stream)
 }
 
 /// Runs a kernel that has a thread for each of `count` values, whose number is its last argument.
@@ -119,6 +146,7 @@ pub fn first_value(tensor: &Tensor) -> Result<u64> {
     let start = match tensor.dtype() {
         DType::F32 => base::<f32>(storage)?,
         DType::BF16 => base::<bf16>(storage)?,
+        DType::F16 => base::<f16>(storage)?,
         DType::U32 => base::<u32>(storage)?,
         DType::U8 => base::<u8>(storage)?,
         other => bail!("no kernels for {other:?}"),

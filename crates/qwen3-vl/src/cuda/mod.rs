@@ -10,16 +10,19 @@ pub mod attention;
 pub mod choice;
 pub mod decoder;
 pub mod device;
+mod functions;
 pub mod graph;
 pub mod handover;
-mod launch;
+pub mod launch;
 pub mod pass;
 pub mod patches;
 mod platform;
+pub mod profile;
 pub mod rope;
 mod rows;
 pub mod softmax;
 pub mod staging;
+pub mod sync;
 pub mod vision;
 pub mod workspace;
 
@@ -30,7 +33,7 @@ use crate::model::plan::Plan;
 use crate::model::rope::TextRope;
 
 pub use device::open;
-pub use platform::platform;
+pub(crate) use platform::platform;
 pub use rows::{add_layer_norm, add_rms_norm, bias_gelu, silu_mul};
 
 /// Whether there are kernels for values of this type.

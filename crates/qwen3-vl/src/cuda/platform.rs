@@ -16,7 +16,7 @@ use crate::model::{TextModel, Workspace};
 use qwen3_vl_core::frames::VisionInput;
 
 /// The platform of a model on such a device.
-pub fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn Platform>> {
+pub(crate) fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn Platform>> {
     if !tower.device().is_cuda() {
         return None;
     }
@@ -100,14 +100,14 @@ impl Platform for Cuda {
         tower: &VisionTower,
         patches: &Tensor,
         geometry: &Geometry,
+        to: &Device,
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>> {
         let tokens = match self.vision {
             Kernels::Ours => vision::tokens(tower, patches, geometry, &mut workspace.cuda)?,
             Kernels::Candle => Tensors::tokens(tower, patches, geometry, workspace)?,
         };
-        let done = Mark::new(tower.device())?;
-        Ok(Box::new(Flight { tokens, done }))
+        Ok(Box::new(Flight(Mark::new(&tokens, to)?)))
     }
 
     fn candidates(
@@ -129,21 +129,18 @@ impl Platform for Cuda {
 }
 
 /// Vision tokens that the device computes, on a stream of their own.
-struct Flight {
-    tokens: VisionTokens,
-    done: Mark,
-}
+struct Flight(Mark);
 
 impl PendingEncode for Flight {
     fn is_ready(&self) -> bool {
-        self.done.is_reached()
+        self.0.is_reached()
     }
 
     fn wait(&self) -> Result<()> {
-        self.done.reach()
+        self.0.reach()
     }
 
-    fn finish(self: Box<Self>, to: &Device) -> Result<VisionTokens> {
-        self.done.hand_over(&self.tokens, to)
+    fn finish(self: Box<Self>) -> Result<VisionTokens> {
+        self.0.hand_over()
     }
 }

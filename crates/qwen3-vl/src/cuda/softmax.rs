@@ -11,7 +11,7 @@ use crate::model::attention::SoftmaxArgs;
 /// # Errors
 ///
 /// See [`Softmax::run`].
-pub fn weights(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
+pub(crate) fn weights(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
     let softmax = Softmax {
         scale: args.scale,
         queries: args.queries,

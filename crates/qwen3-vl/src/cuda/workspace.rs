@@ -10,8 +10,11 @@ use crate::model::rope::TextRope;
 /// Of one thread that runs a model on a device.
 #[derive(Default)]
 pub struct Workspace {
-    /// The way to the device.
+    /// The way to the device for the language model.
     pub staging: Staging,
+    /// The way for the vision tower: a slot is free again when its stream has come there, which the
+    /// language model must not wait for.
+    pub vision_staging: Staging,
     /// The way of frames to it.
     pub frames: Frames,
     /// Decode steps that can be repeated.
@@ -20,6 +23,15 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Steps that are not recorded, and why.
+    pub fn notices(&self) -> Vec<String> {
+        let refused = self.graphs.refused();
+        let notices = refused.map(|(rows, why)| {
+            format!("decode steps of {rows} rows are not recorded, which makes them slower: {why}")
+        });
+        notices.collect()
+    }
+
     /// Frequencies and the axes that they turn with, on the device.
     ///
     /// # Errors

@@ -9,15 +9,11 @@ use super::vision_cache::Encoded;
 use crate::cpu::patchify::Cut;
 use qwen3_vl_core::frames::VisionInput;
 
-/// Patches that are encoded together, at most, unless one input has more: enough to be bound by
-/// arithmetic, few enough that the memory of a step and the wait for it stay small.
-const BATCH_PATCHES: u32 = 2048;
-
 impl Runner {
     /// How many inputs of this size go through the encoder together.
     pub fn most_together(&self, input: &VisionInput) -> usize {
         let (rows, columns) = self.patches(input);
-        (BATCH_PATCHES / (rows * columns).max(1)).max(1) as usize
+        (self.config.vision_batch_patches / (rows * columns).max(1)).max(1) as usize
     }
 
     /// Whether the inputs can go through the encoder together: they are of one kind and size.

@@ -30,9 +30,6 @@ pub struct Landing {
     pub failed: Option<StepError>,
 }
 
-/// Flights at a time: one that the device works on, and the next.
-const MOST: usize = 2;
-
 impl Runner {
     /// Whether inputs are being encoded.
     pub fn flies(&self) -> bool {
@@ -41,7 +38,7 @@ impl Runner {
 
     /// Whether so many are that no more can be.
     pub fn is_full(&self) -> bool {
-        self.flights.len() >= MOST
+        self.flights.len() >= self.config.vision_batches
     }
 
     /// The first flight, if it is over or `wait` says to wait for it. Its tokens are in the cache then.
@@ -72,7 +69,7 @@ impl Runner {
     /// The tokens of each input of a flight, for the language model.
     pub(super) fn finish(&mut self, flight: Flight) -> Result<Vec<Encoded>, StepError> {
         let merge = self.parts.model.config.vision_config.spatial_merge_size as u32;
-        let tokens = flight.pending.finish(self.parts.model.kv.device())?;
+        let tokens = flight.pending.finish()?;
         let patches = flight.patches;
         let each = tokens.split(flight.inputs.len())?.into_iter();
         let encoded = each.map(|tokens| Encoded {

@@ -5,15 +5,18 @@
 //! the callers, who bound their open and closed windows.
 
 pub mod admission;
+pub mod config;
 mod encode;
 pub mod flight;
 pub mod interrupt;
+mod pace;
 pub mod repetition;
 pub mod runner;
 mod sample;
 pub mod scheduler;
 pub mod sequence;
 pub mod vision_cache;
+mod warm_up;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -31,6 +34,7 @@ use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use admission::{Admission, Admitted};
 use interrupt::{Interest, Interrupt};
+use pace::PrefillPace;
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
 use sequence::{Ask, Sequence};
@@ -95,16 +99,18 @@ impl Engine {
         let (commands, inbox) = unbounded();
         let interrupt = Arc::clone(runner.interrupt());
         let broken = Arc::default();
+        let config = *runner.config();
         let worker = Worker {
             admission: Admission::new(runner.parts.kv_blocks),
-            runner,
             inbox,
             interrupt: Arc::clone(&interrupt),
-            scheduler: Scheduler::default(),
+            scheduler: Scheduler::new(config.limits()),
+            pace: PrefillPace::new(config.prefill_time, config.prefill_tokens),
             sequences: Vec::new(),
             asked: 0,
             pushed: 0,
             broken: Arc::clone(&broken),
+            runner,
         };
         let thread = std::thread::Builder::new()
             .name("qwen3-vl".into())
@@ -159,6 +165,7 @@ struct Worker {
     interrupt: Arc<Interrupt>,
     admission: Admission,
     scheduler: Scheduler,
+    pace: PrefillPace,
     /// Windows, and requests that are forks of them.
     sequences: Vec<Sequence>,
     /// Requests made and inputs pushed so far.
@@ -202,7 +209,7 @@ impl Worker {
             // What waits cannot be begun.
             states.iter_mut().for_each(|state| state.waiting = 0);
         }
-        match self.scheduler.next(&states) {
+        match self.scheduler.next_within(&states, self.pace.bound()) {
             Some(step) => self.step(step),
             None if self.runner.flies() => self.land(true),
             None => match self.inbox.recv() {
@@ -406,10 +413,20 @@ impl Worker {
             let mut chosen: Vec<_> = chosen.into_iter().map(|(_, sequence)| sequence).collect();
             self.runner.encode_next(&mut chosen)
         } else {
+            let (mut prefilled, mut decode) = (0, false);
+            for (place, window) in &chosen {
+                match window.state().decoding {
+                    true => decode = true,
+                    false => prefilled += tokens[*place],
+                }
+            }
             let shares = chosen
                 .into_iter()
                 .map(|(place, sequence)| (sequence, tokens[place]));
-            self.runner.forward(shares.collect())
+            let start = Instant::now();
+            let done = self.runner.forward(shares.collect());
+            self.pace.passed(prefilled, decode, start.elapsed());
+            done
         };
         // What goes wrong in a step goes wrong for all who were in it. If it was interrupted, nobody waits
         // for them any more, and the commands that say so are there.

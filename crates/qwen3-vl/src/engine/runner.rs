@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::config::EngineConfig;
 use super::flight::Flight;
 use super::interrupt::Interrupt;
 use super::sequence::Sequence;
@@ -86,6 +87,7 @@ pub struct Runner {
     /// What it runs.
     pub parts: RunnerParts,
     limits: Limits,
+    pub(super) config: EngineConfig,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) executor: Executor,
     pub(super) flights: VecDeque<Flight>,
@@ -95,14 +97,16 @@ pub struct Runner {
 impl Runner {
     /// A runner that has encoded nothing yet.
     pub fn new(parts: RunnerParts) -> Self {
+        let config = EngineConfig::of(parts.model.kv.device());
         let interrupt = Arc::<Interrupt>::default();
         Self {
             limits: limits(&parts),
-            executor: Executor::new(&parts.model, interrupt.flag()),
+            executor: Executor::new(&parts.model, interrupt.flag(), config.geometries),
+            config,
             interrupt,
             parts,
             flights: VecDeque::new(),
-            recent: VisionCache::default(),
+            recent: VisionCache::new(config.vision_cache_tokens),
         }
     }
 
@@ -179,6 +183,11 @@ impl Runner {
             least = least.min(self.parts.tokenizer.encode(&time)?.len());
         }
         Ok(least)
+    }
+
+    /// How much it does at a time.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
     }
 
     /// What a window may have at most.

@@ -84,11 +84,23 @@ impl Scheduler {
 
     /// The next piece of work; none if every window waits for its caller.
     pub fn next(&mut self, windows: &[WindowState]) -> Option<Step> {
+        self.next_within(windows, self.limits.prefill)
+    }
+
+    /// Likewise, with a bound of the tokens that a pass prefills while windows decode, besides
+    /// [`Limits::prefill`]: each of those waits for the pass.
+    pub fn next_within(&mut self, windows: &[WindowState], beside: usize) -> Option<Step> {
+        let decode = windows.iter().any(|w| w.decoding && w.pending > 0);
+        let prefill = match decode {
+            true => self.limits.prefill.min(beside.max(1)),
+            false => self.limits.prefill,
+        };
         let (mut closed, mut open): (Vec<_>, Vec<_>) =
             windows.iter().copied().partition(|w| w.closed.is_some());
         closed.sort_unstable_by_key(|w| w.closed);
         open.sort_unstable_by_key(|w| (w.since, w.id));
-        let (urgent, other) = (self.of_closed(&closed, &open), self.of_open(&open));
+        let urgent = self.of_closed(&closed, &open, prefill);
+        let other = self.of_open(&open, prefill);
         let step = match (urgent, other) {
             (Some(_), Some(step)) if self.passed >= self.limits.patience => {
                 self.passed = 0;
@@ -107,7 +119,12 @@ impl Scheduler {
         Some(step)
     }
 
-    fn of_closed(&self, closed: &[WindowState], open: &[WindowState]) -> Option<Step> {
+    fn of_closed(
+        &self,
+        closed: &[WindowState],
+        open: &[WindowState],
+        prefill: usize,
+    ) -> Option<Step> {
         let decoding = closed.iter().filter(|w| w.decoding && w.pending > 0);
         let mut shares: Vec<Share> = decoding
             .take(self.limits.decoding)
@@ -116,7 +133,8 @@ impl Scheduler {
                 tokens: w.pending,
             })
             .collect();
-        shares.extend(self.prefill(closed.iter().filter(|w| !w.decoding && w.waiting == 0)));
+        let prompts = closed.iter().filter(|w| !w.decoding && w.waiting == 0);
+        shares.extend(share_out(prompts, prefill));
         let encode = closed.iter().any(|w| w.waiting > 0);
         if encode && (!self.encoded || shares.is_empty()) {
             return Some(encode_all(closed.iter().chain(open)));
@@ -124,33 +142,34 @@ impl Scheduler {
         (!shares.is_empty()).then_some(Step::Forward(shares))
     }
 
-    fn of_open(&self, open: &[WindowState]) -> Option<Step> {
+    fn of_open(&self, open: &[WindowState], prefill: usize) -> Option<Step> {
         // What follows at once goes in the same pass: that costs the same for few tokens as for many.
-        let full = |w: &&WindowState| w.waiting == 0 || w.pending >= self.limits.prefill;
-        let shares = self.prefill(open.iter().filter(full));
+        let full = |w: &&WindowState| w.waiting == 0 || w.pending >= prefill;
+        let shares = share_out(open.iter().filter(full), prefill);
         let encode = open.iter().any(|w| w.waiting > 0);
         if encode && (!self.encoded || shares.is_empty()) {
             return Some(encode_all(open.iter()));
         }
         (!shares.is_empty()).then_some(Step::Forward(shares))
     }
+}
 
-    fn prefill<'a>(&self, windows: impl Iterator<Item = &'a WindowState>) -> Vec<Share> {
-        let mut room = self.limits.prefill;
-        let share = |w: &WindowState| {
-            let most = w.pending.min(room);
-            // A token of a prompt by itself would be computed as one that was generated is, which differs
-            // in the last bits: neither take one nor leave one, if there is a way.
-            let tokens = match (most, w.pending - most) {
-                (3.., 1) => most - 1,
-                (1, 1..) | (2, 1) if room < self.limits.prefill => 0,
-                _ => most,
-            };
-            room -= tokens;
-            (tokens > 0).then_some(Share { id: w.id, tokens })
+/// Shares of the pending tokens of windows, the first ones first, of at most `prefill` tokens.
+fn share_out<'a>(windows: impl Iterator<Item = &'a WindowState>, prefill: usize) -> Vec<Share> {
+    let mut room = prefill;
+    let share = |w: &WindowState| {
+        let most = w.pending.min(room);
+        // A token of a prompt by itself would be computed as one that was generated is, which differs
+        // in the last bits: neither take one nor leave one, if there is a way.
+        let tokens = match (most, w.pending - most) {
+            (3.., 1) => most - 1,
+            (1, 1..) | (2, 1) if room < prefill => 0,
+            _ => most,
         };
-        windows.filter_map(share).collect()
-    }
+        room -= tokens;
+        (tokens > 0).then_some(Share { id: w.id, tokens })
+    };
+    windows.filter_map(share).collect()
 }
 
 fn encode_all<'a>(windows: impl Iterator<Item = &'a WindowState>) -> Step {
@@ -301,6 +320,7 @@ mod tests {
         fn all_work_is_done_and_nobody_starves(
             windows in prop::collection::vec(any_window(), 0..12),
             (decoding, prefill, patience) in (1usize..5, 1usize..600, 1u32..10),
+            beside in prop::collection::vec(0usize..600, 1..8),
         ) {
             let limits = Limits { decoding, prefill, patience };
             let mut scheduler = Scheduler::new(limits);
@@ -325,12 +345,17 @@ mod tests {
             // Passes that a window may have to wait for those before it.
             let total: usize = all
                 .iter()
-                .map(|w| w.state.waiting + (w.state.pending + 80 * w.state.waiting) / prefill + w.answer + 3)
+                .map(|w| {
+                    let least = prefill.min(*beside.iter().min().unwrap_or(&1)).max(1);
+                    w.state.waiting + (w.state.pending + 80 * w.state.waiting) / least + w.answer + 3
+                })
                 .sum();
             let mut steps = 0;
             loop {
                 let states: Vec<_> = all.iter().map(|w| w.state).collect();
-                let Some(step) = scheduler.next(&states) else { break };
+                let beside = beside[steps % beside.len()];
+                let Some(step) = scheduler.next_within(&states, beside) else { break };
+                let decode = states.iter().any(|state| state.decoding && state.pending > 0);
                 steps += 1;
                 prop_assert!(steps <= 4 * total + 8, "too many steps");
                 let served: Vec<u64> = match &step {
@@ -362,6 +387,7 @@ mod tests {
                             }
                         }
                         prop_assert!(rows <= decoding && prefilled <= prefill);
+                        prop_assert!(!decode || prefilled <= beside.max(1), "decoding waits too long");
                         shares.iter().map(|share| share.id).collect()
                     }
                 };

@@ -20,19 +20,26 @@ pub struct Encoded {
     pub patches: (u32, u32),
 }
 
-/// Tokens that are kept, at most, unless one input has more: those that still come for the input
-/// of an overlapping window come while it is encoded, or right after.
-const TOKENS: u32 = 2048;
-
 /// See the module's text.
-#[derive(Default)]
 pub struct VisionCache {
+    /// Tokens that are kept, at most, unless one input has more: those that still come for the input
+    /// of an overlapping window come while it is encoded, or right after.
+    most: u32,
     /// The inputs keep their frames in memory, so that no other frame is taken for them.
     recent: VecDeque<(VisionInput, Encoded)>,
     tokens: u32,
 }
 
 impl VisionCache {
+    /// An empty one that keeps at most `most` tokens.
+    pub fn new(most: u32) -> Self {
+        Self {
+            most,
+            recent: VecDeque::new(),
+            tokens: 0,
+        }
+    }
+
     /// What is known of an input with the same frames.
     pub fn find(&self, input: &VisionInput) -> Option<&Encoded> {
         let known = self.recent.iter().rev();
@@ -47,7 +54,7 @@ impl VisionCache {
     pub fn keep(&mut self, input: VisionInput, encoded: Encoded) {
         self.tokens += count(&encoded);
         self.recent.push_back((input, encoded));
-        while self.tokens > TOKENS
+        while self.tokens > self.most
             && self.recent.len() > 1
             && let Some((_, oldest)) = self.recent.pop_front()
         {
@@ -77,6 +84,8 @@ mod tests {
     use super::*;
     use qwen3_vl_core::frames::Size;
 
+    const TOKENS: u32 = 2048;
+
     fn frame(value: u8, seconds: f64) -> Frame {
         Frame {
             rgb: vec![value; 12].into(),
@@ -101,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_same_frames_are_known_whatever_their_times() {
-        let mut cache = VisionCache::default();
+        let mut cache = VisionCache::new(TOKENS);
         let (a, b) = (frame(1, 0.0), frame(2, 0.5));
         cache.keep(VisionInput::Pair([a.clone(), b.clone()]), encoded(3));
         let later = |frame: &Frame| Frame {
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten() {
-        let mut cache = VisionCache::default();
+        let mut cache = VisionCache::new(TOKENS);
         let inputs: Vec<_> = (0..4).map(|i| VisionInput::Image(frame(i, 0.0))).collect();
         for input in &inputs {
             cache.keep(input.clone(), encoded(TOKENS / 2));

@@ -161,10 +161,6 @@ pub fn load_runner(
         });
     }
     cancelled()?;
-    progress(Progress {
-        what: "ready".into(),
-        percent: 100,
-    });
     let bytes = options
         .kv_memory
         .or_else(|| Some(free_memory(model.kv.device())? / 2))
@@ -179,7 +175,17 @@ pub fn load_runner(
         image: configs.processors.image,
         kv_blocks,
     };
-    Ok((name, Runner::new(parts)))
+    let mut runner = Runner::new(parts);
+    let notices = runner.warm_up();
+    for what in notices.map_err(|e| LoadError::Unavailable(shortened(e)))? {
+        progress(Progress { what, percent: 99 });
+    }
+    cancelled()?;
+    progress(Progress {
+        what: "ready".into(),
+        percent: 100,
+    });
+    Ok((name, runner))
 }
 
 /// Ids that end an answer: those of the checkpoint, and the end of the turn in any case, since the

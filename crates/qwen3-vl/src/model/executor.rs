@@ -12,22 +12,28 @@ use crate::cpu::pool::Flag;
 use crate::sampling::Penalty;
 use qwen3_vl_core::frames::VisionInput;
 
-/// Grid sizes whose positions are kept; a camera has one.
-const GEOMETRIES: usize = 16;
-
 /// Runs a model on its device, with what passes keep between them. One for each thread that runs a model.
 pub struct Executor {
     workspace: Workspace,
     geometries: HashMap<Grid, Geometry>,
+    /// How many of them are kept; a camera has one grid size.
+    most_geometries: usize,
 }
 
 impl Executor {
-    /// An executor for the model, whose passes end early when the flag is raised.
-    pub fn new(model: &Model, flag: &Flag) -> Self {
+    /// An executor for the model, whose passes end early when the flag is raised. It keeps the positions of
+    /// so many grid sizes.
+    pub fn new(model: &Model, flag: &Flag, geometries: usize) -> Self {
         Self {
             workspace: Workspace::new(model.kv.device(), flag),
             geometries: HashMap::new(),
+            most_geometries: geometries,
         }
+    }
+
+    /// What the device does otherwise than it should, although it works.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        self.workspace.notices()
     }
 
     /// Begins to encode inputs of one kind and size, cut as `cut` says.
@@ -54,14 +60,14 @@ impl Executor {
         };
         let to = (model.kv.dtype(), vision.device());
         let patches = platform.patches(inputs, cut, to, workspace)?;
-        if self.geometries.len() >= GEOMETRIES && !self.geometries.contains_key(&grid) {
+        if self.geometries.len() >= self.most_geometries && !self.geometries.contains_key(&grid) {
             self.geometries.clear();
         }
         let geometry = match self.geometries.entry(grid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(vision.geometry(grid)?),
         };
-        platform.encode(vision, &patches, geometry, workspace)
+        platform.encode(vision, &patches, geometry, model.kv.device(), workspace)
     }
 
     /// Runs parts through the language model, see [`TextModel::scores`](super::TextModel::scores).

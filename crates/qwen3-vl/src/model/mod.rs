@@ -76,6 +76,11 @@ impl Workspace {
         }
     }
 
+    /// What a device does otherwise than it should, although it works.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        self.cuda.notices()
+    }
+
     /// An error if the pass is to end.
     pub(crate) fn check(&self) -> candle_core::Result<()> {
         match self.flag.is_raised() {

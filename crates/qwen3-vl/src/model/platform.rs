@@ -37,13 +37,13 @@ pub trait PendingEncode: Send {
     /// If the device has failed.
     fn wait(&self) -> Result<()>;
 
-    /// The tokens, for use on the language model's device. Waits for nothing but the order of the two devices'
+    /// The tokens, on the language model's device. Waits for nothing but the order of the two devices'
     /// work.
     ///
     /// # Errors
     ///
     /// If a device fails.
-    fn finish(self: Box<Self>, to: &Device) -> Result<VisionTokens>;
+    fn finish(self: Box<Self>) -> Result<VisionTokens>;
 }
 
 /// Tokens that are there.
@@ -56,7 +56,7 @@ impl PendingEncode for VisionTokens {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, _: &Device) -> Result<VisionTokens> {
+    fn finish(self: Box<Self>) -> Result<VisionTokens> {
         Ok(*self)
     }
 }
@@ -82,12 +82,13 @@ pub(crate) trait Platform: Debug + Send + Sync {
         workspace: &mut Workspace,
     ) -> Result<Tensor>;
 
-    /// Begins to encode patches of grids of one size.
+    /// Begins to encode patches of grids of one size, for the language model on `to`.
     fn encode(
         &self,
         tower: &VisionTower,
         patches: &Tensor,
         geometry: &Geometry,
+        to: &Device,
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>>;
 

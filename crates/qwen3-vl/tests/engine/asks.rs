@@ -97,8 +97,8 @@ fn blocks_that_requests_share_are_counted_once() {
         .for_each(|pair| window.push(pair));
     let first = Stopped::ask(&mut *window, question(0.0, 40));
     // By another engine, for this one stands still.
-    let alone = ask(&*super::backend(), pairs(8, size, 0), question(0.0, 1)).1;
-    let prefix = answer(&alone).prompt_tokens;
+    let other = super::backend();
+    let prefix = answer(&ask(&*other, pairs(8, size, 0), question(0.0, 1)).1).prompt_tokens;
     let blocks = (prefix as usize).div_ceil(BLOCK_TOKENS);
     assert!(blocks >= 4, "the test is weak: {prefix} tokens");
     // The window has its blocks; the request has copied the last one, and may have begun another.

@@ -11,13 +11,18 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
         waits,
         ..WindowHead::default()
     };
-    let ask = |backend: &dyn Backend, head| {
-        let (sink, rx) = log();
-        let mut window = backend.open(head, Box::new(|_| ()));
+    let open = |backend: &dyn Backend, head| {
+        let (lost, why) = lost();
+        let mut window = backend.open(head, lost);
         pairs(2, SMALL, 0)
             .into_iter()
             .for_each(|pair| window.push(pair));
-        (move || drop(window.ask(question(0.0, 8), sink)), rx)
+        (window, why)
+    };
+    let ask = |mut window: Box<dyn Window>| {
+        let (sink, rx) = log();
+        window.ask(question(0.0, 8), sink);
+        rx
     };
     let expected = answer(&self::ask(&*backend(), pairs(2, SMALL, 0), question(0.0, 8)).1).tokens;
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
@@ -27,37 +32,32 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
         ..options()
     };
     let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
-    let (close, first) = ask(&*backend, head(200, false));
-    let waiting = [0, 1].map(|_| ask(&*backend, head(200, true)));
-    let (_close, full) = ask(&*backend, head(1, false));
-    let (_close, never) = ask(&*backend, head(257, true));
-    assert_fails(&full, Failure::Full, "kv-memory");
-    assert_fails(&never, Failure::Invalid, "kv-memory");
-    let waiting = waiting.map(|(close, rx)| {
-        close();
-        rx
-    });
+    let (first, _) = open(&*backend, head(200, false));
+    let waiting = [0, 1].map(|_| open(&*backend, head(200, true)).0);
+    let (_full, full) = open(&*backend, head(1, false));
+    let (_never, never) = open(&*backend, head(257, true));
+    assert_lost(&full, Failure::Full, "kv-memory");
+    assert_lost(&never, Failure::Invalid, "kv-memory");
+    let waiting = waiting.map(ask);
     assert!(
         waiting.iter().all(|rx| rx.try_recv().is_err()),
         "the first one has all room"
     );
-    close();
-    for rx in [first].iter().chain(&waiting) {
+    for rx in [ask(first)].iter().chain(&waiting) {
         assert_eq!(answer(rx).tokens, expected);
     }
     // Room is free for the next one as soon as a window has ended, however it ends.
     for i in 0..20 {
-        let (close, rx) = ask(&*backend, head(200, false));
+        let (window, _) = open(&*backend, head(200, false));
         if i % 2 == 0 {
-            close();
-            assert_eq!(answer(&rx).tokens, expected);
+            assert_eq!(answer(&ask(window)).tokens, expected);
         }
     }
     // One that said too little is refused when it needs more, and disturbs nobody.
-    let (close, small) = ask(&*backend, head(200, false));
+    let (small, _) = open(&*backend, head(200, false));
     let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));
-    assert_fails(&liar, Failure::Invalid, "kv-memory");
-    close();
+    assert_fails(&liar, Failure::Full, "kv-memory");
+    let small = ask(small);
     assert_eq!(answer(&small).tokens, expected);
     all_blocks_are_free(&*backend);
 }

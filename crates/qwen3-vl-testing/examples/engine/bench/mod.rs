@@ -37,11 +37,9 @@ use anyhow::{Context, bail};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::engine::sequence::{Ask, Sequence};
+use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load_runner};
-use qwen3_vl::model::KvCache;
 use qwen3_vl::model::Quantization;
-use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
@@ -173,21 +171,12 @@ fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = 
 }
 
 fn sequence(runner: &Runner, id: u64) -> Sequence {
-    let kv = KvCache::new(&runner.parts.model.kv);
-    Sequence::new(id, &WindowHead::default(), Box::new(|_| ()), kv)
+    qwen3_vl_testing::sequence::window(runner, id, &WindowHead::default())
 }
 
 /// The window is asked for so many tokens, and nothing more comes for it.
 fn ask(sequence: &mut Sequence, tokens: u32, order: u64, at: Instant) {
-    let ask = Ask {
-        id: sequence.id(),
-        request: question(tokens),
-        sink: EventSink::new(|_| {}),
-        at,
-        waiter: None,
-    };
-    sequence.ask(ask, order);
-    sequence.close();
+    qwen3_vl_testing::sequence::ask(sequence, question(tokens), order, at);
 }
 
 fn question(tokens: u32) -> Request {

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Sender, channel};
 
 use qwen3_vl::load::load;
+use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::event::Event;
 

@@ -103,6 +103,7 @@ impl Platform for Tensors {
         tower: &VisionTower,
         patches: &Tensor,
         geometry: &Geometry,
+        _: &Device,
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>> {
         Ok(Box::new(Self::tokens(tower, patches, geometry, workspace)?))

@@ -4,6 +4,13 @@
 // The work of a stream waits until somebody waits for it; with EMULATED_STREAMS=getting-on, one now and then
 // gets on by itself. So what is not ordered by an event or by its stream is out of order here, memory that a
 // copy still needs is read too late, and what is freed too soon is not what it was.
+//
+// What may go wrong on a GPU goes wrong here on demand:
+//   EMULATED_FAIL_KERNEL=NAME         the kernel makes an illegal access: every later call fails
+//   EMULATED_FAIL_CAPTURE=launch      the fourth kernel spoils each recording, in which later calls fail
+//   EMULATED_FAIL_CAPTURE=instantiate a recording does not become a graph that runs
+//   EMULATED_CAPABILITY=90            compute capability, 80 if not given: machine code is taken for
+//                                     9.0 only
 
 #include <mutex>
 
@@ -19,9 +26,28 @@ enum : int {
   NO_CONTEXT = 201,
   FOREIGN = 400,
   NOT_FOUND = 500,
+  NO_IMAGE = 200,
+  NO_BINARY = 209,
   NOT_READY = 600,
-  CAPTURING = 900
+  ILLEGAL_ADDRESS = 700,
+  CAPTURING = 900,
+  SPOILT = 901
 };
+
+// Whether the environment has this value for a name.
+static bool demanded(const char *name, const std::string &value) {
+  const char *is = getenv(name);
+  return is && is == value;
+}
+static int capability() {
+  const char *is = getenv("EMULATED_CAPABILITY");
+  return is ? atoi(is) : 80;
+}
+
+// What a kernel did wrong, which every later call says.
+static int fault = OK;
+#define SOUND \
+  if (fault) return fault
 
 using emulate::Event;
 using emulate::Graph;
@@ -46,7 +72,10 @@ API int cuDeviceGet(int *device, int ordinal) {
 }
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
   enum { MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, POOLS = 115 };
-  *value = attribute == MAJOR ? 8 : attribute == MULTIPROCESSORS ? 4 : attribute == POOLS;
+  *value = attribute == MAJOR             ? capability() / 10
+           : attribute == MINOR           ? capability() % 10
+           : attribute == MULTIPROCESSORS ? 4
+                                          : attribute == POOLS;
   return OK;
 }
 API int cuDevicePrimaryCtxRetain(void **of, int device) { return *of = &contexts[device], OK; }
@@ -59,7 +88,7 @@ API int cuGetErrorString(int, const char **text) { return *text = "the emulated 
 API int cuCtxSynchronize() {
   ALONE;
   for (Stream *stream : emulate::streams()) stream->drain();
-  return OK;
+  return fault;
 }
 
 // Streams and events.
@@ -72,7 +101,7 @@ API int cuStreamDestroy_v2(Stream *stream) { ALONE; stream->drain(); delete stre
 API int cuStreamSynchronize(Stream *stream) {
   ALONE;
   if (stream->refuses()) return CAPTURING;
-  return stream->drain(), OK;
+  return stream->drain(), fault;
 }
 API int cuEventCreate(Event **event, unsigned) { return *event = new Event, OK; }
 API int cuEventDestroy_v2(Event *event) { delete event; return OK; }
@@ -83,9 +112,24 @@ API int cuEventRecord(Event *event, Stream *stream) {
   *event = stream->now();
   return OK;
 }
-API int cuEventSynchronize(Event *event) { ALONE; event->reach(); return OK; }
+API int cuEventSynchronize(Event *event) { ALONE; event->reach(); return fault; }
 // Who asks whether the device has come there makes it come a little further.
-API int cuEventQuery(Event *event) { ALONE; return event->come_nearer() ? OK : NOT_READY; }
+API int cuEventQuery(Event *event) {
+  ALONE;
+  const bool there = event->come_nearer();
+  SOUND;
+  return there ? OK : NOT_READY;
+}
+// There is no time here: a microsecond for each thing that the stream was told.
+API int cuEventElapsedTime_v2(float *milliseconds, Event *from, Event *to) {
+  ALONE;
+  SOUND;
+  if (from->stream != to->stream) return INVALID;
+  return *milliseconds = 1e-3f * (to->number - from->number), OK;
+}
+API int cuEventElapsedTime(float *milliseconds, Event *from, Event *to) {
+  return cuEventElapsedTime_v2(milliseconds, from, to);
+}
 API int cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
   ALONE;
   if (stream->refuses()) return CAPTURING;
@@ -100,6 +144,8 @@ static std::map<void *, size_t> sizes;
 API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
   ALONE;
   NOT_OF_ANOTHER(stream);
+  SOUND;
+  if (stream->is_spoilt()) return SPOILT;
   if (bytes == 0) return INVALID;
   *at = malloc(bytes + 64);
   sizes[*at] = bytes;
@@ -111,6 +157,9 @@ API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
 API int cuMemFreeAsync(void *at, Stream *stream) {
   ALONE;
   NOT_OF_ANOTHER(stream);
+  SOUND;
+  // What a spoilt recording took goes with it.
+  if (stream->is_spoilt()) return SPOILT;
   const auto of = sizes.find(at);
   if (of == sizes.end()) return INVALID;
   const size_t bytes = of->second;
@@ -171,7 +220,7 @@ API int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream *s
   stream->add([=] { memcpy(to, from, bytes); });
   // To memory that the device cannot write by itself the copy is made at once.
   if (!is_pinned(to)) stream->drain();
-  return OK;
+  return fault;
 }
 API int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *stream) {
   ALONE;
@@ -189,29 +238,61 @@ API int cuMemsetD8Async(void *at, unsigned char value, size_t bytes, Stream *str
 
 // Kernels.
 static char module;
-API int cuModuleLoadData(void **of, const void *) { return *of = &module, OK; }
+API int cuModuleLoadData(void **of, const void *image) {
+  const bool is_code = !memcmp(image, "\177ELF", 4);
+  // candle's are PTX as well.
+  if (is_code && capability() != 90) return NO_BINARY;
+  if (!is_code && strncmp((const char *)image, "//", 2)) return NO_IMAGE;
+  if (getenv("EMULATED_SAY_IMAGES")) fprintf(stderr, "image: %s\n", is_code ? "code" : "PTX");
+  return *of = &module, OK;
+}
 API int cuModuleLoad(void **of, const char *) { return *of = &module, OK; }
 API int cuModuleUnload(void *) { return OK; }
-API int cuModuleGetFunction(const emulate::Bind **function, void *, const char *name) {
+struct Function {
+  const emulate::Bind *bind;
+  bool fails;
+};
+API int cuModuleGetFunction(const Function **function, void *, const char *name) {
+  static std::map<std::string, Function> known;
+  ALONE;
   const auto kernel = emulate::kernels().find(name);
   if (kernel == emulate::kernels().end()) {
     fprintf(stderr, "the emulated driver has no kernel %s\n", name);
     return NOT_FOUND;
   }
-  return *function = &kernel->second, OK;
+  Function &of = known[name];
+  of = {&kernel->second, demanded("EMULATED_FAIL_KERNEL", name)};
+  return *function = &of, OK;
 }
-API int cuLaunchKernel(const emulate::Bind *function, unsigned x, unsigned y, unsigned z, unsigned of_x,
+API int cuLaunchKernel(const Function *function, unsigned x, unsigned y, unsigned z, unsigned of_x,
                        unsigned of_y, unsigned of_z, unsigned, Stream *stream, void **arguments, void **) {
   ALONE;
   NOT_OF_ANOTHER(stream);
   if (x * y * z == 0 || of_x * of_y * of_z == 0 || of_x * of_y * of_z > 1024) return INVALID;
-  const auto run = (*function)(arguments);
+  SOUND;
+  // Not the first: what was taken before is then given back in a spoilt recording.
+  if (Graph *graph = stream->recording(); graph && ++graph->kernels == 4)
+    if (demanded("EMULATED_FAIL_CAPTURE", "launch")) stream->refuses();
+  if (stream->is_spoilt()) return SPOILT;
+  const auto run = (*function->bind)(arguments);
+  const bool fails = function->fails;
   stream->add([=] {
+    if (fault) return;
+    if (fails) {
+      fault = ILLEGAL_ADDRESS;
+      return;
+    }
     gridDim = {x, y, z};
     blockDim = {of_x, 1, 1};
     run();
   });
   return OK;
+}
+
+API int cuLaunchHostFunc(Stream *stream, void (*function)(void *), void *data) {
+  ALONE;
+  NOT_OF_ANOTHER(stream);
+  return stream->add([=] { function(data); }), OK;
 }
 
 // Graphs.
@@ -221,18 +302,21 @@ API int cuStreamBeginCapture_v2(Stream *stream, int) {
 }
 API int cuStreamIsCapturing(Stream *stream, int *status) {
   ALONE;
-  return *status = stream->recording() != nullptr, OK;
+  enum { NONE = 0, ACTIVE = 1, INVALIDATED = 2 };
+  return *status = !stream->recording() ? NONE : stream->is_spoilt() ? INVALIDATED : ACTIVE, OK;
 }
 API int cuStreamEndCapture(Stream *stream, Graph **graph) {
   ALONE;
   *graph = stream->end_recording();
-  return *graph ? OK : 901;
+  return *graph ? OK : SPOILT;
 }
 API int cuGraphInstantiateWithFlags(Graph **runs, Graph *graph, unsigned long long) {
+  if (demanded("EMULATED_FAIL_CAPTURE", "instantiate")) return INVALID;
   return *runs = graph, OK;
 }
 API int cuGraphLaunch(Graph *graph, Stream *stream) {
   ALONE;
+  SOUND;
   for (const Work &work : graph->work) stream->add(work);
   return OK;
 }

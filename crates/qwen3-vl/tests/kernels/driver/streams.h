@@ -20,6 +20,7 @@ inline std::set<Stream *> &streams() {
 struct Graph {
   std::vector<Work> work;
   std::vector<void *> memory;
+  size_t kernels = 0;
   ~Graph() {
     for (void *at : memory) memset(at, 0xff, 1);
   }
@@ -66,6 +67,7 @@ struct Stream {
 
   // What cannot be recorded spoils a recording.
   bool refuses() { return spoilt |= graph != nullptr, graph != nullptr; }
+  bool is_spoilt() const { return graph && spoilt; }
   Graph *recording() { return graph.get(); }
   bool begin_recording() {
     if (graph) return false;

@@ -1,0 +1,29 @@
+//! Sequences without an engine's thread around them.
+
+use std::time::Instant;
+
+use qwen3_vl::engine::runner::Runner;
+use qwen3_vl::engine::sequence::{Ask, Sequence};
+use qwen3_vl::model::KvCache;
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::request::Request;
+
+/// An empty window of this number.
+pub fn window(runner: &Runner, id: u64, head: &WindowHead) -> Sequence {
+    let kv = KvCache::new(&runner.parts.model.kv);
+    Sequence::new(id, head, Box::new(|_| ()), kv)
+}
+
+/// Asks a window for the last time, at `at`, as request `order` of all. Nobody hears the answer.
+pub fn ask(window: &mut Sequence, request: Request, order: u64, at: Instant) {
+    let ask = Ask {
+        id: window.id(),
+        request,
+        sink: EventSink::new(|_| {}),
+        at,
+        waiter: None,
+    };
+    window.ask(ask, order);
+    window.close();
+}

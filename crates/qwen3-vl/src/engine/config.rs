@@ -1,0 +1,90 @@
+//! How much the engine does at a time.
+
+use std::time::Duration;
+
+use candle_core::Device;
+
+use super::scheduler::Limits;
+
+/// Bounds of the engine's steps and of what it keeps, by device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Windows that decode in one pass.
+    pub decoding_windows: usize,
+    /// Tokens that are prefilled in one pass.
+    pub prefill_tokens: usize,
+    /// How long a pass that prefills may delay windows that decode. None: [`Self::prefill_tokens`] is
+    /// the only bound.
+    pub prefill_time: Option<Duration>,
+    /// Steps for closed windows after which open ones get one.
+    pub patience: u32,
+    /// Patches that are encoded together, unless one input has more.
+    pub vision_batch_patches: u32,
+    /// Vision batches in progress: one that the device works on, and those that wait for it.
+    pub vision_batches: usize,
+    /// Grid sizes whose positions are kept; a camera has one.
+    pub geometries: usize,
+    /// Vision tokens that are kept for overlapping windows, unless one input has more. At least those of
+    /// a batch: windows find them here when it ends.
+    pub vision_cache_tokens: u32,
+}
+
+impl EngineConfig {
+    /// For a CPU. A batch of 2048 patches is bound by arithmetic and takes seconds on few cores: more
+    /// together would only wait longer.
+    pub const CPU: Self = Self {
+        decoding_windows: 64,
+        prefill_tokens: 512,
+        prefill_time: None,
+        patience: 8,
+        vision_batch_patches: 2048,
+        vision_batches: 2,
+        geometries: 16,
+        vision_cache_tokens: 2048,
+    };
+
+    /// For a GPU: products of 512 rows leave a third or more of a large one idle. Not measured.
+    pub const GPU: Self = Self {
+        prefill_tokens: 2048,
+        prefill_time: Some(Duration::from_millis(50)),
+        vision_batch_patches: 8192,
+        vision_cache_tokens: 4096,
+        ..Self::CPU
+    };
+
+    /// The defaults for a device.
+    pub fn of(device: &Device) -> Self {
+        match device {
+            Device::Cpu => Self::CPU,
+            _ => Self::GPU,
+        }
+    }
+
+    /// Those of the scheduler.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            decoding: self.decoding_windows,
+            prefill: self.prefill_tokens,
+            patience: self.patience,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_find_all_tokens_of_a_batch() {
+        for config in [EngineConfig::CPU, EngineConfig::GPU] {
+            // A token is made of 2 x 2 patches.
+            assert!(config.vision_cache_tokens >= config.vision_batch_patches / 4);
+        }
+    }
+
+    #[test]
+    fn the_scheduler_is_that_of_a_cpu_unless_told_otherwise() {
+        assert_eq!(EngineConfig::CPU.limits(), Limits::default());
+        assert_eq!(EngineConfig::of(&Device::Cpu), EngineConfig::CPU);
+    }
+}

@@ -1,0 +1,56 @@
+//! What a device does for the first time, done before a model is ready.
+
+use super::runner::{Runner, StepError};
+use crate::model::{Chunk, KvCache, Part};
+use qwen3_vl_core::frames::{Frame, Size, VisionInput};
+
+/// Side of the frames that are encoded, in factors of the model: 256 pixels of a real one.
+const SIDE: u32 = 8;
+/// Tokens that are prefilled.
+const TOKENS: u32 = 64;
+/// Steps of one window: kernel by kernel, recorded, repeated.
+const STEPS: u32 = 3;
+
+impl Runner {
+    /// Encodes two frames and decodes a few tokens on a GPU, where a library chooses its kernels, takes
+    /// memory and records a step when it is first asked to. On a CPU it does nothing. What goes otherwise
+    /// than it should, and does not keep the model from working, comes back as texts.
+    ///
+    /// # Errors
+    ///
+    /// See [`StepError`].
+    pub fn warm_up(&mut self) -> Result<Vec<String>, StepError> {
+        if self.parts.model.kv.device().is_cpu() {
+            return Ok(Vec::new());
+        }
+        let vision = &self.parts.model.config.vision_config;
+        let side = SIDE * (vision.patch_size * vision.spatial_merge_size) as u32;
+        let size = Size {
+            width: side,
+            height: side,
+        };
+        let frame = Frame {
+            rgb: vec![0; side as usize * side as usize * 3].into(),
+            size,
+            seconds: 0.0,
+        };
+        self.encode(&[VisionInput::Pair([frame.clone(), frame])])?;
+        let mut kv = KvCache::new(&self.parts.model.kv);
+        for step in 0..=STEPS {
+            let count = if step == 0 { TOKENS } else { 1 };
+            let positions = (0..count).map(|i| [kv.len() as u32 + i; 3]);
+            let chunk = Chunk {
+                ids: vec![0; count as usize],
+                positions: positions.collect(),
+                vision: Vec::new(),
+            };
+            let mut parts = [Part {
+                chunk: &chunk,
+                kv: &mut kv,
+                outputs: 1,
+            }];
+            self.executor.forward(&self.parts.model, &mut parts)?;
+        }
+        Ok(self.executor.notices())
+    }
+}
