@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstqwenvl::testing::{self, Hooks, Stage};
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
 
 const CAPS: &str = "video/x-raw,format=NV12,width=1920,height=1080,framerate=60/1";
 const BYTES: u32 = 1920 * 1080 * 3 / 2;

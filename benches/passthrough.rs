@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstqwenvl::testing::{self, Hooks};
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
 
 const CAPS: &str = "video/x-raw,format=NV12,width=1920,height=1080,framerate=30/1";
 const FRAME: gst::ClockTime = gst::ClockTime::from_nseconds(33_333_333);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstqwenvl::testing::{self, Hooks, Stage};
-use qwen3_vl::load::LoadError;
+use qwen3_vl_core::load::LoadError;
 
 const SMALL: &str = "video/x-raw,width=64,height=64,framerate=10/1";
 const LARGE: &str = "video/x-raw,width=3840,height=2160,framerate=10/1";

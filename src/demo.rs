@@ -2,9 +2,6 @@
 
 use qwen3_vl::load::ModelSource;
 
-/// Value of the property `model` that means this model.
-pub(crate) const NAME: &str = "demo";
-
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
         &[$(($name, include_bytes!(concat!("../models/demo/", $name)))),*]
@@ -26,7 +23,7 @@ static FILES: &[(&str, &[u8])] = files![
 /// The files of the model, which are inside the plugin.
 pub(crate) fn source() -> ModelSource {
     ModelSource::Embedded {
-        name: NAME.into(),
+        name: crate::engines::DEMO.into(),
         files: FILES,
     }
 }

@@ -19,7 +19,9 @@
     )
 )]
 
+#[cfg(feature = "local")]
 mod demo;
+mod engines;
 mod json;
 pub mod message;
 pub mod meta;

@@ -51,7 +51,8 @@ mod typed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qwen3_vl::backend::{Answer, ModelInfo};
+use qwen3_vl_core::event::Answer;
+use qwen3_vl_core::model::ModelInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::json;

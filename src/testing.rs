@@ -2,7 +2,10 @@
 
 use gst::prelude::*;
 
-pub use crate::qwenvl::hooks::{Hooks, LoadFn, Stage};
+#[cfg(feature = "local")]
+pub use crate::engines::load_options;
+pub use crate::engines::{LoadFn, ModelOptions};
+pub use crate::qwenvl::hooks::{Hooks, Stage};
 
 /// Replaces the hooks of a `qwenvl` element; takes effect when it leaves READY.
 ///

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use qwen3_vl::window::{Kept, Sampler};
+use qwen3_vl_core::window::{Kept, Sampler};
 
 use super::failure;
 use super::hold::StreamPosition;

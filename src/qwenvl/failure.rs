@@ -5,7 +5,8 @@ use std::panic::{self, AssertUnwindSafe};
 
 use gst::glib;
 use gst::prelude::*;
-use qwen3_vl::load::LoadError;
+use qwen3_vl_core::failure::panic_text;
+use qwen3_vl_core::load::LoadError;
 
 use super::imp::CAT;
 use super::session::Session;
@@ -50,7 +51,7 @@ pub(super) fn of_load(error: &LoadError) -> glib::Error {
     match error {
         LoadError::NotFound(_) => glib::Error::new(gst::ResourceError::NotFound, &text),
         LoadError::Invalid(_) => glib::Error::new(gst::ResourceError::Read, &text),
-        LoadError::Device(_) | LoadError::Cancelled => {
+        LoadError::Unavailable(_) | LoadError::Cancelled => {
             glib::Error::new(gst::ResourceError::Failed, &text)
         }
     }
@@ -60,13 +61,4 @@ pub(super) fn of_load(error: &LoadError) -> glib::Error {
 pub(super) fn panicked(place: &str, panic: &(dyn Any + Send)) -> glib::Error {
     let text = format!("Panicked in {place}: {}", panic_text(panic));
     glib::Error::new(gst::LibraryError::Failed, &text)
-}
-
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

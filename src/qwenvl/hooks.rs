@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-pub use qwen3_vl::load::LoadFn;
-use qwen3_vl::registry;
+use crate::engines;
+pub use crate::engines::LoadFn;
 
 /// A place that a frame passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Stage {
 /// What tests may replace: the loader, and what happens when a frame passes a stage.
 #[derive(Clone)]
 pub struct Hooks {
-    /// Loads the model; outside tests [`registry::load`], so that elements share it.
+    /// Loads the model; outside tests one engine for all elements with the same model.
     pub load: LoadFn,
     /// Called at every stage. A test may wait or panic there.
     pub at: Arc<dyn Fn(Stage) + Send + Sync>,
@@ -26,7 +26,7 @@ pub struct Hooks {
 impl Default for Hooks {
     fn default() -> Self {
         Self {
-            load: Arc::new(registry::load),
+            load: Arc::new(engines::load),
             at: Arc::new(|_| ()),
         }
     }

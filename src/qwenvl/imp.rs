@@ -8,7 +8,6 @@ use std::time::Duration;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use qwen3_vl::load;
 
 use super::chain::Stream;
 use super::failure;
@@ -20,6 +19,7 @@ use super::session::Session;
 use super::settings::{Settings, SettingsError};
 use super::text::{Phase, Text, pad as text};
 use super::worker::{Ids, Worker};
+use crate::engines::{self, Unusable};
 
 pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new(
@@ -103,9 +103,12 @@ impl QwenVL {
             glib::Error::new(gst::LibraryError::Settings, &error.to_string())
         };
         settings.rules().map_err(bad)?;
-        let options = settings.load_options().map_err(bad)?;
+        let options = settings.model_options().map_err(bad)?;
         // A model that is none fails the state change itself: gst-launch-1.0 may miss what comes later.
-        load::check(&options).map_err(|error| failure::of_load(&error))?;
+        engines::check(&options).map_err(|error| match error {
+            Unusable::Setting(text) => glib::Error::new(gst::LibraryError::Settings, &text),
+            Unusable::Model(error) => failure::of_load(&error),
+        })?;
         let hooks = lock(&self.hooks).clone();
         let session = Arc::new(Session::default());
         *lock(&self.stream) = Stream::default();
@@ -128,7 +131,7 @@ impl QwenVL {
             .spawn(move || {
                 // After the worker and all that it holds.
                 let _gone = gone;
-                qwen3_vl::lower_priority();
+                qwen3_vl_core::lower_priority();
                 worker.run();
             })
             .map_err(no_thread)?;

@@ -12,12 +12,12 @@ use std::thread;
 
 use gst::glib;
 use gst::prelude::*;
-use qwen3_vl::load::{LoadError, LoadOptions, ModelSource, Progress};
+use qwen3_vl_core::load::{LoadError, Progress};
 
 use super::failure;
-use super::hooks::LoadFn;
 use super::imp::CAT;
 use super::session::Session;
+use crate::engines::{LoadFn, ModelOptions};
 
 const CODE: &str = "load-model";
 
@@ -31,7 +31,7 @@ impl Loader {
     pub(super) fn start(
         element: &super::QwenVL,
         session: Arc<Session>,
-        options: LoadOptions,
+        options: ModelOptions,
         load: LoadFn,
     ) -> std::io::Result<Self> {
         let cancel = Arc::new(AtomicBool::new(false));
@@ -60,7 +60,7 @@ struct Task {
 }
 
 impl Task {
-    fn run(&self, options: &LoadOptions, load: &LoadFn) {
+    fn run(&self, options: &ModelOptions, load: &LoadFn) {
         self.post(gst::ProgressType::Start, "Loading the model", 0);
         let mut last: Option<Progress> = None;
         let mut progress = |mut progress: Progress| {
@@ -90,8 +90,8 @@ impl Task {
                 self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text, 100);
                 static WARNED: AtomicBool = AtomicBool::new(false);
-                if let (ModelSource::Embedded { .. }, Some(element)) =
-                    (&options.source, self.element.upgrade())
+                if options.is_demo()
+                    && let Some(element) = self.element.upgrade()
                     // Once a process: eight cameras need not say it eight times.
                     && !WARNED.swap(true, Ordering::Relaxed)
                 {

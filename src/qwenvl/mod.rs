@@ -64,7 +64,7 @@ mod properties;
 mod queries;
 mod sample;
 mod session;
-mod settings;
+pub(crate) mod settings;
 mod signals;
 mod stats;
 mod strings;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gst::glib::translate::from_glib_none;
 use gst::prelude::*;
-use qwen3_vl::window::{Nanos, WindowRules};
+use qwen3_vl_core::window::{Nanos, WindowRules};
 
 use super::hold::StreamPosition;
 use super::settings::{Overload, Settings};
@@ -25,7 +25,7 @@ pub(super) struct Sample {
     pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Segment,
     pub(super) pts: gst::ClockTime,
-    /// Running time that it stands for, see [`Kept::time`](qwen3_vl::window::Kept).
+    /// Running time that it stands for, see [`Kept::time`](qwen3_vl_core::window::Kept).
     pub(super) running_time: gst::ClockTime,
     /// Running time before which no other frame comes.
     pub(super) next: Nanos,

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use qwen3_vl::backend::{self, Backend};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::event;
 
 use super::monitor::Monitor;
 use super::sample::Sample;
@@ -47,7 +48,7 @@ pub(super) enum Control {
     /// The model is loaded.
     Ready(Arc<dyn Backend>),
     /// Something happened to a window at the backend.
-    Event(u64, backend::Event),
+    Event(u64, event::Event),
     /// The stream was flushed; this is the new epoch.
     Flush(u64),
     /// The time for the last answers is over.
@@ -429,7 +430,7 @@ impl Session {
     }
 
     /// Something happened to a window.
-    pub(super) fn event(&self, window: u64, event: backend::Event) {
+    pub(super) fn event(&self, window: u64, event: event::Event) {
         self.0
             .change(|state| state.control.push_back(Control::Event(window, event)));
     }

@@ -1,13 +1,15 @@
 //! What the properties hold, and what follows from them.
 
 use gst::glib;
-use qwen3_vl::backend::{Generation, ModelInfo, PromptLayout, WindowHead};
-use qwen3_vl::forecast::{Forecast, ForecastError, WindowPlan};
-use qwen3_vl::frames::{Budget, Size};
-use qwen3_vl::load::{self, DtypeChoice, LoadOptions, ModelSource, UnknownChoice};
-use qwen3_vl::window::{RulesError, WindowRules, WindowSettings};
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::forecast::{Forecast, ForecastError, WindowPlan};
+use qwen3_vl_core::frames::{Budget, Size};
+use qwen3_vl_core::model::ModelInfo;
+use qwen3_vl_core::prompt::PromptLayout;
+use qwen3_vl_core::request::SamplingParams;
+use qwen3_vl_core::window::{RulesError, WindowRules, WindowSettings};
 
-use crate::demo;
+use crate::engines::{self, ModelOptions};
 
 /// Type of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -199,7 +201,7 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            model: demo::NAME.into(),
+            model: engines::DEMO.into(),
             revision: None,
             device: "auto".into(),
             dtype: Dtype::default(),
@@ -249,8 +251,6 @@ pub(super) enum SettingsError {
     Pixels { min: u64, max: u64 },
     #[error("model is empty: give a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or demo")]
     NoModel,
-    #[error(transparent)]
-    Device(#[from] UnknownChoice),
 }
 
 impl Settings {
@@ -275,26 +275,16 @@ impl Settings {
     }
 
     /// What to load.
-    pub(super) fn load_options(&self) -> Result<LoadOptions, SettingsError> {
-        let source = match self.model.as_str() {
-            "" => return Err(SettingsError::NoModel),
-            demo::NAME => demo::source(),
-            name => model_source(name, self.revision.clone()),
-        };
-        Ok(LoadOptions {
-            source,
-            device: self.device.parse()?,
-            dtype: match self.dtype {
-                Dtype::Auto => DtypeChoice::Auto,
-                Dtype::Bf16 => DtypeChoice::Bf16,
-                Dtype::F16 => DtypeChoice::F16,
-                Dtype::F32 => DtypeChoice::F32,
-            },
-            quantization: match self.quantization {
-                Quantization::None => load::Quantization::None,
-                Quantization::Q8_0 => load::Quantization::Q8_0,
-                Quantization::Q4K => load::Quantization::Q4K,
-            },
+    pub(super) fn model_options(&self) -> Result<ModelOptions, SettingsError> {
+        if self.model.is_empty() {
+            return Err(SettingsError::NoModel);
+        }
+        Ok(ModelOptions {
+            model: self.model.clone(),
+            revision: self.revision.clone(),
+            device: self.device.clone(),
+            dtype: self.dtype,
+            quantization: self.quantization,
             kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
         })
     }
@@ -340,21 +330,21 @@ impl Settings {
     }
 
     /// The checkpoint's way to choose tokens, where the properties do not say otherwise.
-    pub(super) fn generation(&self, model: &ModelInfo) -> Generation {
+    pub(super) fn sampling_params(&self, model: &ModelInfo) -> SamplingParams {
         let or = |value: f64, default: f64| if value < 0.0 { default } else { value };
         // Values belong together: those of the model card that stand in for what the checkpoint does
         // not say are meant for its temperature. Beside one that is set here only what the
         // checkpoint says itself holds.
         let mut base = match self.temperature < 0.0 {
-            true => model.generation,
-            false => model.own_generation,
+            true => model.sampling,
+            false => model.own_sampling,
         };
         let temperature = or(self.temperature, base.temperature);
         if temperature == 0.0 {
             // The most likely token, as in transformers, which has no such penalty.
             base.presence_penalty = 0.0;
         }
-        Generation {
+        SamplingParams {
             temperature,
             top_p: or(self.top_p, base.top_p),
             top_k: u32::try_from(self.top_k).unwrap_or(base.top_k),
@@ -423,27 +413,6 @@ impl Settings {
 
     fn sets_pixels(&self) -> bool {
         [self.min_pixels, self.max_pixels, self.total_pixels] != [0; 3]
-    }
-}
-
-/// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder that
-/// the loader will not find.
-fn model_source(name: &str, revision: Option<String>) -> ModelSource {
-    let path = std::path::PathBuf::from(name);
-    let hub = match name.split_once('/') {
-        Some((owner, name)) => {
-            !owner.is_empty()
-                && !owner.starts_with(['.', '~'])
-                && !name.is_empty()
-                && !name.contains('/')
-        }
-        None => false,
-    };
-    if hub && !path.exists() {
-        let id = name.into();
-        ModelSource::Hub { id, revision }
-    } else {
-        ModelSource::Folder(path)
     }
 }
 

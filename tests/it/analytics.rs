@@ -9,10 +9,10 @@ use gst_analytics::{AnalyticsClassificationMtd, AnalyticsODMtd, AnalyticsRelatio
 use gst_check::Harness;
 use gstqwenvl::meta;
 use gstqwenvl::qwenvl::analytics::{MAX_LABELS, OTHER};
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 use crate::common::bench::Bench;
 use crate::common::hooks;
-use crate::common::manual::Manual;
 
 const WIDTH: i32 = 192;
 const HEIGHT: i32 = 96;
@@ -22,7 +22,7 @@ const CAPS: &str = "video/x-raw,format=GRAY8,width=192,height=96,framerate=10/1"
 const LINE: i32 = 24;
 
 /// Windows of one frame.
-fn bench(backend: &Manual, attach: bool) -> Bench {
+fn bench(backend: &ManualBackend, attach: bool) -> Bench {
     let mut bench = Bench::new(
         hooks(Arc::new(backend.clone())),
         true,
@@ -46,7 +46,7 @@ fn black(ms: u64) -> gst::Buffer {
 }
 
 /// The buffer on which these answers travel.
-fn described(bench: &mut Bench, backend: &Manual, answers: &[&str]) -> gst::Buffer {
+fn described(bench: &mut Bench, backend: &ManualBackend, answers: &[&str]) -> gst::Buffer {
     let count = answers.len() as u64;
     bench.frames(0..count * 500);
     for answer in answers {
@@ -80,7 +80,7 @@ fn picture(buffer: gst::Buffer) -> Vec<u8> {
 
 #[test]
 fn an_unmodified_overlay_draws_the_label() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let yes = described(&mut bench, &backend, &["Yes"]);
     bench.stop();
@@ -101,7 +101,7 @@ fn an_unmodified_overlay_draws_the_label() {
 
 #[test]
 fn labels_boxes_and_classes() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let buffer = described(
         &mut bench,
@@ -132,7 +132,7 @@ fn labels_boxes_and_classes() {
 
 #[test]
 fn a_detector_upstream_keeps_its_objects() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     bench.frames(0..500);
     backend.take().answer_with("Yes".into());
@@ -152,7 +152,7 @@ fn a_detector_upstream_keeps_its_objects() {
 
 #[test]
 fn none_by_default() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false);
     let buffer = described(&mut bench, &backend, &["This is not a label"]);
     assert!(buffer.meta::<AnalyticsRelationMeta>().is_none());
@@ -163,7 +163,7 @@ fn none_by_default() {
 /// What a process keeps for ever has an end.
 #[test]
 fn labels_are_bounded() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, true);
     let count = u64::from(MAX_LABELS) + 2;
     let mut labels = Vec::new();

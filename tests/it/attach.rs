@@ -7,10 +7,10 @@ use std::time::Duration;
 use gst::ClockTime;
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+use qwen3_vl_core::backend::manual::{Call, ManualBackend};
 
 use crate::common::bench::Bench;
 use crate::common::camera::{BUFFERS, Camera};
-use crate::common::manual::{Call, Manual};
 use crate::common::{self, Messages, Run, echo, hooks, in_time, wait_until};
 
 /// Window ids of the descriptions that a buffer carries, after its PTS in milliseconds.
@@ -22,7 +22,7 @@ fn carried(buffer: &gst::BufferRef) -> Carried {
     (buffer.pts().unwrap().mseconds(), ids.collect())
 }
 
-fn bench(backend: &Manual, live: bool, properties: &[(&str, &str)]) -> Bench {
+fn bench(backend: &ManualBackend, live: bool, properties: &[(&str, &str)]) -> Bench {
     let properties = [&[("attach", "window")], properties].concat();
     let bench = Bench::new(hooks(Arc::new(backend.clone())), live, &properties);
     bench.ready()
@@ -108,7 +108,7 @@ fn every_buffer_of_a_file_has_the_descriptions_of_its_windows() {
 
 #[test]
 fn buffers_wait_for_the_answer_and_go_untouched() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     let first = Bench::buffer(0);
     let memory = first.peek_memory(0).as_ptr();
@@ -128,7 +128,7 @@ fn buffers_wait_for_the_answer_and_go_untouched() {
 #[test]
 fn no_longer_than_the_timeout() {
     for live in [false, true] {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let timeout = ("attach-timeout", "100000000");
         let mut bench = bench(&backend, live, &[TWO_SECONDS, timeout]);
         bench.frames(0..2000);
@@ -145,7 +145,7 @@ fn no_longer_than_the_timeout() {
 
 #[test]
 fn a_live_frame_leaves_although_the_worker_stands_still() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let still = Arc::new(AtomicBool::new(false));
     let mut hooks = hooks(Arc::new(backend.clone()));
     let stop = still.clone();
@@ -173,11 +173,11 @@ fn a_live_frame_leaves_although_the_worker_stands_still() {
 
 #[test]
 fn a_window_without_an_answer_holds_nothing() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     bench.frames(0..2000);
-    backend.take().end(qwen3_vl::backend::Event::Failed(
-        qwen3_vl::backend::Failure::Request("no".into()),
+    backend.take().end(qwen3_vl_core::event::Event::Failed(
+        qwen3_vl_core::failure::Failure::Invalid("no".into()),
     ));
     assert_eq!(wait_out(&mut bench, 4), window(0, &[]));
     bench.ended(1);
@@ -187,7 +187,7 @@ fn a_window_without_an_answer_holds_nothing() {
 #[test]
 fn events_keep_their_place_and_eos_is_last() {
     use gst::EventType::{Eos, Gap, Segment};
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     while bench.harness.pull_event().unwrap().type_() != Segment {}
     bench.frames(0..1500);
@@ -212,7 +212,7 @@ fn events_keep_their_place_and_eos_is_last() {
 
 #[test]
 fn a_flush_forgets_what_is_held() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     bench.frames(0..2000);
     let old = backend.take();
@@ -232,7 +232,7 @@ fn a_flush_forgets_what_is_held() {
 #[test]
 fn it_stops_while_it_holds() {
     for end in [gst::State::Ready, gst::State::Null] {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let mut bench = bench(&backend, false, &[TWO_SECONDS]);
         bench.frames(0..2000);
         let element = bench.element.clone();
@@ -245,12 +245,12 @@ fn it_stops_while_it_holds() {
 
 #[test]
 fn a_failure_of_the_engine_lets_everything_go() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     bench.frames(0..2000);
     bench.frames(2000..3000);
-    backend.take().end(qwen3_vl::backend::Event::Failed(
-        qwen3_vl::backend::Failure::Backend("gone".into()),
+    backend.take().end(qwen3_vl_core::event::Event::Failed(
+        qwen3_vl_core::failure::Failure::Fatal("gone".into()),
     ));
     let all: Vec<_> = (0..6).map(|i| (i * 500, vec![])).collect();
     assert_eq!(wait_out(&mut bench, 6), all);
@@ -258,7 +258,7 @@ fn a_failure_of_the_engine_lets_everything_go() {
 
 #[test]
 fn what_downstream_says_reaches_upstream() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, false, &[TWO_SECONDS]);
     let pad = bench.element.static_pad("src").unwrap();
     let peer = pad.peer().unwrap();
@@ -279,7 +279,7 @@ fn an_end_that_downstream_does_not_take_is_an_error() {
         (gst::FlowError::Flushing, 0),
         (gst::FlowError::Eos, 0),
     ] {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let mut bench = bench(&backend, false, &[TWO_SECONDS]);
         let peer = bench.element.static_pad("src").unwrap().peer().unwrap();
         peer.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
@@ -303,7 +303,7 @@ fn an_end_that_downstream_does_not_take_is_an_error() {
 
 #[test]
 fn a_pool_of_four_does_not_run_dry() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let (element, bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
     element.set_property_from_str("attach", "window");
     element.set_state(gst::State::Playing).unwrap();
@@ -353,7 +353,7 @@ fn the_latency_of_both_pads() {
         ("window", "span", held, held),
     ];
     for (attach, timing, video, text) in cases {
-        let backend = Arc::new(Manual::new());
+        let backend = Arc::new(ManualBackend::default());
         let properties = [("attach", attach), ("text-timing", timing)];
         let mut bench = Bench::new(hooks(backend), true, &properties);
         let pad = bench.element.request_pad_simple("text").unwrap();
@@ -368,7 +368,7 @@ fn the_latency_of_both_pads() {
 #[test]
 fn what_is_held_adds_to_both_ends_of_upstreams_latency() {
     let (min, max) = (ClockTime::from_seconds(1), ClockTime::from_seconds(20));
-    let mut bench = bench(&Manual::new(), true, &[]);
+    let mut bench = bench(&ManualBackend::default(), true, &[]);
     let camera = bench.element.static_pad("sink").unwrap().peer().unwrap();
     let kinds = gst::PadProbeType::QUERY_UPSTREAM | gst::PadProbeType::PUSH;
     camera.add_probe(kinds, move |_, info| {
@@ -388,7 +388,7 @@ fn what_is_held_adds_to_both_ends_of_upstreams_latency() {
 
 #[test]
 fn another_window_duration_is_another_latency() {
-    let mut bench = bench(&Manual::new(), true, &[]);
+    let mut bench = bench(&ManualBackend::default(), true, &[]);
     while bench.bus.pop().is_some() {}
     let src = bench.element.static_pad("src").unwrap();
     let before = latency(&src).0;
@@ -425,7 +425,7 @@ fn a_live_sink_drops_nothing() {
 fn a_worker_of_the_run_before_lets_no_video_go() {
     let flag = || Arc::new(AtomicBool::new(false));
     let (called, go_on, slow) = (flag(), flag(), flag());
-    let mut backend = Manual::new();
+    let mut backend = ManualBackend::default();
     let (call, gate) = (called.clone(), go_on.clone());
     backend.at = Arc::new(move |at| {
         if at == Call::Close && !gate.load(Ordering::SeqCst) {

@@ -4,18 +4,19 @@
 use gst::prelude::*;
 use serde_json::Value;
 
-use crate::common::media::{self, DESCRIBE, text};
+use crate::common::demo::{self, DESCRIBE};
+use crate::common::media::{self, text};
 
 /// GStreamer's conversion to RGB differs from PyAV's by a level or so; a borderline answer may too.
 const SLACK: usize = 1;
 
 #[test]
 fn every_scene_of_the_film_is_described_rightly() {
-    let run = media::file(&media::path("film.mp4"), &format!("prompt=\"{DESCRIBE}\""));
+    let run = demo::file(&media::path("film.mp4"), &format!("prompt=\"{DESCRIBE}\""));
     let messages = run.finish();
     let truths = media::rows("film.json");
     let wanted: Vec<&str> = truths.iter().map(|row| text(row, "describe")).collect();
-    assert_eq!(media::texts(&messages), wanted);
+    assert_eq!(demo::texts(&messages), wanted);
     for (s, row) in messages.descriptions().iter().zip(&truths) {
         let second = |field: &str| row[field].as_u64().unwrap() * 1_000_000_000;
         assert_eq!(s.get::<u64>("start-pts").unwrap(), second("start"));
@@ -27,10 +28,10 @@ fn every_scene_of_the_film_is_described_rightly() {
 #[test]
 fn eight_bit_weights_tell_the_same() {
     let properties = format!("prompt=\"{DESCRIBE}\" quantization=q8-0");
-    let messages = media::file(&media::path("film.mp4"), &properties).finish();
+    let messages = demo::file(&media::path("film.mp4"), &properties).finish();
     let truths = media::rows("film.json");
     let wanted: Vec<&str> = truths.iter().map(|row| text(row, "describe")).collect();
-    assert_eq!(media::texts(&messages), wanted);
+    assert_eq!(demo::texts(&messages), wanted);
     let loaded = messages
         .progress
         .iter()
@@ -40,7 +41,7 @@ fn eight_bit_weights_tell_the_same() {
 
 #[test]
 fn without_room_in_the_cache_every_window_says_so() {
-    let run = media::file(&media::path("film.mp4"), "kv-memory=1");
+    let run = demo::file(&media::path("film.mp4"), "kv-memory=1");
     let messages = run.finish();
     assert!(messages.eos && messages.errors.is_empty(), "{messages:?}");
     let dropped = messages.named("qwenvl/dropped");
@@ -57,8 +58,8 @@ fn without_room_in_the_cache_every_window_says_so() {
 fn with_little_room_in_the_cache_a_file_waits() {
     let answers = |more: &str| {
         let properties = format!("prompt=\"{DESCRIBE}\" window-stride=1000000000 {more}");
-        let run = media::file(&media::path("film.mp4"), &properties);
-        media::texts(&run.finish())
+        let run = demo::file(&media::path("film.mp4"), &properties);
+        demo::texts(&run.finish())
     };
     let all = answers("");
     assert!(all.len() > 20);
@@ -130,7 +131,7 @@ fn fps(row: &Value, field: &str) -> u64 {
 /// The answer about a whole clip whose frames are declared to come at `rate` a second.
 fn ask(row: &Value, prompt: &str, rate: u64) -> String {
     let properties = format!("prompt=\"{prompt}\" fps={rate}/1 window-duration=8000000000");
-    let run = media::file(&media::path(text(row, "file")), &properties);
+    let run = demo::file(&media::path(text(row, "file")), &properties);
     let own = fps(row, "fps");
     let pad = run.element.static_pad("sink").unwrap();
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
@@ -140,7 +141,23 @@ fn ask(row: &Value, prompt: &str, rate: u64) -> String {
         header.set_duration(scaled(header.duration()));
         gst::PadProbeReturn::Ok
     });
-    let mut texts = media::texts(&run.finish());
+    let mut texts = demo::texts(&run.finish());
     assert_eq!(texts.len(), 1, "{}: {texts:?}", row["file"]);
     texts.remove(0)
+}
+
+#[test]
+fn the_film_in_json() {
+    let run = demo::file(&media::path("film.mp4"), "prompt=\"Describe the traffic.\"");
+    let messages = run.finish();
+    let rows = media::rows("film.json");
+    let descriptions = messages.descriptions();
+    assert_eq!(descriptions.len(), rows.len());
+    for (s, row) in descriptions.into_iter().zip(&rows) {
+        let json = crate::json::json(s);
+        assert_eq!(json["text"], row["describe"]);
+        let start = row["start"].as_u64().unwrap() * 1_000_000_000;
+        assert_eq!(json["start-pts"], start);
+        assert_eq!(json["model"], "demo");
+    }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use gst::prelude::*;
 use gstqwenvl::testing::{Hooks, Stage};
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl::backend::{Event, Failure};
-use qwen3_vl::load::{LoadError, Progress};
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::backend::manual::{Call, ManualBackend};
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::load::{LoadError, Progress};
 
 use crate::common::bench::Bench;
-use crate::common::manual::{Call, Manual};
 use crate::common::{self, Messages, Run, echo, hooks, in_time, loader, wait_until};
 
 const VIDEO: &str = "videotestsrc num-buffers=200 ! video/x-raw,width=64,height=64,framerate=10/1";
@@ -87,7 +88,7 @@ fn loading_fails() {
             gst::ResourceError::NotFound,
         ),
         (LoadError::Invalid, gst::ResourceError::Read),
-        (LoadError::Device, gst::ResourceError::Failed),
+        (LoadError::Unavailable, gst::ResourceError::Failed),
     ] {
         let messages = run(
             VIDEO,
@@ -239,7 +240,7 @@ fn a_window_longer_than_its_stream_is_measured_by_the_stream() {
 fn a_prompt_that_the_model_cannot_hold_is_refused_before_a_frame_is_pushed() {
     let context = echo(Duration::ZERO).model().limits.context;
     for name in ["prompt", "system-prompt"] {
-        let mut backend = Manual::new();
+        let mut backend = ManualBackend::default();
         let pushed = Arc::new(AtomicBool::new(false));
         backend.at = {
             let pushed = pushed.clone();
@@ -267,11 +268,11 @@ fn a_panic_anywhere_is_one_error() {
         ..hooks(echo(Duration::ZERO))
     };
     let call = |call: Call| {
-        let mut backend = Manual::new();
+        let mut backend = ManualBackend::default();
         backend.at = Arc::new(move |at| assert!(at != call, "on purpose"));
         hooks(Arc::new(backend))
     };
-    let engine = Outcome::Fail(Failure::Backend("on purpose".into()));
+    let engine = Outcome::Fail(Failure::Fatal("on purpose".into()));
     for (what, hooks, ended) in [
         ("sampling", stage(Stage::Sampling), 0),
         ("worker", stage(Stage::Worker), 0),
@@ -316,7 +317,7 @@ fn a_pipeline_works_again_after_a_panic() {
 
 #[test]
 fn a_backend_that_loses_a_request_fails() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let model = backend.clone();
     let run = Run::new(
         &format!("{VIDEO} ! qwenvl name=q ! fakesink"),
@@ -331,7 +332,7 @@ fn a_backend_that_loses_a_request_fails() {
 
 #[test]
 fn cancelling_by_the_backend_drops_the_window() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let model = backend.clone();
     let run = Run::new(
         "videotestsrc num-buffers=40 ! video/x-raw,width=64,height=64,framerate=10/1 \

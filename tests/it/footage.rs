@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::common::media;
+use crate::common::demo;
 
 #[test]
 fn carphone() {
@@ -37,7 +37,7 @@ fn footage(name: &str) -> PathBuf {
 }
 
 fn describe(name: &str) {
-    let run = media::file(
+    let run = demo::file(
         &footage(name),
         "window-duration=2000000000 window-stride=1000000000",
     );

@@ -4,18 +4,19 @@ use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 use gstqwenvl::meta;
-use qwen3_vl::backend::{Event, Failure};
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
 use serde_json::Value;
 
 use crate::common::bench::Bench;
-use crate::common::manual::Manual;
-use crate::common::{hooks, media, schema, wait_until};
+use crate::common::{hooks, schema, wait_until};
 
 const SCHEMA: &str = include_str!("../../docs/messages.schema.json");
 const PAGE: &str = include_str!("../../docs/messages.md");
 
 /// A live stream in windows of a second, two frames each.
-fn bench(backend: &Manual, more: &[(&str, &str)]) -> Bench {
+fn bench(backend: &ManualBackend, more: &[(&str, &str)]) -> Bench {
     let mut properties = vec![("window-duration", "1000000000"), ("min-frames", "2")];
     properties.extend(more);
     Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready()
@@ -33,7 +34,7 @@ fn field(value: &gst::glib::Value) -> Value {
 }
 
 /// `json-message`, after a comparison with the other fields and with the schema.
-fn json(s: &gst::StructureRef) -> Value {
+pub fn json(s: &gst::StructureRef) -> Value {
     let line: String = s.get("json-message").unwrap();
     assert!(!line.contains('\n'), "{line}");
     let json: Value = serde_json::from_str(&line).unwrap();
@@ -53,7 +54,7 @@ fn json(s: &gst::StructureRef) -> Value {
 
 #[test]
 fn json_message_holds_every_field_of_every_message() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let text = "She said \"stop; go\\\".\r\n\tüber 🚦 \u{1} \u{7f} \u{2028} </script>, NULL";
     let mut bench = bench(
         &backend,
@@ -63,7 +64,7 @@ fn json_message_holds_every_field_of_every_message() {
     let mut asked = backend.take();
     asked.token(7, text);
     asked.answer_with(text.into());
-    let failure = Failure::Request("no \"room\"\n;".into());
+    let failure = Failure::Invalid("no \"room\"\n;".into());
     backend.take().end(Event::Failed(failure));
     bench.ended(2);
     let all: Vec<Value> = bench.messages.structures.iter().map(|s| json(s)).collect();
@@ -92,28 +93,12 @@ fn json_message_holds_every_field_of_every_message() {
     bench.stop();
 }
 
-#[test]
-fn the_film_in_json() {
-    let run = media::file(&media::path("film.mp4"), "prompt=\"Describe the traffic.\"");
-    let messages = run.finish();
-    let rows = media::rows("film.json");
-    let descriptions = messages.descriptions();
-    assert_eq!(descriptions.len(), rows.len());
-    for (s, row) in descriptions.into_iter().zip(&rows) {
-        let json = json(s);
-        assert_eq!(json["text"], row["describe"]);
-        let start = row["start"].as_u64().unwrap() * 1_000_000_000;
-        assert_eq!(json["start-pts"], start);
-        assert_eq!(json["model"], "demo");
-    }
-}
-
 /// GStreamer's strings end at a NUL: what stands behind it would be lost.
 #[test]
 fn a_nul_in_an_answer_is_replaced_everywhere() {
     const SAID: &str = "before\0after\0";
     const SHOWN: &str = "before\u{fffd}after\u{fffd}";
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = bench(&backend, &[("emit-tokens", "true")]);
     let texts = Arc::new(Mutex::new(Vec::new()));
     let seen = texts.clone();
@@ -140,7 +125,7 @@ fn a_nul_in_an_answer_is_replaced_everywhere() {
     let mut asked = backend.take();
     asked.token(7, SAID);
     asked.answer_with(SAID.into());
-    let failure = Failure::Request(SAID.into());
+    let failure = Failure::Invalid(SAID.into());
     backend.take().end(Event::Failed(failure));
     bench.ended(2);
     for s in &bench.messages.structures {

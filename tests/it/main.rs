@@ -5,15 +5,11 @@
 mod common;
 
 mod attach;
-mod bad_models;
 mod colour;
-mod cookbook;
-mod demo_model;
 mod documented;
 mod extreme_properties;
 mod extreme_times;
 mod failures;
-mod footage;
 mod inspect;
 mod invariant;
 mod json;
@@ -27,10 +23,8 @@ mod pass_through;
 mod pool;
 mod properties;
 mod readable;
-mod rtsp;
 mod rtsp_faults;
 mod scripts;
-mod sharing;
 mod shown;
 mod signal;
 mod states;
@@ -38,6 +32,22 @@ mod stream;
 mod text;
 mod text_pad;
 mod time;
+
+// These need the engine and the demo model.
+#[cfg(feature = "local")]
+mod bad_models;
+#[cfg(feature = "local")]
+mod cookbook;
+#[cfg(feature = "local")]
+mod demo_model;
+#[cfg(feature = "local")]
+mod footage;
+#[cfg(feature = "local")]
+mod rtsp;
+#[cfg(feature = "local")]
+mod sharing;
+#[cfg(feature = "local")]
+mod silent_hub;
 
 // These need GStreamer 1.24, and are there when it is: scripts/newer-gstreamer runs them.
 #[cfg(feature = "analytics")]

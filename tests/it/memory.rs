@@ -12,11 +12,11 @@ use gst_allocators::prelude::*;
 use gst_allocators::{DmaBufAllocator, DmaBufMemory, FdMemoryFlags};
 use gst_video::{VideoFormat, VideoFrameFlags, VideoInfo, VideoMeta};
 use gstqwenvl::testing::{Hooks, Stage};
-use qwen3_vl::backend::Backend;
-use qwen3_vl::frames::Size;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::frames::Size;
 use rustix::fs::MemfdFlags;
 
-use crate::common::manual::Manual;
 use crate::common::way::{CONVERT, Rgb, Way, first};
 use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
@@ -151,7 +151,7 @@ impl Stream {
 
 /// What the model sees of these frames.
 fn seen(caps: &str, frames: impl IntoIterator<Item = gst::Buffer>) -> (Rgb, Stream, Messages) {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut stream = Stream::new(caps, "", hooks(Arc::new(backend.clone())));
     for frame in frames {
         stream.push(frame);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use gst::prelude::*;
 use gstqwenvl::meta;
-use qwen3_vl::backend::{Event, Failure, PromptLayout};
-use qwen3_vl::frames::VisionInput;
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::VisionInput;
+use qwen3_vl_core::prompt::PromptLayout;
 
 use crate::common::bench::Bench;
 use crate::common::hooks;
-use crate::common::manual::Manual;
 
 const MS: u64 = 1_000_000;
 
@@ -27,14 +29,14 @@ fn shifted_segment() -> gst::Event {
 }
 
 /// A live stream in windows of a second, two frames each.
-fn short_windows(backend: &Manual) -> Bench {
+fn short_windows(backend: &ManualBackend) -> Bench {
     let properties = [("window-duration", "1000000000"), ("min-frames", "2")];
     Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready()
 }
 
 #[test]
 fn all_fields_of_a_description() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(
         hooks(Arc::new(backend.clone())),
         true,
@@ -66,13 +68,13 @@ fn all_fields_of_a_description() {
     let mut asked = backend.take();
     assert_eq!(asked.head.layout, PromptLayout::Nested);
     assert_eq!(asked.head.system_prompt.as_deref(), Some("Short."));
-    assert_eq!(asked.question.max_tokens, 7);
-    assert_eq!(asked.question.seed, 42);
-    assert_eq!(asked.question.generation.temperature, 0.5);
-    assert_eq!(asked.question.generation.top_k, 9);
+    assert_eq!(asked.request.max_tokens, 7);
+    assert_eq!(asked.request.seed, 42);
+    assert_eq!(asked.request.sampling.temperature, 0.5);
+    assert_eq!(asked.request.sampling.top_k, 9);
     // From the checkpoint.
-    assert_eq!(asked.question.generation.top_p, 1.0);
-    assert_eq!(asked.question.repetition_guard, 64);
+    assert_eq!(asked.request.sampling.top_p, 1.0);
+    assert_eq!(asked.request.repetition_guard, 64);
     let VisionInput::Pair([a, b]) = &asked.inputs[1] else {
         panic!("no pair");
     };
@@ -141,7 +143,7 @@ fn all_fields_of_a_description() {
 
 #[test]
 fn the_next_buffer_carries_the_description() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = short_windows(&backend);
     bench.frames(0..2_000);
     backend.take().answer();
@@ -173,10 +175,10 @@ fn the_next_buffer_carries_the_description() {
 
 #[test]
 fn a_failed_request_is_dropped_and_the_next_one_answered() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = short_windows(&backend);
     bench.frames(0..2_000);
-    let too_long = Failure::Request("too many tokens".into());
+    let too_long = Failure::Invalid("too many tokens".into());
     backend.take().end(Event::Failed(too_long));
     backend.take().answer();
     bench.ended(2);
@@ -191,7 +193,7 @@ fn a_failed_request_is_dropped_and_the_next_one_answered() {
 
 #[test]
 fn a_window_that_the_engine_has_no_room_for_is_overload() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = short_windows(&backend);
     bench.frames(0..1_000);
     backend
@@ -204,7 +206,7 @@ fn a_window_that_the_engine_has_no_room_for_is_overload() {
 
 #[test]
 fn properties_change_with_the_next_window() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = short_windows(&backend);
     bench.frames(0..500);
     bench.element.set_property("prompt", "Later?");
@@ -213,13 +215,13 @@ fn properties_change_with_the_next_window() {
         .set_property("window-duration", 2_000_000_000u64);
     bench.frames(500..1_000);
     let first = backend.take();
-    assert_eq!(first.question.prompt, "Describe this video.");
+    assert_eq!(first.request.prompt, "Describe this video.");
     bench.frames(1_000..1_500);
     // Makes no sense: the last good settings stay.
     bench.element.set_property("fps", gst::Fraction::new(0, 1));
     bench.frames(1_500..3_000);
     let asked = backend.take();
-    assert_eq!(asked.question.prompt, "Later?");
+    assert_eq!(asked.request.prompt, "Later?");
     assert_eq!(asked.inputs.len(), 2);
     bench.collect();
     let warnings = bench.messages.warnings.iter();
@@ -230,7 +232,7 @@ fn properties_change_with_the_next_window() {
 
 #[test]
 fn images_are_given_one_by_one() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(
         hooks(Arc::new(backend.clone())),
         true,

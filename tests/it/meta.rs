@@ -8,8 +8,8 @@ use std::time::Duration;
 use gst::prelude::*;
 use gst_app::{AppSink, AppSrc};
 use gstqwenvl::{meta, testing};
+use qwen3_vl_core::backend::manual::ManualBackend;
 
-use crate::common::manual::Manual;
 use crate::common::{Messages, Run, echo, hooks, wait_until};
 
 const SINK: &str = "appsink name=out sync=false";
@@ -46,7 +46,7 @@ fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [
             "appsrc name=in format=time caps=\"video/x-raw,format=I420,width=96,height=64,\
              framerate=2/1\" ! qwenvl name=q window-stride=2000000000 ! {way}"
         ),
-        hooks(Arc::new(Manual::new())),
+        hooks(Arc::new(ManualBackend::default())),
     );
     let by_name = |name| run.pipeline.by_name(name);
     let source = by_name("in").unwrap().downcast::<AppSrc>().unwrap();
@@ -54,7 +54,7 @@ fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [
     let sinks: Vec<AppSink> = sinks.map(|sink| sink.downcast().unwrap()).collect();
     let elements = names.map(|name| by_name(name).unwrap());
     let backends = elements.each_ref().map(|element| {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         testing::set_hooks(element, hooks(Arc::new(backend.clone())));
         backend
     });

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 use crate::common::bench::Bench;
-use crate::common::manual::Manual;
 use crate::common::{Run, echo, hooks, in_time, loader, wait_until};
 
 const SECOND: &[(&str, &str)] = &[
@@ -17,8 +17,8 @@ const SECOND: &[(&str, &str)] = &[
     ("max-pending", "1"),
 ];
 
-fn bench(overload: &str) -> (Bench, Manual) {
-    let backend = Manual::new();
+fn bench(overload: &str) -> (Bench, ManualBackend) {
+    let backend = ManualBackend::default();
     let mut properties = SECOND.to_vec();
     properties.push(("overload", overload));
     let bench = Bench::new(hooks(Arc::new(backend.clone())), true, &properties).ready();
@@ -71,7 +71,7 @@ fn answers_are_told_in_the_order_of_their_windows() {
     assert!(bench.messages.ids().is_empty());
     first.answer();
     bench.ended(2);
-    third.end(qwen3_vl::backend::Event::Cancelled);
+    third.end(qwen3_vl_core::event::Event::Cancelled);
     bench.ended(3);
     let told = |name: &str| -> Vec<u64> {
         let named = bench.messages.named(name).into_iter();
@@ -158,7 +158,7 @@ fn a_blocked_stream_wakes_for_flush_and_state_change() {
 fn live_frames_before_the_model_are_dropped() {
     let loaded = Arc::new(AtomicBool::new(false));
     let gate = loaded.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let model = backend.clone();
     let hooks = loader(move |_, _, cancel| {
         wait_until("permission", || {

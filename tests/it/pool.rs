@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 use crate::common::bench::Bench;
 use crate::common::camera::{BUFFERS, Camera, Done};
-use crate::common::manual::Manual;
 use crate::common::{hooks, wait_until};
 
 const FRAMES: u64 = 300;
@@ -18,7 +18,7 @@ const FRAMES: u64 = 300;
 fn stream(overload: &str, worker_stands_still: bool) {
     let still = Arc::new(AtomicBool::new(worker_stands_still));
     let stop = still.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut hooks = hooks(Arc::new(backend.clone()));
     hooks.at = Arc::new(move |stage| {
         if stage == Stage::Worker {

@@ -3,7 +3,8 @@
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
 
-use crate::common::media::{self, DESCRIBE, text};
+use crate::common::demo::DESCRIBE;
+use crate::common::media::{self, text};
 use crate::common::rtsp::Server;
 use crate::common::{self, Messages, Run, wait_until};
 

@@ -4,19 +4,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use gst::prelude::*;
-use gstqwenvl::testing::Hooks;
-use qwen3_vl::backend::Backend;
-use qwen3_vl::load::{LoadError, Progress, load};
-use qwen3_vl::registry::Registry;
+use gstqwenvl::testing::{Hooks, ModelOptions, load_options};
+use qwen3_vl::shared::ModelKey;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::load::{Load, LoadError, Loaded, Progress};
+use qwen3_vl_core::registry::Registry;
 
 use crate::common::bench::Bench;
-use crate::common::media::{self, DESCRIBE};
+use crate::common::demo::{self, DESCRIBE};
+use crate::common::media;
 use crate::common::{Messages, Run, loader, wait_until};
 
 /// A registry of a test's own, with the engines that it has loaded.
 #[derive(Clone)]
 struct Engines {
-    registry: Registry,
+    registry: Registry<ModelKey>,
     loaded: Arc<Mutex<Vec<Weak<dyn Backend>>>>,
     begun: Arc<AtomicUsize>,
     /// No load goes on before.
@@ -25,39 +27,45 @@ struct Engines {
 
 impl Engines {
     fn new() -> Self {
-        let loaded = Arc::<Mutex<Vec<_>>>::default();
-        let (begun, gate) = (
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(AtomicBool::new(true)),
-        );
-        let (list, count, open) = (loaded.clone(), begun.clone(), gate.clone());
-        let registry = Registry::new(Arc::new(move |options, progress, cancel| {
-            count.fetch_add(1, Ordering::SeqCst);
-            progress(Progress {
-                what: "at the gate".into(),
-                percent: 1,
-            });
-            wait_until("the gate", || {
-                open.load(Ordering::SeqCst) || cancel.load(Ordering::SeqCst)
-            });
-            if cancel.load(Ordering::SeqCst) {
-                return Err(LoadError::Cancelled);
-            }
-            let engine = load(options, progress, cancel)?;
-            list.lock().unwrap().push(Arc::downgrade(&engine));
-            Ok(engine)
-        }));
         Self {
-            registry,
-            loaded,
-            begun,
-            gate,
+            registry: Registry::default(),
+            loaded: Arc::default(),
+            begun: Arc::default(),
+            gate: Arc::new(AtomicBool::new(true)),
         }
     }
 
+    /// Loads a model once the gate is open.
+    fn load(
+        &self,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Loaded {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        progress(Progress {
+            what: "at the gate".into(),
+            percent: 1,
+        });
+        wait_until("the gate", || {
+            self.gate.load(Ordering::SeqCst) || cancel.load(Ordering::SeqCst)
+        });
+        if cancel.load(Ordering::SeqCst) {
+            return Err(LoadError::Cancelled);
+        }
+        let engine = demo::load(options, progress, cancel)?;
+        self.loaded.lock().unwrap().push(Arc::downgrade(&engine));
+        Ok(engine)
+    }
+
     fn hooks(&self) -> Hooks {
-        let registry = self.registry.clone();
-        loader(move |options, progress, cancel| registry.load(options, progress, cancel))
+        let this = self.clone();
+        loader(move |options, progress, cancel| {
+            let key = ModelKey::new(&load_options(options).unwrap());
+            let (own, model) = (this.clone(), options.clone());
+            let load: Load = Box::new(move |progress, cancel| own.load(&model, progress, cancel));
+            this.registry.load(key, load, progress, cancel)
+        })
     }
 
     fn loads(&self) -> usize {
@@ -113,7 +121,7 @@ fn eight_elements_are_one_engine_and_all_say_what_one_alone_says() {
         .iter()
         .map(|row| media::text(row, "describe"))
         .collect();
-    assert_eq!(media::texts(&alone), wanted);
+    assert_eq!(demo::texts(&alone), wanted);
 
     let engines = Engines::new();
     let runs: Vec<_> = (0..8).map(|_| film(engines.hooks())).collect();
@@ -130,7 +138,7 @@ fn eight_elements_are_one_engine_and_all_say_what_one_alone_says() {
     for run in &runs {
         let bus = run.pipeline.bus().unwrap();
         let messages = Messages::until_end(&bus, &run.element);
-        assert_eq!(media::texts(&messages), wanted);
+        assert_eq!(demo::texts(&messages), wanted);
         assert!(!pieces(&messages).is_empty());
         assert_eq!(pieces(&messages), pieces(&alone));
     }

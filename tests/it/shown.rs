@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use gst_video::{VideoCropMeta, VideoMeta};
-use qwen3_vl::frames::Size;
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::frames::Size;
 
 use crate::common::bench::Bench;
 use crate::common::hooks;
-use crate::common::manual::Manual;
 use crate::common::way::{Outcome, Rgb, Way, first, in_format, rgb_caps};
 
 #[test]
@@ -71,7 +71,7 @@ fn crop_meta_of_videocrop() {
 #[test]
 fn padding_that_only_the_video_meta_tells_of() {
     let picture = Rgb::picture(96, 80);
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
     let mut buffer = picture.buffer();
     let format = gst_video::VideoFormat::Rgb;
@@ -86,7 +86,7 @@ fn padding_that_only_the_video_meta_tells_of() {
 #[test]
 fn single_fields() {
     let picture = Rgb::picture(96, 32);
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
     let caps = "video/x-raw(format:Interlaced),format=RGB,width=96,height=64,framerate=10/1,\
                 interlace-mode=alternate";
@@ -101,7 +101,7 @@ fn single_fields() {
 }
 
 /// What the model sees of two such buffers in a stream, which ends with them.
-fn pair(bench: &mut Bench, backend: &Manual, buffer: &gst::Buffer) -> Rgb {
+fn pair(bench: &mut Bench, backend: &ManualBackend, buffer: &gst::Buffer) -> Rgb {
     for ms in [0, 500] {
         let mut buffer = buffer.copy();
         let header = buffer.get_mut().unwrap();
@@ -149,7 +149,7 @@ fn orientation_tags() {
 /// upright.
 #[test]
 fn the_picture_turns_in_mid_stream() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
     let turn = |turn: &str| {
         let mut tags = gst::TagList::new();

@@ -5,14 +5,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use qwen3_vl::backend::{Event, Failure};
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
 
 use crate::common::bench::Bench;
-use crate::common::manual::Manual;
 use crate::common::{Messages, Run, WATCHDOG, echo, hooks, in_time};
 
-fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
-    let backend = Manual::new();
+fn bench(properties: &[(&str, &str)]) -> (Bench, ManualBackend) {
+    let backend = ManualBackend::default();
     let mut all = vec![("window-duration", "1000000000"), ("min-frames", "2")];
     all.extend(properties);
     let bench = Bench::new(hooks(Arc::new(backend.clone())), true, &all).ready();
@@ -71,7 +72,7 @@ fn every_description_is_emitted_once_and_equals_its_message() {
     first.answer();
     backend.take().answer();
     // Neither this one nor the one that the stop drops has a description.
-    let failure = Failure::Request("too many tokens".into());
+    let failure = Failure::Invalid("too many tokens".into());
     backend.take().end(Event::Failed(failure));
     bench.ended(3);
     bench.stop();
@@ -106,7 +107,7 @@ fn a_handler_may_use_the_element() {
     bench.event(gst::event::Segment::new(&segment));
     bench.frames(0..2_000);
     let next = backend.take();
-    assert_eq!(next.question.prompt, "After: Describe this video.");
+    assert_eq!(next.request.prompt, "After: Describe this video.");
     assert_eq!(next.inputs.len(), 2);
     bench.stop();
 }

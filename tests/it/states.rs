@@ -1,26 +1,24 @@
 //! Down and up again while the model loads, frames are converted and answers are awaited; and what
 //! is left of an element after it.
 
-use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
-use qwen3_vl::hub::{Hub, Proxies};
+use qwen3_vl_core::backend::manual::{Asked, Call, ManualBackend};
 
 use crate::common::bench::Bench;
-use crate::common::manual::{Asked, Call, Manual};
-use crate::common::{self, Run, WATCHDOG, echo, hooks, in_time, loader, wait_until};
+use crate::common::{self, Run, echo, hooks, in_time, loader, wait_until};
 
 /// How long a state change may take here; it is promised to take a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Goes down and comes up again.
-fn down_and_up(bench: &mut Bench, down: gst::State) {
+pub fn down_and_up(bench: &mut Bench, down: gst::State) {
     let element = bench.element.clone();
     let took = in_time("down and up", move || {
         element.set_state(gst::State::Paused).unwrap();
@@ -43,10 +41,10 @@ fn down_and_up(bench: &mut Bench, down: gst::State) {
 }
 
 /// A loader that ends when the flag rises.
-fn gated() -> (Hooks, Manual, Arc<AtomicBool>) {
+fn gated() -> (Hooks, ManualBackend, Arc<AtomicBool>) {
     let go_on = Arc::new(AtomicBool::new(false));
     let gate = go_on.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let model = backend.clone();
     let hooks = loader(move |_, _, _| {
         wait_until("permission", || gate.load(Ordering::SeqCst));
@@ -88,44 +86,9 @@ fn while_a_loader_does_not_notice() {
     bench.stop();
 }
 
-/// One that takes connections and says nothing.
-#[test]
-fn while_the_hub_is_silent() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (connected, asked) = mpsc::channel();
-    thread::spawn(move || {
-        let mut open = Vec::new();
-        for stream in listener.incoming() {
-            open.push(stream.unwrap());
-            let _ = connected.send(());
-        }
-    });
-    let cache = tempfile::tempdir().unwrap();
-    let hub = Hub {
-        endpoint,
-        cache: cache.path().into(),
-        token: None,
-        offline: false,
-        patience: WATCHDOG,
-        proxies: Proxies::default(),
-    };
-    let hooks = loader(move |_, progress, cancel| {
-        let folder = hub.fetch("owner/model", None, progress, cancel)?;
-        panic!("{folder:?} came from a silent hub");
-    });
-    let mut bench = Bench::new(hooks, true, &[]);
-    for down in [gst::State::Ready, gst::State::Null, gst::State::Ready] {
-        asked.recv_timeout(WATCHDOG).unwrap();
-        down_and_up(&mut bench, down);
-    }
-    bench.stop();
-    assert!(bench.messages.errors.is_empty(), "{:?}", bench.messages);
-}
-
 #[test]
 fn while_answers_are_awaited() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]);
     for (round, down) in [gst::State::Ready, gst::State::Null]
         .into_iter()
@@ -163,7 +126,7 @@ fn while_answers_are_awaited() {
 /// EOS must not wait for frames that the stuck engine never let into a window.
 #[test]
 fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let properties = [
         ("window-duration", "1000000000"),
         ("min-frames", "2"),
@@ -191,7 +154,7 @@ fn while_the_backend_does_not_return() {
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicBool::new(false)),
         );
-        let mut backend = Manual::new();
+        let mut backend = ManualBackend::default();
         let (waits, opened) = (go_on.clone(), gate.clone());
         backend.at = Arc::new(move |at| {
             if at == call && !waits.load(Ordering::SeqCst) {
@@ -293,7 +256,7 @@ fn one_life() {
     }
     drop(run);
 
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
     bench.frames(0..9_000);
     backend.take().answer();
@@ -306,7 +269,7 @@ fn one_life() {
     bus.set_flushing(true);
     drop(bus);
 
-    let failing = loader(|_, _, _| Err(qwen3_vl::load::LoadError::NotFound("nothing".into())));
+    let failing = loader(|_, _, _| Err(qwen3_vl_core::load::LoadError::NotFound("nothing".into())));
     let run = Run::new(line, failing);
     assert_eq!(run.finish().errors.len(), 1);
     drop(run);

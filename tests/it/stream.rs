@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gst::prelude::*;
 use gstqwenvl::meta;
 use gstqwenvl::testing::Stage;
-use qwen3_vl::frames::VisionInput;
+use qwen3_vl_core::backend::manual::ManualBackend;
+use qwen3_vl_core::frames::VisionInput;
 
 use crate::common::bench::Bench;
-use crate::common::manual::Manual;
 use crate::common::{self, hooks, in_time, wait_until};
 
-fn bench(properties: &[(&str, &str)]) -> (Bench, Manual) {
-    let backend = Manual::new();
+fn bench(properties: &[(&str, &str)]) -> (Bench, ManualBackend) {
+    let backend = ManualBackend::default();
     let bench = Bench::new(hooks(Arc::new(backend.clone())), true, properties).ready();
     (bench, backend)
 }
@@ -124,7 +124,7 @@ fn a_flush_drops_what_is_open_and_what_waits() {
 fn two_flushes_in_a_row() {
     let open = Arc::new(AtomicBool::new(true));
     let gate = open.clone();
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut hooks = hooks(Arc::new(backend.clone()));
     hooks.at = Arc::new(move |stage| {
         if stage == Stage::Worker {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gst::prelude::*;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 use crate::common::bench::Bench;
-use crate::common::manual::Manual;
 use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
 const MS: u64 = 1_000_000;
@@ -273,7 +273,7 @@ fn gap_events_pass_and_break_nothing() {
 /// A camera that falls silent is described as far as it was seen, not when it comes back.
 #[test]
 fn windows_that_end_in_a_gap_are_told_at_once() {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let mut bench = Bench::new(hooks(Arc::new(backend.clone())), false, &[]).ready();
     bench.frames(0..3_000);
     for (start, duration) in [(3_000, 900), (3_900, 6_000)] {
@@ -529,7 +529,7 @@ fn a_paused_camera_keeps_its_window_open() {
 #[test]
 fn room_is_kept_for_the_frames_that_come_at_this_rate() {
     let tokens = |rate: f64, fps: u64| {
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();
         bench.event(caps(&format!(",framerate={fps}/1")));
         bench.event(segment_event(|s| s.set_rate(rate)));

@@ -7,8 +7,8 @@ use std::{env, fs, io};
 
 use gst::prelude::*;
 use gstqwenvl::meta;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
-use crate::common::manual::Manual;
 use crate::common::{self, Messages, Run, hooks, wait_until};
 
 const SELF: &str = "unixfd::several_descriptions_on_one_buffer";
@@ -82,7 +82,7 @@ impl Drop for Sender {
 }
 
 fn send(folder: &Path) {
-    let backend = Manual::new();
+    let backend = ManualBackend::default();
     let socket = folder.join("socket");
     // The sink takes nothing but its own memory, which the converter gets by a query through `q`.
     let line = format!(

@@ -10,7 +10,7 @@ frames follow each other. The frames are scaled to --size (multiples of 32) once
 with the canonical prompt layout, on the same device. PROGRAM is the example `engine`; without it, build
 that first:
 
-  cargo build --release -p qwen3-vl --example engine
+  cargo build --release -p qwen3-vl-testing --example engine
 
 Exit status 1 if the tokens of a window differ.
 """

@@ -1,6 +1,6 @@
 """What transformers makes of the preprocessor files of a checkpoint, for crates/qwen3-vl/tests/processors.rs.
 
-    python processors.py ../../crates/qwen3-vl/tests/data/tables/processors.json
+    python processors.py ../../crates/qwen3-vl-testing/data/tables/processors.json
 
 Each case is a few files next to a config.json and a tokenizer. What AutoProcessor makes of them is stored as
 the class, mean and deviation of each processor and, for the budgets, the grids that it gives pictures and

@@ -12,7 +12,7 @@ use qwen3_vl::cpu::attention::{Block, Shape, attend};
 use qwen3_vl::cpu::dot::DotWeight;
 use qwen3_vl::cpu::matmul::matmul_t;
 use qwen3_vl::cpu::quantized::{Format, QuantizedMatrix};
-use qwen3_vl::testing::weights::hash_fill;
+use qwen3_vl_testing::weights::hash_fill;
 
 /// Outputs and inputs of the gate and up projections.
 const LAYER: (usize, usize) = (6144, 2048);

@@ -1,39 +1,30 @@
 //! Qwen3-VL for video: what Hugging Face transformers computes, in Rust, on candle.
 //!
-//! The modules follow a frame on its way to text:
+//! What a caller needs besides is in [`qwen3_vl_core`]: frames, windows, prompts, requests, events.
 //!
-//! 1. [`frames`]: how many pixels a frame may have, resizing, patches (pure, no tensors).
-//! 2. [`window`]: which frames are kept and which frames make a window (pure, no clock).
-//! 3. [`prompt`]: the token layout around the frames and the positions of every token (pure).
-//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
+//! 1. [`load`] makes a [`local`] backend of a checkpoint's files ([`hub`], [`config`], [`tokenizer`]) on
+//!    a [`device`]; [`shared`] gives one to all who load the same model.
+//! 2. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
+//! 3. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
 //!    for NVIDIA GPUs.
-//! 5. [`forecast`]: what a window will need, before anything is allocated for it (pure).
-//! 6. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 7. [`backend`]: the seam towards callers: windows in, tokens out. [`load`] makes one, [`registry`]
-//!    one for all who load the same model.
 
 mod amounts;
-pub mod backend;
 pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+#[doc(hidden)]
+pub mod cuda;
 pub mod detokenize;
+pub mod device;
 pub mod engine;
 mod file;
-pub mod forecast;
-pub mod frames;
+mod folder;
 pub mod hub;
 mod index;
 pub mod load;
+pub mod local;
 pub mod model;
-pub mod prompt;
 mod quote;
-pub mod registry;
 pub mod sampling;
-#[doc(hidden)]
-pub mod testing;
+pub mod shared;
 pub mod tokenizer;
-pub mod window;
-
-pub use cpu::priority::lower_priority;

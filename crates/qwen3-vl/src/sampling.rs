@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::backend::Generation;
+use qwen3_vl_core::request::SamplingParams;
 
 /// What a token is chosen from.
 #[derive(Debug)]
@@ -57,13 +57,13 @@ impl Penalty {
 /// Chooses the tokens of one answer.
 #[derive(Debug)]
 pub struct Sampler {
-    generation: Generation,
+    generation: SamplingParams,
     rng: StdRng,
 }
 
 impl Sampler {
     /// A sampler that draws the same tokens for the same seed.
-    pub fn new(generation: Generation, seed: u64) -> Self {
+    pub fn new(generation: SamplingParams, seed: u64) -> Self {
         Self {
             generation,
             rng: StdRng::seed_from_u64(seed),
@@ -83,7 +83,7 @@ impl Sampler {
     /// generated, `generated` the latter alone (transformers: `RepetitionPenaltyLogitsProcessor`; presence
     /// as in the OpenAI API).
     pub fn penalties(&self, sequence: &[u32], generated: &[u32]) -> Vec<Penalty> {
-        let Generation {
+        let SamplingParams {
             repetition_penalty,
             presence_penalty,
             ..
@@ -168,7 +168,7 @@ impl Sampler {
 
     /// Tokens that may be drawn, most likely first, with their probabilities.
     fn candidates(&self, best: &[(u32, f32)]) -> Vec<(u32, f64)> {
-        let Generation {
+        let SamplingParams {
             temperature, top_p, ..
         } = self.generation;
         let max = best.first().map_or(0.0, |(_, score)| f64::from(*score));
@@ -206,16 +206,16 @@ fn argmax(logits: &[f32]) -> u32 {
 mod tests {
     use super::*;
 
-    fn generation(temperature: f64, top_p: f64, top_k: u32) -> Generation {
-        Generation {
+    fn generation(temperature: f64, top_p: f64, top_k: u32) -> SamplingParams {
+        SamplingParams {
             temperature,
             top_p,
             top_k,
-            ..Generation::default()
+            ..SamplingParams::default()
         }
     }
 
-    fn shares(generation: Generation, logits: &[f32]) -> Vec<f64> {
+    fn shares(generation: SamplingParams, logits: &[f32]) -> Vec<f64> {
         let mut sampler = Sampler::new(generation, 7);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn temperature_zero_takes_the_first_maximum() {
-        let mut sampler = Sampler::new(Generation::default(), 0);
+        let mut sampler = Sampler::new(SamplingParams::default(), 0);
         assert_eq!(sampler.next(Scores::All(&mut [1.0, 3.0, 3.0]), &[], &[]), 1);
     }
 
@@ -259,10 +259,10 @@ mod tests {
 
     #[test]
     fn penalties_of_both_kinds_are_taken_off_once() {
-        let generation = Generation {
+        let generation = SamplingParams {
             repetition_penalty: 2.0,
             presence_penalty: 0.5,
-            ..Generation::default()
+            ..SamplingParams::default()
         };
         let sampler = Sampler::new(generation, 0);
         let mut logits = [2.0, -2.0, 2.0];
@@ -277,7 +277,7 @@ mod tests {
     fn the_best_scores_give_the_same_tokens_as_all() {
         let logits: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 / 20.0).collect();
         for generation in [generation(0.7, 0.8, 20), generation(0.0, 1.0, 0)] {
-            let generation = Generation {
+            let generation = SamplingParams {
                 presence_penalty: 1.5,
                 ..generation
             };

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use qwen3_vl::testing::{Checkpoint, data_dir, write_checkpoint};
+use qwen3_vl_testing::{Checkpoint, data_dir, write_checkpoint};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -13,8 +13,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use qwen3_vl::backend::Generation;
-use qwen3_vl::load::{self, LoadError, Progress};
+use qwen3_vl::load;
+use qwen3_vl_core::load::{LoadError, Progress};
+use qwen3_vl_core::request::SamplingParams;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -285,17 +286,17 @@ fn what_a_checkpoint_says_of_decoding() {
     let of = |json: serde_json::Value| {
         let copy = demo::with("generation_config.json", |config| *config = json);
         let backend = demo::load(copy.path()).unwrap();
-        (backend.model().generation, backend.model().own_generation)
+        (backend.model().sampling, backend.model().own_sampling)
     };
     // The demo's: greedy.
     let greedy = of(json!({"do_sample": false, "temperature": 0.6, "top_k": 9})).0;
     assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
     let (all, own) = of(json!({"temperature": 0.7, "top_p": 0.8, "top_k": 20}));
-    let named = Generation {
+    let named = SamplingParams {
         temperature: 0.7,
         top_p: 0.8,
         top_k: 20,
-        ..Generation::default()
+        ..SamplingParams::default()
     };
     assert_eq!(own, named);
     assert_eq!(all.presence_penalty, 1.5);
@@ -304,7 +305,7 @@ fn what_a_checkpoint_says_of_decoding() {
         (all.temperature, all.top_k, all.presence_penalty),
         (0.7, 20, 1.5)
     );
-    assert_eq!(own, Generation::default());
+    assert_eq!(own, SamplingParams::default());
 }
 
 /// The prompt is laid out in turns, so the end of one always ends the answer; without it the answer

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use qwen3_vl::testing::fuzz;
+use qwen3_vl_testing::fuzz;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hub_server::{ID, Server};
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::hub::{Hub, Proxies};
-use qwen3_vl::load::{
-    self, DeviceChoice, DtypeChoice, LoadError, LoadOptions, ModelSource, Progress, Quantization,
-    check_config,
-};
+use qwen3_vl::load::{self, LoadOptions, ModelSource, check_config};
+use qwen3_vl::model::Quantization;
+use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::json;
 
 const WEIGHTS: &str = "model.safetensors";

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qwen3_vl::load::{LoadError, Progress};
+use qwen3_vl_core::load::{LoadError, Progress};
 
 use hub_case::*;
 use hub_server::{ID, Request, Server, sha256};

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use qwen3_vl::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
-use qwen3_vl::testing::{Checkpoint, parity};
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
+use qwen3_vl::load::{LoadOptions, ModelSource};
+use qwen3_vl::model::Quantization;
+use qwen3_vl_testing::{Checkpoint, parity};
 
 fn all_stages(checkpoint: Checkpoint) {
     let folder = tempfile::tempdir().unwrap();

@@ -8,8 +8,8 @@ use std::path::Path;
 use qwen3_vl::config::{
     Config, ConfigError, PreprocessorConfig, ProcessorFiles, Processors, VisionConfig,
 };
-use qwen3_vl::frames::{Budget, Size};
-use qwen3_vl::testing::data_dir;
+use qwen3_vl_core::frames::{Budget, Size};
+use qwen3_vl_testing::data_dir;
 use serde_json::{Value, json};
 
 const FACTOR: u32 = 32;

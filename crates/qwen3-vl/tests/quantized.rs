@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::load::{
-    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
-};
+use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
+use qwen3_vl::model::Quantization;
 use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
-use qwen3_vl::testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
+use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
 fn options(folder: &Path, quantization: Quantization) -> LoadOptions {
     LoadOptions {

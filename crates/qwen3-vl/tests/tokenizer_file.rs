@@ -9,10 +9,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use qwen3_vl::backend::PromptLayout;
-use qwen3_vl::prompt::{Piece, PromptBuilder};
-use qwen3_vl::testing::tokenizer_dir;
 use qwen3_vl::tokenizer::Tokenizer;
+use qwen3_vl_core::prompt::PromptLayout;
+use qwen3_vl_core::prompt::{Piece, PromptBuilder};
+use qwen3_vl_testing::tokenizer_dir;
 use serde_json::{Value, json};
 
 fn demo_file() -> Value {

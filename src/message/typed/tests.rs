@@ -7,8 +7,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl::backend::{self, Answer, Backend, Timings};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::event::{self, Answer, Timings};
 use serde::de::DeserializeOwned;
 
 use super::*;
@@ -48,9 +49,9 @@ prop_compose! {
     fn answer()(
         text in any::<String>(),
         finish_reason in prop::sample::select(vec![
-            backend::FinishReason::Stop,
-            backend::FinishReason::Length,
-            backend::FinishReason::Repetition,
+            event::FinishReason::Stop,
+            event::FinishReason::Length,
+            event::FinishReason::Repetition,
         ]),
         (grid, prompt_tokens, completion_tokens) in any::<([u32; 3], u32, u32)>(),
         times in any::<[u64; 5]>(),

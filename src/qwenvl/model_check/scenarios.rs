@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use loom::thread;
-use qwen3_vl::backend::Event;
+use qwen3_vl_core::event::Event;
 
 use super::sample::{Plan, Sample, SampledBuffer};
 use super::session::{Control, Drained, Interrupted, Next, Session, Work};

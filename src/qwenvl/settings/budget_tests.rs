@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use qwen3_vl::backend::Backend;
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
 
 use super::*;
 

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl::backend::{Backend, Generation, ModelInfo};
-use qwen3_vl::frames::Budget;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::frames::Budget;
+use qwen3_vl_core::model::ModelInfo;
+use qwen3_vl_core::request::SamplingParams;
 
 use super::Settings;
 
@@ -20,8 +22,8 @@ fn values(
     top_k: u32,
     presence_penalty: f64,
     repetition_penalty: f64,
-) -> Generation {
-    Generation {
+) -> SamplingParams {
+    SamplingParams {
         temperature,
         top_p,
         top_k,
@@ -34,8 +36,8 @@ fn values(
 /// does.
 fn released() -> ModelInfo {
     ModelInfo {
-        generation: values(0.7, 0.8, 20, 1.5, 1.0),
-        own_generation: values(0.7, 0.8, 20, 0.0, 1.0),
+        sampling: values(0.7, 0.8, 20, 1.5, 1.0),
+        own_sampling: values(0.7, 0.8, 20, 0.0, 1.0),
         ..model()
     }
 }
@@ -44,8 +46,8 @@ fn released() -> ModelInfo {
 fn with_penalties() -> ModelInfo {
     let all = values(0.6, 0.9, 30, 0.5, 1.1);
     ModelInfo {
-        generation: all,
-        own_generation: all,
+        sampling: all,
+        own_sampling: all,
         ..model()
     }
 }
@@ -53,8 +55,8 @@ fn with_penalties() -> ModelInfo {
 /// do_sample = false.
 fn greedy() -> ModelInfo {
     ModelInfo {
-        generation: values(0.0, 0.8, 20, 0.0, 1.1),
-        own_generation: values(0.7, 0.8, 20, 0.0, 1.1),
+        sampling: values(0.0, 0.8, 20, 0.0, 1.1),
+        own_sampling: values(0.7, 0.8, 20, 0.0, 1.1),
         ..model()
     }
 }
@@ -118,7 +120,7 @@ fn sampling_values_go_together() {
             repetition_penalty,
             ..Settings::default()
         };
-        assert_eq!(settings.generation(&model), expected, "{properties:?}");
+        assert_eq!(settings.sampling_params(&model), expected, "{properties:?}");
     }
 }
 

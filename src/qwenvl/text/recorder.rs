@@ -65,7 +65,7 @@ mod tests {
                 false,
             ),
             (format!("{text} ! fakesink"), false),
-            (text.into(), false),
+            (format!("{text} fakesink"), false),
         ] {
             assert_eq!(found(&line), there, "{line}");
         }

@@ -3,7 +3,7 @@
 //! In this order, as a player does it: crop and pixel aspect ratio speak of the frame as it lies in
 //! memory. Numbers and bytes only, so that every rule is tested without a pipeline.
 
-use qwen3_vl::frames::Size;
+use qwen3_vl_core::frames::Size;
 
 /// A part of a frame, in pixels from its first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

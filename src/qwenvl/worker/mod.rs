@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use gst::glib;
 use gst::prelude::*;
-use qwen3_vl::backend::Backend;
-use qwen3_vl::window::{Event, Windows};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::window::{Event, Windows};
 
 use self::picture::{Converter, Picture};
 use self::silence::Silence;

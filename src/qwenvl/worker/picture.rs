@@ -8,7 +8,7 @@ use gst_video::{
     VideoFormat, VideoFrame, VideoFrameRef, VideoInfo, VideoInterlaceMode, VideoOrientationMethod,
     video_frame,
 };
-use qwen3_vl::frames::{ResizeError, Rounding, Size, resize};
+use qwen3_vl_core::frames::{ResizeError, Rounding, Size, resize};
 
 use super::geometry::{Geometry, Orientation, Rect};
 use super::planes;

@@ -4,7 +4,8 @@ use std::panic::{self, AssertUnwindSafe};
 
 use gst::glib;
 use gst::prelude::*;
-use qwen3_vl::backend::{self, Failure};
+use qwen3_vl_core::event;
+use qwen3_vl_core::failure::Failure;
 
 use super::window::{Asked, OpenWindow};
 use super::{Fatal, Worker};
@@ -14,12 +15,12 @@ use crate::qwenvl::signals;
 use crate::qwenvl::stats::count;
 
 impl Worker {
-    pub(super) fn event(&mut self, id: u64, event: backend::Event) -> Result<(), Fatal> {
+    pub(super) fn event(&mut self, id: u64, event: event::Event) -> Result<(), Fatal> {
         if self.session.epoch() != self.epoch {
             // Flushed meanwhile; the command that drops the window is on its way.
             return Ok(());
         }
-        if let backend::Event::Failed(Failure::Backend(text)) = event {
+        if let event::Event::Failed(Failure::Fatal(text)) = event {
             let text = format!("The engine failed: {text}");
             return Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)));
         }
@@ -27,7 +28,7 @@ impl Worker {
             .asked
             .iter()
             .position(|asked| asked.request.window_id == id);
-        if let backend::Event::Token { id, text } = event {
+        if let event::Event::Token { id, text } = event {
             if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
                 let structure = asked.request.token(asked.tokens, id, &text);
                 asked.tokens = asked.tokens.saturating_add(1);
@@ -56,10 +57,10 @@ impl Worker {
         }
     }
 
-    fn tell(&self, asked: &Asked, event: backend::Event) {
+    fn tell(&self, asked: &Asked, event: event::Event) {
         let id = asked.request.window_id;
         match (event, &self.backend) {
-            (backend::Event::Answer(answer), Some(backend)) => {
+            (event::Event::Answer(answer), Some(backend)) => {
                 let structure = asked
                     .request
                     .description(&answer, backend.model(), asked.late);
@@ -81,7 +82,7 @@ impl Worker {
                     .hold(|hold| hold.ended(id, Some(structure.clone())));
                 self.tell_application(|| signals::description(&self.element, &structure));
             }
-            (backend::Event::Failed(error), _) => {
+            (event::Event::Failed(error), _) => {
                 self.post_dropped(&asked.request, reason(&error), Some(&error.to_string()));
             }
             _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
@@ -89,13 +90,13 @@ impl Worker {
     }
 
     /// A terminal event for a window that does not wait for one: it is open, or dropped already.
-    fn ended_early(&mut self, id: u64, event: backend::Event) {
+    fn ended_early(&mut self, id: u64, event: event::Event) {
         if !self.open.contains_key(&id) {
             self.session.count(|stats| count(&mut stats.late));
             return;
         }
         match event {
-            backend::Event::Failed(error) => {
+            event::Event::Failed(error) => {
                 self.drop_open(id, reason(&error), Some(&error.to_string()));
             }
             _ => self.drop_open(id, Reason::Cancelled, None),
@@ -178,6 +179,6 @@ impl Worker {
 pub(super) fn reason(error: &Failure) -> Reason {
     match error {
         Failure::Full(_) => Reason::Overload,
-        Failure::Request(_) | Failure::Backend(_) => Reason::Error,
+        Failure::Invalid(_) | Failure::Unavailable(_) | Failure::Fatal(_) => Reason::Error,
     }
 }

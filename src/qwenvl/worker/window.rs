@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qwen3_vl::backend::{
-    self, EventSink, Failure, ModelInfo, Question, RequestHandle, WindowInput,
-};
-use qwen3_vl::frames::{Frame, Rounding, Size, VisionInput};
-use qwen3_vl::window::Pairs;
+use qwen3_vl_core::backend::{RequestHandle, WindowInput};
+use qwen3_vl_core::frames::{Frame, Rounding, Size, VisionInput};
+use qwen3_vl_core::model::ModelInfo;
+use qwen3_vl_core::request;
+use qwen3_vl_core::window::Pairs;
+use qwen3_vl_core::{EventSink, event};
 
 use super::picture::{Converter, Picture, PictureError};
 use crate::message::Request;
@@ -104,12 +105,12 @@ impl OpenWindow {
     }
 
     /// No more frames come: what to ask, and an odd last frame that is still to be pushed.
-    pub(super) fn ask(self, model: &ModelInfo) -> (Asked, Question, Option<VisionInput>) {
+    pub(super) fn ask(self, model: &ModelInfo) -> (Asked, request::Request, Option<VisionInput>) {
         let settings = &self.plan.settings;
-        let question = Question {
+        let ask = request::Request {
             prompt: settings.prompt.clone(),
             max_tokens: settings.max_tokens,
-            generation: settings.generation(model),
+            sampling: settings.sampling_params(model),
             seed: settings.seed,
             emit_tokens: settings.emit_tokens,
             repetition_guard: settings.repetition_guard,
@@ -126,7 +127,7 @@ impl OpenWindow {
             late: pushed.saturating_duration_since(self.arrived),
             end: None,
         };
-        (asked, question, odd)
+        (asked, ask, odd)
     }
 }
 
@@ -139,7 +140,7 @@ pub(super) struct Asked {
     /// From the arrival of the last frame to its hand-over.
     pub(super) late: Duration,
     /// What the backend said at last, if a window before this one is still to be answered.
-    pub(super) end: Option<backend::Event>,
+    pub(super) end: Option<event::Event>,
 }
 
 impl Asked {
@@ -151,34 +152,7 @@ impl Asked {
     }
 }
 
-/// Sees to it that a window's events end, even if the backend loses it.
-pub(super) struct Ending {
-    session: Arc<Session>,
-    window: u64,
-    ended: bool,
-}
-
-impl Ending {
-    /// Sends a window's events to the session.
-    pub(super) fn sink(session: Arc<Session>, window: u64) -> EventSink {
-        let mut this = Self {
-            session,
-            window,
-            ended: false,
-        };
-        Box::new(move |event| {
-            this.ended |= event.is_terminal();
-            this.session.event(this.window, event);
-        })
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if !self.ended {
-            let lost = Failure::Backend("it lost a request".into());
-            self.session
-                .event(self.window, backend::Event::Failed(lost));
-        }
-    }
+/// Sends a window's events to the session.
+pub(super) fn event_sink(session: Arc<Session>, window: u64) -> EventSink {
+    EventSink::new(move |event| session.event(window, event))
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use gst::prelude::*;
-use qwen3_vl::backend::{Backend, Failure};
-use qwen3_vl::frames::Size;
-use qwen3_vl::window::WindowRules;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::Size;
+use qwen3_vl_core::window::WindowRules;
 
 use super::Worker;
 use super::picture::Picture;
 use super::tell::reason;
-use super::window::{Ending, OpenWindow, Target};
+use super::window::{OpenWindow, Target, event_sink};
 use crate::message::{Reason, Request};
 use crate::qwenvl::QwenVL;
 use crate::qwenvl::imp::lock;
@@ -101,7 +102,7 @@ impl Worker {
         };
         let waits = sample.overload == Overload::Block;
         let head = settings.window_head(&forecast, waits);
-        let input = backend.open(head, Ending::sink(self.session.clone(), id));
+        let input = backend.open(head, event_sink(self.session.clone(), id));
         let size = (forecast.size, forecast.rounding);
         window.target = Target::Input { input, size };
     }
@@ -143,14 +144,14 @@ impl Worker {
             }
         }
         let timeout = time::wait(window.plan.settings.attach_timeout);
-        let (asked, question, odd) = window.ask(backend.model());
+        let (asked, request, odd) = window.ask(backend.model());
         // In the list before the backend is called: should it panic, the window still ends.
         self.asked.push_back(asked);
         self.outlets.hold(|hold| hold.closed(id, timeout));
         if let Some(odd) = odd {
             input.push(odd);
         }
-        let handle = input.close(question);
+        let handle = input.close(request);
         if let Some(asked) = self.asked.back_mut() {
             asked.handle = Some(handle);
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use gst::prelude::*;
 use gst_check::Harness;
 use gstqwenvl::testing::{self, Hooks, Stage};
-use qwen3_vl::frames::Size;
-use qwen3_vl::testing::clip;
+use qwen3_vl_core::clip::clip;
+use qwen3_vl_core::frames::Size;
 
 use super::{Messages, in_time, wait_until};
 

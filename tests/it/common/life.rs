@@ -10,13 +10,14 @@ use std::time::Duration;
 use gst::glib;
 use gst::prelude::*;
 use proptest::prelude::*;
-use qwen3_vl::backend::{Event, Failure};
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
 
 use super::camera::{BUFFERS, CAPS, Camera, Done};
 use super::ledger::Ledger;
-use super::manual::{Asked, Manual};
 use super::{bench::Bench, hooks, in_time, wait_until};
 use gstqwenvl::testing::Hooks;
+use qwen3_vl_core::backend::manual::{Asked, ManualBackend};
 
 /// What happens next. Frames and events queue up in the streaming thread; the rest is done at once,
 /// by whoever it may be in an application.
@@ -146,7 +147,7 @@ pub struct Life {
     element: gst::Element,
     bus: gst::Bus,
     camera: Camera,
-    backend: Manual,
+    backend: ManualBackend,
     pub ledger: Ledger,
     /// The element's text pad and its peer.
     text: Option<(gst::Pad, gst::Pad)>,
@@ -168,7 +169,7 @@ pub struct Life {
 impl Life {
     pub fn new(way: Way) -> Self {
         note_complaints();
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let hooks = if way.demo {
             Hooks::default()
         } else {
@@ -239,13 +240,13 @@ impl Life {
             }
             Op::Answer => answer(self.backend.try_take()),
             Op::AnswerNewest => answer(self.backend.try_take_newest()),
-            Op::Refuse => self.end(Event::Failed(Failure::Request("impossible".into()))),
+            Op::Refuse => self.end(Event::Failed(Failure::Invalid("impossible".into()))),
             Op::GiveUp => self.end(Event::Cancelled),
             Op::Break => {
                 if let Some(asked) = self.backend.try_take() {
                     self.broken += 1;
                     self.may_fail = true;
-                    asked.end(Event::Failed(Failure::Backend("broken".into())));
+                    asked.end(Event::Failed(Failure::Fatal("broken".into())));
                 }
             }
             Op::Seek => self.seek(),
@@ -430,7 +431,7 @@ impl Life {
 fn answer(asked: Option<Asked>) {
     if let Some(mut asked) = asked {
         asked.token(1, "a piece");
-        let text = format!("{} {}", asked.question.prompt, asked.number);
+        let text = format!("{} {}", asked.request.prompt, asked.number);
         asked.answer_with(text);
     }
 }

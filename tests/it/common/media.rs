@@ -1,13 +1,6 @@
-//! The videos of `media/` with their truths, and pipelines with the real demo model on them.
+//! The videos of `media/` with their truths.
 
 use std::path::{Path, PathBuf};
-
-use gst::prelude::*;
-use qwen3_vl::load::load;
-
-use super::{Messages, Run, loader};
-
-pub const DESCRIBE: &str = "Describe the traffic.";
 
 pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,21 +16,4 @@ pub fn rows(name: &str) -> Vec<serde_json::Value> {
 
 pub fn text<'a>(row: &'a serde_json::Value, field: &str) -> &'a str {
     row[field].as_str().unwrap()
-}
-
-/// A pipeline that decodes a file into `qwenvl name=q` with an engine of its own.
-pub fn file(path: &Path, properties: &str) -> Run {
-    let line = format!("filesrc name=file ! decodebin ! qwenvl name=q {properties} ! fakesink");
-    let run = Run::new(&line, loader(load));
-    let source = run.pipeline.by_name("file").unwrap();
-    source.set_property("location", path.to_str().unwrap());
-    run
-}
-
-/// The texts of all descriptions; fails on errors and dropped windows.
-pub fn texts(messages: &Messages) -> Vec<String> {
-    assert!(messages.errors.is_empty(), "{:?}", messages.errors);
-    assert_eq!(messages.dropped(), [""; 0], "dropped windows");
-    let all = messages.descriptions();
-    all.iter().map(|s| s.get("text").unwrap()).collect()
 }

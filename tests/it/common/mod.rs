@@ -4,9 +4,10 @@
 
 pub mod bench;
 pub mod camera;
+#[cfg(feature = "local")]
+pub mod demo;
 pub mod ledger;
 pub mod life;
-pub mod manual;
 pub mod media;
 pub mod rtsp;
 pub mod schema;
@@ -20,10 +21,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
-use gstqwenvl::testing::{self, Hooks};
-use qwen3_vl::backend::Backend;
-use qwen3_vl::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl::load::{LoadError, LoadOptions, Progress};
+use gstqwenvl::testing::{self, Hooks, ModelOptions};
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
+use qwen3_vl_core::load::{LoadError, Progress};
 
 use self::terminal::Terminal;
 
@@ -50,7 +51,7 @@ pub fn hooks(backend: Arc<dyn Backend>) -> Hooks {
 
 pub fn loader(
     load: impl Fn(
-        &LoadOptions,
+        &ModelOptions,
         &mut dyn FnMut(Progress),
         &AtomicBool,
     ) -> Result<Arc<dyn Backend>, LoadError>

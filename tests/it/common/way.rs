@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gst_video::{VideoCropMeta, VideoMeta};
-use qwen3_vl::frames::{Frame, Size, VisionInput, resize_rgb};
+use qwen3_vl_core::frames::{Frame, Size, VisionInput, resize_rgb};
 
-use super::manual::Manual;
 use super::{Run, hooks};
+use qwen3_vl_core::backend::manual::ManualBackend;
 
 /// Packed RGB.
 #[derive(Clone, Debug)]
@@ -149,7 +149,7 @@ impl<'a> Way<'a> {
             alone,
             ..
         } = self;
-        let backend = Manual::new();
+        let backend = ManualBackend::default();
         let run = Run::new(
             &format!(
                 "appsrc name=in format=time caps=\"{caps}\" ! {before} ! identity name=mark \

@@ -11,8 +11,8 @@ use std::time::Duration;
 use gst::ClockTime;
 use gst::prelude::*;
 use gstqwenvl::testing::Stage;
+use qwen3_vl_core::backend::manual::ManualBackend;
 
-use crate::common::manual::Manual;
 use crate::common::{Run, echo, hooks, wait_until};
 
 const FILE: &str = "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=64,framerate=10/1";
@@ -212,7 +212,7 @@ fn an_overlay_never_waits_whatever_the_segment() {
              fakesink name=v q.text ! o.text_sink"
         );
         // Without answers there are GAPs alone.
-        let run = Run::new(&line, hooks(Arc::new(Manual::new())));
+        let run = Run::new(&line, hooks(Arc::new(ManualBackend::default())));
         let frames = video(&run);
         let outside = Arc::new(AtomicUsize::new(0));
         let pad = run

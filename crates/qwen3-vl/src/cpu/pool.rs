@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 
-use super::priority::lower_priority;
+use qwen3_vl_core::lower_priority;
 
 /// One thread a core (or fewer, by `RAYON_NUM_THREADS`), which nobody else uses: an application's own
 /// work and other models neither wait for a pass nor hold it up.

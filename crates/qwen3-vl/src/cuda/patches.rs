@@ -9,8 +9,8 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::launch::{address, device, launch_each, unwritten};
 use super::staging::Staging;
 use super::suffix;
-use crate::frames::patchify::{Cut, normalised_levels};
-use crate::frames::{Frame, VisionInput};
+use crate::cpu::patchify::{Cut, normalised_levels};
+use qwen3_vl_core::frames::{Frame, VisionInput};
 
 /// Batches of frames that may be on the device at a time: one that is cut, and the next.
 const ROOMS: usize = 2;
@@ -33,7 +33,7 @@ struct Room {
 
 impl Frames {
     /// The patches of inputs of one size `[patches of all, 3 * temporal * patch * patch]` (twin:
-    /// [`crate::frames::patchify()`]).
+    /// [`crate::cpu::patchify::patchify()`]).
     ///
     /// # Errors
     ///

@@ -9,9 +9,9 @@ use super::flight::Flight;
 use super::runner::{Runner, StepError};
 use super::sequence::Sequence;
 use super::vision_cache::Encoded;
-use crate::frames::VisionInput;
-use crate::frames::patchify::{Cut, patchify_rows};
+use crate::cpu::patchify::{Cut, patchify_rows};
 use crate::model::Grid;
+use qwen3_vl_core::frames::VisionInput;
 
 /// Patches that are encoded together, at most, unless one input has more: enough to be bound by
 /// arithmetic, few enough that the memory of a step and the wait for it stay small.
@@ -169,7 +169,7 @@ fn check(input: &VisionInput, factor: u32) -> Result<(), StepError> {
         VisionInput::Pair(pair) => pair,
         VisionInput::Image(frame) => std::slice::from_ref(frame),
     };
-    let fits = |size: crate::frames::Size, bytes: usize| {
+    let fits = |size: qwen3_vl_core::frames::Size, bytes: usize| {
         let sides = [size.width, size.height];
         size == input.size()
             && sides

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::runner::{Runner, StepError};
 use super::vision_cache::Encoded;
-use crate::frames::VisionInput;
 use crate::model::VisionTokens;
+use qwen3_vl_core::frames::VisionInput;
 
 /// Inputs that are encoded together.
 pub struct Flight {

@@ -13,7 +13,6 @@ pub mod runner;
 mod sample;
 pub mod scheduler;
 pub mod sequence;
-pub mod sink;
 pub mod vision_cache;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,17 +22,21 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::backend::{Event, Failure, Question, WindowHead};
-use crate::cpu::priority::lower_priority;
-use crate::frames::VisionInput;
 use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use admission::{Admission, Admitted};
 use interrupt::Interrupt;
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::failure::panic_text;
+use qwen3_vl_core::frames::VisionInput;
+use qwen3_vl_core::lower_priority;
+use qwen3_vl_core::request::Request;
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
 use sequence::Sequence;
-use sink::Sink;
 
 /// What callers tell the engine. Windows are named by a number that only one of them has.
 pub enum Command {
@@ -44,7 +47,7 @@ pub enum Command {
         /// What stands before its frames.
         head: WindowHead,
         /// Where its events go.
-        sink: Sink,
+        sink: EventSink,
     },
     /// A vision input for an open window.
     Push {
@@ -59,8 +62,8 @@ pub enum Command {
     Close {
         /// The window.
         id: u64,
-        /// The question.
-        question: Question,
+        /// What is asked.
+        request: Request,
         /// When it was closed.
         at: Instant,
     },
@@ -212,7 +215,7 @@ impl Worker {
         match command {
             Command::Open { id, head, mut sink } => {
                 if let Some(reason) = self.broken.get() {
-                    sink.send(Event::Failed(Failure::Backend(reason.clone())));
+                    sink.send(Event::Failed(Failure::Fatal(reason.clone())));
                     return;
                 }
                 // Who has heard that a window ended, or ended it, counts on its room.
@@ -241,11 +244,11 @@ impl Worker {
                     Ok(())
                 });
             }
-            Command::Close { id, question, at } => {
+            Command::Close { id, request, at } => {
                 self.closed += 1;
                 let order = self.closed;
                 self.one(id, |_, window| {
-                    window.close(question, order, at);
+                    window.close(request, order, at);
                     Ok(())
                 });
             }
@@ -345,7 +348,7 @@ impl Worker {
         let reason = self.broken.get_or_init(|| reason);
         for window in &mut self.windows {
             let fail = AssertUnwindSafe(|| {
-                window.fail(Failure::Backend(reason.clone()));
+                window.fail(Failure::Fatal(reason.clone()));
             });
             // A sink that panics again must not keep the others from their event.
             let _ = catch_unwind(fail);
@@ -373,15 +376,6 @@ fn blocks(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
 
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
-}
-
 fn failure(error: &StepError) -> Failure {
-    Failure::Request(error.to_string())
+    Failure::Invalid(error.to_string())
 }

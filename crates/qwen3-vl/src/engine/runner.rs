@@ -10,12 +10,12 @@ use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::cpu::pool::Pool;
-use crate::forecast::{LimitError, Limits};
-use crate::frames::{VisionInput, timestamp_text};
-use crate::load::{brief, free_memory};
+use crate::device::{brief, free_memory};
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::{Geometry, Grid, Model, Part, Workspace};
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use qwen3_vl_core::frames::{VisionInput, timestamp_text};
+use qwen3_vl_core::model::{LimitError, Limits};
 
 /// Why a step failed. The sequence is lost, the engine is not.
 #[derive(Debug, thiserror::Error)]

@@ -7,21 +7,24 @@ use super::failure;
 use super::repetition::RepetitionGuard;
 use super::runner::StepError;
 use super::scheduler::WindowState;
-use super::sink::Sink;
 use super::vision_cache::{Encoded, same};
-use crate::backend::{Answer, Event, Failure, FinishReason, Question, Timings, WindowHead};
 use crate::config::Config;
 use crate::detokenize::Detokenizer;
-use crate::frames::{VisionInput, patch_seconds};
 use crate::model::{Chunk, KvCache};
-use crate::prompt::{Piece, PositionCursor, PromptBuilder};
 use crate::sampling::{Penalty, Sampler, Scores};
 use crate::tokenizer::{Tokenizer, TokenizerError};
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::event::{Answer, Event, FinishReason, Timings};
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::{VisionInput, patch_seconds};
+use qwen3_vl_core::prompt::{Piece, PositionCursor, PromptBuilder};
+use qwen3_vl_core::request::Request;
 
 /// A window from `open` to its terminal event.
 pub struct Sequence {
     id: u64,
-    sink: Sink,
+    sink: EventSink,
     /// Vision inputs that the prompt does not have yet.
     waiting: VecDeque<Waiting>,
     /// Tokens that are not in the cache yet.
@@ -43,7 +46,7 @@ pub struct Sequence {
 }
 
 struct Answering {
-    question: Question,
+    request: Request,
     order: u64,
     closed: Instant,
     queue: Option<Duration>,
@@ -67,7 +70,7 @@ struct Waiting {
 
 impl Sequence {
     /// An empty window.
-    pub fn new(id: u64, head: &WindowHead, sink: Sink, kv: KvCache) -> Self {
+    pub fn new(id: u64, head: &WindowHead, sink: EventSink, kv: KvCache) -> Self {
         Self {
             id,
             sink,
@@ -210,12 +213,12 @@ impl Sequence {
         }
     }
 
-    /// Takes the question. `order` counts the closed windows of the engine.
-    pub fn close(&mut self, question: Question, order: u64, now: Instant) {
+    /// Takes the request. `order` counts the closed windows of the engine.
+    pub fn close(&mut self, request: Request, order: u64, now: Instant) {
         self.answering = Some(Answering {
-            sampler: Sampler::new(question.generation, question.seed),
-            guard: RepetitionGuard::new(question.repetition_guard),
-            question,
+            sampler: Sampler::new(request.sampling, request.seed),
+            guard: RepetitionGuard::new(request.repetition_guard),
+            request,
             order,
             closed: now,
             queue: None,
@@ -249,7 +252,7 @@ impl Sequence {
 
     fn tail_chunk(&mut self, tokenizer: &Tokenizer) -> Result<Chunk, TokenizerError> {
         if let Some(answering) = &self.answering {
-            self.prompt.finish(&answering.question.prompt);
+            self.prompt.finish(&answering.request.prompt);
         }
         let chunk = self.chunk(None, tokenizer)?;
         self.prompt_tokens = self.ids.len();
@@ -336,7 +339,7 @@ impl Sequence {
         self.ids.push(token);
         let text = answering.detokenizer.push(token, tokenizer)?;
         let text = text.unwrap_or_default();
-        let (repeats, most) = (answering.guard.push(token), answering.question.max_tokens);
+        let (repeats, most) = (answering.guard.push(token), answering.request.max_tokens);
         let full = self.ids.len() - self.prompt_tokens >= most as usize;
         if repeats {
             return self.finish(token, text, FinishReason::Repetition, tokenizer);
@@ -355,7 +358,7 @@ impl Sequence {
             return;
         };
         answering.text.push_str(&text);
-        if answering.question.emit_tokens {
+        if answering.request.emit_tokens {
             self.sink.send(Event::Token { id, text });
         }
     }

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::frames::{Frame, VisionInput};
 use crate::model::VisionTokens;
+use qwen3_vl_core::frames::{Frame, VisionInput};
 
 /// What an input looks like to the language model.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
-    use crate::frames::Size;
+    use qwen3_vl_core::frames::Size;
 
     fn frame(value: u8, seconds: f64) -> Frame {
         Frame {

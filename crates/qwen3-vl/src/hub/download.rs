@@ -18,8 +18,8 @@ use super::progress::Shared;
 use super::slot::Slot;
 use super::{CheckConfig, Hub, snapshot, space};
 use crate::file::read_bounded;
-use crate::load::LoadError;
 use crate::quote::{of_json, quoted_bytes};
+use qwen3_vl_core::load::LoadError;
 
 /// Most bytes of what a hub says about a model.
 const INFO_LIMIT: u64 = 8 << 20;

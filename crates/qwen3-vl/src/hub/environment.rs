@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Hub, Proxies};
 use crate::file::read_bounded;
-use crate::load::LoadError;
+use qwen3_vl_core::load::LoadError;
 
 impl Hub {
     /// The hub that environment variables describe.

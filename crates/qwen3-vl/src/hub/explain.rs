@@ -4,8 +4,8 @@ use std::io;
 
 use super::error::HubError;
 use super::{Hub, location};
-use crate::load::LoadError;
 use crate::quote::shortened;
+use qwen3_vl_core::load::LoadError;
 
 /// The error of doing `what` with the model `id`.
 pub(super) fn explain(

@@ -31,7 +31,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::load::{LoadError, Progress};
 use crate::quote::{quoted, shortened};
 use cache::{Commit, Repo};
 use download::Download;
@@ -39,6 +38,7 @@ use explain::explain;
 use http::Client;
 use progress::{Reporter, Shared};
 pub use proxy::Proxies;
+use qwen3_vl_core::load::{LoadError, Progress};
 use slot::Slot;
 
 /// What is fetched if no revision is given.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::amounts::amounts;
-use crate::load::Progress;
+use qwen3_vl_core::load::Progress;
 
 /// Shortest time between two reports.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::file::{self, read_bounded};
+use crate::folder;
 use crate::index::{self, INDEX, SINGLE};
-use crate::load::folder;
 use crate::quote::quoted;
 
 /// Files without which nothing can be loaded.

@@ -4,9 +4,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::{LoadError, ModelSource, Progress, folder, invalid};
+use qwen3_vl_core::load::{LoadError, Progress};
+
+use super::{ModelSource, invalid};
 use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
+use crate::folder;
 use crate::model::{Target, Weights, WeightsError, weights};
 use crate::quote::shortened;
 

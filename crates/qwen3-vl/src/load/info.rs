@@ -2,12 +2,15 @@
 
 use candle_core::Device;
 
-use super::{DeviceChoice, LoadError, LoadOptions, invalid};
-use crate::backend::{Generation, ModelInfo};
+use super::{LoadOptions, invalid};
 use crate::config::{GenerationConfig, PreprocessorConfig};
+use crate::device::DeviceChoice;
 use crate::engine::runner::Runner;
 use crate::model::linear::Linear;
 use crate::model::quantized;
+use qwen3_vl_core::load::LoadError;
+use qwen3_vl_core::model::ModelInfo;
+use qwen3_vl_core::request::SamplingParams;
 
 pub(super) fn model_info(
     name: String,
@@ -39,8 +42,8 @@ pub(super) fn model_info(
         video_pixels: range(&runner.parts.video),
         video_pixels_per_frame: runner.parts.video.per_frame,
         image_pixels: range(&runner.parts.image),
-        generation: generation_defaults(generation),
-        own_generation: own_generation(generation),
+        sampling: sampling_defaults(generation),
+        own_sampling: own_sampling(generation),
         time_tokens: runner.time_tokens().map_err(invalid)?,
         limits: *runner.limits(),
     })
@@ -48,19 +51,19 @@ pub(super) fn model_info(
 
 /// The checkpoint's way of decoding; what it does not say is as on the model card of the Instruct
 /// models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
-fn generation_defaults(config: &GenerationConfig) -> Generation {
+fn sampling_defaults(config: &GenerationConfig) -> SamplingParams {
     if config.temperature == Some(0.0) {
         // Plain argmax: the card's penalty is meant for its temperature.
-        return own_generation(config);
+        return own_sampling(config);
     }
     if config.do_sample == Some(false) {
-        return Generation {
+        return SamplingParams {
             temperature: 0.0,
             presence_penalty: 0.0,
-            ..own_generation(config)
+            ..own_sampling(config)
         };
     }
-    Generation {
+    SamplingParams {
         temperature: config.temperature.unwrap_or(0.7),
         top_p: config.top_p.unwrap_or(0.8),
         top_k: config.top_k.unwrap_or(20),
@@ -70,9 +73,9 @@ fn generation_defaults(config: &GenerationConfig) -> Generation {
 }
 
 /// What `generation_config.json` itself says, everything else off.
-fn own_generation(config: &GenerationConfig) -> Generation {
-    let off = Generation::default();
-    Generation {
+fn own_sampling(config: &GenerationConfig) -> SamplingParams {
+    let off = SamplingParams::default();
+    SamplingParams {
         temperature: config.temperature.unwrap_or(off.temperature),
         top_p: config.top_p.unwrap_or(off.top_p),
         top_k: config.top_k.unwrap_or(off.top_k),
@@ -91,26 +94,26 @@ mod tests {
         // As the released Instruct models have it, without a presence penalty.
         let json = br#"{"do_sample": true, "temperature": 0.6, "top_k": 30, "top_p": 0.9}"#;
         let config = GenerationConfig::from_json(json).unwrap();
-        let expected = Generation {
+        let expected = SamplingParams {
             temperature: 0.6,
             top_p: 0.9,
             top_k: 30,
             presence_penalty: 1.5,
             repetition_penalty: 1.0,
         };
-        assert_eq!(generation_defaults(&config), expected);
-        let own = Generation {
+        assert_eq!(sampling_defaults(&config), expected);
+        let own = SamplingParams {
             presence_penalty: 0.0,
             ..expected
         };
-        assert_eq!(own_generation(&config), own);
+        assert_eq!(own_sampling(&config), own);
     }
 
     #[test]
     fn a_temperature_of_zero_has_no_penalty_but_its_own() {
         let penalty = |json: &str| {
             let config = GenerationConfig::from_json(json.as_bytes()).unwrap();
-            let generation = generation_defaults(&config);
+            let generation = sampling_defaults(&config);
             assert_eq!(generation.temperature, 0.0);
             generation.presence_penalty
         };
@@ -125,7 +128,7 @@ mod tests {
     fn do_sample_false_is_greedy_whatever_else_it_says() {
         let json = br#"{"do_sample": false, "temperature": 0.6, "presence_penalty": 1.5,
                         "repetition_penalty": 1.1}"#;
-        let greedy = generation_defaults(&GenerationConfig::from_json(json).unwrap());
+        let greedy = sampling_defaults(&GenerationConfig::from_json(json).unwrap());
         assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
         // transformers applies this one to greedy decoding too.
         assert_eq!(greedy.repetition_penalty, 1.1);

@@ -1,30 +1,27 @@
 //! From the name of a model to a running backend.
 
-mod choice;
 mod files;
-pub(crate) mod folder;
 mod info;
 mod target;
-
-pub(crate) use target::{free_memory, spare_memory};
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use choice::{DeviceChoice, DtypeChoice, UnknownChoice};
 use files::Files;
 
-use crate::backend::Backend;
-use crate::backend::local::LocalBackend;
 use crate::config::GenerationConfig;
 use crate::cpu::pool::{Flag, Pool};
+use crate::device::{DeviceChoice, DtypeChoice, free_memory};
 use crate::engine::runner::{Runner, RunnerParts};
-use crate::model::Model;
-pub use crate::model::Quantization;
-use crate::prompt::Special;
+use crate::folder;
+use crate::local::LocalBackend;
+use crate::model::{Model, Quantization};
 use crate::quote::shortened;
 use crate::tokenizer::Tokenizer;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::load::{LoadError, Progress};
+use qwen3_vl_core::prompt::Special;
 
 /// Where the checkpoint's files are.
 #[derive(Clone, Debug)]
@@ -61,43 +58,6 @@ pub struct LoadOptions {
     pub quantization: Quantization,
     /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
-}
-
-/// How far loading has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// What is being done, for instance `downloading model.safetensors`.
-    pub what: String,
-    /// 0 to 100.
-    pub percent: u32,
-}
-
-/// What [`load`] looks like.
-pub type LoadFn = Arc<
-    dyn Fn(
-            &LoadOptions,
-            &mut dyn FnMut(Progress),
-            &AtomicBool,
-        ) -> Result<Arc<dyn Backend>, LoadError>
-        + Send
-        + Sync,
->;
-
-/// Why a model could not be loaded; the text says what to do.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LoadError {
-    /// There is no such model.
-    #[error("{0}")]
-    NotFound(String),
-    /// The files are there but cannot be used.
-    #[error("{0}")]
-    Invalid(String),
-    /// The device is missing or too small.
-    #[error("{0}")]
-    Device(String),
-    /// `cancel` was set.
-    #[error("loading was cancelled")]
-    Cancelled,
 }
 
 /// Looks whether a load has a chance, without loading: whether there is a folder, of a model of the
@@ -141,7 +101,7 @@ pub fn load(
     let (name, runner) = load_runner(options, progress, cancel)?;
     let info = info::model_info(name, options, &runner)?;
     let backend = LocalBackend::start(info, runner)
-        .map_err(|e| LoadError::Device(format!("no thread for the engine: {e}")))?;
+        .map_err(|e| LoadError::Unavailable(format!("no thread for the engine: {e}")))?;
     Ok(Arc::new(backend))
 }
 
@@ -181,14 +141,14 @@ pub fn load_runner(
         });
     }
     cancelled()?;
-    let eyes = target::eyes(&target.device)?;
+    let eyes = DeviceChoice::beside(&target.device)?;
     let mut weights = files.weights(target)?;
     let (watch, size) = (weights.watch(), weights.size());
     let pool = Pool::new(&Flag::default());
     let load = || pool.install(|| Model::load(configs.config, &mut weights, eyes));
     let model = watch
         .run(size, load, progress, cancel)
-        .map_err(|e| LoadError::Device(format!("no thread to load the weights: {e}")))?;
+        .map_err(|e| LoadError::Unavailable(format!("no thread to load the weights: {e}")))?;
     drop(pool);
     cancelled()?;
     let model = model.map_err(invalid)?;
@@ -234,11 +194,6 @@ fn stop_tokens(generation: &GenerationConfig, tokenizer: &Tokenizer) -> Vec<u32>
         stop.push(end);
     }
     stop
-}
-
-/// The first line of an error of candle's, which may carry a backtrace.
-pub(crate) fn brief(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().into()
 }
 
 fn invalid(error: impl std::fmt::Display) -> LoadError {

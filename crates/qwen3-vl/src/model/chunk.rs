@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::attention::Span;
 use super::kv_cache::KvCache;
 use super::vision::VisionTokens;
-use crate::prompt::Position;
+use qwen3_vl_core::prompt::Position;
 
 /// Consecutive tokens of one sequence on their way into its cache.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,7 @@
 //! What a pass must know on the device, as numbers. Pure.
 
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::prompt::Position;
+use qwen3_vl_core::prompt::Position;
 
 /// Rows of a tile of `attention.cu`: queries times the heads that share a key.
 const TILE_ROWS: usize = 64;

@@ -12,7 +12,7 @@ use super::linear::{slice, slice_mut};
 use super::shard::Stored;
 use super::weights::{WeightsError, on_device};
 use crate::cpu::quantized::{Format, QuantizedMatrix};
-use crate::load::UnknownChoice;
+use crate::device::UnknownChoice;
 
 /// To what the linear layers of the language model are rounded. Norms, embeddings and the vision
 /// tower stay in the type that `dtype` says.

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use super::linear::slice;
 use crate::config::Rope;
 use crate::cpu::norm;
-use crate::prompt::Position;
+use qwen3_vl_core::prompt::Position;
 
 /// Cosines and sines, each `[tokens, head_dim / 2]`; the second half of a head repeats them.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::weights::WeightsError;
 use crate::amounts::amounts;
-use crate::load::Progress;
+use qwen3_vl_core::load::Progress;
 
 /// How often the thread that waits looks at the other one.
 const POLL: Duration = Duration::from_millis(50);

@@ -11,9 +11,9 @@ use super::quantized::{Quantization, QuantizedWeight};
 use super::shard::{Shard, Stored, pointer};
 use super::watch::Watch;
 use crate::cpu::quantized::Format;
+use crate::device::{brief, spare_memory};
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
 use crate::index::{self, INDEX, SINGLE};
-use crate::load::{brief, spare_memory};
 use crate::quote::{quoted, shortened};
 
 /// Why weights cannot be used.

@@ -10,9 +10,9 @@ mod file;
 use tokenizers::AddedToken;
 
 use crate::config::Config;
-use crate::prompt::Special;
 use crate::quote::{quoted, shortened};
 use file::TokenizerFile;
+use qwen3_vl_core::prompt::Special;
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]

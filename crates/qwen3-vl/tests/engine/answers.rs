@@ -138,7 +138,7 @@ fn frames_that_windows_share_are_encoded_once() {
     let (_, mut runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let now = Instant::now();
     let window = |runner: &Runner| {
-        let sink = Sink::new(Box::new(|_| ()));
+        let sink = EventSink::new(|_| ());
         let kv = KvCache::new(&runner.parts.model.kv);
         Sequence::new(0, &WindowHead::default(), sink, kv)
     };
@@ -172,8 +172,8 @@ fn an_input_larger_than_what_is_kept_of_all_is_answered() {
 }
 
 /// Tokens and text of each event, and the answer.
-fn spelled(backend: &dyn Backend, question: Question) -> (Vec<(u32, String)>, Answer) {
-    let question = Question {
+fn spelled(backend: &dyn Backend, question: Request) -> (Vec<(u32, String)>, Answer) {
+    let question = Request {
         emit_tokens: true,
         ..question
     };
@@ -223,10 +223,10 @@ fn each_token_has_its_id_and_all_texts_are_the_answer() {
 fn a_repetition_ends_the_answer() {
     let backend = backend();
     // What has been said is far likelier than the rest: the first token again and again.
-    let loops = |repetition_guard| Question {
-        generation: Generation {
+    let loops = |repetition_guard| Request {
+        sampling: SamplingParams {
             presence_penalty: -1e4,
-            ..Generation::default()
+            ..SamplingParams::default()
         },
         repetition_guard,
         ..question(0.0, 150)
@@ -240,7 +240,7 @@ fn a_repetition_ends_the_answer() {
     assert!(whole.tokens.starts_with(&guarded.tokens) && whole.text.starts_with(&guarded.text));
     // What does not repeat itself is left alone.
     let plain = ask(question(3.0, 100));
-    let guard = Question {
+    let guard = Request {
         repetition_guard: 20,
         ..question(3.0, 100)
     };

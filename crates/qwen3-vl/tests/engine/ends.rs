@@ -156,10 +156,9 @@ fn the_end_of_the_backend_ends_every_window() {
 
 #[test]
 fn a_panic_breaks_the_engine_for_everybody_once() {
-    let registry = Registry::new(Arc::new(load));
     let shared = || {
         let never = AtomicBool::new(false);
-        registry.load(&options(), &mut |_| (), &never).unwrap()
+        shared::load(&options(), &mut |_| (), &never).unwrap()
     };
     for at_the_end in [false, true] {
         let backend = shared();
@@ -169,7 +168,7 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
 
         let (tx, own) = channel();
         let mut panicked = false;
-        let panics = Box::new(move |event: Event| {
+        let panics = EventSink::new(move |event: Event| {
             let now = event.is_terminal() == at_the_end && !panicked;
             let _ = tx.send(event);
             if now {
@@ -182,7 +181,7 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
         let mut blocker = backend.open(
             WindowHead::default(),
             // Holds the engine until all requests are there.
-            Box::new(move |_| {
+            EventSink::new(move |_| {
                 at_gate.send(()).unwrap();
                 gate.recv_timeout(WATCHDOG).unwrap();
             }),
@@ -193,7 +192,7 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
 
         let mut panicking = backend.open(WindowHead::default(), panics);
         panicking.push(pairs(1, SMALL, 0).remove(0));
-        panicking.close(Question {
+        panicking.close(Request {
             emit_tokens: true,
             ..question(0.0, 4)
         });
@@ -202,15 +201,15 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
 
         match end(&own) {
             Event::Answer(_) if at_the_end => (),
-            Event::Failed(Failure::Backend(_)) if !at_the_end => (),
+            Event::Failed(Failure::Fatal(_)) if !at_the_end => (),
             other => panic!("{other:?}"),
         }
         for rx in [&open, &waiting] {
-            assert_fails(rx, Failure::Backend, "panicked (on purpose)");
+            assert_fails(rx, Failure::Fatal, "panicked (on purpose)");
         }
         window.close(question(0.0, 8));
         let (_, later) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
-        assert_fails(&later, Failure::Backend, "panicked (on purpose)");
+        assert_fails(&later, Failure::Fatal, "panicked (on purpose)");
 
         // Whoever loads the model again gets another engine.
         let next = shared();

@@ -32,7 +32,7 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     let (_close, full) = ask(&*backend, head(1, false));
     let (_close, never) = ask(&*backend, head(257, true));
     assert_fails(&full, Failure::Full, "kv-memory");
-    assert_fails(&never, Failure::Request, "kv-memory");
+    assert_fails(&never, Failure::Invalid, "kv-memory");
     let waiting = waiting.map(|(close, rx)| {
         close();
         rx
@@ -56,7 +56,7 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     // One that said too little is refused when it needs more, and disturbs nobody.
     let (close, small) = ask(&*backend, head(200, false));
     let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));
-    assert_fails(&liar, Failure::Request, "kv-memory");
+    assert_fails(&liar, Failure::Invalid, "kv-memory");
     close();
     assert_eq!(answer(&small).tokens, expected);
     all_blocks_are_free(&*backend);
@@ -71,8 +71,7 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     assert_eq!(limits.context, 4096);
     let sequence = |inputs: Vec<VisionInput>| {
         let kv = KvCache::new(&runner.parts.model.kv);
-        let mut sequence =
-            Sequence::new(0, &WindowHead::default(), Sink::new(Box::new(|_| ())), kv);
+        let mut sequence = Sequence::new(0, &WindowHead::default(), EventSink::new(|_| ()), kv);
         let now = Instant::now();
         inputs
             .into_iter()
@@ -103,7 +102,7 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     };
     let (sink, rx) = log();
     let _window = backend.open(head, sink);
-    assert_fails(&rx, Failure::Request, "4097 tokens");
+    assert_fails(&rx, Failure::Invalid, "4097 tokens");
 }
 
 #[test]
@@ -114,7 +113,7 @@ fn the_tokens_of_a_prompt_are_known_before_it_is_asked() {
         "Zählst du die Autos auf der linken Spur, bitte? 🚗",
     ];
     let tokens = prompts.map(|prompt| {
-        let question = Question {
+        let question = Request {
             prompt: prompt.into(),
             ..question(0.0, 1)
         };
@@ -148,7 +147,7 @@ fn frames_that_do_not_fit_fail_only_their_window() {
         let (_, rx) = ask(&*backend, good.chain(inputs).collect(), question(0.0, 8));
         assert_fails(
             &rx,
-            Failure::Request,
+            Failure::Invalid,
             "does not fit: sides must be multiples of 32",
         );
         assert_works(&*backend);
@@ -166,7 +165,7 @@ fn a_full_context_fails_only_its_window() {
     let (_, rx) = ask(&*backend, pairs(16, large, 0), question(0.0, 8));
     assert_fails(
         &rx,
-        Failure::Request,
+        Failure::Invalid,
         "more than the model's 4096 tokens of context",
     );
     assert_works(&*backend);

@@ -20,19 +20,19 @@ use ask::*;
 use proptest::prelude::{Just, Strategy};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use qwen3_vl::backend::{
-    Answer, Backend, Event, Failure, FinishReason, Generation, Question, RequestHandle, WindowHead,
-    WindowInput,
-};
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
-use qwen3_vl::engine::sink::Sink;
-use qwen3_vl::frames::{Size, VisionInput};
-use qwen3_vl::load::{
-    DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization, load, load_runner,
-};
+use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
 use qwen3_vl::model::KvCache;
-use qwen3_vl::registry::Registry;
+use qwen3_vl::model::Quantization;
+use qwen3_vl::shared;
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead, WindowInput};
+use qwen3_vl_core::event::{Answer, Event, FinishReason};
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::{Size, VisionInput};
+use qwen3_vl_core::request::{Request, SamplingParams};
 
 fn options() -> LoadOptions {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -73,7 +73,7 @@ impl Stopped {
         let (go, gate) = channel::<()>();
         let (at_token, reached) = channel();
         let mut stopped = false;
-        let sink = Box::new(move |event: Event| {
+        let sink = EventSink::new(move |event: Event| {
             let stop = !event.is_terminal() && !std::mem::replace(&mut stopped, true);
             let _ = tx.send(event);
             if stop {
@@ -85,7 +85,7 @@ impl Stopped {
         for pair in pairs(2, SMALL, 0) {
             window.push(pair);
         }
-        let question = Question {
+        let question = Request {
             emit_tokens: true,
             ..question(0.0, 64)
         };

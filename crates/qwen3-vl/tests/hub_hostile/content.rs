@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
-use qwen3_vl::load::LoadError;
+use qwen3_vl_core::load::LoadError;
 use serde_json::json;
 
 use crate::hub_case::*;

@@ -1,8 +1,8 @@
 //! The choice of the next token.
 
 use half::bf16;
-use qwen3_vl::backend::Generation;
 use qwen3_vl::sampling::Sampler;
+use qwen3_vl_core::request::SamplingParams;
 
 use crate::emulated::{Value, random};
 use crate::launch;
@@ -77,10 +77,10 @@ fn of_equal_scores_the_first_is_taken() {
 #[test]
 fn penalties_are_those_of_the_cpu() {
     let count = 500;
-    let generation = Generation {
+    let generation = SamplingParams {
         repetition_penalty: 1.3,
         presence_penalty: 1.5,
-        ..Generation::default()
+        ..SamplingParams::default()
     };
     let sampler = Sampler::new(generation, 0);
     let mut scores: Vec<f32> = random("scores", 2 * count, 1);

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use half::bf16;
 use libloading::{Library, Symbol};
-use qwen3_vl::testing::weights::hash_fill;
+use qwen3_vl_testing::weights::hash_fill;
 
 /// The kernels as a library of the CPU, one launch at a time.
 static KERNELS: LazyLock<Mutex<Library>> = LazyLock::new(|| {

@@ -1,9 +1,10 @@
 //! Kernels that go over rows of values.
 
 use half::bf16;
+use qwen3_vl::cpu::patchify::Cut;
+use qwen3_vl::cpu::patchify::patchify;
 use qwen3_vl::cpu::{activation, norm};
-use qwen3_vl::frames::patchify::Cut;
-use qwen3_vl::frames::{Frame, Size, VisionInput, patchify};
+use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 
 use crate::emulated::{Value, close, random, wide};
 use crate::launch;

@@ -4,11 +4,13 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use qwen3_vl::backend::{
-    Answer, Backend, Event, EventSink, Failure, Generation, Question, RequestHandle, WindowHead,
-};
-use qwen3_vl::frames::{Frame, Size, VisionInput};
-use qwen3_vl::testing::clip;
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead};
+use qwen3_vl_core::clip::clip;
+use qwen3_vl_core::event::{Answer, Event};
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::{Frame, Size, VisionInput};
+use qwen3_vl_core::request::{Request, SamplingParams};
 
 /// No wait lasts longer: what is not there by then has hung.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
@@ -31,13 +33,13 @@ pub fn pairs(count: u32, size: Size, k: u32) -> Vec<VisionInput> {
 }
 
 /// Sampled, so that the tokens depend on the logits more than the likeliest ones would.
-pub fn question(temperature: f64, max_tokens: u32) -> Question {
-    Question {
+pub fn question(temperature: f64, max_tokens: u32) -> Request {
+    Request {
         prompt: "Describe this video.".into(),
         max_tokens,
-        generation: Generation {
+        sampling: SamplingParams {
             temperature,
-            ..Generation::default()
+            ..SamplingParams::default()
         },
         seed: 7,
         emit_tokens: false,
@@ -50,7 +52,7 @@ pub fn log() -> (EventSink, Receiver<Event>) {
     let sink = move |event| {
         let _ = tx.send(event);
     };
-    (Box::new(sink), rx)
+    (EventSink::new(sink), rx)
 }
 
 /// All events of a window, until the backend lets go of its sink.
@@ -97,7 +99,7 @@ pub fn assert_fails(rx: &Receiver<Event>, failure: fn(String) -> Failure, text: 
 pub fn ask(
     backend: &dyn Backend,
     inputs: Vec<VisionInput>,
-    question: Question,
+    question: Request,
 ) -> (Box<dyn RequestHandle>, Receiver<Event>) {
     let (sink, rx) = log();
     let mut window = backend.open(WindowHead::default(), sink);

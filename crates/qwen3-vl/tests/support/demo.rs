@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use qwen3_vl::backend::Backend;
-use qwen3_vl::load::{
-    self, DeviceChoice, DtypeChoice, LoadError, LoadOptions, ModelSource, Progress, Quantization,
-};
+use qwen3_vl::device::{DeviceChoice, DtypeChoice};
+use qwen3_vl::load::{self, LoadOptions, ModelSource};
+use qwen3_vl::model::Quantization;
+use qwen3_vl_core::backend::Backend;
+use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 

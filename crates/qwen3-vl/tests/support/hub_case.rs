@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use qwen3_vl::hub::{Hub, Proxies};
-use qwen3_vl::load::LoadError;
+use qwen3_vl_core::load::LoadError;
 
 use crate::hub_server::{ID, Request, Server, raw};
 

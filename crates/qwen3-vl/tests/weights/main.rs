@@ -22,9 +22,12 @@ use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use qwen3_vl::config::Config;
-use qwen3_vl::load::{DtypeChoice, LoadError, LoadOptions, Progress, Quantization, load};
+use qwen3_vl::device::DtypeChoice;
+use qwen3_vl::load::{LoadOptions, load};
+use qwen3_vl::model::Quantization;
 use qwen3_vl::model::{Model, Target, Weights, WeightsError};
-use qwen3_vl::testing::{Checkpoint, write_checkpoint};
+use qwen3_vl_core::load::{LoadError, Progress};
+use qwen3_vl_testing::{Checkpoint, write_checkpoint};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tempfile::TempDir;
 

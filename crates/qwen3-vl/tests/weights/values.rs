@@ -2,7 +2,7 @@
 
 use super::ask::*;
 use super::*;
-use qwen3_vl::backend::Failure;
+use qwen3_vl_core::failure::Failure;
 
 /// Of every kind: matrices, norms, biases, the first and the last of their values, in each way that
 /// they are loaded.
@@ -139,6 +139,6 @@ fn a_model_that_overflows_says_so_instead_of_talking() {
     let backend = demo::load(model.path()).unwrap();
     for temperature in [0.0, 0.7] {
         let (_, rx) = ask(&*backend, pairs(1, SMALL, 0), question(temperature, 8));
-        assert_fails(&rx, Failure::Request, "no numbers (NaN)");
+        assert_fails(&rx, Failure::Invalid, "no numbers (NaN)");
     }
 }

@@ -1,0 +1,87 @@
+//! What happens to an opened window.
+
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// What happens to an opened window. `Answer`, `Failed` and `Cancelled` are terminal.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A generated token, the stop token included.
+    Token {
+        /// Its id in the vocabulary.
+        id: u32,
+        /// The text that became certain with it: whole UTF-8 characters, or nothing while a character
+        /// is incomplete. The texts of all tokens together are that of the answer.
+        text: String,
+    },
+    /// The whole answer.
+    Answer(Answer),
+    /// The request could not be answered; the text says why and what to do.
+    Failed(Failure),
+    /// The window was cancelled.
+    Cancelled,
+}
+
+impl Event {
+    /// Whether no event follows.
+    pub fn is_terminal(&self) -> bool {
+        !matches!(self, Self::Token { .. })
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model said so.
+    Stop,
+    /// `max_tokens` or the end of the context were reached.
+    Length,
+    /// It repeated itself for [`Request::repetition_guard`](crate::request::Request::repetition_guard) tokens; what it repeated is part of it.
+    Repetition,
+}
+
+impl FinishReason {
+    /// Name as it stands in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Repetition => "repetition",
+        }
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The text, special tokens left out.
+    pub text: String,
+    /// The generated ids, the stop token left out.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Vision grid in patches: temporal patches (or images), rows, columns, before merging.
+    pub grid: [u32; 3],
+    /// Tokens of the whole prompt, vision tokens included.
+    pub prompt_tokens: u32,
+    /// Generated tokens, the stop token included.
+    pub completion_tokens: u32,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where the time of one request went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From `close` to the first work done for the prompt's tail.
+    pub queue: Duration,
+    /// Spent in the vision encoder, over all inputs.
+    pub vision: Duration,
+    /// Spent in prefill, over all chunks.
+    pub prefill: Duration,
+    /// From the last `push` to the first token.
+    pub first_token: Duration,
+    /// From the last `push` to the last token.
+    pub last_token: Duration,
+}

@@ -1,0 +1,392 @@
+//! Every stage of the model against the reference's values: what the tests and the parity program
+//! run.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{DType, Tensor};
+
+use super::{Checkpoint, Golden, write_checkpoint, write_tokenizer};
+use qwen3_vl::engine::runner::Runner;
+use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::load::{LoadOptions, load_runner};
+use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::sampling::{Sampler, Scores};
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::frames::VisionInput;
+use qwen3_vl_core::prompt::PromptLayout;
+use qwen3_vl_core::request::{Request, SamplingParams};
+
+/// Anything that keeps a check from being made.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Case and stage.
+    pub name: String,
+    /// Largest absolute difference, or the number of tokens that differ.
+    pub difference: f64,
+    /// Most that is allowed.
+    pub limit: f64,
+}
+
+impl Check {
+    /// Whether it holds. A difference that is not a number does not.
+    pub fn holds(&self) -> bool {
+        self.difference <= self.limit
+    }
+}
+
+/// What is compared for one case of `data/goldens`.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Name of the case.
+    pub name: &'static str,
+    /// Layout of its prompt.
+    pub layout: PromptLayout,
+}
+
+/// All cases of a checkpoint.
+pub fn cases(checkpoint: Checkpoint) -> Vec<Case> {
+    let names: &[&str] = match checkpoint {
+        Checkpoint::DenseTied => &[
+            "even",
+            "even__hf5nested",
+            "odd",
+            "resize",
+            "up",
+            "few",
+            "nofps",
+            "stream",
+            "two",
+            "wide",
+            "images",
+            "text",
+        ],
+        _ => &["even", "odd", "stream", "text"],
+    };
+    let layout = |name: &str| match name.ends_with("nested") {
+        true => PromptLayout::Nested,
+        false => PromptLayout::Canonical,
+    };
+    names
+        .iter()
+        .map(|name| Case {
+            checkpoint,
+            name,
+            layout: layout(name),
+        })
+        .collect()
+}
+
+/// Writes a checkpoint into `folder` and loads it; its answers have no stop token, as in the
+/// reference's.
+///
+/// # Errors
+///
+/// Those of writing and loading.
+pub fn load(
+    checkpoint: Checkpoint,
+    folder: &Path,
+    options: impl FnOnce(&Path) -> LoadOptions,
+) -> Result<Runner, Error> {
+    write_checkpoint(folder, checkpoint)?;
+    write_tokenizer(folder)?;
+    let (_, mut runner) = load_runner(&options(folder), &mut |_| {}, &AtomicBool::new(false))?;
+    runner.parts.stop.clear();
+    Ok(runner)
+}
+
+/// Compares every stage of a case. `tolerance` is for the numbers; ids, positions and greedy tokens
+/// must be the same.
+///
+/// # Errors
+///
+/// If a stage cannot be computed at all.
+pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Check>, Error> {
+    let golden = Golden::load(case.checkpoint.name(), case.name)?;
+    let name = format!("{} {}", case.checkpoint.name(), case.name);
+    let mut checks = Checks {
+        name,
+        golden: &golden,
+        tolerance,
+        all: Vec::new(),
+    };
+    let inputs: Vec<VisionInput> = match case.name {
+        "text" => Vec::new(),
+        _ => golden.inputs()?.into_iter().flatten().collect(),
+    };
+    let chunks = prompt(runner, &golden, case, &inputs, &mut checks)?;
+    // One-shot, in small chunks, and several of both in the same passes: the same tokens, and the
+    // same logits within the tolerance.
+    let whole = chunks.clone();
+    let small = chunks.iter().map(|chunk| chunk.split(7));
+    let small: Vec<Chunk> = small.collect::<candle_core::Result<Vec<_>>>()?.concat();
+    for (how, prompts) in [
+        ("", vec![whole.clone()]),
+        (" in chunks of 7", vec![small.clone()]),
+        (" together", vec![small.clone(), whole, small]),
+    ] {
+        for Generated { logits, tokens } in generate(runner, &prompts)? {
+            checks.logits(&logits, how)?;
+            checks.tokens(&tokens, how)?;
+        }
+    }
+    Ok(checks.all)
+}
+
+struct Checks<'a> {
+    name: String,
+    golden: &'a Golden,
+    tolerance: f64,
+    all: Vec<Check>,
+}
+
+impl Checks<'_> {
+    fn add(&mut self, stage: &str, difference: f64, limit: f64) {
+        self.all.push(Check {
+            name: format!("{}: {stage}", self.name),
+            difference,
+            limit,
+        });
+    }
+
+    fn floats(&mut self, stage: &str, got: &[f32], want: &[f32]) {
+        let difference = match got.len() == want.len() {
+            true => got
+                .iter()
+                .zip(want)
+                .map(|(a, b)| f64::from((a - b).abs()))
+                .fold(0.0, f64::max),
+            false => f64::INFINITY,
+        };
+        let nan = got.iter().any(|v| v.is_nan());
+        self.add(
+            stage,
+            if nan { f64::NAN } else { difference },
+            self.tolerance,
+        );
+    }
+
+    fn same(&mut self, stage: &str, got: &[i64], want: &[i64]) {
+        let differing = got.iter().zip(want).filter(|(a, b)| a != b).count();
+        self.add(
+            stage,
+            (differing + got.len().abs_diff(want.len())) as f64,
+            0.0,
+        );
+    }
+
+    fn logits(&mut self, logits: &[f32], how: &str) -> Result<(), Error> {
+        if !self
+            .golden
+            .names()?
+            .iter()
+            .any(|name| name == "last_logits")
+        {
+            return Ok(());
+        }
+        let want = self.golden.f32("last_logits")?;
+        let stride = if want.len() == logits.len() { 1 } else { 16 };
+        let got: Vec<f32> = logits.iter().step_by(stride).copied().collect();
+        self.floats(&format!("logits{how}"), &got, &want);
+        Ok(())
+    }
+
+    fn tokens(&mut self, tokens: &[u32], how: &str) -> Result<(), Error> {
+        let want: Vec<i64> = self
+            .golden
+            .i32("greedy")?
+            .into_iter()
+            .map(i64::from)
+            .collect();
+        let got: Vec<i64> = tokens.iter().map(|t| i64::from(*t)).collect();
+        self.same(&format!("24 greedy tokens{how}"), &got, &want);
+        Ok(())
+    }
+}
+
+/// Encodes the inputs and lays out the prompt; compares vision tokens, ids and positions.
+fn prompt(
+    runner: &mut Runner,
+    golden: &Golden,
+    case: Case,
+    inputs: &[VisionInput],
+    checks: &mut Checks<'_>,
+) -> Result<Vec<Chunk>, Error> {
+    let head = WindowHead {
+        layout: case.layout,
+        system_prompt: None,
+        ..WindowHead::default()
+    };
+    let kv = KvCache::new(&runner.parts.model.kv);
+    let mut sequence = Sequence::new(0, &head, EventSink::new(|_| {}), kv);
+    let now = std::time::Instant::now();
+    let mut chunks = Vec::new();
+    let mut embeddings = Vec::new();
+    let taps = runner
+        .parts
+        .model
+        .config
+        .vision_config
+        .deepstack_visual_indexes
+        .len();
+    let mut deepstack = vec![Vec::new(); taps];
+    let together = inputs.chunk_by(Runner::together);
+    let batches = together.flat_map(|run| run.chunks(runner.most_together(&run[0])));
+    let batches: Vec<_> = batches.collect();
+    for batch in batches {
+        for (input, encoded) in std::iter::zip(batch, runner.encode(batch)?) {
+            embeddings.extend(floats(&encoded.tokens.embeddings)?);
+            for (all, tap) in deepstack.iter_mut().zip(&encoded.tokens.deepstack) {
+                all.extend(floats(tap)?);
+            }
+            sequence.push(input.clone(), 0, now);
+            sequence.encoded(|_| Some(encoded.clone()));
+            runner.advance(&mut sequence)?;
+            chunks.push(sequence.take(usize::MAX, now)?);
+        }
+    }
+    let names = golden.names()?;
+    if names.iter().any(|name| name == "vision_embeds") {
+        checks.floats(
+            "vision embeddings",
+            &embeddings,
+            &golden.f32("vision_embeds")?,
+        );
+        for (i, tap) in deepstack.iter().enumerate() {
+            let stage = format!("deepstack_{i}");
+            checks.floats(&stage, tap, &golden.f32(&stage)?);
+        }
+    }
+    let prompt = golden.summary["question"]
+        .as_str()
+        .unwrap_or("Hello, 世界!")
+        .to_owned();
+    let question = Request {
+        prompt,
+        max_tokens: 24,
+        sampling: SamplingParams::default(),
+        seed: 0,
+        emit_tokens: false,
+        repetition_guard: 0,
+    };
+    sequence.close(question, 0, now);
+    runner.advance(&mut sequence)?;
+    chunks.push(sequence.take(usize::MAX, now)?);
+    let ids: Vec<i64> = chunks
+        .iter()
+        .flat_map(|c| &c.ids)
+        .map(|id| i64::from(*id))
+        .collect();
+    let want: Vec<i64> = golden
+        .i32("input_ids")?
+        .into_iter()
+        .map(i64::from)
+        .collect();
+    checks.same("input ids", &ids, &want);
+    if names.iter().any(|name| name == "position_ids") {
+        // Stored axis by axis.
+        let got: Vec<i64> = (0..3)
+            .flat_map(|axis| {
+                chunks
+                    .iter()
+                    .flat_map(move |c| c.positions.iter().map(move |p| p[axis]))
+            })
+            .map(i64::from)
+            .collect();
+        let want: Vec<i64> = golden
+            .i32("position_ids")?
+            .into_iter()
+            .map(i64::from)
+            .collect();
+        checks.same("position ids", &got, &want);
+    }
+    Ok(chunks)
+}
+
+/// What a prompt gave.
+struct Generated {
+    logits: Vec<f32>,
+    tokens: Vec<u32>,
+}
+
+/// Logits behind each prompt and 24 greedy tokens, all in the same passes: a prompt's next chunk or
+/// its next token.
+fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, Error> {
+    struct Going {
+        chunks: std::vec::IntoIter<Chunk>,
+        next: Option<Chunk>,
+        position: u32,
+        kv: KvCache,
+        first: Option<Vec<f32>>,
+        tokens: Vec<u32>,
+    }
+    let text = &runner.parts.model.text;
+    let mut workspace = Workspace::default();
+    let going = prompts.iter().map(|chunks| {
+        let last = chunks.iter().rev().find_map(|c| c.positions.last());
+        let mut chunks = chunks.clone().into_iter();
+        Some(Going {
+            next: chunks.next(),
+            chunks,
+            position: last?[0],
+            kv: KvCache::new(&runner.parts.model.kv),
+            first: None,
+            tokens: Vec::new(),
+        })
+    });
+    let mut going: Vec<Going> = going.collect::<Option<_>>().ok_or("an empty prompt")?;
+    while going.iter().any(|prompt| prompt.next.is_some()) {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for prompt in &mut going {
+            parts.extend(prompt.next.as_ref().map(|chunk| Part {
+                chunk,
+                kv: &mut prompt.kv,
+                outputs: usize::from(prompt.chunks.len() == 0),
+            }));
+        }
+        let scores = text.scores(&mut parts, &mut workspace)?;
+        let mut scores = scores.map_or(Ok(Vec::new()), rows)?.into_iter();
+        for prompt in &mut going {
+            if prompt.next.is_none() {
+                continue;
+            }
+            prompt.next = prompt.chunks.next();
+            if prompt.next.is_some() {
+                continue;
+            }
+            let logits = scores.next().ok_or("no scores")?;
+            let mut sampler = Sampler::new(SamplingParams::default(), 0);
+            let token = sampler.next(Scores::All(&mut logits.clone()), &[], &[]);
+            prompt.first.get_or_insert(logits);
+            prompt.tokens.push(token);
+            prompt.position += 1;
+            prompt.next = (prompt.tokens.len() < 24).then(|| Chunk {
+                ids: vec![token],
+                positions: vec![[prompt.position; 3]],
+                vision: Vec::new(),
+            });
+        }
+    }
+    let done = going.into_iter();
+    Ok(done
+        .map(|prompt| Generated {
+            logits: prompt.first.unwrap_or_default(),
+            tokens: prompt.tokens,
+        })
+        .collect())
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn rows(tensor: Tensor) -> Result<Vec<Vec<f32>>, Error> {
+    Ok(tensor.to_dtype(DType::F32)?.to_vec2()?)
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, Error> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}

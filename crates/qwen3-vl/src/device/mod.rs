@@ -1,0 +1,162 @@
+//! Where a model runs and in which type: the one place that chooses a device.
+
+mod memory;
+
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use candle_core::{Device, DeviceLocation};
+
+use qwen3_vl_core::load::LoadError;
+
+pub(crate) use memory::{free_memory, spare_memory};
+
+/// The first line of an error of candle's, which may carry a backtrace.
+pub(crate) fn brief(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().into()
+}
+
+/// Which device computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DeviceChoice {
+    /// The first CUDA device if this build and this machine have one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by number.
+    Cuda(usize),
+}
+
+/// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32. With a
+/// [`Quantization`](crate::model::Quantization) this is the type of what that leaves alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DtypeChoice {
+    /// CPU: as stored in the checkpoint (exact). CUDA: bf16.
+    #[default]
+    Auto,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// A name that is none of the choices.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what} {name:?}: use {choices}")]
+pub struct UnknownChoice {
+    pub(crate) what: &'static str,
+    pub(crate) name: String,
+    pub(crate) choices: &'static str,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = UnknownChoice;
+
+    /// `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
+    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
+        let device = match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => name
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda),
+        };
+        device.ok_or_else(|| UnknownChoice {
+            what: "device",
+            name: name.into(),
+            choices: "auto, cpu, cuda or cuda:N",
+        })
+    }
+}
+
+impl DeviceChoice {
+    /// The device.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Unavailable`] if it is none that this build and machine have.
+    pub fn open(self) -> Result<Device, LoadError> {
+        Ok(match self {
+            Self::Cpu => Device::Cpu,
+            // Without a driver this is an error, which auto takes as "no GPU".
+            Self::Auto if cfg!(feature = "cuda") => cuda(0).unwrap_or(Device::Cpu),
+            Self::Auto => Device::Cpu,
+            Self::Cuda(n) => cuda(n).map_err(|e| {
+                LoadError::Unavailable(format!(
+                    "device cuda:{n} cannot be used ({}): use device=cpu, or a build with the cuda \
+                     feature on a machine with an NVIDIA driver",
+                    brief(&e)
+                ))
+            })?,
+        })
+    }
+
+    /// Another stream of the same device, so that the vision tower works beside the language model; the
+    /// same device where there are no streams.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Unavailable`] if the device fails.
+    pub(crate) fn beside(device: &Device) -> Result<Device, LoadError> {
+        match device.location() {
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id).open(),
+            _ => Ok(device.clone()),
+        }
+    }
+
+    /// What `Auto` stands for on this machine.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        // Without a driver this is an error.
+        static GPU: LazyLock<bool> = LazyLock::new(|| cfg!(feature = "cuda") && cuda(0).is_ok());
+        match self {
+            Self::Auto if *GPU => Self::Cuda(0),
+            Self::Auto => Self::Cpu,
+            chosen => chosen,
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+use crate::cuda::device::open as cuda;
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(n: usize) -> candle_core::Result<Device> {
+    // An error that says so.
+    Device::new_cuda(n)
+}
+
+impl FromStr for DtypeChoice {
+    type Err = UnknownChoice;
+
+    /// `auto`, `bf16`, `f16` or `f32`.
+    fn from_str(name: &str) -> Result<Self, UnknownChoice> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            "f32" => Ok(Self::F32),
+            _ => Err(UnknownChoice {
+                what: "dtype",
+                name: name.into(),
+                choices: "auto, bf16, f16 or f32",
+            }),
+        }
+    }
+}
+
+impl DtypeChoice {
+    /// What `Auto` stands for on this device, where the checkpoint has no say.
+    #[must_use]
+    pub fn on(self, device: DeviceChoice) -> Self {
+        match (self, device) {
+            (Self::Auto, DeviceChoice::Cuda(_)) => Self::Bf16,
+            (dtype, _) => dtype,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a path is that is no checkpoint, and what to do.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use qwen3_vl_core::load::LoadError;
+
+use crate::quote::shortened;
+
+/// A folder with more entries is not looked at further.
+const MOST_ENTRIES: usize = 10_000;
+
+/// That there is a folder.
+///
+/// # Errors
+///
+/// [`LoadError`] says what is there instead.
+pub(crate) fn ensure_folder(path: &Path) -> Result<(), LoadError> {
+    let shown = shortened(path.display());
+    if path.is_dir() {
+        return Ok(());
+    }
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "gguf")
+        && path.exists()
+    {
+        return Err(LoadError::Invalid(format!("{shown} is {GGUF}")));
+    }
+    if path.exists() {
+        return Err(LoadError::Invalid(format!(
+            "{shown} is a file: give the folder of the checkpoint, which holds config.json"
+        )));
+    }
+    Err(LoadError::NotFound(format!(
+        "there is no folder {shown}: give demo, a checkpoint's folder or a hub id such as \
+         Qwen/Qwen3-VL-4B-Instruct"
+    )))
+}
+
+const GGUF: &str = "a GGUF model for llama.cpp, which cannot be loaded: give the checkpoint's \
+                    folder with config.json and safetensors";
+
+/// What to say of a folder that lacks a file, by what else there is.
+pub(crate) fn lacks(folder: &Path, file: &str) -> LoadError {
+    let shown = shortened(folder.display());
+    let reason = reason(&names(folder), file);
+    LoadError::Invalid(format!("{shown} has no {file}: {reason}"))
+}
+
+/// Why files of these names, of a folder or of a hub's model, do not have that one.
+pub(crate) fn reason(names: &BTreeSet<String>, file: &str) -> String {
+    let has = |name: &str| names.contains(name);
+    let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
+    let begins = |start: &str| names.iter().any(|name| name.starts_with(start));
+    let weights = file.starts_with("model.safetensors");
+    if (weights || file == "config.json") && has("adapter_config.json") {
+        "it is a LoRA adapter (adapter_config.json), which cannot be loaded: merge it into its \
+         base model (peft: merge_and_unload, then save_pretrained) and give that folder"
+            .into()
+    } else if weights && (begins("pytorch_model") || ends(".pth") || ends(".bin")) {
+        "its weights are in PyTorch's format, which is not read: save them as safetensors \
+         (transformers: save_pretrained)"
+            .into()
+    } else if (weights || file == "config.json") && ends(".gguf") {
+        format!("it is {GGUF}")
+    } else if weights && (ends(".onnx") || has("onnx")) {
+        "it is an ONNX export, which cannot be loaded: give the original checkpoint".into()
+    } else if weights {
+        "the folder must hold model.safetensors, or model.safetensors.index.json and every file \
+         that it names"
+            .into()
+    } else if file == "tokenizer.json" && has("vocab.json") && has("merges.txt") {
+        "there are vocab.json and merges.txt, of which transformers makes one: \
+         AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            .into()
+    } else if file == "config.json" && has("onnx") {
+        "it is an ONNX export, which cannot be loaded: give the original checkpoint".into()
+    } else {
+        "it is not a checkpoint as Hugging Face lays it out: give one such as \
+         Qwen/Qwen3-VL-4B-Instruct"
+            .into()
+    }
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.take(MOST_ENTRIES).collect()
+}

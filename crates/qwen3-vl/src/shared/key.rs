@@ -1,0 +1,121 @@
+//! Which models are the same.
+
+use std::path::PathBuf;
+
+use crate::device::{DeviceChoice, DtypeChoice};
+use crate::hub::DEFAULT_REVISION;
+use crate::load::{LoadOptions, ModelSource};
+use crate::model::Quantization;
+
+/// What makes two loads equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelKey {
+    source: Source,
+    device: DeviceChoice,
+    dtype: DtypeChoice,
+    quantization: Quantization,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Embedded(String),
+    Folder(PathBuf),
+    Hub { id: String, revision: String },
+}
+
+impl ModelKey {
+    /// The key of a load.
+    pub fn new(options: &LoadOptions) -> Self {
+        // Every field, so that a new one cannot be forgotten. The KV cache is as large as the one
+        // who loads wants it: an engine is too large to have two of them for that.
+        let LoadOptions {
+            source,
+            device,
+            dtype,
+            quantization,
+            kv_memory: _,
+        } = options;
+        let source = match source {
+            ModelSource::Embedded { name, .. } => Source::Embedded(name.clone()),
+            // The load says what is wrong with a folder that is none.
+            ModelSource::Folder(folder) => {
+                Source::Folder(folder.canonicalize().unwrap_or_else(|_| folder.clone()))
+            }
+            ModelSource::Hub { id, revision } => Source::Hub {
+                id: id.clone(),
+                revision: revision.as_deref().unwrap_or(DEFAULT_REVISION).into(),
+            },
+        };
+        let device = device.resolved();
+        Self {
+            source,
+            device,
+            dtype: dtype.on(device),
+            quantization: *quantization,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_makes_models_equal() {
+        let absolute = Path::new(".").canonicalize().unwrap();
+        let hub = |revision: Option<&str>| ModelSource::Hub {
+            id: "owner/name".into(),
+            revision: revision.map(Into::into),
+        };
+        let embedded = |name: &str| ModelSource::Embedded {
+            name: name.into(),
+            files: &[],
+        };
+        let key = |source: ModelSource, device, dtype| {
+            ModelKey::new(&LoadOptions {
+                source,
+                device,
+                dtype,
+                quantization: Quantization::None,
+                kv_memory: None,
+            })
+        };
+        let of = |source| key(source, DeviceChoice::Cpu, DtypeChoice::Auto);
+        let folder = |path: &str| ModelSource::Folder(path.into());
+
+        assert_eq!(of(folder(".")), of(ModelSource::Folder(absolute)));
+        assert_eq!(of(folder("src/..")), of(folder("./")));
+        assert_eq!(of(hub(None)), of(hub(Some("main"))));
+        assert_eq!(of(embedded("demo")), of(embedded("demo")));
+        let device = |device| key(folder("."), device, DtypeChoice::Auto);
+        if !cfg!(feature = "cuda") {
+            assert_eq!(device(DeviceChoice::Auto), device(DeviceChoice::Cpu));
+        }
+
+        let gpu = |dtype| key(folder("."), DeviceChoice::Cuda(0), dtype);
+        assert_eq!(gpu(DtypeChoice::Auto), gpu(DtypeChoice::Bf16));
+        let different = [
+            of(folder(".")),
+            of(folder("src")),
+            of(folder("no such folder")),
+            of(hub(None)),
+            of(hub(Some("v1"))),
+            of(embedded("demo")),
+            of(embedded("other")),
+            key(folder("."), DeviceChoice::Cpu, DtypeChoice::Bf16),
+            gpu(DtypeChoice::Auto),
+            gpu(DtypeChoice::F16),
+            device(DeviceChoice::Cuda(1)),
+            ModelKey {
+                quantization: Quantization::Q4K,
+                ..of(folder("."))
+            },
+        ];
+        for (i, a) in different.iter().enumerate() {
+            assert!(different[..i].iter().all(|b| a != b), "{a:?}");
+        }
+    }
+}
