@@ -213,7 +213,7 @@ impl Request {
             .field("completion-tokens", answer.completion_tokens)
             .field("model", &model.name)
             .field("backend", model.backend)
-            .field("device", &model.device)
+            .field("device", &model.runs_on)
             .field("queue-time", nanos(t.queue))
             .field("vision-time", nanos(t.vision))
             .field("prefill-time", nanos(t.prefill))

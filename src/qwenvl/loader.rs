@@ -86,7 +86,7 @@ impl Task {
                 let model = backend.model();
                 let rounded = model.quantization.as_ref();
                 let rounded = rounded.map_or(String::new(), |text| format!(" ({text})"));
-                let text = format!("Loaded {}{rounded} on {}", model.name, model.device);
+                let text = format!("Loaded {}{rounded} on {}", model.name, model.runs_on);
                 self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text, 100);
                 static WARNED: AtomicBool = AtomicBool::new(false);

@@ -428,7 +428,7 @@ fn a_worker_of_the_run_before_lets_no_video_go() {
     let mut backend = ManualBackend::default();
     let (call, gate) = (called.clone(), go_on.clone());
     backend.at = Arc::new(move |at| {
-        if at == Call::Close && !gate.load(Ordering::SeqCst) {
+        if at == Call::Ask && !gate.load(Ordering::SeqCst) {
             call.store(true, Ordering::SeqCst);
             wait_until("permission", || gate.load(Ordering::SeqCst));
         }

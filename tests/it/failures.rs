@@ -278,7 +278,7 @@ fn a_panic_anywhere_is_one_error() {
         ("worker", stage(Stage::Worker), 0),
         ("open", call(Call::Open), 1),
         ("push", call(Call::Push), 1),
-        ("close", call(Call::Close), 1),
+        ("close", call(Call::Ask), 1),
         (
             "engine",
             hooks(Arc::new(FakeBackend::new(Duration::ZERO, engine))),

@@ -149,7 +149,7 @@ fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
 /// Whatever the backend is at: nobody waits for it.
 #[test]
 fn while_the_backend_does_not_return() {
-    for call in [Call::Open, Call::Push, Call::Close] {
+    for call in [Call::Open, Call::Push, Call::Ask] {
         let (go_on, gate) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicBool::new(false)),

@@ -1,10 +1,10 @@
-//! What happens to an opened window.
+//! What happens to a request.
 
 use std::time::Duration;
 
 use crate::failure::Failure;
 
-/// What happens to an opened window. `Answer`, `Failed` and `Cancelled` are terminal.
+/// What happens to a request. `Answer`, `Failed` and `Cancelled` are terminal.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A generated token, the stop token included.
@@ -19,7 +19,7 @@ pub enum Event {
     Answer(Answer),
     /// The request could not be answered; the text says why and what to do.
     Failed(Failure),
-    /// The window was cancelled.
+    /// The request was cancelled.
     Cancelled,
 }
 
@@ -74,14 +74,14 @@ pub struct Answer {
 /// Where the time of one request went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// From `close` to the first work done for the prompt's tail.
+    /// From `ask` to the first work done for the prompt's tail.
     pub queue: Duration,
     /// Spent in the vision encoder, over all inputs.
     pub vision: Duration,
     /// Spent in prefill, over all chunks.
     pub prefill: Duration,
-    /// From the last `push` to the first token.
+    /// From the last `push` before the request to the first token.
     pub first_token: Duration,
-    /// From the last `push` to the last token.
+    /// From the last `push` before the request to the last token.
     pub last_token: Duration,
 }

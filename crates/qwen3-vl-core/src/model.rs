@@ -11,7 +11,7 @@ pub struct ModelInfo {
     /// Kind of backend, for instance `local`.
     pub backend: &'static str,
     /// What computes, as the backend calls it; stands in messages.
-    pub device: String,
+    pub runs_on: String,
     /// What weights have been rounded to, and what could not be, for instance `q8-0`; none if none
     /// have.
     pub quantization: Option<String>,

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 
 use super::{Checkpoint, Golden, write_checkpoint, write_tokenizer};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sequence::{Ask, Sequence};
 use qwen3_vl::load::{LoadOptions, load_runner};
 use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
 use qwen3_vl::sampling::{Sampler, Scores};
@@ -224,7 +224,7 @@ fn prompt(
         ..WindowHead::default()
     };
     let kv = KvCache::new(&runner.parts.model.kv);
-    let mut sequence = Sequence::new(0, &head, EventSink::new(|_| {}), kv);
+    let mut sequence = Sequence::new(0, &head, Box::new(|_| ()), kv);
     let now = std::time::Instant::now();
     let mut chunks = Vec::new();
     let mut embeddings = Vec::new();
@@ -267,7 +267,7 @@ fn prompt(
         .as_str()
         .unwrap_or("Hello, 世界!")
         .to_owned();
-    let question = Request {
+    let request = Request {
         prompt,
         max_tokens: 24,
         sampling: SamplingParams::default(),
@@ -275,7 +275,15 @@ fn prompt(
         emit_tokens: false,
         repetition_guard: 0,
     };
-    sequence.close(question, 0, now);
+    let ask = Ask {
+        id: 0,
+        request,
+        sink: EventSink::new(|_| {}),
+        at: now,
+        waiter: None,
+    };
+    sequence.ask(ask, 0);
+    sequence.close();
     runner.advance(&mut sequence)?;
     chunks.push(sequence.take(usize::MAX, now)?);
     let ids: Vec<i64> = chunks

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-
-use crate::engine::interrupt::Interrupt;
-use crate::engine::runner::Runner;
-use crate::engine::{Command, Engine};
-use crate::model::KvPool;
-use crate::tokenizer::Tokenizer;
 use qwen3_vl_core::EventSink;
-use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead, WindowInput};
+use qwen3_vl_core::backend::{Backend, LostSink, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::event::Event;
 use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::model::ModelInfo;
 use qwen3_vl_core::request::Request;
+
+use crate::engine::interrupt::{Interest, Interrupt, Waiter};
+use crate::engine::runner::Runner;
+use crate::engine::sequence::Ask;
+use crate::engine::{Command, Engine};
+use crate::model::KvPool;
+use crate::tokenizer::Tokenizer;
 
 /// A model in this process, with a thread of its own.
 pub struct LocalBackend {
@@ -25,7 +26,7 @@ pub struct LocalBackend {
     tokenizer: Arc<Tokenizer>,
     kv: Arc<KvPool>,
     engine: Engine,
-    next: AtomicU64,
+    ids: Arc<AtomicU64>,
 }
 
 impl LocalBackend {
@@ -40,7 +41,7 @@ impl LocalBackend {
             tokenizer: runner.parts.tokenizer.clone(),
             kv: runner.parts.model.kv.clone(),
             engine: Engine::start(runner)?,
-            next: AtomicU64::new(0),
+            ids: Arc::default(),
         })
     }
 }
@@ -50,23 +51,21 @@ impl Backend for LocalBackend {
         &self.model
     }
 
-    fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let commands = self.engine.commands();
-        send(
-            commands.as_ref(),
-            Command::Open {
-                id,
-                head,
-                sink: sink.cancels(),
-            },
-        );
-        let interrupt = Arc::clone(self.engine.interrupt());
-        Box::new(LocalWindow {
+    fn open(&self, head: WindowHead, lost: LostSink) -> Box<dyn Window> {
+        let line = Line {
+            commands: self.engine.commands(),
+            ids: self.ids.clone(),
+            interrupt: Arc::clone(self.engine.interrupt()),
+            interest: Arc::default(),
+        };
+        let (id, waiter) = (line.next_id(), line.waiter());
+        line.send(Command::Open {
             id,
-            commands,
-            interrupt,
-        })
+            head,
+            lost,
+            interest: line.interest.clone(),
+        });
+        Box::new(LocalWindow { id, line, waiter })
     }
 
     fn text_tokens(&self, text: &str) -> usize {
@@ -83,74 +82,88 @@ impl Backend for LocalBackend {
     }
 }
 
-/// A command that finds no engine: only `Open` holds somebody who waits.
-fn send(commands: Option<&Sender<Command>>, command: Command) {
-    let lost = match commands {
-        Some(commands) => commands.send(command).err().map(|e| e.0),
-        None => Some(command),
-    };
-    if let Some(Command::Open { mut sink, .. }) = lost {
-        sink.send(Event::Failed(Failure::Fatal(
-            "the engine has stopped".into(),
-        )));
+/// A window's line to the engine.
+#[derive(Clone)]
+struct Line {
+    commands: Option<Sender<Command>>,
+    ids: Arc<AtomicU64>,
+    interrupt: Arc<Interrupt>,
+    interest: Arc<Interest>,
+}
+
+impl Line {
+    fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn waiter(&self) -> Arc<Waiter> {
+        Arc::new(Waiter::new(&self.interrupt, &self.interest))
+    }
+
+    /// Sends a command; if there is no engine any more, somebody may wait for what it would have done.
+    fn send(&self, command: Command) {
+        let lost = match &self.commands {
+            Some(commands) => commands.send(command).err().map(|e| e.0),
+            None => Some(command),
+        };
+        let failure = Failure::Fatal("the engine has stopped".into());
+        match lost {
+            Some(Command::Open { lost, .. }) => lost(failure),
+            Some(Command::Ask { mut ask, .. }) => ask.sink.send(Event::Failed(failure)),
+            _ => (),
+        }
     }
 }
 
 struct LocalWindow {
     id: u64,
-    commands: Option<Sender<Command>>,
-    interrupt: Arc<Interrupt>,
+    line: Line,
+    waiter: Arc<Waiter>,
 }
 
-/// Has the engine forget a window, and end the step that runs if it is for that window alone.
-fn cancel(id: u64, commands: Option<&Sender<Command>>, interrupt: &Interrupt) {
-    send(commands, Command::Cancel { id });
-    interrupt.cancel(id);
-}
-
-impl WindowInput for LocalWindow {
+impl Window for LocalWindow {
     fn push(&mut self, input: VisionInput) {
-        let command = Command::Push {
+        self.line.send(Command::Push {
             id: self.id,
             input,
             at: Instant::now(),
-        };
-        send(self.commands.as_ref(), command);
+        });
     }
 
-    fn close(mut self: Box<Self>, request: Request) -> Box<dyn RequestHandle> {
-        // Without a channel, dropping self cancels nothing.
-        let commands = self.commands.take();
-        let command = Command::Close {
-            id: self.id,
+    fn ask(&mut self, request: Request, sink: EventSink) -> Box<dyn RequestHandle> {
+        let (id, waiter) = (self.line.next_id(), self.line.waiter());
+        let ask = Ask {
+            id,
             request,
+            sink: sink.cancels(),
             at: Instant::now(),
+            waiter: Some(waiter.clone()),
         };
-        send(commands.as_ref(), command);
-        Box::new(LocalHandle {
-            id: self.id,
-            commands,
-            interrupt: Arc::clone(&self.interrupt),
-        })
+        self.line.send(Command::Ask {
+            window: self.id,
+            ask,
+        });
+        let line = self.line.clone();
+        Box::new(LocalHandle { id, line, waiter })
     }
 }
 
 impl Drop for LocalWindow {
     fn drop(&mut self) {
-        if self.commands.is_some() {
-            cancel(self.id, self.commands.as_ref(), &self.interrupt);
-        }
+        self.line.send(Command::Close { id: self.id });
+        self.waiter.give_up();
     }
 }
 
 struct LocalHandle {
     id: u64,
-    commands: Option<Sender<Command>>,
-    interrupt: Arc<Interrupt>,
+    line: Line,
+    waiter: Arc<Waiter>,
 }
 
 impl RequestHandle for LocalHandle {
     fn cancel(&self) {
-        cancel(self.id, self.commands.as_ref(), &self.interrupt);
+        self.line.send(Command::Cancel { id: self.id });
+        self.waiter.give_up();
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use qwen3_vl_core::backend::{RequestHandle, WindowInput};
+use qwen3_vl_core::backend::{LostSink, RequestHandle, Window};
 use qwen3_vl_core::frames::{Frame, Rounding, Size, VisionInput};
 use qwen3_vl_core::model::ModelInfo;
 use qwen3_vl_core::request;
@@ -20,7 +20,7 @@ use crate::qwenvl::settings::{Mode, Overload};
 pub(super) enum Target {
     /// To the backend, at this size, rounded so.
     Input {
-        input: Box<dyn WindowInput>,
+        input: Box<dyn Window>,
         size: (Size, Rounding),
     },
     /// Nowhere: there was no model yet when the window opened.
@@ -152,7 +152,12 @@ impl Asked {
     }
 }
 
-/// Sends a window's events to the session.
+/// Sends what happens to a window's request to the session.
 pub(super) fn event_sink(session: Arc<Session>, window: u64) -> EventSink {
     EventSink::new(move |event| session.event(window, event))
+}
+
+/// Tells the session of a window that is lost before it is asked.
+pub(super) fn lost_sink(session: Arc<Session>, window: u64) -> LostSink {
+    Box::new(move |failure| session.event(window, event::Event::Failed(failure)))
 }

@@ -11,7 +11,7 @@ use qwen3_vl_core::window::WindowRules;
 use super::Worker;
 use super::picture::Picture;
 use super::tell::reason;
-use super::window::{OpenWindow, Target, event_sink};
+use super::window::{OpenWindow, Target, event_sink, lost_sink};
 use crate::message::{Reason, Request};
 use crate::qwenvl::QwenVL;
 use crate::qwenvl::imp::lock;
@@ -102,7 +102,7 @@ impl Worker {
         };
         let waits = sample.overload == Overload::Block;
         let head = settings.window_head(&forecast, waits);
-        let input = backend.open(head, event_sink(self.session.clone(), id));
+        let input = backend.open(head, lost_sink(self.session.clone(), id));
         let size = (forecast.size, forecast.rounding);
         window.target = Target::Input { input, size };
     }
@@ -151,7 +151,7 @@ impl Worker {
         if let Some(odd) = odd {
             input.push(odd);
         }
-        let handle = input.close(request);
+        let handle = input.ask(request, event_sink(self.session.clone(), id));
         if let Some(asked) = self.asked.back_mut() {
             asked.handle = Some(handle);
         }

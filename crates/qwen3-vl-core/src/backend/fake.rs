@@ -14,18 +14,19 @@
 //! let backend = FakeBackend::new(Duration::ZERO, Outcome::Echo);
 //! let (events, seen) = mpsc::channel();
 //! let sink = EventSink::new(move |event| events.send(event).unwrap_or_default());
-//! let mut window = backend.open(WindowHead::default(), sink);
+//! let mut window = backend.open(WindowHead::default(), Box::new(|_| ()));
 //! let size = Size { width: 64, height: 32 };
 //! let grey = |seconds| Frame { rgb: Arc::from([128; 64 * 32 * 3]), size, seconds };
 //! window.push(VisionInput::Pair([grey(0.0), grey(0.5)]));
-//! window.close(Request {
+//! let request = Request {
 //!     prompt: "What happens?".into(),
 //!     max_tokens: 32,
 //!     sampling: SamplingParams::default(),
 //!     seed: 0,
 //!     emit_tokens: false,
 //!     repetition_guard: 0,
-//! });
+//! };
+//! window.ask(request, sink);
 //! let Event::Answer(answer) = seen.recv()? else { panic!("no answer") };
 //! assert_eq!(answer.text, "1 inputs of 64x32: What happens?");
 //! # Ok::<(), mpsc::RecvError>(())
@@ -36,7 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Backend, RequestHandle, WindowHead, WindowInput};
+use super::{Backend, LostSink, RequestHandle, Window, WindowHead};
 use crate::EventSink;
 use crate::event::{Answer, Event, FinishReason, Timings};
 use crate::failure::Failure;
@@ -44,7 +45,7 @@ use crate::frames::VisionInput;
 use crate::model::{Limits, ModelInfo};
 use crate::request::{Request, SamplingParams};
 
-/// Answers every window after a fixed time with a sentence about what it was given.
+/// Answers every request after a fixed time with a sentence about what it was given.
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     model: ModelInfo,
@@ -52,7 +53,7 @@ pub struct FakeBackend {
     outcome: Outcome,
 }
 
-/// How a [`FakeBackend`] ends its windows.
+/// How a [`FakeBackend`] ends its requests.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// `"{pairs} inputs of {width}x{height}: {prompt}"`.
@@ -62,12 +63,12 @@ pub enum Outcome {
 }
 
 impl FakeBackend {
-    /// A backend that answers `delay` after a window closes.
+    /// A backend that answers `delay` after it is asked.
     pub fn new(delay: Duration, outcome: Outcome) -> Self {
         let model = ModelInfo {
             name: "fake".into(),
             backend: "fake",
-            device: "none".into(),
+            runs_on: "none".into(),
             quantization: None,
             factor: 32,
             temporal_patch: 2,
@@ -100,9 +101,8 @@ impl Backend for FakeBackend {
         text.split_whitespace().count()
     }
 
-    fn open(&self, _head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
+    fn open(&self, _head: WindowHead, _lost: LostSink) -> Box<dyn Window> {
         Box::new(FakeWindow {
-            sink: sink.cancels(),
             inputs: Vec::new(),
             delay: self.delay,
             outcome: self.outcome.clone(),
@@ -111,26 +111,21 @@ impl Backend for FakeBackend {
 }
 
 struct FakeWindow {
-    sink: EventSink,
     inputs: Vec<VisionInput>,
     delay: Duration,
     outcome: Outcome,
 }
 
-impl WindowInput for FakeWindow {
+impl Window for FakeWindow {
     fn push(&mut self, input: VisionInput) {
         self.inputs.push(input);
     }
 
-    fn close(self: Box<Self>, request: Request) -> Box<dyn RequestHandle> {
+    fn ask(&mut self, request: Request, sink: EventSink) -> Box<dyn RequestHandle> {
         let cancelled = Arc::new(AtomicBool::new(false));
         let handle = FakeHandle(cancelled.clone());
-        let Self {
-            mut sink,
-            inputs,
-            delay,
-            outcome,
-        } = *self;
+        let (inputs, delay, outcome) = (self.inputs.clone(), self.delay, self.outcome.clone());
+        let mut sink = sink.cancels();
         thread::spawn(move || {
             let until = Instant::now() + delay;
             while !cancelled.load(Ordering::Relaxed) {

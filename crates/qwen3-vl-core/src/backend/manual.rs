@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fake::{FakeBackend, Outcome};
-use super::{Backend, RequestHandle, WindowHead, WindowInput};
+use super::{Backend, LostSink, RequestHandle, Window, WindowHead};
 use crate::EventSink;
 use crate::event::{Answer, Event, FinishReason, Timings};
 use crate::frames::VisionInput;
@@ -24,7 +24,7 @@ pub struct Asked {
     pub request: Request,
     /// How its window was opened.
     pub head: WindowHead,
-    /// The window's inputs.
+    /// The window's inputs so far.
     pub inputs: Vec<VisionInput>,
     cancelled: Arc<AtomicBool>,
     sink: EventSink,
@@ -82,7 +82,7 @@ pub enum Call {
     /// An input comes.
     Push,
     /// It asks.
-    Close,
+    Ask,
 }
 
 /// See the module's text. A clone is the same backend.
@@ -161,12 +161,11 @@ impl Backend for ManualBackend {
         text.split_whitespace().count()
     }
 
-    fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
+    fn open(&self, head: WindowHead, _lost: LostSink) -> Box<dyn Window> {
         (self.at)(Call::Open);
         Box::new(ManualWindow {
             backend: self.clone(),
             head,
-            sink: sink.cancels(),
             inputs: Vec::new(),
         })
     }
@@ -175,32 +174,25 @@ impl Backend for ManualBackend {
 struct ManualWindow {
     backend: ManualBackend,
     head: WindowHead,
-    sink: EventSink,
     inputs: Vec<VisionInput>,
 }
 
-impl WindowInput for ManualWindow {
+impl Window for ManualWindow {
     fn push(&mut self, input: VisionInput) {
         (self.backend.at)(Call::Push);
         self.inputs.push(input);
     }
 
-    fn close(self: Box<Self>, request: Request) -> Box<dyn RequestHandle> {
-        (self.backend.at)(Call::Close);
+    fn ask(&mut self, request: Request, sink: EventSink) -> Box<dyn RequestHandle> {
+        (self.backend.at)(Call::Ask);
         let cancelled = Arc::new(AtomicBool::new(false));
-        let Self {
-            backend,
-            head,
-            sink,
-            inputs,
-        } = *self;
-        backend.asked().push(Asked {
-            number: backend.requests.fetch_add(1, Ordering::SeqCst),
+        self.backend.asked().push(Asked {
+            number: self.backend.requests.fetch_add(1, Ordering::SeqCst),
             request,
-            head,
-            inputs,
+            head: self.head.clone(),
+            inputs: self.inputs.clone(),
             cancelled: cancelled.clone(),
-            sink: sink.loses(),
+            sink,
         });
         Box::new(ManualHandle(cancelled))
     }

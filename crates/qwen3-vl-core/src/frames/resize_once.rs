@@ -1,6 +1,6 @@
 //! Resizing in f32, rounded once.
 //!
-//! ATen's `upsample_bicubic2d_aa` for float tensors on the CPU, operation by operation (weights and sums
+//! ATen's `upsample_bicubic2d_aa` for float tensors, operation by operation (weights and sums
 //! in f32, fused where its compiler fuses them): a crate that sums in f64 breaks ties another way, of
 //! which noise has one in two hundred values.
 

@@ -5,9 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::EventSink;
 use crate::backend::fake::{FakeBackend, Outcome};
-use crate::backend::{WindowHead, WindowInput};
+use crate::backend::{LostSink, Window, WindowHead};
 use crate::model::ModelInfo;
 
 /// No wait lasts longer: what is not there by then has hung.
@@ -24,8 +23,8 @@ impl Backend for Engine {
         self.fake.model()
     }
 
-    fn open(&self, head: WindowHead, sink: EventSink) -> Box<dyn WindowInput> {
-        self.fake.open(head, sink)
+    fn open(&self, head: WindowHead, lost: LostSink) -> Box<dyn Window> {
+        self.fake.open(head, lost)
     }
 
     fn is_broken(&self) -> bool {

@@ -47,13 +47,11 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
         system_prompt: None,
         ..WindowHead::default()
     };
-    let mut window = backend.open(
-        head,
-        EventSink::new(move |event| {
-            // The receiver outlives the window; after the answer nobody listens.
-            let _ = events.send(event);
-        }),
-    );
+    let sink = EventSink::new(move |event| {
+        // After the answer nobody listens.
+        let _ = events.send(event);
+    });
+    let mut window = backend.open(head, Box::new(|_| ()));
     if options.images {
         for frame in frames {
             window.push(VisionInput::Image(frame));
@@ -64,14 +62,16 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
             window.push(VisionInput::Pair([pair[0].clone(), pair[last].clone()]));
         }
     }
-    let _request = window.close(Request {
+    let request = Request {
         prompt: options.prompt,
         max_tokens: options.tokens,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,
         repetition_guard: 0,
-    });
+    };
+    window.ask(request, sink);
+    drop(window);
     match answers.recv()? {
         Event::Answer(answer) => {
             println!(

@@ -1,7 +1,7 @@
 //! Who gets room in the KV cache. Pure: counts blocks, holds none.
 //!
-//! A window is admitted when it opens, with room for all that it will need, so that no window that
-//! has begun ever lacks memory. Those that wait are admitted in the order in which they opened.
+//! A window is admitted when it opens, with room for all that it and one request will need, so that no
+//! window that has begun ever lacks memory. More requests at a time need more room, and may have to wait. Those that wait are admitted in the order in which they opened.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,12 +18,20 @@ pub enum Admitted {
     Never,
 }
 
+/// Blocks of an admitted window and its forks.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// What it said that it will need.
+    said: usize,
+    reserved: usize,
+}
+
 /// Room in blocks, and who has how much of it.
 #[derive(Clone, Debug)]
 pub struct Admission {
     limit: usize,
     reserved: usize,
-    admitted: BTreeMap<u64, usize>,
+    admitted: BTreeMap<u64, Room>,
     /// Windows that wait, with what they need, oldest first.
     waiting: VecDeque<(u64, usize)>,
 }
@@ -62,7 +70,8 @@ impl Admission {
         let fits = blocks <= self.limit - self.reserved;
         if fits {
             self.reserved += blocks;
-            *self.admitted.entry(id).or_default() += blocks;
+            let (said, reserved) = (blocks, blocks);
+            self.admitted.insert(id, Room { said, reserved });
         }
         fits
     }
@@ -72,18 +81,32 @@ impl Admission {
         self.admitted.contains_key(&id)
     }
 
-    /// An admitted window needs so many blocks in all, which may be more than it said. Whether it can
-    /// have them.
-    pub fn grow(&mut self, id: u64, blocks: usize) -> bool {
-        let has = self.admitted.get(&id).copied().unwrap_or(0);
-        blocks <= has || self.reserve(id, blocks - has)
+    /// What the window said that it will need; 0 if it has not been admitted.
+    pub fn said(&self, id: u64) -> usize {
+        self.admitted.get(&id).map_or(0, |room| room.said)
+    }
+
+    /// An admitted window and its forks need so many blocks in all, or what it said if that is more. Whether
+    /// they can have them; if not, they keep what they have.
+    pub fn resize(&mut self, id: u64, blocks: usize) -> bool {
+        let Some(room) = self.admitted.get_mut(&id) else {
+            return false;
+        };
+        let blocks = blocks.max(room.said);
+        let others = self.reserved - room.reserved;
+        let fits = blocks <= self.limit - others;
+        if fits {
+            room.reserved = blocks;
+            self.reserved = others + blocks;
+        }
+        fits
     }
 
     /// Windows that are still there; what the others had goes to those that wait.
     pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
-        self.admitted.retain(|id, blocks| {
+        self.admitted.retain(|id, room| {
             let stays = is_there(*id);
-            self.reserved -= if stays { 0 } else { *blocks };
+            self.reserved -= if stays { 0 } else { room.reserved };
             stays
         });
         self.waiting.retain(|(id, _)| is_there(*id));
@@ -113,9 +136,13 @@ mod tests {
         assert_eq!(admitted(&admission), [true, false, false]);
         admission.retain(|id| id != 1);
         assert_eq!(admitted(&admission), [false, true, true]);
-        assert!(admission.grow(3, 5) && !admission.grow(2, 6));
+        assert!(admission.resize(3, 5) && !admission.resize(2, 6));
         admission.retain(|id| id == 3);
-        assert!(admission.grow(3, 10) && !admission.grow(3, 11));
+        assert!(admission.resize(3, 10) && !admission.resize(3, 11));
+        // What it does not need any more is free, but for what it said.
+        assert!(admission.resize(3, 0) && admission.said(3) == 2);
+        assert_eq!(admission.open(6, 8, false), Admitted::Now);
+        assert!(!admission.resize(3, 3));
     }
 
     /// The oldest admitted window ends, and those of the waiting that are admitted then live.

@@ -1,19 +1,67 @@
 //! Ends a step that nobody waits for any more, from another thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::runner::StepError;
 use crate::cpu::pool::Flag;
 
-/// Says whether the step that runs is still wanted: the engine tells it whose step that is, callers tell
-/// it whom they have given up. Kernels look at its [`Flag`].
+/// Says whether the step that runs is still wanted: the engine tells it which windows that step is for,
+/// callers tell it what they have given up. Kernels look at its [`Flag`].
 #[derive(Debug, Default)]
 pub struct Interrupt {
     flag: Flag,
     stopped: AtomicBool,
-    /// Windows that wait for the step that runs.
-    waiting: Mutex<Vec<u64>>,
+    /// Windows that the step that runs is for. Those without an [`Interest`] are always wanted.
+    running: Mutex<Vec<Option<Arc<Interest>>>>,
+}
+
+/// How many wait for a window: who holds it open, and its requests.
+#[derive(Debug, Default)]
+pub struct Interest {
+    waiters: AtomicUsize,
+}
+
+impl Interest {
+    fn is_gone(&self) -> bool {
+        self.waiters.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Somebody who waits for a window, until it is dropped or gives up.
+#[derive(Debug)]
+pub struct Waiter {
+    interrupt: Arc<Interrupt>,
+    interest: Arc<Interest>,
+    gave_up: AtomicBool,
+}
+
+impl Waiter {
+    /// One more who waits for the window.
+    pub fn new(interrupt: &Arc<Interrupt>, interest: &Arc<Interest>) -> Self {
+        interest.waiters.fetch_add(1, Ordering::Relaxed);
+        Self {
+            interrupt: interrupt.clone(),
+            interest: interest.clone(),
+            gave_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits no more. The step that runs ends, if nobody else waits for it. To be called when the engine
+    /// has the command to forget what was waited for.
+    pub fn give_up(&self) {
+        if !self.gave_up.swap(true, Ordering::Relaxed) {
+            let running = self.interrupt.lock();
+            self.interest.waiters.fetch_sub(1, Ordering::Relaxed);
+            self.interrupt.raise_if_unwanted(&running);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 impl Interrupt {
@@ -23,26 +71,24 @@ impl Interrupt {
     }
 
     /// A step begins for these windows. It has ended when the result is dropped.
-    pub fn begin(self: &Arc<Self>, windows: Vec<u64>) -> Running {
-        *self.lock() = windows;
+    pub fn begin(self: &Arc<Self>, windows: Vec<Option<Arc<Interest>>>) -> Running {
+        let mut running = self.lock();
+        *running = windows;
+        self.raise_if_unwanted(&running);
+        drop(running);
         Running(Arc::clone(self))
     }
 
-    /// Nobody waits for this window any more. The step that runs ends, if it is for no other. To be
-    /// called when the engine has the command to forget the window.
-    pub fn cancel(&self, window: u64) {
-        let mut waiting = self.lock();
-        if waiting.contains(&window) {
-            waiting.retain(|id| *id != window);
-            if waiting.is_empty() {
-                self.flag.raise();
-            }
+    fn raise_if_unwanted(&self, running: &[Option<Arc<Interest>>]) {
+        let is_gone = |window: &Option<Arc<Interest>>| window.as_ref().is_some_and(|w| w.is_gone());
+        if !running.is_empty() && running.iter().all(is_gone) {
+            self.flag.raise();
         }
     }
 
     /// The step that runs ends, and all later ones.
     pub fn stop(&self) {
-        let _waiting = self.lock();
+        let _running = self.lock();
         self.stopped.store(true, Ordering::Relaxed);
         self.flag.raise();
     }
@@ -64,9 +110,9 @@ impl Interrupt {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
-        // A list of numbers is right after every statement.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Arc<Interest>>>> {
+        // A list is right after every statement.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,8 +121,8 @@ pub struct Running(Arc<Interrupt>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut waiting = self.0.lock();
-        waiting.clear();
+        let mut running = self.0.lock();
+        running.clear();
         if !self.0.stopped() {
             self.0.flag.lower();
         }
@@ -88,22 +134,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_ends_when_the_last_of_its_windows_is_given_up() {
+    fn a_step_ends_when_the_last_who_waits_for_its_windows_gives_up() {
         let interrupt = Arc::new(Interrupt::default());
-        interrupt.cancel(1);
-        assert!(!interrupt.flag().is_raised(), "no step runs");
-        let step = interrupt.begin(vec![1, 2]);
-        interrupt.cancel(3);
-        interrupt.cancel(1);
-        interrupt.cancel(1);
-        assert!(!interrupt.flag().is_raised(), "another one waits for it");
-        interrupt.cancel(2);
-        assert!(interrupt.flag().is_raised());
+        let windows = [(); 3].map(|()| Arc::new(Interest::default()));
+        let waiter = |window: usize| Waiter::new(&interrupt, &windows[window]);
+        let begin =
+            |of: &[usize]| interrupt.begin(of.iter().map(|i| Some(windows[*i].clone())).collect());
+        let raised = || interrupt.flag().is_raised();
+
+        let (open, request, other, third) = (waiter(0), waiter(0), waiter(1), waiter(2));
+        let step = begin(&[0, 1]);
+        third.give_up();
+        other.give_up();
+        open.give_up();
+        open.give_up();
+        assert!(!raised(), "a request waits for it");
+        let late = waiter(0);
+        drop(request);
+        assert!(!raised(), "a later request waits for it");
+        late.give_up();
+        assert!(raised());
+        drop((step, late, open));
+        assert!(!raised(), "the next step runs");
+
+        let step = begin(&[0]);
+        assert!(raised(), "nobody waits for it when it begins");
         drop(step);
-        assert!(!interrupt.flag().is_raised(), "the next step runs");
-        let step = interrupt.begin(vec![4]);
+        let step = interrupt.begin(vec![Some(windows[0].clone()), None]);
+        assert!(!raised(), "one of its windows is always wanted");
         interrupt.stop();
         drop(step);
-        assert!(interrupt.flag().is_raised() && interrupt.stopped());
+        assert!(raised() && interrupt.stopped());
     }
 }

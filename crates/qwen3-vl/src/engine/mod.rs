@@ -21,24 +21,21 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use qwen3_vl_core::backend::{LostSink, WindowHead};
+use qwen3_vl_core::failure::{Failure, panic_text};
+use qwen3_vl_core::frames::VisionInput;
+use qwen3_vl_core::lower_priority;
 
+use crate::device::brief;
 use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use admission::{Admission, Admitted};
-use interrupt::Interrupt;
-use qwen3_vl_core::EventSink;
-use qwen3_vl_core::backend::WindowHead;
-use qwen3_vl_core::event::Event;
-use qwen3_vl_core::failure::Failure;
-use qwen3_vl_core::failure::panic_text;
-use qwen3_vl_core::frames::VisionInput;
-use qwen3_vl_core::lower_priority;
-use qwen3_vl_core::request::Request;
+use interrupt::{Interest, Interrupt};
 use runner::{Runner, StepError};
 use scheduler::{Scheduler, Step, WindowState};
-use sequence::Sequence;
+use sequence::{Ask, Sequence};
 
-/// What callers tell the engine. Windows are named by a number that only one of them has.
+/// What callers tell the engine. Windows and requests are named by a number that only one of them has.
 pub enum Command {
     /// A window begins.
     Open {
@@ -46,8 +43,10 @@ pub enum Command {
         id: u64,
         /// What stands before its frames.
         head: WindowHead,
-        /// Where its events go.
-        sink: EventSink,
+        /// Hears of its failure, if no request does.
+        lost: LostSink,
+        /// Who waits for it.
+        interest: Arc<Interest>,
     },
     /// A vision input for an open window.
     Push {
@@ -58,18 +57,21 @@ pub enum Command {
         /// When it was pushed.
         at: Instant,
     },
-    /// No more inputs: answer.
+    /// A request about what an open window has so far.
+    Ask {
+        /// The window.
+        window: u64,
+        /// The request.
+        ask: Ask,
+    },
+    /// No more inputs and requests of a window.
     Close {
         /// The window.
         id: u64,
-        /// What is asked.
-        request: Request,
-        /// When it was closed.
-        at: Instant,
     },
-    /// Nobody wants the answer any more.
+    /// Nobody wants the answer to a request any more.
     Cancel {
-        /// The window.
+        /// The request.
         id: u64,
     },
 }
@@ -99,8 +101,8 @@ impl Engine {
             inbox,
             interrupt: Arc::clone(&interrupt),
             scheduler: Scheduler::default(),
-            windows: Vec::new(),
-            closed: 0,
+            sequences: Vec::new(),
+            asked: 0,
             pushed: 0,
             broken: Arc::clone(&broken),
         };
@@ -157,11 +159,12 @@ struct Worker {
     interrupt: Arc<Interrupt>,
     admission: Admission,
     scheduler: Scheduler,
-    windows: Vec<Sequence>,
-    /// Windows closed and inputs pushed so far.
-    closed: u64,
+    /// Windows, and requests that are forks of them.
+    sequences: Vec<Sequence>,
+    /// Requests made and inputs pushed so far.
+    asked: u64,
     pushed: u64,
-    /// Why nothing works any more, after a panic.
+    /// Why nothing works any more, after a panic or a failure of the device.
     broken: Arc<OnceLock<String>>,
 }
 
@@ -172,7 +175,12 @@ impl Worker {
             match turn {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(panic) => self.break_down(&*panic),
+                Err(panic) => {
+                    let text = panic_text(&*panic);
+                    self.break_down(&format!(
+                        "the engine panicked ({text}); restart the element"
+                    ));
+                }
             }
         }
     }
@@ -186,8 +194,9 @@ impl Worker {
         self.release();
         self.land(false);
         self.advance();
-        let admitted = self.windows.iter();
-        let admitted = admitted.filter(|window| self.admission.is_admitted(window.id()));
+        self.serve();
+        let admitted = self.sequences.iter();
+        let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
         let mut states: Vec<WindowState> = admitted.map(Sequence::state).collect();
         if self.runner.is_full() {
             // What waits cannot be begun.
@@ -206,34 +215,27 @@ impl Worker {
 
     /// What ended windows had is free, and goes to those that wait.
     fn release(&mut self) {
-        let windows = &self.windows;
-        self.admission
-            .retain(|id| windows.iter().any(|window| window.id() == id));
+        let sequences = self.sequences.iter().filter(|s| s.needs_room());
+        let windows: Vec<u64> = sequences.map(Sequence::window).collect();
+        self.admission.retain(|id| windows.contains(&id));
     }
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Open { id, head, mut sink } => {
-                if let Some(reason) = self.broken.get() {
-                    sink.send(Event::Failed(Failure::Fatal(reason.clone())));
-                    return;
-                }
+            Command::Open {
+                id,
+                head,
+                lost,
+                interest,
+            } => {
                 // Who has heard that a window ended, or ended it, counts on its room.
                 self.release();
                 let kv = KvCache::new(&self.runner.parts.model.kv);
-                let mut window = Sequence::new(id, &head, sink, kv);
-                if let Err(error) = self.runner.limits().check(head.tokens, 0) {
-                    return window.fail(failure(&error.into()));
+                let mut window = Sequence::new(id, &head, lost, kv).of_interest(interest);
+                if let Some(failure) = self.refusal(id, &head) {
+                    window.fail(failure);
                 }
-                let full = StepError::Memory {
-                    needed: head.tokens,
-                    limit: self.runner.limits().kv_tokens,
-                };
-                match self.admission.open(id, blocks(head.tokens), head.waits) {
-                    Admitted::Now | Admitted::Later => self.windows.push(window),
-                    Admitted::Full => window.fail(Failure::Full(full.to_string())),
-                    Admitted::Never => window.fail(failure(&full)),
-                }
+                self.sequences.push(window);
             }
             Command::Push { id, input, at } => {
                 self.pushed += 1;
@@ -244,15 +246,41 @@ impl Worker {
                     Ok(())
                 });
             }
-            Command::Close { id, request, at } => {
-                self.closed += 1;
-                let order = self.closed;
-                self.one(id, |_, window| {
-                    window.close(request, order, at);
+            Command::Ask { window, ask } => {
+                self.asked += 1;
+                let order = self.asked;
+                self.one(window, |_, window| {
+                    window.ask(ask, order);
                     Ok(())
                 });
             }
-            Command::Cancel { id } => self.windows.retain(|w| w.id() != id),
+            Command::Close { id } => self.one(id, |_, window| {
+                window.close();
+                Ok(())
+            }),
+            Command::Cancel { id } => {
+                self.sequences.iter_mut().for_each(|s| s.cancel(id));
+                self.sequences.retain(|s| s.id() != id && !s.ended());
+            }
+        }
+    }
+
+    /// Why a window cannot be opened.
+    fn refusal(&mut self, id: u64, head: &WindowHead) -> Option<Failure> {
+        if let Some(reason) = self.broken.get() {
+            return Some(Failure::Fatal(reason.clone()));
+        }
+        if let Err(error) = self.runner.limits().check(head.tokens, 0) {
+            return Some(Failure::Invalid(error.to_string()));
+        }
+        let full = StepError::Memory {
+            needed: head.tokens,
+            limit: self.runner.limits().kv_tokens,
+        };
+        match self.admission.open(id, blocks(head.tokens), head.waits) {
+            Admitted::Now | Admitted::Later => None,
+            Admitted::Full => Some(Failure::Full(full.to_string())),
+            Admitted::Never => Some(Failure::Invalid(full.to_string())),
         }
     }
 
@@ -260,7 +288,7 @@ impl Worker {
     /// being encoded if `wait`.
     fn land(&mut self, mut wait: bool) {
         while let Some(landing) = self.runner.land(std::mem::take(&mut wait)) {
-            for window in &mut self.windows {
+            for window in &mut self.sequences {
                 if !window.awaits(&landing.inputs) {
                     continue;
                 }
@@ -272,38 +300,94 @@ impl Worker {
                     }
                 }
             }
+            if let Some(error) = &landing.failed {
+                self.break_down_if_fatal(error);
+            }
         }
-        self.windows.retain(|window| !window.ended());
+        self.sequences.retain(|sequence| !sequence.ended());
     }
 
     /// Makes all that have been admitted ready for the next step.
     fn advance(&mut self) {
-        let admission = &mut self.admission;
-        each(&self.runner, &mut self.windows, |runner, window| {
-            let id = window.id();
-            if !admission.is_admitted(id) {
-                return Ok(());
+        for index in 0..self.sequences.len() {
+            let id = self.sequences[index].window();
+            if !self.admission.is_admitted(id) {
+                continue;
             }
-            runner.advance(window)?;
-            let needed = window.tokens();
-            match admission.grow(id, blocks(needed)) {
-                true => Ok(()),
-                false => {
-                    let limit = runner.limits().kv_tokens;
-                    Err(StepError::Memory { needed, limit })
+            let advanced = self.runner.advance(&mut self.sequences[index]);
+            let advanced = advanced.and_then(|()| {
+                let needed = self.needed_blocks(id, None);
+                match self.admission.resize(id, needed) {
+                    true => Ok(()),
+                    false => Err(StepError::Memory {
+                        needed: self.sequences[index].tokens(),
+                        limit: self.runner.limits().kv_tokens,
+                    }),
                 }
+            });
+            if let Err(error) = advanced {
+                self.sequences[index].fail(failure(&error));
             }
-        });
+        }
+        self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
-        let mut act = Some(act);
-        each(&self.runner, &mut self.windows, |runner, window| match act
-            .take_if(|_| window.id() == id)
-        {
-            Some(act) => act(runner, window),
-            None => Ok(()),
+    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What the
+    /// window said has room for one request.
+    fn needed_blocks(&self, window: u64, more: Option<usize>) -> usize {
+        /// The first fork may copy a block that the window goes on with, and cut another.
+        const COPIED: usize = 2;
+        let context = self.runner.limits().context;
+        let family = || self.sequences.iter().filter(|s| s.window() == window);
+        let forks = family().filter(|s| s.is_fork());
+        let forks = forks.map(|fork| fork.most_blocks(context)).chain(more);
+        let (sum, most) = forks.fold((0, 0), |(sum, most), blocks| {
+            (sum + blocks, most.max(blocks))
         });
+        let copied = if sum > 0 { COPIED } else { 0 };
+        let said = self.admission.said(window) + copied + sum - most;
+        let now = family().map(Sequence::own_blocks).sum::<usize>() + more.unwrap_or(0);
+        said.max(now)
+    }
+
+    /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds no room
+    /// waits for the others of its window.
+    fn serve(&mut self) {
+        for index in 0..self.sequences.len() {
+            let id = self.sequences[index].id();
+            let tokenizer = self.runner.parts.tokenizer.clone();
+            while let Some(tokens) = self.sequences[index].asked_tokens(&tokenizer) {
+                let blocks = self.sequences[index].fork_blocks(tokens);
+                let needed = self.needed_blocks(id, Some(blocks));
+                if self.admission.resize(id, needed) {
+                    let fork = self.sequences[index].fork(&tokenizer);
+                    self.sequences.extend(fork);
+                } else if self
+                    .sequences
+                    .iter()
+                    .any(|s| s.window() == id && s.is_fork())
+                {
+                    break;
+                } else {
+                    let full = StepError::Memory {
+                        needed: self.sequences[index].tokens() + tokens,
+                        limit: self.runner.limits().kv_tokens,
+                    };
+                    self.sequences[index].refuse(Failure::Full(full.to_string()));
+                }
+            }
+        }
+        self.sequences.retain(|sequence| !sequence.ended());
+    }
+
+    /// Does something to a window. One that cannot bear it fails alone.
+    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
+        if let Some(window) = self.sequences.iter_mut().find(|s| s.id() == id) {
+            if let Err(error) = act(&self.runner, window) {
+                window.fail(failure(&error));
+            }
+            self.sequences.retain(|sequence| !sequence.ended());
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -311,64 +395,54 @@ impl Worker {
             Step::Encode(ids) => (ids, Vec::new()),
             Step::Forward(shares) => shares.iter().map(|s| (s.id, s.tokens)).unzip(),
         };
-        let place = |window: &Sequence| ids.iter().position(|id| *id == window.id());
+        let place = |sequence: &Sequence| ids.iter().position(|id| *id == sequence.id());
         let mut chosen: Vec<(usize, &mut Sequence)> = self
-            .windows
+            .sequences
             .iter_mut()
-            .filter_map(|window| Some((place(window)?, window)))
+            .filter_map(|sequence| Some((place(sequence)?, sequence)))
             .collect();
         chosen.sort_unstable_by_key(|(place, _)| *place);
         let result = if tokens.is_empty() {
-            let mut chosen: Vec<_> = chosen.into_iter().map(|(_, window)| window).collect();
+            let mut chosen: Vec<_> = chosen.into_iter().map(|(_, sequence)| sequence).collect();
             self.runner.encode_next(&mut chosen)
         } else {
             let shares = chosen
                 .into_iter()
-                .map(|(place, window)| (window, tokens[place]));
+                .map(|(place, sequence)| (sequence, tokens[place]));
             self.runner.forward(shares.collect())
         };
-        // What goes wrong in a step goes wrong for all who were in it: the device has failed. If it was
-        // interrupted, all who were in it have been cancelled, and the commands that say so are there.
+        // What goes wrong in a step goes wrong for all who were in it. If it was interrupted, nobody waits
+        // for them any more, and the commands that say so are there.
         if let Err(error) = result
             && !matches!(error, StepError::Interrupted)
         {
-            let concerned = self.windows.iter_mut();
-            for window in concerned.filter(|window| ids.contains(&window.id())) {
-                window.fail(failure(&error));
+            let concerned = self.sequences.iter_mut();
+            for sequence in concerned.filter(|sequence| ids.contains(&sequence.id())) {
+                sequence.fail(failure(&error));
             }
+            self.break_down_if_fatal(&error);
         }
-        self.windows.retain(|window| !window.ended());
+        self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// After a panic no state can be trusted: every window fails, and every later one.
-    fn break_down(&mut self, panic: &(dyn std::any::Any + Send)) {
-        let text = panic_text(panic);
-        let reason = format!("the engine panicked ({text}); restart the element");
+    fn break_down_if_fatal(&mut self, error: &StepError) {
+        if let Failure::Fatal(reason) = failure(error) {
+            self.break_down(&reason);
+        }
+    }
+
+    /// After a panic or a failure of the device no state can be trusted: every window fails, and every
+    /// later one.
+    fn break_down(&mut self, reason: &str) {
         // First, so that whoever hears of it and loads again gets another engine.
-        let reason = self.broken.get_or_init(|| reason);
-        for window in &mut self.windows {
-            let fail = AssertUnwindSafe(|| {
-                window.fail(Failure::Fatal(reason.clone()));
-            });
+        let reason = self.broken.get_or_init(|| reason.into());
+        for sequence in &mut self.sequences {
+            let fail = AssertUnwindSafe(|| sequence.fail(Failure::Fatal(reason.clone())));
             // A sink that panics again must not keep the others from their event.
             let _ = catch_unwind(fail);
         }
-        self.windows.clear();
+        self.sequences.retain(|sequence| !sequence.ended());
     }
-}
-
-/// Does something to every window. One that cannot bear it fails alone.
-fn each(
-    runner: &Runner,
-    windows: &mut Vec<Sequence>,
-    mut act: impl FnMut(&Runner, &mut Sequence) -> Result<(), StepError>,
-) {
-    for window in windows.iter_mut() {
-        if let Err(error) = act(runner, window) {
-            window.fail(failure(&error));
-        }
-    }
-    windows.retain(|window| !window.ended());
 }
 
 /// Blocks that so many tokens need.
@@ -376,6 +450,19 @@ fn blocks(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
 
+/// What a failed step means for those who were in it.
 fn failure(error: &StepError) -> Failure {
-    Failure::Invalid(error.to_string())
+    let text = error.to_string();
+    match error {
+        StepError::Memory { .. } => Failure::Full(text),
+        StepError::Device(device) if is_out_of_memory(device) => Failure::Full(text),
+        StepError::Device(_) => Failure::Fatal(format!("{text}; restart the element")),
+        _ => Failure::Invalid(text),
+    }
+}
+
+/// Whether a device has no memory left, which others may give back.
+fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    // candle keeps the driver's error as text only.
+    brief(error).contains("OUT_OF_MEMORY")
 }

@@ -141,7 +141,8 @@ impl Runner {
             inputs.any(|input| batch.iter().any(|other| same(other, input)))
         };
         let windows = sequences.iter().filter(|sequence| has(sequence));
-        let running = self.interrupt.begin(windows.map(|s| s.id()).collect());
+        let windows = windows.map(|sequence| sequence.interest()).collect();
+        let running = self.interrupt.begin(windows);
         let flight = self.begin(&batch);
         drop(running);
         self.flights.push_back(flight?);
@@ -203,7 +204,10 @@ impl Runner {
     /// See [`StepError`].
     pub fn forward(&mut self, shares: Vec<(&mut Sequence, usize)>) -> Result<(), StepError> {
         let start = Instant::now();
-        let windows = shares.iter().map(|(sequence, _)| sequence.id()).collect();
+        let windows = shares
+            .iter()
+            .map(|(sequence, _)| sequence.interest())
+            .collect();
         let taken = shares.into_iter().map(|(sequence, tokens)| {
             let chunk = sequence.take(tokens, start)?;
             Ok((sequence, chunk))

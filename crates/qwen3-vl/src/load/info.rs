@@ -19,7 +19,7 @@ pub(super) fn model_info(
 ) -> Result<ModelInfo, LoadError> {
     let vision = &runner.parts.model.config.vision_config;
     let range = |c: &PreprocessorConfig| (c.size.shortest_edge, c.size.longest_edge);
-    let device = match (runner.parts.model.kv.device(), options.device) {
+    let runs_on = match (runner.parts.model.kv.device(), options.device) {
         (Device::Cpu, _) => "cpu".into(),
         (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
         _ => "cuda:0".into(),
@@ -35,7 +35,7 @@ pub(super) fn model_info(
     Ok(ModelInfo {
         name,
         backend: "local",
-        device,
+        runs_on,
         quantization: quantized::summary(options.quantization, &layers),
         factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
         temporal_patch: vision.temporal_patch_size as u32,

@@ -18,19 +18,16 @@ fn the_way_of_the_frames_does_not_change_the_answer() {
 
         // One pair after the other, each prefilled before the next one comes; the second window's
         // pairs come in between.
-        let mut windows = [0, 3].map(|k| {
-            let (sink, rx) = log();
-            let window = backend.open(WindowHead::default(), sink);
-            (window, rx, pairs(4, SMALL, k).into_iter())
-        });
+        let mut windows = [0, 3].map(|k| (open(&*backend), pairs(4, SMALL, k).into_iter()));
         for _ in 0..4 {
-            for (window, _, pairs) in &mut windows {
+            for (window, pairs) in &mut windows {
                 window.push(pairs.next().unwrap());
                 thread::sleep(Duration::from_millis(30));
             }
         }
-        let receivers = windows.map(|(window, rx, _)| {
-            window.close(question(temperature, 40));
+        let receivers = windows.map(|(mut window, _)| {
+            let (sink, rx) = log();
+            window.ask(question(temperature, 40), sink);
             rx
         });
         for (rx, expected) in receivers.iter().zip(&expected) {
@@ -92,15 +89,21 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
             .iter()
             .map(|window| {
                 let (sink, rx) = log();
-                let open = backend.open(WindowHead::default(), sink);
-                (Some(open), rx, inputs(window).into_iter())
+                (
+                    Some((open(&*backend), sink)),
+                    rx,
+                    inputs(window).into_iter(),
+                )
             })
             .collect();
         for (step, i) in order.into_iter().enumerate() {
             let (open, _, inputs) = &mut windows[i];
             match inputs.next() {
-                Some(input) => open.as_mut().unwrap().push(input),
-                None => drop(open.take().unwrap().close(question(asked[i].2, asked[i].3))),
+                Some(input) => open.as_mut().unwrap().0.push(input),
+                None => {
+                    let (mut window, sink) = open.take().unwrap();
+                    window.ask(question(asked[i].2, asked[i].3), sink);
+                }
             }
             if step % 5 == 0 {
                 thread::sleep(Duration::from_millis(5));
@@ -138,9 +141,8 @@ fn frames_that_windows_share_are_encoded_once() {
     let (_, mut runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let now = Instant::now();
     let window = |runner: &Runner| {
-        let sink = EventSink::new(|_| ());
         let kv = KvCache::new(&runner.parts.model.kv);
-        Sequence::new(0, &WindowHead::default(), sink, kv)
+        Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), kv)
     };
     let (mut a, mut b, mut late) = (window(&runner), window(&runner), window(&runner));
     let [first, second] = <[VisionInput; 2]>::try_from(pairs(2, SMALL, 0)).unwrap();

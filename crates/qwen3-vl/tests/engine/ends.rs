@@ -52,27 +52,24 @@ fn a_large_picture_that_nobody_waits_for_is_given_up() {
     let (_folder, options) = large();
     let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
     let large = pairs(1, LARGE, 0);
-    // Closed or still open, and a small one waits behind it.
-    for close in [true, false] {
-        let (sink, rx) = log();
-        let mut window = backend.open(WindowHead::default(), sink);
+    // Asked or not, and a small one waits behind it.
+    for asks in [true, false] {
+        let mut window = open(&*backend);
         window.push(large[0].clone());
-        let (handle, window) = match close {
-            true => (Some(window.close(question(0.0, 2))), None),
-            false => (None, Some(window)),
-        };
+        let asked = asks.then(|| {
+            let (sink, rx) = log();
+            (window.ask(question(0.0, 2), sink), rx)
+        });
         thread::sleep(Duration::from_millis(700));
         let (_, small) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 4));
-        assert!(
-            small.try_recv().is_err() && rx.try_recv().is_err(),
-            "the test is weak"
-        );
+        assert!(small.try_recv().is_err(), "the test is weak");
         let start = Instant::now();
-        if let Some(handle) = handle {
-            handle.cancel();
-        }
         drop(window);
-        assert_cancelled(&rx);
+        if let Some((handle, rx)) = asked {
+            assert!(rx.try_recv().is_err(), "the test is weak");
+            handle.cancel();
+            assert_cancelled(&rx);
+        }
         assert!(!answer(&small).tokens.is_empty());
         assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     }
@@ -80,15 +77,19 @@ fn a_large_picture_that_nobody_waits_for_is_given_up() {
 }
 
 #[test]
-fn an_open_window_is_cancelled_by_dropping_it() {
+fn a_window_that_nobody_asks_is_forgotten_when_it_is_dropped() {
     let backend = backend();
-    let (sink, rx) = log();
-    let mut window = backend.open(WindowHead::default(), sink);
+    let mut window = open(&*backend);
     for pair in pairs(2, SMALL, 0) {
         window.push(pair);
     }
+    let start = Instant::now();
+    while backend.kv_blocks() == 0 {
+        assert!(start.elapsed() < WATCHDOG, "nothing is prefilled");
+        thread::yield_now();
+    }
     drop(window);
-    assert_cancelled(&rx);
+    all_blocks_are_free(&*backend);
     assert_works(&*backend);
 }
 
@@ -121,15 +122,16 @@ fn dropping_a_handle_does_not_cancel() {
 fn the_end_of_the_backend_ends_every_window() {
     let backend = backend();
     let running = Stopped::new(&*backend);
-    let mut kept: Vec<Box<dyn WindowInput>> = Vec::new();
+    let mut kept: Vec<Box<dyn Window>> = Vec::new();
     let mut receivers = vec![running.events];
     // Untouched, and with frames.
     for count in [0, 3] {
         let (sink, rx) = log();
-        let mut window = backend.open(WindowHead::default(), sink);
+        let mut window = open(&*backend);
         for pair in pairs(count, SMALL, 0) {
             window.push(pair);
         }
+        window.ask(question(0.0, 8), sink);
         kept.push(window);
         receivers.push(rx);
     }
@@ -150,7 +152,9 @@ fn the_end_of_the_backend_ends_every_window() {
     handle.cancel();
     for mut window in kept {
         window.push(pairs(1, SMALL, 0).remove(0));
-        window.close(question(0.0, 8));
+        let (sink, rx) = log();
+        window.ask(question(0.0, 8), sink);
+        assert_fails(&rx, Failure::Fatal, "stopped");
     }
 }
 
@@ -163,8 +167,8 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
     for at_the_end in [false, true] {
         let backend = shared();
         assert_eq!(Arc::strong_count(&shared()), 2, "it is not shared");
-        let (sink, open) = log();
-        let window = backend.open(WindowHead::default(), sink);
+        let (lost, why) = lost();
+        let mut window = backend.open(WindowHead::default(), lost);
 
         let (tx, own) = channel();
         let mut panicked = false;
@@ -178,24 +182,25 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
         });
         let (at_gate, reached) = channel();
         let (go, gate) = channel::<()>();
-        let mut blocker = backend.open(
-            WindowHead::default(),
-            // Holds the engine until all requests are there.
-            EventSink::new(move |_| {
-                at_gate.send(()).unwrap();
-                gate.recv_timeout(WATCHDOG).unwrap();
-            }),
-        );
+        // Holds the engine until all requests are there.
+        let blocks = EventSink::new(move |_| {
+            at_gate.send(()).unwrap();
+            gate.recv_timeout(WATCHDOG).unwrap();
+        });
+        let mut blocker = open(&*backend);
         blocker.push(pairs(1, SMALL, 0).remove(0));
-        blocker.close(question(0.0, 1));
+        blocker.ask(question(0.0, 1), blocks);
+        drop(blocker);
         reached.recv_timeout(WATCHDOG).unwrap();
 
-        let mut panicking = backend.open(WindowHead::default(), panics);
+        let mut panicking = open(&*backend);
         panicking.push(pairs(1, SMALL, 0).remove(0));
-        panicking.close(Request {
+        let request = Request {
             emit_tokens: true,
             ..question(0.0, 4)
-        });
+        };
+        panicking.ask(request, panics);
+        drop(panicking);
         let (_, waiting) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
         go.send(()).unwrap();
 
@@ -204,12 +209,14 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
             Event::Failed(Failure::Fatal(_)) if !at_the_end => (),
             other => panic!("{other:?}"),
         }
-        for rx in [&open, &waiting] {
-            assert_fails(rx, Failure::Fatal, "panicked (on purpose)");
-        }
-        window.close(question(0.0, 8));
+        assert_fails(&waiting, Failure::Fatal, "panicked (on purpose)");
+        assert_lost(&why, Failure::Fatal, "panicked (on purpose)");
+        let (sink, rx) = log();
+        window.ask(question(0.0, 8), sink);
         let (_, later) = ask(&*backend, pairs(2, SMALL, 0), question(0.0, 8));
-        assert_fails(&later, Failure::Fatal, "panicked (on purpose)");
+        for rx in [rx, later] {
+            assert_fails(&rx, Failure::Fatal, "panicked (on purpose)");
+        }
 
         // Whoever loads the model again gets another engine.
         let next = shared();

@@ -13,11 +13,11 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     };
     let ask = |backend: &dyn Backend, head| {
         let (sink, rx) = log();
-        let mut window = backend.open(head, sink);
+        let mut window = backend.open(head, Box::new(|_| ()));
         pairs(2, SMALL, 0)
             .into_iter()
             .for_each(|pair| window.push(pair));
-        (move || window.close(question(0.0, 8)), rx)
+        (move || drop(window.ask(question(0.0, 8), sink)), rx)
     };
     let expected = answer(&self::ask(&*backend(), pairs(2, SMALL, 0), question(0.0, 8)).1).tokens;
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
@@ -71,7 +71,7 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     assert_eq!(limits.context, 4096);
     let sequence = |inputs: Vec<VisionInput>| {
         let kv = KvCache::new(&runner.parts.model.kv);
-        let mut sequence = Sequence::new(0, &WindowHead::default(), EventSink::new(|_| ()), kv);
+        let mut sequence = Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), kv);
         let now = Instant::now();
         inputs
             .into_iter()
@@ -100,9 +100,15 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
         tokens: 4097,
         ..WindowHead::default()
     };
-    let (sink, rx) = log();
-    let _window = backend.open(head, sink);
-    assert_fails(&rx, Failure::Invalid, "4097 tokens");
+    let (lost, why) = lost();
+    let mut window = backend.open(head, lost);
+    assert_lost(&why, Failure::Invalid, "4097 tokens");
+    // Who asks all the same is told again.
+    for _ in 0..2 {
+        let (sink, rx) = log();
+        window.ask(question(0.0, 8), sink);
+        assert_fails(&rx, Failure::Invalid, "4097 tokens");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod ask;
 
 mod answers;
+mod asks;
 mod ends;
 mod limits;
 
@@ -24,11 +25,11 @@ use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::KvCache;
-use qwen3_vl::model::Quantization;
+use qwen3_vl::model::kv_cache::BLOCK_TOKENS;
+use qwen3_vl::model::{KvCache, Quantization};
 use qwen3_vl::shared;
 use qwen3_vl_core::EventSink;
-use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead, WindowInput};
+use qwen3_vl_core::backend::{Backend, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::event::{Answer, Event, FinishReason};
 use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::{Size, VisionInput};
@@ -59,7 +60,7 @@ fn assert_works(backend: &dyn Backend) {
     assert!(!answer(&rx).tokens.is_empty());
 }
 
-/// A window whose answer stops at its first token until told to go on.
+/// A request whose answer stops at its first token until told to go on.
 struct Stopped {
     handle: Box<dyn RequestHandle>,
     events: Receiver<Event>,
@@ -67,8 +68,17 @@ struct Stopped {
 }
 
 impl Stopped {
-    /// Returns when the engine has stopped there.
+    /// One of a window of its own; returns when the engine has stopped there.
     fn new(backend: &dyn Backend) -> Self {
+        let mut window = open(backend);
+        for pair in pairs(2, SMALL, 0) {
+            window.push(pair);
+        }
+        Self::ask(&mut *window, question(0.0, 64))
+    }
+
+    /// The same of a window that has its inputs.
+    fn ask(window: &mut dyn Window, request: Request) -> Self {
         let (tx, events) = channel();
         let (go, gate) = channel::<()>();
         let (at_token, reached) = channel();
@@ -81,15 +91,11 @@ impl Stopped {
                 gate.recv_timeout(WATCHDOG).unwrap();
             }
         });
-        let mut window = backend.open(WindowHead::default(), sink);
-        for pair in pairs(2, SMALL, 0) {
-            window.push(pair);
-        }
-        let question = Request {
+        let request = Request {
             emit_tokens: true,
-            ..question(0.0, 64)
+            ..request
         };
-        let handle = window.close(question);
+        let handle = window.ask(request, sink);
         reached.recv_timeout(WATCHDOG).unwrap();
         Self { handle, events, go }
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use qwen3_vl_core::EventSink;
-use qwen3_vl_core::backend::{Backend, RequestHandle, WindowHead};
+use qwen3_vl_core::backend::{Backend, LostSink, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::clip::clip;
 use qwen3_vl_core::event::{Answer, Event};
 use qwen3_vl_core::failure::Failure;
@@ -102,9 +102,32 @@ pub fn ask(
     question: Request,
 ) -> (Box<dyn RequestHandle>, Receiver<Event>) {
     let (sink, rx) = log();
-    let mut window = backend.open(WindowHead::default(), sink);
+    let mut window = open(backend);
     for input in inputs {
         window.push(input);
     }
-    (window.close(question), rx)
+    (window.ask(question, sink), rx)
+}
+
+/// A window whose failures its requests are told.
+pub fn open(backend: &dyn Backend) -> Box<dyn Window> {
+    backend.open(WindowHead::default(), Box::new(|_| ()))
+}
+
+/// Where a window says that it cannot be asked, and why.
+pub fn lost() -> (LostSink, Receiver<Failure>) {
+    let (tx, rx) = channel();
+    let lost = move |failure| {
+        let _ = tx.send(failure);
+    };
+    (Box::new(lost), rx)
+}
+
+pub fn assert_lost(rx: &Receiver<Failure>, failure: fn(String) -> Failure, text: &str) {
+    let found = rx.recv_timeout(WATCHDOG).unwrap();
+    assert_eq!(found, failure(found.to_string()), "the wrong kind");
+    assert!(
+        found.to_string().contains(text),
+        "{found:?} does not say {text:?}"
+    );
 }

@@ -15,7 +15,7 @@ pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Valu
             sequence.push(pair.clone(), 0, Instant::now());
         }
         let tokens = (passes + 1) * batches.len() + 1;
-        sequence.close(question(tokens as u32), u64::from(id), Instant::now());
+        ask(&mut sequence, tokens as u32, u64::from(id), Instant::now());
         prefill(runner, &mut sequence, options.chunk)?;
         sequences.push(sequence);
     }

@@ -73,12 +73,12 @@ fn live(
             // Who does not wait any more has failed already.
             let _ = done.send(end);
         };
-        let mut window = backend.open(WindowHead::default(), EventSink::new(sink));
+        let mut window = backend.open(WindowHead::default(), Box::new(|_| ()));
         for pair in &frames {
             next += each;
             thread::sleep(next.saturating_duration_since(Instant::now()));
             window.push(pair.clone());
         }
-        window.close(question(options.tokens));
+        window.ask(question(options.tokens), EventSink::new(sink));
     }
 }

@@ -43,7 +43,7 @@ fn window(
     let fps = f64::from(2 * (count - 1)) / start.elapsed().as_secs_f64();
     let start = Instant::now();
     sequence.push(last, 0, start);
-    sequence.close(question(2), 0, start);
+    ask(&mut sequence, 2, 0, start);
     prefill(runner, &mut sequence, options.chunk)?;
     Ok((start.elapsed(), fps))
 }

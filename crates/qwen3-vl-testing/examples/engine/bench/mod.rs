@@ -37,7 +37,7 @@ use anyhow::{Context, bail};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::engine::sequence::Sequence;
+use qwen3_vl::engine::sequence::{Ask, Sequence};
 use qwen3_vl::load::{LoadOptions, ModelSource, load_runner};
 use qwen3_vl::model::KvCache;
 use qwen3_vl::model::Quantization;
@@ -174,7 +174,20 @@ fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = 
 
 fn sequence(runner: &Runner, id: u64) -> Sequence {
     let kv = KvCache::new(&runner.parts.model.kv);
-    Sequence::new(id, &WindowHead::default(), EventSink::new(|_| {}), kv)
+    Sequence::new(id, &WindowHead::default(), Box::new(|_| ()), kv)
+}
+
+/// The window is asked for so many tokens, and nothing more comes for it.
+fn ask(sequence: &mut Sequence, tokens: u32, order: u64, at: Instant) {
+    let ask = Ask {
+        id: sequence.id(),
+        request: question(tokens),
+        sink: EventSink::new(|_| {}),
+        at,
+        waiter: None,
+    };
+    sequence.ask(ask, order);
+    sequence.close();
 }
 
 fn question(tokens: u32) -> Request {

@@ -50,9 +50,9 @@ fn window(
         // Who does not wait any more has failed already.
         let _ = done.send(end);
     };
-    let mut window = backend.open(WindowHead::default(), EventSink::new(sink));
+    let mut window = backend.open(WindowHead::default(), Box::new(|_| ()));
     for pair in pairs(options.size, camera, 0, options.pairs) {
         window.push(pair);
     }
-    window.close(question(options.tokens));
+    window.ask(question(options.tokens), EventSink::new(sink));
 }

@@ -19,7 +19,7 @@ fn window(runner: &mut Runner, options: &Options, frames: u32) -> anyhow::Result
     for pair in pairs(options.size, 0, 0, frames / 2) {
         sequence.push(pair, 0, Instant::now());
     }
-    sequence.close(question(options.tokens + 1), 0, Instant::now());
+    ask(&mut sequence, options.tokens + 1, 0, Instant::now());
     let start = Instant::now();
     prefill(runner, &mut sequence, options.chunk)?;
     let answer_begins = start.elapsed();

@@ -1,0 +1,330 @@
+//! A window: inputs on their way into the prompt, and the requests that wait for them.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use qwen3_vl_core::backend::LostSink;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::{VisionInput, patch_seconds};
+
+use super::answer::Answering;
+use super::{Ask, Role, Sequence};
+use crate::config::Config;
+use crate::engine::vision_cache::{Encoded, same};
+use crate::model::Chunk;
+use crate::model::kv_cache::BLOCK_TOKENS;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// Tokens of the chat template behind a prompt, at most.
+const TEMPLATE: usize = 16;
+
+/// What only a window has.
+pub(super) struct Prefix {
+    /// Hears of its failure, until it has a request.
+    lost: Option<LostSink>,
+    /// Whether more inputs and requests may come.
+    open: bool,
+    /// Vision inputs that the prompt does not have yet.
+    waiting: VecDeque<Waiting>,
+    /// Requests that wait for the inputs before them, in order.
+    asks: VecDeque<Queued>,
+    /// Inputs that have been pushed, and of those the ones that are in the prompt.
+    pushed: usize,
+    laid_out: usize,
+}
+
+/// A vision input on its way into the prompt.
+struct Waiting {
+    input: VisionInput,
+    /// Number of its arrival.
+    since: u64,
+    /// Whether it is being encoded.
+    flying: bool,
+    encoded: Option<Encoded>,
+}
+
+/// A request that waits for its inputs.
+struct Queued {
+    ask: Ask,
+    /// Number among all requests.
+    order: u64,
+    /// Inputs that it is about.
+    after: usize,
+}
+
+impl Prefix {
+    pub(super) fn new(lost: LostSink) -> Self {
+        Self {
+            lost: Some(lost),
+            open: true,
+            waiting: VecDeque::new(),
+            asks: VecDeque::new(),
+            pushed: 0,
+            laid_out: 0,
+        }
+    }
+
+    /// Inputs to encode, the arrival of the oldest, and the order of the first request. A request comes
+    /// before inputs that it is not about.
+    pub(super) fn state(&self) -> (usize, u64, Option<u64>) {
+        let first = self.asks.front();
+        let most = first.map_or(usize::MAX, |first| first.after - self.laid_out);
+        let inputs = || self.waiting.iter().take(most).filter(|w| w.is_new());
+        let since = inputs().next().map_or(0, |waiting| waiting.since);
+        (inputs().count(), since, first.map(|first| first.order))
+    }
+
+    /// Whether the prompt has all that the first request is about.
+    fn is_asked(&self) -> bool {
+        let first = self.asks.front();
+        first.is_some_and(|first| first.after == self.laid_out)
+    }
+
+    /// Whether nothing but one request is left of it.
+    fn is_last_asked(&self) -> bool {
+        !self.open && self.asks.len() == 1 && self.is_asked()
+    }
+}
+
+impl Waiting {
+    fn is_new(&self) -> bool {
+        self.encoded.is_none() && !self.flying
+    }
+}
+
+impl Sequence {
+    fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        let prefix = match &self.role {
+            Role::Window(prefix) => Some(&prefix.waiting),
+            _ => None,
+        };
+        prefix.into_iter().flatten()
+    }
+
+    fn waiting_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        let prefix = match &mut self.role {
+            Role::Window(prefix) => Some(&mut prefix.waiting),
+            _ => None,
+        };
+        prefix.into_iter().flatten()
+    }
+
+    /// Inputs of a batch are being encoded.
+    pub fn depart(&mut self, batch: &[VisionInput]) {
+        for waiting in self.waiting_mut() {
+            waiting.flying |= batch.iter().any(|input| same(input, &waiting.input));
+        }
+    }
+
+    /// Whether it waits for an input of a batch that is being encoded.
+    pub fn awaits(&self, batch: &[VisionInput]) -> bool {
+        let mut flying = self.waiting().filter(|w| w.flying && w.encoded.is_none());
+        flying.any(|waiting| batch.iter().any(|input| same(input, &waiting.input)))
+    }
+
+    /// Vision inputs that the prompt does not have yet, in order.
+    pub fn to_come(&self) -> impl Iterator<Item = &VisionInput> {
+        self.waiting().map(|waiting| &waiting.input)
+    }
+
+    /// Vision inputs that are to be encoded, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = &VisionInput> {
+        let new = self.waiting().filter(|waiting| waiting.is_new());
+        new.map(|waiting| &waiting.input)
+    }
+
+    /// What `find` knows of inputs that have not been encoded is theirs.
+    pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) {
+        for waiting in self.waiting_mut().filter(|w| w.encoded.is_none()) {
+            waiting.encoded = find(&waiting.input);
+        }
+    }
+
+    /// Takes a vision input that arrived at `now`, as number `since` of all.
+    pub fn push(&mut self, input: VisionInput, since: u64, now: Instant) {
+        if let Role::Window(prefix) = &mut self.role {
+            prefix.pushed += 1;
+            prefix.waiting.push_back(Waiting {
+                input,
+                since,
+                flying: false,
+                encoded: None,
+            });
+            self.last_push = now;
+        }
+    }
+
+    /// Takes a request about all inputs so far. `order` counts the requests of the engine.
+    pub fn ask(&mut self, mut ask: Ask, order: u64) {
+        match &mut self.role {
+            Role::Window(prefix) => {
+                prefix.lost = None;
+                prefix.asks.push_back(Queued {
+                    ask,
+                    order,
+                    after: prefix.pushed,
+                });
+            }
+            Role::Lost { failure, .. } => ask.sink.send(Event::Failed(failure.clone())),
+            // Dropped, it is lost: a request is never asked.
+            Role::Request(_) => (),
+        }
+    }
+
+    /// No more inputs and requests come.
+    pub fn close(&mut self) {
+        if let Role::Window(Prefix { open, .. }) | Role::Lost { open, .. } = &mut self.role {
+            *open = false;
+        }
+    }
+
+    /// Forgets a request that has not begun.
+    pub fn cancel(&mut self, request: u64) {
+        if let Role::Window(prefix) = &mut self.role {
+            prefix.asks.retain(|queued| queued.ask.id != request);
+        }
+    }
+
+    /// Puts into the prompt what is known of it by now: inputs that are encoded, up to those that a
+    /// request is about. A window of which nothing but one request is left becomes that request.
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer fails.
+    pub fn advance(
+        &mut self,
+        tokenizer: &Tokenizer,
+        config: &Config,
+    ) -> Result<(), TokenizerError> {
+        while let Role::Window(prefix) = &mut self.role
+            && !prefix.is_asked()
+            && let Some(encoded) = prefix.waiting.front_mut().and_then(|w| w.encoded.take())
+            && let Some(Waiting { input, .. }) = prefix.waiting.pop_front()
+        {
+            prefix.laid_out += 1;
+            let chunk = self.input_chunk(&input, encoded, tokenizer, config)?;
+            self.pending.append(chunk);
+        }
+        if let Role::Window(prefix) = &mut self.role
+            && prefix.is_last_asked()
+            && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
+        {
+            self.id = ask.id;
+            self.role = Role::Request(Box::new(Answering::new(ask, order)));
+            self.lay_out_request(tokenizer)?;
+        }
+        Ok(())
+    }
+
+    fn input_chunk(
+        &mut self,
+        input: &VisionInput,
+        encoded: Encoded,
+        tokenizer: &Tokenizer,
+        config: &Config,
+    ) -> Result<Chunk, TokenizerError> {
+        let placeholder = match input {
+            VisionInput::Pair([a, b]) => {
+                self.prompt.video_patch(patch_seconds(a.seconds, b.seconds));
+                config.video_token_id
+            }
+            VisionInput::Image(_) => {
+                self.prompt.image();
+                config.image_token_id
+            }
+        };
+        self.grid = [self.grid[0] + 1, encoded.patches.0, encoded.patches.1];
+        self.chunk(Some((encoded, placeholder)), tokenizer)
+    }
+
+    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache. None
+    /// for the last one, which the window becomes.
+    pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
+        let Role::Window(prefix) = &self.role else {
+            return None;
+        };
+        if !prefix.is_asked() || prefix.is_last_asked() || !self.pending.is_empty() {
+            return None;
+        }
+        let request = &prefix.asks.front()?.ask.request;
+        // What cannot be encoded fails when it begins.
+        let prompt = tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
+        Some(prompt + TEMPLATE + request.max_tokens as usize)
+    }
+
+    /// Blocks that a fork needs beside those that the window has, if it brings so many tokens.
+    pub fn fork_blocks(&self, tokens: usize) -> usize {
+        let all = self.own_blocks_for(self.tokens().saturating_add(tokens));
+        all.saturating_sub(self.kv.len() / BLOCK_TOKENS)
+    }
+
+    /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer fails,
+    /// the request has been told.
+    pub fn fork(&mut self, tokenizer: &Tokenizer) -> Option<Self> {
+        let Role::Window(prefix) = &mut self.role else {
+            return None;
+        };
+        let Queued { ask, order, .. } = prefix.asks.pop_front()?;
+        let mut fork = Self {
+            id: ask.id,
+            window: self.window,
+            interest: self.interest.clone(),
+            role: Role::Request(Box::new(Answering::new(ask, order))),
+            pending: Chunk::default(),
+            kv: self.kv.fork(),
+            fork: true,
+            shared: self.kv.len(),
+            prompt: self.prompt.clone(),
+            cursor: self.cursor.clone(),
+            ids: self.ids.clone(),
+            grid: self.grid,
+            last_push: self.last_push,
+            vision: self.vision,
+            prefill: self.prefill,
+        };
+        if let Err(error) = fork.lay_out_request(tokenizer) {
+            fork.fail(Failure::Invalid(error.to_string()));
+        }
+        Some(fork)
+    }
+
+    /// Fails the request whose turn it is.
+    pub fn refuse(&mut self, failure: Failure) {
+        if let Role::Window(prefix) = &mut self.role
+            && let Some(mut queued) = prefix.asks.pop_front()
+        {
+            queued.ask.sink.send(Event::Failed(failure));
+        }
+    }
+
+    /// Ends it without an answer: its request, or those that wait, are told, and whoever holds the window
+    /// open, if there are none.
+    pub fn fail(&mut self, failure: Failure) {
+        match &mut self.role {
+            Role::Request(answering) => answering.sink.send(Event::Failed(failure)),
+            Role::Lost { .. } => (),
+            Role::Window(prefix) => {
+                let open = prefix.open;
+                if let Some(lost) = prefix.lost.take() {
+                    lost(failure.clone());
+                }
+                for mut queued in prefix.asks.drain(..) {
+                    queued.ask.sink.send(Event::Failed(failure.clone()));
+                }
+                self.role = Role::Lost { failure, open };
+                self.pending = Chunk::default();
+                self.kv.free();
+            }
+        }
+    }
+
+    /// Whether nothing more comes of it.
+    pub fn ended(&self) -> bool {
+        match &self.role {
+            Role::Window(prefix) => !prefix.open && prefix.asks.is_empty(),
+            Role::Lost { open, .. } => !open,
+            Role::Request(answering) => answering.sink.ended(),
+        }
+    }
+}
