@@ -1,7 +1,7 @@
 //! The colours that the model gets are those that GStreamer's own converter makes of the same buffers.
 
 use crate::common;
-use crate::common::way::{CONVERT, Rgb, Way, in_format, rgb_caps};
+use crate::common::picture_case::{CONVERT, PictureCase, Rgb, in_format, rgb_caps};
 
 const BT601: &str = "2:4:16:4";
 const BT601_FULL: &str = "1:4:16:4";
@@ -65,13 +65,13 @@ fn matrices_and_ranges_by_the_formula() {
                     .flat_map(|p| by_formula([p[0], p[1], p[2]].map(value), bits, full, luma))
                     .collect(),
             };
-            let way = Way {
+            let case = PictureCase {
                 caps: rgb_caps(picture.size)
                     .replace("=RGB", &format!("={format},colorimetry={colorimetry}")),
-                ..Way::new(picture.size, "identity", CONVERT)
+                ..PictureCase::new(picture.size, "identity", CONVERT)
             };
             common::init();
-            let out = way.run(&gst::Buffer::from_mut_slice(bytes));
+            let out = case.run(&gst::Buffer::from_mut_slice(bytes));
             assert_eq!(out.off(), 0, "{format} {colorimetry}");
             let most = if bits == 8 { 6 } else { 2 };
             let off = out.seen.off(&expected);
@@ -171,8 +171,8 @@ fn interlaced() {
     let picture = Rgb::picture(96, 64);
     for format in ["I420", "NV12", "P010_10LE", "YUY2"] {
         let before = format!("videoconvert ! video/x-raw,format={format}");
-        let mut way = Way::new(picture.size, &before, CONVERT);
-        let plain = way.run(&picture.buffer()).seen;
+        let mut case = PictureCase::new(picture.size, &before, CONVERT);
+        let plain = case.run(&picture.buffer()).seen;
         let interlaced = |fields: &str| format!("{},{fields}", rgb_caps(picture.size));
         for (fields, mark) in [
             (
@@ -186,8 +186,8 @@ fn interlaced() {
             ("interlace-mode=mixed", true),
             ("interlace-mode=mixed", false),
         ] {
-            way.caps = interlaced(fields);
-            way.mark = if mark {
+            case.caps = interlaced(fields);
+            case.mark = if mark {
                 |buffer| {
                     let flag = gst_video::VideoBufferFlags::INTERLACED;
                     buffer.set_flags(gst::BufferFlags::from_bits_retain(flag.bits()));
@@ -195,7 +195,7 @@ fn interlaced() {
             } else {
                 |_| ()
             };
-            let out = way.run(&picture.buffer());
+            let out = case.run(&picture.buffer());
             assert_eq!(out.off(), 0, "{format}, {fields}");
             if mark {
                 let different = out.seen.off(&plain) > 8;

@@ -1,9 +1,9 @@
-//! Whatever happens to a stream in whatever order: see `common::life`.
+//! Whatever happens to a stream in whatever order: see `common::element_state_machine`.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::common::life::{Life, Op, Way, any_op};
+use crate::common::element_state_machine::{Conditions, ElementStateMachine, Op, any_op};
 
 proptest! {
     #![proptest_config(ProptestConfig {
@@ -21,10 +21,10 @@ proptest! {
         ops in prop::collection::vec(any_op(10), 1..60),
         end in prop::sample::select(vec![Op::Eos, Op::Seek, Op::Restart(gst::State::Ready)]),
     ) {
-        let mut life = Life::new(Way { holds, ..Way::new(live) });
+        let mut machine = ElementStateMachine::new(Conditions { holds, ..Conditions::new(live) });
         for op in ops {
-            life.step(op);
+            machine.step(op);
         }
-        life.check(end);
+        machine.check(end);
     }
 }

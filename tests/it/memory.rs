@@ -17,7 +17,7 @@ use qwen3_vl_core::backend::manual::ManualBackend;
 use qwen3_vl_core::frames::Size;
 use rustix::fs::MemfdFlags;
 
-use crate::common::way::{CONVERT, Rgb, Way, first};
+use crate::common::picture_case::{CONVERT, PictureCase, Rgb, first};
 use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
 const SIZE: Size = Size {
@@ -425,9 +425,9 @@ fn gl_textures() {
              video/x-raw(memory:GLMemory),format={format},texture-target=2D"
         );
         let download = format!("{texture} ! gldownload ! video/x-raw ! {CONVERT}");
-        let mut way = Way::new(SIZE, "videoconvert ! video/x-raw,format=RGBA", &download);
-        way.alone = &texture;
-        let outcome = way.run(&picture.buffer());
+        let mut case = PictureCase::new(SIZE, "videoconvert ! video/x-raw,format=RGBA", &download);
+        case.alone = &texture;
+        let outcome = case.run(&picture.buffer());
         assert_eq!(outcome.off(), 0, "{format}");
         assert!(outcome.seen.mean_off(&picture.resized(outcome.seen.size)) < 40.0);
     }

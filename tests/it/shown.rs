@@ -8,7 +8,7 @@ use qwen3_vl_core::frames::Size;
 
 use crate::common::bench::Bench;
 use crate::common::hooks;
-use crate::common::way::{Outcome, Rgb, Way, first, in_format, rgb_caps};
+use crate::common::picture_case::{Outcome, PictureCase, Rgb, first, in_format, rgb_caps};
 
 #[test]
 fn odd_sizes() {
@@ -36,13 +36,13 @@ fn crop_meta() {
         let before = format!("videoconvert ! video/x-raw,format={format}");
         let crop = "videoconvertscale ! video/x-raw,format=RGB \
                     ! videocrop left=13 top=7 right=35 bottom=25";
-        let way = Way {
+        let case = PictureCase {
             mark: |buffer| {
                 VideoCropMeta::add(buffer, (13, 7, 96, 64));
             },
-            ..Way::new(picture.size, &before, crop)
+            ..PictureCase::new(picture.size, &before, crop)
         };
-        let out = way.run(&picture.buffer());
+        let out = case.run(&picture.buffer());
         assert_eq!(out.off(), 0, "{format}");
     }
 }
@@ -56,11 +56,11 @@ fn crop_meta_of_videocrop() {
         let before = format!("videoconvert ! video/x-raw,format={format}");
         let crop = "videocrop left=14 top=6 right=34 bottom=26";
         let reference = format!("videoconvertscale ! video/x-raw,format=RGB ! {crop}");
-        let way = Way {
+        let case = PictureCase {
             alone: crop,
-            ..Way::new(picture.size, &before, &reference)
+            ..PictureCase::new(picture.size, &before, &reference)
         };
-        let out = way.run(&picture.buffer());
+        let out = case.run(&picture.buffer());
         assert_eq!(out.crop, Some((14, 6, 96, 64)));
         assert_eq!((out.caps.width, out.caps.height), (96, 64));
         assert_eq!(out.off(), 0, "{format}");
@@ -136,7 +136,7 @@ fn orientation_tags() {
             "videoconvert ! video/x-raw,format=NV12 ! taginject tags=\"image-orientation={turn}\""
         );
         let upright = "videoconvertscale ! video/x-raw,format=RGB ! videoflip video-direction=auto";
-        let out = Way::new(picture.size, &before, upright).run(&picture.buffer());
+        let out = PictureCase::new(picture.size, &before, upright).run(&picture.buffer());
         assert_eq!(out.off(), 0, "{turn}");
         all.push(out.seen.data);
     }
@@ -196,13 +196,13 @@ fn pixel_aspect_ratios() {
              ! video/x-raw,format=RGB,pixel-aspect-ratio=1/1,width={},height={} ! identity",
             shown.0, shown.1
         );
-        let way = Way {
+        let case = PictureCase {
             caps: format!("{},pixel-aspect-ratio={par}", rgb_caps(picture.size)),
-            ..Way::new(picture.size, "identity", &square)
+            ..PictureCase::new(picture.size, "identity", &square)
         };
         let Outcome {
             seen, reference, ..
-        } = way.run(&picture.buffer());
+        } = case.run(&picture.buffer());
         let multiple = |side: u32| (f64::from(side) / 32.0).round_ties_even() as u32 * 32;
         let expected = (multiple(shown.0), multiple(shown.1));
         assert_eq!((seen.size.width, seen.size.height), expected, "{par}");
@@ -221,16 +221,16 @@ fn crop_aspect_ratio_and_turn_together() {
                   ! taginject tags=\"image-orientation=flip-rotate-90\"";
     let upright = "videoconvertscale ! video/x-raw,format=RGB \
                    ! videocrop left=9 top=3 right=7 bottom=29 ! videoflip video-direction=auto";
-    let way = Way {
+    let case = PictureCase {
         caps: format!("{},pixel-aspect-ratio=2/1", rgb_caps(picture.size)),
         mark: |buffer| {
             VideoCropMeta::add(buffer, (9, 3, 64, 96));
         },
-        ..Way::new(picture.size, before, upright)
+        ..PictureCase::new(picture.size, before, upright)
     };
     let Outcome {
         seen, reference, ..
-    } = way.run(&picture.buffer());
+    } = case.run(&picture.buffer());
     assert_eq!((seen.size.width, seen.size.height), (96, 128));
     assert_eq!(seen.off(&reference.resized(seen.size)), 0);
 }

@@ -1,6 +1,6 @@
-//! Eight live streams with random faults, for MINUTES: see `common::life` for what happens to them and
-//! what must stay true. Three of them have the demo model and share its engine, with `--one-engine` all
-//! of them; two hold their video (`attach=window`).
+//! Eight live streams with random faults, for MINUTES: `common::element_state_machine` says what
+//! happens to them and what must stay true. Three of them have the demo model and share its engine,
+//! with `--one-engine` all of them. Two hold their video (`attach=window`).
 //!
 //! `soak MINUTES [--seed SEED] [--one-engine]`; run it by `scripts/soak`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use common::bench::Bench;
-use common::ledger::Ledger;
-use common::life::{Life, Op, Way, any_op};
+use common::element_state_machine::{Conditions, ElementStateMachine, Op, any_op};
+use common::message_checker::MessageChecker;
 use common::wait_until;
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
@@ -33,17 +33,17 @@ const USAGE: &str = "soak MINUTES [--seed SEED] [--one-engine]";
 const STREAMS: u64 = 8;
 /// Downstream keeps no buffer longer, in milliseconds.
 const SLOW: u64 = 1_000;
-/// Events of one life; then the element ends, and another one begins.
-const LIFE: usize = 100;
+/// Events of one element; then the element ends, and another one begins.
+const EVENTS: usize = 100;
 /// A stream must do something within this time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the memory of the last minute may be above that of the first one.
 const GROWTH_MIB: f64 = 16.0;
 
 /// A stream does nothing.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "stream {number} has done nothing for {PATIENCE:?}, it is at {what}.\n\
+    "stream {number} has done nothing for {STALL_TIMEOUT:?}, it is at {what}.\n\
      gdb --pid {} --batch -ex 'thread apply all backtrace' shows why, for a minute",
     std::process::id()
 )]
@@ -57,7 +57,7 @@ struct StandsStill {
 struct Stream {
     /// Seconds since the start at which it did something last, and what it is at.
     doing: Mutex<(u64, String)>,
-    ledger: Mutex<Ledger>,
+    checker: Mutex<MessageChecker>,
     /// Windows described and dropped, and errors, in the lives before this one.
     before: [AtomicU64; 3],
     lives: AtomicU64,
@@ -66,7 +66,7 @@ struct Stream {
 impl Stream {
     /// Windows described and dropped, and errors.
     fn counts(&self) -> [u64; 3] {
-        let now = self.ledger.lock().unwrap().counts(|counts| {
+        let now = self.checker.lock().unwrap().counts(|counts| {
             let errors = counts.errors as u64;
             [counts.described, counts.dropped, errors]
         });
@@ -77,13 +77,13 @@ impl Stream {
         for (sum, count) in self.before.iter().zip(self.counts()) {
             sum.store(count, Ordering::Relaxed);
         }
-        *self.ledger.lock().unwrap() = Ledger::default();
+        *self.checker.lock().unwrap() = MessageChecker::default();
         self.lives.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn way(stream: u64, one_engine: bool) -> Way {
-    Way {
+fn conditions(stream: u64, one_engine: bool) -> Conditions {
+    Conditions {
         live: true,
         demo: one_engine || stream < 3,
         holds: stream == 0 || stream == 3,
@@ -104,19 +104,19 @@ fn live(number: u64, options: Options, start: Instant, stop: &AtomicBool, stream
         *stream.doing.lock().unwrap() = (start.elapsed().as_secs(), format!("{what:?}"));
     };
     while !stop.load(Ordering::Relaxed) {
-        let mut life = Life::new(way(number, options.one_engine));
-        *stream.ledger.lock().unwrap() = life.ledger.clone();
-        for _ in 0..LIFE {
+        let mut machine = ElementStateMachine::new(conditions(number, options.one_engine));
+        *stream.checker.lock().unwrap() = machine.checker.clone();
+        for _ in 0..EVENTS {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
             let op = ops.new_tree(&mut runner).unwrap().current();
             doing(&op);
-            life.step(op);
+            machine.step(op);
         }
         let end = ends.new_tree(&mut runner).unwrap().current();
         doing(&("the end", &end));
-        life.check(end);
+        machine.check(end);
         stream.ended();
     }
 }
@@ -187,7 +187,7 @@ fn watch(
             let (since, what) = stream.doing.lock().unwrap().clone();
             if what.is_empty()
                 || threads.is_empty()
-                || second.saturating_sub(since) < PATIENCE.as_secs()
+                || second.saturating_sub(since) < STALL_TIMEOUT.as_secs()
             {
                 continue;
             }
@@ -266,8 +266,10 @@ fn soak(options: Options) -> anyhow::Result<()> {
     );
     for (number, stream) in streams.iter().enumerate() {
         let [answers, drops, errors] = stream.counts();
-        let way = way(number as u64, options.one_engine);
-        println!("stream {number}: {answers} answers, {drops} drops, {errors} errors, {way:?}");
+        let conditions = conditions(number as u64, options.one_engine);
+        println!(
+            "stream {number}: {answers} answers, {drops} drops, {errors} errors, {conditions:?}"
+        );
         ensure!(answers > 0, "stream {number} has described nothing");
     }
     ensure!(growth <= GROWTH_MIB, "memory grows");

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::backend::fake::{FakeBackend, Outcome};
-use qwen3_vl_core::event;
-use qwen3_vl_core::event::{Answer, Timings};
+use qwen3_vl_core::event::{self, Answer, Timings};
 use serde::de::DeserializeOwned;
 
 use super::*;

@@ -6,13 +6,13 @@ pub mod bench;
 pub mod camera;
 #[cfg(feature = "local")]
 pub mod demo;
-pub mod ledger;
-pub mod life;
+pub mod element_state_machine;
 pub mod media;
+pub mod message_checker;
+pub mod picture_case;
 pub mod rtsp;
 pub mod schema;
 pub mod terminal;
-pub mod way;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;

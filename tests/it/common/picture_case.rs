@@ -112,7 +112,7 @@ impl Outcome {
 }
 
 /// One picture on its way to the model and, from the same buffer, to an appsink.
-pub struct Way<'a> {
+pub struct PictureCase<'a> {
     /// Of the buffer that goes in.
     pub caps: String,
     /// Makes of it what the element is to see.
@@ -130,7 +130,7 @@ pub fn rgb_caps(size: Size) -> String {
     format!("video/x-raw,format=RGB,width={width},height={height},framerate=2/1")
 }
 
-impl<'a> Way<'a> {
+impl<'a> PictureCase<'a> {
     pub fn new(size: Size, before: &'a str, reference: &'a str) -> Self {
         Self {
             caps: rgb_caps(size),
@@ -229,7 +229,7 @@ pub const CONVERT: &str = "videoconvertscale";
 /// What the model and the reference make of a picture in this format.
 pub fn in_format(picture: &Rgb, caps: &str) -> Outcome {
     let before = format!("videoconvert ! video/x-raw,{caps}");
-    Way::new(picture.size, &before, CONVERT).run(&picture.buffer())
+    PictureCase::new(picture.size, &before, CONVERT).run(&picture.buffer())
 }
 
 /// The first frame of the first pair.

@@ -1,4 +1,4 @@
-//! The life of one element, to which anything may happen in any order, and what must be true of it:
+//! One element, to which anything may happen in any order, and what must stay true of it:
 //! every window ends in exactly one message, no answer outlives its flush, every frame passes as it
 //! is, and nothing is held at the end.
 
@@ -14,18 +14,18 @@ use qwen3_vl_core::event::Event;
 use qwen3_vl_core::failure::Failure;
 
 use super::camera::{BUFFERS, CAPS, Camera, Done};
-use super::ledger::Ledger;
+use super::message_checker::MessageChecker;
 use super::{bench::Bench, hooks, in_time, wait_until};
 use gstqwenvl::testing::Hooks;
 use qwen3_vl_core::backend::manual::{Asked, ManualBackend};
 
 /// What happens next. Frames and events queue up in the streaming thread; the rest is done at once,
-/// by whoever it may be in an application.
+/// by the thread that calls, as in an application.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// That many frames, so many milliseconds apart.
+    /// This many frames, at this distance in milliseconds.
     Frames(u64, u64),
-    /// PTS jump by so many milliseconds.
+    /// PTS jump by this many milliseconds.
     Jump(i64),
     Gap,
     /// A new segment, with its base in seconds.
@@ -37,7 +37,7 @@ pub enum Op {
     Nonsense,
     /// The text pad is requested, or released if it is there.
     Text,
-    /// Downstream keeps the next buffer for so many milliseconds.
+    /// Downstream keeps the next buffer for this many milliseconds.
     Slow(u64),
     /// The oldest request is answered.
     Answer,
@@ -103,11 +103,11 @@ pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// How an element lives.
+/// What stays the same for an element from its start to its end.
 #[derive(Clone, Copy, Debug)]
-pub struct Way {
+pub struct Conditions {
     pub live: bool,
-    /// With the demo model, which nobody can tell what to answer when.
+    /// With the demo model, whose answers the test does not choose.
     pub demo: bool,
     /// `attach=window`.
     pub holds: bool,
@@ -115,7 +115,7 @@ pub struct Way {
     pub paced: bool,
 }
 
-impl Way {
+impl Conditions {
     /// With an engine that answers when it is told to, and as fast as it goes.
     pub fn new(live: bool) -> Self {
         Self {
@@ -142,13 +142,13 @@ fn note_complaints() {
     });
 }
 
-pub struct Life {
-    way: Way,
+pub struct ElementStateMachine {
+    conditions: Conditions,
     element: gst::Element,
     bus: gst::Bus,
     camera: Camera,
     backend: ManualBackend,
-    pub ledger: Ledger,
+    pub checker: MessageChecker,
     /// The element's text pad and its peer.
     text: Option<(gst::Pad, gst::Pad)>,
     /// Milliseconds for which the peer keeps the next text.
@@ -166,30 +166,30 @@ pub struct Life {
     may_fail: bool,
 }
 
-impl Life {
-    pub fn new(way: Way) -> Self {
+impl ElementStateMachine {
+    pub fn new(conditions: Conditions) -> Self {
         note_complaints();
         let backend = ManualBackend::default();
-        let hooks = if way.demo {
+        let hooks = if conditions.demo {
             Hooks::default()
         } else {
             hooks(Arc::new(backend.clone()))
         };
         let (element, bus, _) = Bench::idle(hooks);
-        let ledger = Ledger::new(&bus, &element);
+        let checker = MessageChecker::new(&bus, &element);
         element.set_property("window-duration", 1_000_000_000u64);
         element.set_property("max-tokens", 24u32);
-        if way.holds {
+        if conditions.holds {
             element.set_property_from_str("attach", "window");
             element.set_property("attach-timeout", 500_000_000u64);
         }
-        let mut life = Self {
-            way,
-            camera: Camera::new(&element, way.live),
+        let mut machine = Self {
+            conditions,
+            camera: Camera::new(&element, conditions.live),
             element,
             bus,
             backend,
-            ledger,
+            checker,
             text: None,
             slow: Arc::default(),
             now: 0,
@@ -199,10 +199,10 @@ impl Life {
             broken: 0,
             may_fail: false,
         };
-        life.set_epoch(0);
-        life.set_state(gst::State::Playing);
-        life.camera.start(0);
-        life
+        machine.set_epoch(0);
+        machine.set_state(gst::State::Playing);
+        machine.camera.start(0);
+        machine
     }
 
     pub fn step(&mut self, op: Op) {
@@ -264,7 +264,7 @@ impl Life {
             let discont = std::mem::take(&mut self.discont);
             self.camera.frame_after(self.now, discont);
             self.now += step;
-            if self.way.paced {
+            if self.conditions.paced {
                 thread::sleep(Duration::from_millis(step.min(100)));
             }
         }
@@ -277,11 +277,11 @@ impl Life {
             reader.set_active(false).unwrap();
             return;
         }
-        let (ledger, slow) = (self.ledger.clone(), self.slow.clone());
+        let (checker, slow) = (self.checker.clone(), self.slow.clone());
         let reader = gst::Pad::builder(gst::PadDirection::Sink)
             .chain_function(move |_, _, buffer| {
                 thread::sleep(Duration::from_millis(slow.swap(0, Ordering::Relaxed)));
-                ledger.text(&String::from_utf8_lossy(&buffer.map_readable().unwrap()));
+                checker.text(&String::from_utf8_lossy(&buffer.map_readable().unwrap()));
                 Ok(gst::FlowSuccess::Ok)
             })
             .build();
@@ -323,11 +323,11 @@ impl Life {
             assert!(expected, "{error:?}");
         }
         // What is held comes later, in a copy if it was of a pool, and on several frames.
-        let held = self.way.holds;
+        let held = self.conditions.holds;
         for description in self.camera.check_shown(held, flushed) {
-            self.ledger.attached(&description, held);
+            self.checker.attached(&description, held);
         }
-        self.ledger.check();
+        self.checker.check();
         assert_eq!(COMPLAINTS.lock().unwrap()[..], [""; 0]);
     }
 
@@ -335,7 +335,7 @@ impl Life {
         self.epoch = epoch;
         self.element.set_property("fps", gst::Fraction::new(2, 1));
         self.element.set_property("stream-id", epoch.to_string());
-        if !self.way.demo {
+        if !self.conditions.demo {
             self.element.set_property("prompt", epoch.to_string());
         }
     }
@@ -354,15 +354,15 @@ impl Life {
         self.next_epoch();
         // Now, too: a seek ends before the next one begins.
         self.camera.event_now(gst::event::FlushStop::new(true));
-        self.ledger.begin(self.epoch);
+        self.checker.begin(self.epoch);
         self.camera.start(self.caps);
     }
 
     fn restart(&mut self, down: gst::State) {
         self.set_state(down);
-        self.ledger.begin(self.epoch);
+        self.checker.begin(self.epoch);
         self.next_epoch();
-        self.ledger.begin(self.epoch);
+        self.checker.begin(self.epoch);
         self.may_fail = false;
         self.camera.restart();
         if let Some((_, reader)) = &self.text {
@@ -409,8 +409,8 @@ impl Life {
         if self.text.is_some() {
             self.toggle_text();
         }
-        self.ledger.check_all_ended();
-        let errors = self.ledger.counts(|counts| counts.errors);
+        self.checker.check_all_ended();
+        let errors = self.checker.counts(|counts| counts.errors);
         assert!(errors <= self.broken, "{errors} errors");
 
         let weak = self.element.downgrade();

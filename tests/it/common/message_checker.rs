@@ -61,23 +61,23 @@ const MOST_LOOSE: usize = 1_000;
 
 /// See the module's text. The element's `stream-id` is the number of its epoch.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<State>>);
+pub struct MessageChecker(Arc<Mutex<State>>);
 
-impl Ledger {
+impl MessageChecker {
     /// Reads those messages on the bus that are of `element`, and leaves none there.
     pub fn new(bus: &gst::Bus, element: &gst::Element) -> Self {
         let this = Self::default();
-        let (ledger, element) = (this.clone(), element.downgrade());
+        let (checker, element) = (this.clone(), element.downgrade());
         bus.set_sync_handler(move |_, message| {
             let Some(element) = element.upgrade() else {
                 return gst::BusSyncReply::Drop;
             };
             match message.view() {
                 _ if message.src() != Some(element.upcast_ref()) => (),
-                gst::MessageView::Error(_) => ledger.0.lock().unwrap().counts.errors += 1,
+                gst::MessageView::Error(_) => checker.0.lock().unwrap().counts.errors += 1,
                 gst::MessageView::Element(message) => {
                     if let Some(structure) = message.structure() {
-                        ledger.0.lock().unwrap().see(structure);
+                        checker.0.lock().unwrap().see(structure);
                     }
                 }
                 _ => (),
