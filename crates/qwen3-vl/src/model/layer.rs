@@ -59,9 +59,9 @@ impl Layer {
             RmsNorm::load(weights, &name, c.hidden_size, eps)
         };
         Ok(Self {
+            attention: Attention::load(weights, &format!("{name}.self_attn"), c)?,
             input_norm: norm("input_layernorm")?,
             post_norm: norm("post_attention_layernorm")?,
-            attention: Attention::load(weights, &format!("{name}.self_attn"), c)?,
             mlp: Mlp::Dense(DenseMlp::load(weights, &format!("{name}.mlp"), c)?),
         })
     }
