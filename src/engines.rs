@@ -91,9 +91,9 @@ mod local {
                 Dtype::F32 => DtypeChoice::F32,
             },
             quantization: match options.quantization {
-                Quantization::None => model::Quantization::None,
-                Quantization::Q8_0 => model::Quantization::Q8_0,
-                Quantization::Q4K => model::Quantization::Q4K,
+                Quantization::None => weights::Quantization::None,
+                Quantization::Q8_0 => weights::Quantization::Q8_0,
+                Quantization::Q4K => weights::Quantization::Q4K,
             },
             kv_memory: options.kv_memory,
         })

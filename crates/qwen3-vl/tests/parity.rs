@@ -4,7 +4,7 @@
 
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::Quantization;
 use qwen3_vl_testing::{Checkpoint, parity};
 
 fn all_stages(checkpoint: Checkpoint) {

@@ -9,8 +9,8 @@ use candle_core::{Device, Tensor};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::Quantization;
 use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::weights::Quantization;
 use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
 fn options(folder: &Path, quantization: Quantization) -> LoadOptions {

@@ -18,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource, load};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::Quantization;
 use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::event::Event;

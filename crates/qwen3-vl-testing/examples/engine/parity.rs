@@ -13,7 +13,7 @@ use anyhow::{anyhow, bail};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::Quantization;
 use qwen3_vl_testing::{Check, Checkpoint, parity};
 
 use crate::checks::{Tally, each_alone};

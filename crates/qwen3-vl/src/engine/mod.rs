@@ -29,9 +29,9 @@ use qwen3_vl_core::failure::{Failure, panic_text};
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::lower_priority;
 
-use crate::device::brief;
 use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
+use crate::quote::brief;
 use admission::{Admission, Admitted};
 use interrupt::{Interest, Interrupt};
 use pace::PrefillPace;

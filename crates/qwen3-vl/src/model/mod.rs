@@ -10,19 +10,14 @@ pub mod kv_cache;
 pub(crate) mod layer;
 pub mod linear;
 pub mod merged;
-mod names;
 pub mod norm;
 pub(crate) mod ops;
 pub mod plan;
 pub mod platform;
-pub mod quantized;
 pub mod rope;
-mod shard;
 pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
-mod watch;
-pub mod weights;
 
 use std::sync::Arc;
 
@@ -33,13 +28,12 @@ pub use executor::Executor;
 pub use kv_cache::{KvCache, KvPool};
 use platform::Platform;
 pub use platform::{Candidates, PendingEncode};
-pub use quantized::Quantization;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
-pub use weights::{Target, Weights, WeightsError};
 
 use crate::config::{Config, ConfigError};
 use crate::cpu::pool::Flag;
+use crate::weights::{Weights, WeightsError};
 
 /// Why a model cannot be built.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::hub::DEFAULT_REVISION;
 use crate::load::{LoadOptions, ModelSource};
-use crate::model::Quantization;
+use crate::weights::Quantization;
 
 /// What makes two loads equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
