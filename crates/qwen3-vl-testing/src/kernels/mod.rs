@@ -13,7 +13,7 @@ use super::parity::Error;
 use super::weights::hash_fill;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::weights::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 
 /// What can be compared by itself, in the order of use: a failed one may explain those behind it.
 pub const GROUPS: [&str; 9] = [
@@ -103,7 +103,7 @@ fn load_options(
         source: ModelSource::Folder(folder.into()),
         device,
         dtype,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     }
 }

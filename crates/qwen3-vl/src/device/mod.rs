@@ -25,7 +25,7 @@ pub enum DeviceChoice {
 }
 
 /// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32. With a
-/// [`Quantization`](crate::weights::Quantization) this is the type of what that leaves alone.
+/// [`QuantizeAtLoad`](crate::weights::QuantizeAtLoad) this is the type of what that leaves alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DtypeChoice {
     /// CPU: as stored in the checkpoint (exact). CUDA: bf16.

@@ -8,7 +8,7 @@ use crate::cpu::quantized::Format;
 /// To what the linear layers of the language model are rounded. Norms, embeddings and the vision
 /// tower stay in the type that `dtype` says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Quantization {
+pub enum QuantizeAtLoad {
     /// Nothing: every weight in the type that `dtype` says.
     #[default]
     None,
@@ -18,7 +18,7 @@ pub enum Quantization {
     Q4K,
 }
 
-impl Quantization {
+impl QuantizeAtLoad {
     /// Its name, as it is parsed.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Quantization {
     }
 }
 
-impl FromStr for Quantization {
+impl FromStr for QuantizeAtLoad {
     type Err = UnknownChoice;
 
     /// `none`, `q8-0` or `q4-k`.
@@ -63,19 +63,23 @@ mod tests {
 
     #[test]
     fn widths_without_whole_blocks_fall_back() {
-        assert_eq!(Quantization::Q4K.format(512), Some(Format::Q4K));
-        assert_eq!(Quantization::Q4K.format(384), Some(Format::Q8_0));
-        assert_eq!(Quantization::Q8_0.format(2048), Some(Format::Q8_0));
-        assert_eq!(Quantization::Q8_0.format(48), None);
-        assert_eq!(Quantization::Q4K.format(48), None);
-        assert_eq!(Quantization::None.format(2048), None);
+        assert_eq!(QuantizeAtLoad::Q4K.format(512), Some(Format::Q4K));
+        assert_eq!(QuantizeAtLoad::Q4K.format(384), Some(Format::Q8_0));
+        assert_eq!(QuantizeAtLoad::Q8_0.format(2048), Some(Format::Q8_0));
+        assert_eq!(QuantizeAtLoad::Q8_0.format(48), None);
+        assert_eq!(QuantizeAtLoad::Q4K.format(48), None);
+        assert_eq!(QuantizeAtLoad::None.format(2048), None);
     }
 
     #[test]
     fn names_are_parsed() {
-        for choice in [Quantization::None, Quantization::Q8_0, Quantization::Q4K] {
+        for choice in [
+            QuantizeAtLoad::None,
+            QuantizeAtLoad::Q8_0,
+            QuantizeAtLoad::Q4K,
+        ] {
             assert_eq!(choice.as_str().parse(), Ok(choice));
         }
-        assert!("q5".parse::<Quantization>().is_err());
+        assert!("q5".parse::<QuantizeAtLoad>().is_err());
     }
 }

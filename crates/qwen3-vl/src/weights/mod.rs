@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-pub use at_load::Quantization;
+pub use at_load::QuantizeAtLoad;
 pub use error::WeightsError;
 use safetensors::Safetensors;
 pub(crate) use source::StoredTensor;
@@ -40,7 +40,7 @@ pub struct Weights {
     compute: DType,
     /// Type of matrices; as stored if none.
     store: Option<DType>,
-    quantize_at_load: Quantization,
+    quantize_at_load: QuantizeAtLoad,
     watch: Arc<Watch>,
     /// Names of the tensors that have been read.
     read: Mutex<BTreeSet<String>>,
@@ -149,7 +149,7 @@ impl Weights {
     }
 
     /// What linear layers are rounded to.
-    pub fn quantize_at_load(&self) -> Quantization {
+    pub fn quantize_at_load(&self) -> QuantizeAtLoad {
         self.quantize_at_load
     }
 
@@ -257,6 +257,24 @@ impl Weights {
         }
     }
 
+    /// What has been left unread, and an example or two; nothing if all has been read.
+    pub fn left_out(&self) -> Option<String> {
+        const SHOWN: usize = 2;
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread: BTreeSet<&String> = self
+            .places
+            .keys()
+            .filter(|name| !read.contains(*name))
+            .collect();
+        let shown: Vec<String> = unread.iter().take(SHOWN).map(|name| quoted(name)).collect();
+        let more = unread.len().saturating_sub(SHOWN);
+        match (shown.is_empty(), more) {
+            (true, _) => None,
+            (_, 0) => Some(shown.join(", ")),
+            _ => Some(format!("{} and {more} more", shown.join(", "))),
+        }
+    }
+
     fn find<'a>(
         &'a self,
         name: &'a str,
@@ -304,7 +322,7 @@ pub struct Target {
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
     /// What the linear layers of the language model are rounded to.
-    pub quantize_at_load: Quantization,
+    pub quantize_at_load: QuantizeAtLoad,
 }
 
 impl Target {
@@ -314,7 +332,7 @@ impl Target {
             device: Device::Cpu,
             compute: DType::F32,
             store: None,
-            quantize_at_load: Quantization::None,
+            quantize_at_load: QuantizeAtLoad::None,
         }
     }
 }

@@ -325,8 +325,8 @@ mod tests {
             other[count - 1] = last;
             file(&values, &other)
         };
-        let same = with_last(values[count - 1]);
-        let (a, b) = (same.find("a", &shape).unwrap(), same.find("b", &shape));
+        let equal = with_last(values[count - 1]);
+        let (a, b) = (equal.find("a", &shape).unwrap(), equal.find("b", &shape));
         assert!(same(&*a, &*b.unwrap()).unwrap());
         let all = a.tensor(&Device::Cpu).unwrap();
         assert_eq!(all.to_vec1::<f32>().unwrap(), values);

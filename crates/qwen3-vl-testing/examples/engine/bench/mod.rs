@@ -39,7 +39,7 @@ use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load_runner};
-use qwen3_vl::weights::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
@@ -75,7 +75,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             source: ModelSource::Folder(folder),
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
-            quantization: Quantization::None,
+            quantization: QuantizeAtLoad::None,
             kv_memory: None,
         },
         parts: Vec::new(),

@@ -9,7 +9,7 @@ use candle_core::{
 
 use super::{slice, slice_mut};
 use crate::cpu::quantized::{Format, QuantizedMatrix};
-use crate::weights::{Quantization, StoredTensor, Weights, WeightsError, on_device};
+use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, on_device};
 
 /// A rounded weight `[out, in]`.
 #[derive(Clone, Debug)]
@@ -165,11 +165,11 @@ impl InplaceOp2 for MatmulT<'_> {
 
 /// What was asked for, and how many layers got something else: `q4-k`, or
 /// `q4-k, 4 of 29 layers q8-0`. None if nothing was asked for.
-pub(crate) fn summary(asked: Quantization, layers: &[Option<Format>]) -> Option<String> {
+pub(crate) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
     let wanted = match asked {
-        Quantization::None => return None,
-        Quantization::Q8_0 => Format::Q8_0,
-        Quantization::Q4K => Format::Q4K,
+        QuantizeAtLoad::None => return None,
+        QuantizeAtLoad::Q8_0 => Format::Q8_0,
+        QuantizeAtLoad::Q4K => Format::Q4K,
     };
     let mut text = asked.as_str().to_owned();
     let others = [(Some(Format::Q8_0), "q8-0"), (None, "as stored")];
@@ -193,17 +193,17 @@ mod tests {
     fn the_summary_tells_what_fell_back() {
         let layers = [Some(Format::Q4K), Some(Format::Q8_0), None];
         let told = |asked, layers: &[_]| summary(asked, layers);
-        assert_eq!(told(Quantization::None, &layers), None);
+        assert_eq!(told(QuantizeAtLoad::None, &layers), None);
         assert_eq!(
-            told(Quantization::Q4K, &layers[..1]).as_deref(),
+            told(QuantizeAtLoad::Q4K, &layers[..1]).as_deref(),
             Some("q4-k")
         );
         assert_eq!(
-            told(Quantization::Q4K, &layers).as_deref(),
+            told(QuantizeAtLoad::Q4K, &layers).as_deref(),
             Some("q4-k, 1 of 3 layers q8-0, 1 of 3 layers as stored")
         );
         assert_eq!(
-            told(Quantization::Q8_0, &layers[1..]).as_deref(),
+            told(QuantizeAtLoad::Q8_0, &layers[1..]).as_deref(),
             Some("q8-0, 1 of 2 layers as stored")
         );
     }
