@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::model::{Chunk, Part, Workspace};
 use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
@@ -46,10 +46,10 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         positions,
         vision: Vec::new(),
     };
-    let mut kv = KvCache::new(&model.kv);
+    let mut kv = model.new_state();
     let mut parts = [Part {
         chunk: &chunk,
-        kv: &mut kv,
+        state: &mut kv,
         outputs: chunk.len(),
     }];
     let scores = model.text.scores(&mut parts, &mut Workspace::default());
@@ -121,26 +121,26 @@ fn a_token_does_not_depend_on_its_company() {
         scores.unwrap().unwrap().to_vec2().unwrap()
     };
     let whole = chunk(0..200);
-    let mut kv = KvCache::new(&model.kv);
+    let mut kv = model.new_state();
     let want = pass(&mut [Part {
         chunk: &whole,
-        kv: &mut kv,
+        state: &mut kv,
         outputs: 2,
     }]);
     for cuts in [[60, 100], [3, 129], [130, 198], [48, 97]] {
-        let (mut kv, mut got) = (KvCache::new(&model.kv), Vec::new());
+        let (mut kv, mut got) = (model.new_state(), Vec::new());
         for range in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..200] {
             let (part, other) = (chunk(range.clone()), chunk(0..range.end % 50 + 2));
-            let mut beside = KvCache::new(&model.kv);
+            let mut beside = model.new_state();
             got = pass(&mut [
                 Part {
                     chunk: &other,
-                    kv: &mut beside,
+                    state: &mut beside,
                     outputs: 1,
                 },
                 Part {
                     chunk: &part,
-                    kv: &mut kv,
+                    state: &mut kv,
                     outputs: 2,
                 },
             ]);

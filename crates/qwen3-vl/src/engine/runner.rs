@@ -218,7 +218,7 @@ impl Runner {
             .map(|(sequence, chunk)| Part {
                 outputs: sequence.samples().into(),
                 chunk,
-                kv: &mut sequence.kv,
+                state: &mut sequence.state,
             })
             .collect();
         let running = self.interrupt.begin(windows);

@@ -15,6 +15,7 @@ pub(crate) mod ops;
 pub mod plan;
 pub mod platform;
 pub mod rope;
+mod state;
 pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
@@ -28,6 +29,7 @@ pub use executor::Executor;
 pub use kv_cache::{KvCache, KvPool};
 use platform::Platform;
 pub use platform::{Candidates, PendingEncode};
+pub use state::SequenceState;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 
@@ -99,6 +101,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// The states of a sequence without tokens.
+    pub fn new_state(&self) -> SequenceState {
+        SequenceState::new(KvCache::new(&self.kv))
+    }
+
     /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
     /// is the same one or, so that both can work at a time, the same GPU with another stream.
     ///

@@ -121,7 +121,7 @@ impl TextModel {
         let scores = self.platform.logits(self, parts, workspace)?;
         workspace.check()?;
         for part in parts {
-            part.kv.advance(part.chunk.len());
+            part.state.advance(part.chunk.len());
         }
         Ok(scores)
     }
@@ -203,7 +203,7 @@ fn reserve(parts: &mut [Part<'_>]) -> Result<()> {
         if part.outputs > part.chunk.len() {
             bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
         }
-        part.kv.reserve(part.chunk.len())?;
+        part.state.reserve(part.chunk.len())?;
     }
     Ok(())
 }

@@ -25,7 +25,6 @@ use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::KvCache;
 use qwen3_vl::model::kv_cache::BLOCK_TOKENS;
 use qwen3_vl::shared;
 use qwen3_vl::weights::QuantizeAtLoad;

@@ -202,7 +202,7 @@ fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow
         }
     }
     runner.advance(sequence)?;
-    while sequence.state().pending > 0 && !sequence.state().decoding {
+    while sequence.status().pending > 0 && !sequence.status().decoding {
         runner.forward(vec![(sequence, chunk)])?;
     }
     Ok(())
