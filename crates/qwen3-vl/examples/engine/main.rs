@@ -3,6 +3,7 @@
 //! ```text
 //! engine parity       …  every stage against the reference's values
 //! engine kernels      …  a device's kernels against the CPU's
+//! engine profile      …  the time of each kernel of a pass on a GPU
 //! engine bench        …  vision, prefill and decode of one window, timed
 //! engine write-random …  a checkpoint of a real model's dimensions to time
 //! engine describe     …  an answer about raw frames, to compare with another implementation's
@@ -17,6 +18,7 @@ mod checks;
 mod describe;
 mod kernels;
 mod parity;
+mod profile;
 
 use std::io::Write;
 
@@ -27,6 +29,7 @@ use qwen3_vl::frames::Size;
 const HELP: &str = "\
 engine parity       …  every stage against the reference's values
 engine kernels      …  a device's kernels against the CPU's
+engine profile      …  the time of each kernel of a pass on a GPU
 engine bench        …  vision, prefill and decode of one window, timed
 engine write-random …  a checkpoint of a real model's dimensions to time
 engine describe     …  an answer about raw frames
@@ -37,11 +40,12 @@ fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
     let command = args
         .value()
-        .context("a command: parity, kernels, bench, write-random or describe")?
+        .context("a command: parity, kernels, profile, bench, write-random or describe")?
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
         "kernels" => kernels::run(args),
+        "profile" => profile::run(args),
         "bench" => bench::run(args),
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),

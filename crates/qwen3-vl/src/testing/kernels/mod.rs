@@ -2,6 +2,7 @@
 //! steps kernel by kernel; streams that must not wait for each other.
 
 mod attention;
+mod profile;
 mod recorded;
 mod rows;
 mod streams;
@@ -12,6 +13,8 @@ use super::Check;
 use super::parity::Error;
 use super::weights::hash_fill;
 use crate::load::{DeviceChoice, DtypeChoice, LoadOptions, ModelSource, Quantization};
+
+pub use profile::{Row, Table, profile};
 
 /// What can be compared by itself, in the order of use: a failed one may explain those behind it.
 pub const GROUPS: [&str; 9] = [
