@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! engine kernels --device cuda:N [--seed N] [--only GROUP] [--exact]
+//! engine kernels --list
 //! ```
 //!
-//! Groups: rows, rope-write, attention, vision-rows, vision, choice, patches, recorded, streams. Each runs in
-//! a process of its own. `--exact`: recorded steps must be the others to the bit, which the emulated driver
+//! Each group, which `--list` names, runs in a process of its own. `--exact`: recorded steps must be the others to the bit, which the emulated driver
 //! keeps to; cuBLAS need not. With `QWEN3_VL_SYNC=1` a fault names its kernel and grid.
 
 use anyhow::bail;
@@ -33,6 +33,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             Long("seed") => options.seed = args.value()?.parse()?,
             Long("only") => options.only = Some(args.value()?.string()?),
             Long("exact") => options.exact = true,
+            Long("list") => return list(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -40,6 +41,18 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         bail!("--device cuda: the CPU has no kernels of this kind");
     }
     on_device(options)
+}
+
+#[cfg(feature = "cuda")]
+fn list() -> anyhow::Result<()> {
+    let groups = qwen3_vl::testing::kernels::GROUPS;
+    groups.iter().for_each(|group| println!("{group}"));
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn list() -> anyhow::Result<()> {
+    bail!("no kernels without the feature cuda")
 }
 
 #[cfg(feature = "cuda")]

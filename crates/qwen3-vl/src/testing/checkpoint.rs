@@ -126,19 +126,21 @@ impl FromStr for Real {
 }
 
 /// Writes a model of real dimensions with random bf16 weights (one tensor in memory at a time), for
-/// speed and memory. No tokenizer.
+/// speed and memory, with another number of layers of the language model if `layers` says so. No
+/// tokenizer.
 ///
 /// # Errors
 ///
 /// Those of writing.
-pub fn write_real(dir: &Path, size: Real) -> io::Result<()> {
-    let dimensions = match size {
-        Real::TwoB => &TWO_B,
-        Real::FourB => &FOUR_B,
-        Real::EightB => &EIGHT_B,
+pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<()> {
+    let mut dimensions = match size {
+        Real::TwoB => TWO_B,
+        Real::FourB => FOUR_B,
+        Real::EightB => EIGHT_B,
     };
-    write_configs(dir, dimensions, "bfloat16")?;
-    write_weights(dir, dimensions, Dtype::BF16, cheap_bf16)
+    dimensions.layers = layers.unwrap_or(dimensions.layers);
+    write_configs(dir, &dimensions, "bfloat16")?;
+    write_weights(dir, &dimensions, Dtype::BF16, cheap_bf16)
 }
 
 struct Dimensions {

@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;
+pub mod logits;
 pub mod parity;
 pub mod weights;
 

@@ -1,8 +1,9 @@
 //! Times the engine on a checkpoint. Prints one JSON object for each part.
 //!
 //! ```text
-//! engine write-random 2b|4b|8b FOLDER     random weights of a real model's dimensions, 4, 9 or 18 GB;
-//!                                         needs Qwen's tokenizer (QWEN_TOKENIZER)
+//! engine write-random 2b|4b|8b FOLDER [--layers N]
+//!                                         random weights of a real model's dimensions, 4, 9 or 18 GB, with
+//!                                         N layers; needs Qwen's tokenizer (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
@@ -65,7 +66,12 @@ struct Options {
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let size = args.value().context("a size: 2b, 4b or 8b")?.parse()?;
     let folder = PathBuf::from(args.value().context("a folder")?);
-    testing::write_real(&folder, size)?;
+    let layers = match args.next()? {
+        None => None,
+        Some(Long("layers")) => Some(args.value()?.parse()?),
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    testing::write_real(&folder, size, layers)?;
     Ok(testing::write_tokenizer(&folder)?)
 }
 
@@ -161,7 +167,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
 }
 
 /// Pairs `first..first + count` of a clip, two frames a second.
-fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = VisionInput> {
+pub fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = VisionInput> {
     let frame = move |t: u32| Frame {
         rgb: testing::clip(t, size, clip).into(),
         size,
