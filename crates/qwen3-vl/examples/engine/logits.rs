@@ -5,9 +5,9 @@
 //!     [--tolerance 1e-3]
 //! ```
 //!
-//! LOGITS holds those of `tools/reference/logits_hf.py` for the same frames, as f32 of this machine. Fails if
-//! the norm of all differences, relative to that of the logits, is larger than the tolerance. Rounding to
-//! bf16 after each operation makes about 1e-2 of it.
+//! LOGITS holds those of `tools/reference/logits_hf.py` for the same frames, as f32 of this
+//! machine. Fails if the norm of all differences, relative to that of the logits, is larger than
+//! the tolerance. Rounding to bf16 after each operation makes about 1e-2 of it.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -63,8 +63,8 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         .with_context(|| format!("{} logits, not {}", got.len(), want.len()))?;
     let first = |of: &[f32]| (0..of.len()).max_by(|a, b| of[*a].total_cmp(&of[*b]));
     println!(
-        "logits behind {tokens} tokens: relative norm {:.2e}; worst at {}: {}, not {}; largest at {:?}, \
-         not {:?}",
+        "logits behind {tokens} tokens: relative norm {:.2e}; worst at {}: {}, not {}; \
+         largest at {:?}, not {:?}",
         worst.relative_norm,
         worst.index,
         worst.got,

@@ -4,10 +4,10 @@
 //! engine profile FOLDER --device cuda:N [--dtype auto|bf16|f32] [--tokens 2048] [--no-graph]
 //! ```
 //!
-//! Prints a table for a prefill pass of so many tokens and for a decode step behind them: each kernel, and
-//! each product between two kernels, with its time by CUDA events, the bytes that it must move and the
-//! operations that it must do at least, by that time. Then the decode step as it is recorded, against the same
-//! kernel by kernel; `--no-graph` leaves that out.
+//! Prints a table for a prefill pass of so many tokens and for a decode step behind them: each
+//! kernel, and each product between two kernels, with its time by CUDA events, the bytes that it
+//! must move and the operations that it must do at least, by that time. Then the decode step as it
+//! is recorded, against the same kernel by kernel; `--no-graph` leaves that out.
 
 use std::path::PathBuf;
 
@@ -55,7 +55,7 @@ fn on_device(options: &Options) -> anyhow::Result<()> {
 
     use qwen3_vl::testing::kernels::profile;
 
-    let say = &mut |progress: qwen3_vl::load::Progress| eprintln!("{}", progress.what);
+    let say = &mut |progress: qwen3_vl::load::Progress| println!("{}", progress.what);
     let (name, runner) = qwen3_vl::load::load_runner(&options.load, say, &AtomicBool::new(false))?;
     let [prefill, decode] = profile(&runner, options.tokens, options.graphs)?;
     println!("{name}: a prefill pass of {} tokens", options.tokens);

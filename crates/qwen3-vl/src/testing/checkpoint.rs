@@ -75,9 +75,9 @@ pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
     })
 }
 
-/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, with a head
-/// of its own. `change` gets the name and shape of each tensor and may alter its values. No reference
-/// values, no tokenizer.
+/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, with a
+/// head of its own. `change` gets the name and shape of each tensor and may alter its values. No
+/// reference values, no tokenizer.
 ///
 /// # Errors
 ///

@@ -12,8 +12,8 @@ use crate::engine::sink::Sink;
 use crate::frames::VisionInput;
 use crate::model::{KvCache, Part, Workspace};
 
-/// Logits `[vocabulary]` behind a prompt of frames and a text, whose tokens are prefilled in one pass.
-/// Returns the number of tokens too.
+/// Logits `[vocabulary]` behind a prompt of frames and a text, whose tokens are prefilled in one
+/// pass. Returns the number of tokens too.
 ///
 /// # Errors
 ///

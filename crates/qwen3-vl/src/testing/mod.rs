@@ -1,8 +1,8 @@
 //! What tests, benchmarks and the parity program share: inputs and weights by formula, and the
 //! reference values in `tests/data`. Not part of the library's interface.
 //!
-//! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames nor
-//! the weights need to be stored.
+//! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames
+//! nor the weights need to be stored.
 
 pub mod checkpoint;
 pub mod clip;

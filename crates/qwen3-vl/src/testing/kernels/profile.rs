@@ -1,5 +1,5 @@
-//! Where the time of a pass goes: events around each kernel, and what lies between two, which is a product
-//! of cuBLAS's.
+//! Where the time of a pass goes: events around each kernel, and what lies between two, which is a
+//! product of cuBLAS's.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
@@ -12,8 +12,8 @@ use crate::model::{Chunk, KvCache, Part, Workspace};
 
 /// Passes of a kind, of which the fastest counts.
 const PASSES: usize = 3;
-/// Bytes that are cleared before a pass so often that the host is ahead of the device, whose waits for the
-/// host would be counted otherwise: about 3 ms of an H100.
+/// Bytes that are cleared before a pass so often that the host is ahead of the device, whose waits
+/// for the host would be counted otherwise: about 3 ms of an H100.
 const AHEAD: (usize, usize) = (64 << 20, 128);
 
 /// One kind of work in a pass.
@@ -44,8 +44,8 @@ pub struct Table {
     pub recorded: std::result::Result<f64, String>,
 }
 
-/// Times a prefill of `tokens` tokens in one pass, and a decode step behind them. `graphs`: also the
-/// step as it is recorded.
+/// Times a prefill of `tokens` tokens in one pass, and a decode step behind them. `graphs`: also
+/// the step as it is recorded.
 ///
 /// # Errors
 ///
