@@ -106,6 +106,16 @@ impl Model {
         SequenceState::new(KvCache::new(&self.kv))
     }
 
+    /// Runs the model on what `make` makes of its platform.
+    #[cfg(test)]
+    pub(crate) fn replace_platform(
+        &mut self,
+        make: impl FnOnce(Arc<dyn Platform>) -> Arc<dyn Platform>,
+    ) {
+        self.platform = make(Arc::clone(&self.platform));
+        self.text.run_on(&self.platform);
+    }
+
     /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
     /// is the same one or, so that both can work at a time, the same GPU with another stream.
     ///
