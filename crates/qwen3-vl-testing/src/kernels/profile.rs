@@ -8,7 +8,7 @@ use candle_core::{CudaDevice, Result};
 use qwen3_vl::cuda::launch::{Argument, device};
 use qwen3_vl::cuda::profile::{Timed, moment, record, seconds};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
 
 /// Passes of a kind, of which the fastest counts.
 const PASSES: usize = 3;
@@ -91,12 +91,12 @@ impl Bench<'_> {
     /// A pass of `rows` tokens behind `cached` others.
     fn pass(&mut self, cached: usize, rows: usize) -> Result<Table> {
         (self.dimensions.rows, self.dimensions.keys) = (rows, cached + rows);
-        let mut kv = self.filled(cached)?;
+        let mut state = self.filled(cached)?;
         let mut best: Option<Table> = None;
         // The first one warms up.
         for pass in 0..=PASSES {
-            let (kernels, _) = self.timed(&mut kv, rows)?;
-            let (whole, mut timed) = record(|| self.timed(&mut kv, rows));
+            let (kernels, _) = self.timed(&mut state, rows)?;
+            let (whole, mut timed) = record(|| self.timed(&mut state, rows));
             let (whole, ends) = whole?;
             let faster = best.as_ref().is_none_or(|best| whole < best.whole);
             if pass == 0 || !faster {
@@ -114,11 +114,11 @@ impl Bench<'_> {
 
     /// The time of a recorded step.
     fn recorded(&mut self, cached: usize) -> Result<std::result::Result<f64, String>> {
-        let mut kv = self.filled(cached)?;
+        let mut state = self.filled(cached)?;
         let mut best = f64::INFINITY;
         // Two that come before the first repetition.
         for step in 0..PASSES + 2 {
-            let (time, _) = self.timed(&mut kv, 1)?;
+            let (time, _) = self.timed(&mut state, 1)?;
             best = if step < 2 { best } else { best.min(time) };
         }
         let refused = self.workspace.notices();
@@ -129,21 +129,21 @@ impl Bench<'_> {
     }
 
     /// A cache of so many tokens.
-    fn filled(&mut self, tokens: usize) -> Result<KvCache> {
-        let mut kv = KvCache::new(&self.runner.parts.model.kv);
+    fn filled(&mut self, tokens: usize) -> Result<SequenceState> {
+        let mut state = self.runner.parts.model.new_state();
         if tokens > 0 {
-            self.scores(&mut kv, tokens)?;
+            self.scores(&mut state, tokens)?;
         }
-        Ok(kv)
+        Ok(state)
     }
 
     /// Seconds of a pass, and the moments around it. The cache is longer by its tokens then; what
     /// is read twice as far is a small part of a step.
-    fn timed(&mut self, kv: &mut KvCache, rows: usize) -> Result<(f64, [CudaEvent; 2])> {
+    fn timed(&mut self, state: &mut SequenceState, rows: usize) -> Result<(f64, [CudaEvent; 2])> {
         let stream = self.on.cuda_stream();
         let (bytes, times) = AHEAD;
         let mut room = self.on.alloc_zeros::<u8>(bytes)?;
-        let mut branch = kv.fork();
+        let mut branch = state.fork();
         for _ in 0..times {
             stream.memset_zeros(&mut room).w()?;
         }
@@ -154,16 +154,16 @@ impl Bench<'_> {
         Ok((seconds(&start, &end)?, [start, end]))
     }
 
-    fn scores(&mut self, kv: &mut KvCache, rows: usize) -> Result<()> {
+    fn scores(&mut self, state: &mut SequenceState, rows: usize) -> Result<()> {
         let vocabulary = self.dimensions.vocabulary;
         let chunk = Chunk {
             ids: (0..rows).map(|i| (i * 37 % vocabulary) as u32).collect(),
-            positions: (0..rows).map(|i| [(kv.len() + i) as u32; 3]).collect(),
+            positions: (0..rows).map(|i| [(state.len() + i) as u32; 3]).collect(),
             vision: Vec::new(),
         };
         let mut parts = [Part {
             chunk: &chunk,
-            kv,
+            state,
             outputs: 1,
         }];
         let text = &self.runner.parts.model.text;

@@ -73,7 +73,7 @@ impl Workspace {
     }
 
     /// What a device does otherwise than it should, although it works.
-    pub(crate) fn notices(&self) -> Vec<String> {
+    pub fn notices(&self) -> Vec<String> {
         self.cuda.notices()
     }
 
