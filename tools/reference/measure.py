@@ -6,8 +6,8 @@
              [--chunk 512] [--only-engine] [--checkpoints FOLDER] [--out measured.json]
 
 ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
-all figures to --out, in the place of earlier ones of those sizes and tokens of a pass (--chunk). Fractions are of what this device does at the moment. Decode
-reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
+all figures to --out, in the place of earlier ones of those sizes and tokens of a pass (--chunk). Fractions are of what this device
+does at the moment. Decode reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
 weight for every patch or token, and queries with the keys and values that they see, at the rate of a large product. The KV cache
 is left out of the first, norms and the like of all.
 """
