@@ -79,10 +79,7 @@ impl Workspace {
 
     /// An error if the pass is to end.
     pub(crate) fn check(&self) -> candle_core::Result<()> {
-        match self.flag.is_raised() {
-            true => candle_core::bail!("interrupted"),
-            false => Ok(()),
-        }
+        tensors::check(&self.flag)
     }
 }
 
