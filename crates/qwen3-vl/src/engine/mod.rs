@@ -9,9 +9,6 @@ pub mod config;
 mod encode;
 pub mod flight;
 pub mod interrupt;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod lost_device;
 mod pace;
 pub mod repetition;
 pub mod runner;
