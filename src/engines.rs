@@ -64,7 +64,8 @@ mod local {
 
     use qwen3_vl::device::{DtypeChoice, UnknownChoice};
     use qwen3_vl::load::{self, LoadOptions, ModelSource};
-    use qwen3_vl::{model, shared};
+    use qwen3_vl::shared;
+    use qwen3_vl::weights::QuantizeAtLoad;
     use qwen3_vl_core::load::{LoadError, Loaded, Progress};
 
     use super::{ModelOptions, Unusable};
@@ -91,9 +92,9 @@ mod local {
                 Dtype::F32 => DtypeChoice::F32,
             },
             quantization: match options.quantization {
-                Quantization::None => model::Quantization::None,
-                Quantization::Q8_0 => model::Quantization::Q8_0,
-                Quantization::Q4K => model::Quantization::Q4K,
+                Quantization::None => QuantizeAtLoad::None,
+                Quantization::Q8_0 => QuantizeAtLoad::Q8_0,
+                Quantization::Q4K => QuantizeAtLoad::Q4K,
             },
             kv_memory: options.kv_memory,
         })

@@ -7,8 +7,8 @@
 //! | `qwenvl/dropped` | a window without an answer and the reason; ends the request |
 //!
 //! Every (window-id, request-id) ends in exactly one of the last two. All fields, with their types
-//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON. Programs
-//! in Rust read them as [`Description`] and [`Dropped`].
+//! and units, are listed in `docs/messages.md`; the field [`JSON`] holds the others as JSON.
+//! Programs in Rust read them as [`Description`] and [`Dropped`].
 //!
 //! ```
 //! use gst::prelude::*;

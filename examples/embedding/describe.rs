@@ -1,6 +1,6 @@
 //! Prints what `qwenvl` says about a video, from its bus messages or, with `--signal`, from its
-//! signal. The same program in Python and C lies next to it. The plugin is found by `GST_PLUGIN_PATH`;
-//! only the type [`Description`] comes from its crate.
+//! signal. The same program in Python and C lies next to it. GStreamer finds the plugin by
+//! `GST_PLUGIN_PATH`; only the type [`Description`] comes from its crate.
 //!
 //! ```bash
 //! cargo run --release --example describe -- [--signal] FILE-or-URI [MODEL]

@@ -13,8 +13,8 @@ use super::settings::Mode;
 use super::text::Mark;
 use super::time::{self, clock_time};
 
-/// How long a flush or the end of the stream waits for the worker. The worker reacts at once, unless a
-/// handler of the application keeps it.
+/// How long a flush or the end of the stream waits for the worker. The worker reacts at once, unless
+/// a handler of the application keeps it.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl QwenVL {

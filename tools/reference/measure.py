@@ -2,15 +2,17 @@
 """Measures the engine and transformers in turns on one device, at the dimensions of real models with random weights.
 
   measure.py ENGINE [--device cuda] [--dtype bf16] [--sizes 2b,4b,8b] [--frames 8,32,80] [--frame 448x448] [--tokens 64]
-             [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--chunk 512] [--out measured.json]
+             [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--chunk 512] [--only-engine]
+             [--checkpoints FOLDER] [--out measured.json]
 
 ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
-all figures to --out, in the place of earlier ones of those sizes. Fractions are of what this device does at the moment. Decode
+all figures to --out, in the place of earlier ones of those sizes and tokens of a pass (--chunk). Fractions are of what this device does at the moment. Decode
 reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
 weight for every patch or token, and queries with the keys and values that they see, at the rate of a large product. The KV cache
 is left out of the first, norms and the like of all.
 """
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -39,6 +41,8 @@ def arguments():
     parser.add_argument("--parts", default="first-token,batch")
     parser.add_argument("--cameras", default="", help="numbers of live cameras to try with the last of the sizes")
     parser.add_argument("--out", default="measured.json")
+    parser.add_argument("--only-engine", action="store_true", help="without transformers")
+    parser.add_argument("--checkpoints", help="folder that random checkpoints are kept in, for the next time")
     parser.add_argument("--static", action="store_const", const=["--static"], default=[],
                         help="also transformers with a static cache and torch.compile")
     return parser.parse_args()
@@ -108,8 +112,9 @@ def measure(a, folder):
     window = [*common, "--size", a.frame, "--tokens", str(a.tokens), "--frames", a.frames, "--windows", str(a.windows)]
     bench = [a.engine, "bench"]
     yield "qwen3-vl", "window", [*bench, *window, "--part", "window", "--chunk", str(a.chunk)]
-    yield "transformers", "window", [sys.executable, os.path.join(HERE, "bench_hf.py"), *window, *a.static,
-                                     *(["--batches", BATCHES] if "batch" in a.parts else [])]
+    if not a.only_engine:
+        yield "transformers", "window", [sys.executable, os.path.join(HERE, "bench_hf.py"), *window, *a.static,
+                                         *(["--batches", BATCHES] if "batch" in a.parts else [])]
     for part in filter(None, a.parts.split(",")):
         yield "qwen3-vl", part, [*bench, *common, "--part", part, "--size", a.frame, "--tokens", str(a.tokens), "--pairs", "1",
                                  "--frames", "8,16,32,64,128", "--batches", BATCHES, "--chunk", str(a.chunk)]
@@ -153,6 +158,26 @@ def table(rows, peak, width):
                   f"{cameras['answer_p99_s']:.2f} s: {'keeps' if cameras['keeps_up'] else 'does not keep'} up")
 
 
+NOT_WRITTEN = {"failed": "write-random", "why": "the checkpoint could not be written"}
+
+
+@contextlib.contextmanager
+def checkpoint(a, size):
+    """The folder of a checkpoint: one that is there, or a random one that is written. Without a configuration if
+    that fails."""
+    if os.path.isdir(size):
+        yield size
+        return
+    with tempfile.TemporaryDirectory() as fresh:
+        folder = os.path.join(a.checkpoints, size) if a.checkpoints else fresh
+        # The tokenizer comes last.
+        if not os.path.exists(os.path.join(folder, "tokenizer_config.json")):
+            done = subprocess.run([a.engine, "write-random", size, folder])
+            if done.returncode and os.path.exists(os.path.join(folder, "config.json")):
+                os.remove(os.path.join(folder, "config.json"))
+        yield folder
+
+
 def main():
     a = arguments()
     dtype = DTYPES[a.dtype]
@@ -160,17 +185,17 @@ def main():
     peak, rows = peaks(a.device, dtype), []
     if os.path.exists(a.out):
         with open(a.out) as file:
-            rows = [row for row in json.load(file)["rows"] if row["size"] not in sizes]
+            old = json.load(file)["rows"]
+        rows = [row for row in old if row["size"] not in sizes or row.get("chunk") != a.chunk]
     print(f"memory {peak['bytes_per_s'] / 1e9:.0f} GB/s, products {peak['operations_per_s'] / 1e12:.2f} T/s in {a.dtype}")
     for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            if os.path.isdir(size):
-                folder = size
-            else:
-                subprocess.run([a.engine, "write-random", size, folder], check=True)
+        with checkpoint(a, size) as folder:
             for program, part, command in measure(a, folder):
                 start = time.perf_counter()
-                row = {"size": size, "program": program, "part": part, "work": work(folder, a.frame), **run(command)}
+                row = {"size": size, "program": program, "part": part, "chunk": a.chunk}
+                row |= run(command) if os.path.exists(os.path.join(folder, "config.json")) else NOT_WRITTEN
+                if "failed" not in row:
+                    row["work"] = work(folder, a.frame)
                 row["took_s"] = round(time.perf_counter() - start)
                 print(json.dumps(row), flush=True)
                 rows.append(row)

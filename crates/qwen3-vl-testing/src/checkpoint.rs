@@ -75,9 +75,9 @@ pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
     })
 }
 
-/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, with a head
-/// of its own. `change` gets the name and shape of each tensor and may alter its values. No reference
-/// values, no tokenizer.
+/// Writes a small checkpoint whose linear layers are wide enough for blocks of 256 weights, with a
+/// head of its own. `change` gets the name and shape of each tensor and may alter its values. No
+/// reference values, no tokenizer.
 ///
 /// # Errors
 ///
@@ -126,19 +126,21 @@ impl FromStr for Real {
 }
 
 /// Writes a model of real dimensions with random bf16 weights (one tensor in memory at a time), for
-/// speed and memory. No tokenizer.
+/// speed and memory, with another number of layers of the language model if `layers` says so. No
+/// tokenizer.
 ///
 /// # Errors
 ///
 /// Those of writing.
-pub fn write_real(dir: &Path, size: Real) -> io::Result<()> {
-    let dimensions = match size {
-        Real::TwoB => &TWO_B,
-        Real::FourB => &FOUR_B,
-        Real::EightB => &EIGHT_B,
+pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<()> {
+    let mut dimensions = match size {
+        Real::TwoB => TWO_B,
+        Real::FourB => FOUR_B,
+        Real::EightB => EIGHT_B,
     };
-    write_configs(dir, dimensions, "bfloat16")?;
-    write_weights(dir, dimensions, Dtype::BF16, cheap_bf16)
+    dimensions.layers = layers.unwrap_or(dimensions.layers);
+    write_configs(dir, &dimensions, "bfloat16")?;
+    write_weights(dir, &dimensions, Dtype::BF16, cheap_bf16)
 }
 
 struct Dimensions {

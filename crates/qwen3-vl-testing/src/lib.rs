@@ -2,8 +2,8 @@
 //! reference values in `data`, parity with transformers, and what checks kernels. Never used by unit
 //! tests, nor by the libraries themselves.
 //!
-//! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames nor
-//! the weights need to be stored.
+//! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames
+//! nor the weights need to be stored.
 
 pub mod checkpoint;
 pub mod compare;
@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;
+pub mod logits;
 pub mod parity;
 pub mod sequence;
 pub mod weights;

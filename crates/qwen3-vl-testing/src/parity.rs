@@ -10,7 +10,7 @@ use super::sequence::{ask, window};
 use super::{Check, Checkpoint, Golden, write_checkpoint, write_tokenizer};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, load_runner};
-use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
 use qwen3_vl::sampling::{Sampler, Scores};
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
@@ -296,7 +296,7 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
         chunks: std::vec::IntoIter<Chunk>,
         next: Option<Chunk>,
         position: u32,
-        kv: KvCache,
+        state: SequenceState,
         first: Option<Vec<f32>>,
         tokens: Vec<u32>,
     }
@@ -309,7 +309,7 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
             next: chunks.next(),
             chunks,
             position: last?[0],
-            kv: KvCache::new(&runner.parts.model.kv),
+            state: runner.parts.model.new_state(),
             first: None,
             tokens: Vec::new(),
         })
@@ -320,7 +320,7 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
         for prompt in &mut going {
             parts.extend(prompt.next.as_ref().map(|chunk| Part {
                 chunk,
-                kv: &mut prompt.kv,
+                state: &mut prompt.state,
                 outputs: usize::from(prompt.chunks.len() == 0),
             }));
         }

@@ -4,15 +4,14 @@ use std::time::Instant;
 
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::{Ask, Sequence};
-use qwen3_vl::model::KvCache;
 use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::request::Request;
 
 /// An empty window of this number.
 pub fn window(runner: &Runner, id: u64, head: &WindowHead) -> Sequence {
-    let kv = KvCache::new(&runner.parts.model.kv);
-    Sequence::new(id, head, Box::new(|_| ()), kv)
+    let state = runner.parts.model.new_state();
+    Sequence::new(id, head, Box::new(|_| ()), state)
 }
 
 /// Asks a window for the last time, at `at`, as request `order` of all. Nobody hears the answer.

@@ -5,10 +5,12 @@
 //! 1. [`load`] makes a [`local`] backend of a checkpoint's files ([`hub`], [`config`], [`tokenizer`]) on
 //!    a [`device`]; [`shared`] gives one to all who load the same model.
 //! 2. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 3. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
+//! 3. [`weights`]: tensors of a checkpoint, whatever kind of file they are in.
+//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
 //!    for NVIDIA GPUs.
 
 mod amounts;
+mod choice;
 pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -26,8 +28,10 @@ pub mod hub;
 mod index;
 pub mod load;
 pub mod local;
+mod memory;
 pub mod model;
 mod quote;
 pub mod sampling;
 pub mod shared;
 pub mod tokenizer;
+pub mod weights;

@@ -87,6 +87,11 @@ fn needs_escape(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The first line of an error of candle's, which may carry a backtrace.
+pub(crate) fn brief(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use hub_server::{ID, Server};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl::load::{self, LoadOptions, ModelSource, check_config};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::json;
 
@@ -328,7 +328,7 @@ fn one_load() {
         },
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     };
     let loaded = load::load(&options, &mut |_| (), &AtomicBool::new(false));

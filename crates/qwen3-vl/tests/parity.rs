@@ -4,7 +4,7 @@
 
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_testing::{Checkpoint, parity};
 
 fn all_stages(checkpoint: Checkpoint) {
@@ -13,7 +13,7 @@ fn all_stages(checkpoint: Checkpoint) {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     })
     .unwrap();

@@ -9,11 +9,11 @@ use candle_core::{Device, Tensor};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::Quantization;
-use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::model::{Chunk, Part, Workspace};
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
-fn options(folder: &Path, quantization: Quantization) -> LoadOptions {
+fn options(folder: &Path, quantization: QuantizeAtLoad) -> LoadOptions {
     LoadOptions {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
@@ -23,7 +23,7 @@ fn options(folder: &Path, quantization: Quantization) -> LoadOptions {
     }
 }
 
-fn runner(folder: &Path, quantization: Quantization) -> Runner {
+fn runner(folder: &Path, quantization: QuantizeAtLoad) -> Runner {
     let never = AtomicBool::new(false);
     let (_, runner) = load_runner(&options(folder, quantization), &mut |_| (), &never).unwrap();
     runner
@@ -46,10 +46,10 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         positions,
         vision: Vec::new(),
     };
-    let mut kv = KvCache::new(&model.kv);
+    let mut kv = model.new_state();
     let mut parts = [Part {
         chunk: &chunk,
-        kv: &mut kv,
+        state: &mut kv,
         outputs: chunk.len(),
     }];
     let scores = model.text.scores(&mut parts, &mut Workspace::default());
@@ -84,8 +84,8 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
     write_wide(stored.path(), |_, _, values| values).unwrap();
     write_tokenizer(stored.path()).unwrap();
     for (quantization, dtype) in [
-        (Quantization::Q8_0, GgmlDType::Q8_0),
-        (Quantization::Q4K, GgmlDType::Q4K),
+        (QuantizeAtLoad::Q8_0, GgmlDType::Q8_0),
+        (QuantizeAtLoad::Q4K, GgmlDType::Q4K),
     ] {
         let rounded = tempfile::tempdir().unwrap();
         let round =
@@ -93,7 +93,7 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
         write_wide(rounded.path(), round).unwrap();
         write_tokenizer(rounded.path()).unwrap();
         let ours = runner(stored.path(), quantization);
-        let reference = runner(rounded.path(), Quantization::None);
+        let reference = runner(rounded.path(), QuantizeAtLoad::None);
         // Each layer's input is rounded too, by the same rule in a pass of few tokens and of many.
         for (tokens, least) in [(60, 0.999), (20, 0.999)] {
             let (got, want) = (logits(&ours, tokens), logits(&reference, tokens));
@@ -109,7 +109,7 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
 #[test]
 fn a_token_does_not_depend_on_its_company() {
     let folder = checkpoint(Checkpoint::DenseTied);
-    let runner = runner(folder.path(), Quantization::Q8_0);
+    let runner = runner(folder.path(), QuantizeAtLoad::Q8_0);
     let model = &runner.parts.model;
     let chunk = |ids: std::ops::Range<u32>| Chunk {
         positions: ids.clone().map(|position| [position; 3]).collect(),
@@ -121,26 +121,26 @@ fn a_token_does_not_depend_on_its_company() {
         scores.unwrap().unwrap().to_vec2().unwrap()
     };
     let whole = chunk(0..200);
-    let mut kv = KvCache::new(&model.kv);
+    let mut kv = model.new_state();
     let want = pass(&mut [Part {
         chunk: &whole,
-        kv: &mut kv,
+        state: &mut kv,
         outputs: 2,
     }]);
     for cuts in [[60, 100], [3, 129], [130, 198], [48, 97]] {
-        let (mut kv, mut got) = (KvCache::new(&model.kv), Vec::new());
+        let (mut kv, mut got) = (model.new_state(), Vec::new());
         for range in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..200] {
             let (part, other) = (chunk(range.clone()), chunk(0..range.end % 50 + 2));
-            let mut beside = KvCache::new(&model.kv);
+            let mut beside = model.new_state();
             got = pass(&mut [
                 Part {
                     chunk: &other,
-                    kv: &mut beside,
+                    state: &mut beside,
                     outputs: 1,
                 },
                 Part {
                     chunk: &part,
-                    kv: &mut kv,
+                    state: &mut kv,
                     outputs: 2,
                 },
             ]);
@@ -163,7 +163,7 @@ fn eight_bits_take_34_bytes_for_32_weights() {
                 .map(|l| l.bytes())
                 .collect()
         };
-        let (stored, rounded) = (bytes(Quantization::None), bytes(Quantization::Q8_0));
+        let (stored, rounded) = (bytes(QuantizeAtLoad::None), bytes(QuantizeAtLoad::Q8_0));
         assert_eq!(stored.len(), 4 * 7 + 1);
         // Stored as f32.
         let want: Vec<usize> = stored.iter().map(|bytes| bytes / 4 * 34 / 32).collect();
@@ -175,10 +175,10 @@ fn eight_bits_take_34_bytes_for_32_weights() {
 fn what_was_rounded_is_told() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
     for (quantization, told) in [
-        (Quantization::None, None),
-        (Quantization::Q8_0, Some("q8-0")),
+        (QuantizeAtLoad::None, None),
+        (QuantizeAtLoad::Q8_0, Some("q8-0")),
         // Its widths are 128 and 384.
-        (Quantization::Q4K, Some("q4-k, 29 of 29 layers q8-0")),
+        (QuantizeAtLoad::Q4K, Some("q4-k, 29 of 29 layers q8-0")),
     ] {
         let options = options(&folder, quantization);
         let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();

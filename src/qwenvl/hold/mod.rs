@@ -1,6 +1,6 @@
 //! `attach=window`: the video is held here until its windows have ended, and leaves with their
-//! descriptions from the source pad's own task. What may leave when (`queue`), what the threads tell
-//! it and it waits for (`stream`), the pad and its task (`pad`).
+//! descriptions from the source pad's own task. `queue` decides what may leave when, `stream` takes
+//! what the threads report and waits, `pad` is the pad and its task.
 
 #[cfg(test)]
 mod model_check;

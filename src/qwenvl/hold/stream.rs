@@ -1,7 +1,7 @@
 //! Buffers that are held until they are described, and the wait of the source pad's task.
 //!
-//! Only the task pushes. The other threads do not wait, with one exception: the streaming thread waits
-//! while more video than its limit could leave and has not left.
+//! Only the task pushes. The other threads do not wait, with one exception: the streaming thread
+//! waits while more video than its limit could leave and has not left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -50,7 +50,8 @@ struct State {
     wrong: Option<String>,
 }
 
-/// Epoch and number of the question of an answer that the test has given; the demo model's say other things.
+/// Epoch and number of the request, which stand in an answer that the test has given. Answers of the
+/// demo model do not have them.
 fn told(text: &str) -> Option<(u64, u64)> {
     let (epoch, number) = text.split_once(' ')?;
     Some((epoch.parse().ok()?, number.parse().ok()?))

@@ -18,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource, load};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::event::Event;
@@ -98,7 +98,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             source: ModelSource::Folder(folder),
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
-            quantization: Quantization::None,
+            quantization: QuantizeAtLoad::None,
             kv_memory: None,
         },
         frames,

@@ -1,13 +1,14 @@
-//! Compares a GPU's kernels with the CPU's on random inputs, recorded decode steps with the same steps kernel
-//! by kernel, and looks that decoding does not wait for vision.
+//! Compares a GPU's kernels with the CPU's on random inputs, recorded decode steps with the same
+//! steps kernel by kernel, and looks that decoding does not wait for vision.
 //!
 //! ```text
 //! engine kernels --device cuda:N [--seed N] [--only GROUP] [--exact]
+//! engine kernels --list
 //! ```
 //!
-//! Groups: rows, rope-write, attention, vision-rows, vision, choice, patches, recorded, streams. Each runs in
-//! a process of its own. `--exact`: recorded steps must be the others to the bit, which the emulated driver
-//! keeps to; cuBLAS need not. With `QWEN3_VL_SYNC=1` a fault names its kernel and grid.
+//! Each group, which `--list` names, runs in a process of its own. `--exact`: recorded steps must
+//! be the others to the bit, which the emulated driver keeps to; cuBLAS need not. With
+//! `QWEN3_VL_SYNC=1` a fault names its kernel and grid.
 
 use anyhow::bail;
 use lexopt::prelude::*;
@@ -33,6 +34,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             Long("seed") => options.seed = args.value()?.parse()?,
             Long("only") => options.only = Some(args.value()?.string()?),
             Long("exact") => options.exact = true,
+            Long("list") => return list(),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -40,6 +42,18 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         bail!("--device cuda: the CPU has no kernels of this kind");
     }
     on_device(options)
+}
+
+#[cfg(feature = "cuda")]
+fn list() -> anyhow::Result<()> {
+    let groups = qwen3_vl_testing::kernels::GROUPS;
+    groups.iter().for_each(|group| println!("{group}"));
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn list() -> anyhow::Result<()> {
+    bail!("no kernels without the feature cuda")
 }
 
 #[cfg(feature = "cuda")]

@@ -3,6 +3,8 @@
 //! ```text
 //! engine parity       …  every stage against the reference's values
 //! engine kernels      …  a device's kernels against the CPU's
+//! engine logits       …  the logits behind a window against another implementation's
+//! engine profile      …  the time of each kernel of a pass on a GPU
 //! engine bench        …  vision, prefill and decode of one window, timed
 //! engine write-random …  a checkpoint of a real model's dimensions to time
 //! engine describe     …  an answer about raw frames, to compare with another implementation's
@@ -16,7 +18,9 @@ mod bench;
 mod checks;
 mod describe;
 mod kernels;
+mod logits;
 mod parity;
+mod profile;
 
 use std::io::Write;
 
@@ -27,6 +31,8 @@ use qwen3_vl_core::frames::Size;
 const HELP: &str = "\
 engine parity       …  every stage against the reference's values
 engine kernels      …  a device's kernels against the CPU's
+engine logits       …  the logits behind a window against another implementation's
+engine profile      …  the time of each kernel of a pass on a GPU
 engine bench        …  vision, prefill and decode of one window, timed
 engine write-random …  a checkpoint of a real model's dimensions to time
 engine describe     …  an answer about raw frames
@@ -37,11 +43,13 @@ fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
     let command = args
         .value()
-        .context("a command: parity, kernels, bench, write-random or describe")?
+        .context("a command: parity, kernels, logits, profile, bench, write-random or describe")?
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
         "kernels" => kernels::run(args),
+        "logits" => logits::run(args),
+        "profile" => profile::run(args),
         "bench" => bench::run(args),
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),

@@ -13,7 +13,7 @@ use anyhow::{anyhow, bail};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_testing::{Check, Checkpoint, parity};
 
 use crate::checks::{Tally, each_alone};
@@ -43,7 +43,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         source: ModelSource::Folder(folder.into()),
         device,
         dtype,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     })
     .map_err(|e| anyhow!(e))?;

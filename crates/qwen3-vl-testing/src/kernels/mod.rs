@@ -1,7 +1,8 @@
-//! A GPU's kernels against their twins on the CPU in f32, on random inputs; recorded steps against the same
-//! steps kernel by kernel; streams that must not wait for each other.
+//! A GPU's kernels against their twins on the CPU in f32, on random inputs; recorded steps against
+//! the same steps kernel by kernel; streams that must not wait for each other.
 
 mod attention;
+mod profile;
 mod recorded;
 mod rows;
 mod streams;
@@ -13,7 +14,9 @@ use super::parity::Error;
 use super::weights::hash_fill;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
+
+pub use profile::{Row, Table, profile};
 
 /// What can be compared by itself, in the order of use: a failed one may explain those behind it.
 pub const GROUPS: [&str; 9] = [
@@ -35,8 +38,8 @@ pub struct Options {
     pub device: DeviceChoice,
     /// What makes the random inputs.
     pub seed: u64,
-    /// Whether recorded steps must be those kernel by kernel to the bit. A library may choose another
-    /// way for the same product while it is recorded.
+    /// Whether recorded steps must be those kernel by kernel to the bit. A library may choose
+    /// another way for the same product while it is recorded.
     pub exact: bool,
 }
 
@@ -50,8 +53,8 @@ struct On<'a> {
     say: &'a mut dyn FnMut(Check),
 }
 
-/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and says each when it is made. One that
-/// cannot be made is said to fail.
+/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and says each when it is made.
+/// One that cannot be made is said to fail.
 ///
 /// # Errors
 ///
@@ -103,14 +106,15 @@ fn load_options(
         source: ModelSource::Folder(folder.into()),
         device,
         dtype,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     }
 }
 
 impl On<'_> {
-    /// A random tensor of the type, on the CPU: what a norm multiplies by or adds as in a checkpoint, anything
-    /// else from -3 to 3, so that attention sees some keys much better than others.
+    /// A random tensor of the type, on the CPU: what a norm multiplies by or adds as in a
+    /// checkpoint, anything else from -3 to 3, so that attention sees some keys much better than
+    /// others.
     fn random(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let count = shape.iter().product();
         let scale = if name.contains("norm") { 1.0 } else { 30.0 };

@@ -8,7 +8,7 @@ use crate::{Check, Checkpoint};
 use qwen3_vl::cuda::sync;
 use qwen3_vl::device::DtypeChoice;
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::model::{Chunk, KvCache, Part, Workspace};
+use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
 
 /// How far a score may be off where a library chooses otherwise while it is recorded, relative to the
 /// largest.
@@ -83,16 +83,16 @@ fn decode(runner: &Runner, sequences: u32, record: bool) -> Result<(Vec<f32>, Op
             vision: Vec::new(),
         }
     };
-    let mut caches: Vec<KvCache> = (0..sequences).map(|_| KvCache::new(&model.kv)).collect();
+    let mut caches: Vec<SequenceState> = (0..sequences).map(|_| model.new_state()).collect();
     let mut all = Vec::new();
     for step in 0..8 {
         let lengths = (0..sequences).map(|i| if step == 0 { 123 + 60 * i } else { 1 });
         let chunks = caches.iter().zip(lengths);
-        let chunks: Vec<Chunk> = chunks.map(|(kv, n)| chunk(kv.len(), n)).collect();
+        let chunks: Vec<Chunk> = chunks.map(|(state, n)| chunk(state.len(), n)).collect();
         let mut parts: Vec<Part<'_>> = std::iter::zip(&chunks, &mut caches)
-            .map(|(chunk, kv)| Part {
+            .map(|(chunk, state)| Part {
                 chunk,
-                kv,
+                state,
                 outputs: 1,
             })
             .collect();

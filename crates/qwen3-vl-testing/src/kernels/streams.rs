@@ -44,7 +44,7 @@ pub fn check(
     let mut window = sequence::window(&runner, 0, &head);
     sequence::ask(&mut window, question(), 0, Instant::now());
     runner.advance(&mut window)?;
-    while !window.state().decoding {
+    while !window.status().decoding {
         runner.forward(vec![(&mut window, usize::MAX)])?;
     }
     // What is done for the first time takes pinned memory and records, which may wait for all streams.

@@ -65,7 +65,8 @@ fn quantised_by(name: &str, settings: Option<&Value>) -> String {
     let method = settings.and_then(|settings| settings.get("quant_method"));
     let method = method.map_or("an unnamed method".into(), value);
     format!(
-        "the weights are quantised ({name}: quant_method {method}), which is not supported: use \
+        "the weights are quantised ({name}: quant_method {method}), which is not known: known are \
+         weights in F64, F32, BF16 and F16. Use \
          the checkpoint that is not, and the property quantization, which rounds weights while \
          they are loaded"
     )

@@ -36,9 +36,9 @@ pub fn plan(model: &TextModel, parts: &[Part<'_>]) -> Result<Plan> {
         Ok(Brought {
             ids: &part.chunk.ids,
             positions: &part.chunk.positions,
-            cached: part.kv.len(),
+            cached: part.state.len(),
             outputs: part.outputs,
-            pages: addresses(part.kv.pages())?,
+            pages: addresses(part.state.attention().pages())?,
         })
     });
     let heads = model.heads;

@@ -15,9 +15,9 @@ use super::launch::device;
 use super::pass::Pass;
 use super::sync;
 use super::workspace::Workspace;
-use crate::device::brief;
 use crate::model::plan::Plan;
 use crate::model::{Chunk, Part, TextModel};
+use crate::quote::brief;
 
 /// The most rows of a recorded step; they are recorded for powers of two.
 const MOST_ROWS: usize = 64;

@@ -1,7 +1,5 @@
 //! Where a model runs and in which type: the one place that chooses a device.
 
-mod memory;
-
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -9,13 +7,10 @@ use candle_core::{Device, DeviceLocation};
 
 use qwen3_vl_core::load::LoadError;
 
+pub use crate::choice::UnknownChoice;
 use crate::cuda;
-pub(crate) use memory::{free_memory, spare_memory};
-
-/// The first line of an error of candle's, which may carry a backtrace.
-pub(crate) fn brief(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().into()
-}
+use crate::memory::available_memory;
+use crate::quote::brief;
 
 /// Which device computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,7 +25,7 @@ pub enum DeviceChoice {
 }
 
 /// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32. With a
-/// [`Quantization`](crate::model::Quantization) this is the type of what that leaves alone.
+/// [`QuantizeAtLoad`](crate::weights::QuantizeAtLoad) this is the type of what that leaves alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DtypeChoice {
     /// CPU: as stored in the checkpoint (exact). CUDA: bf16.
@@ -42,15 +37,6 @@ pub enum DtypeChoice {
     F16,
     /// Single precision.
     F32,
-}
-
-/// A name that is none of the choices.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown {what} {name:?}: use {choices}")]
-pub struct UnknownChoice {
-    pub(crate) what: &'static str,
-    pub(crate) name: String,
-    pub(crate) choices: &'static str,
 }
 
 impl FromStr for DeviceChoice {
@@ -148,5 +134,13 @@ impl DtypeChoice {
             (Self::Auto, DeviceChoice::Cuda(_)) => Self::Bf16,
             (dtype, _) => dtype,
         }
+    }
+}
+
+/// Bytes that are free where the cache will be; none if nobody says.
+pub(crate) fn free_memory(device: &Device) -> Option<u64> {
+    match device {
+        Device::Cpu => available_memory(),
+        other => cuda::free_memory(other),
     }
 }

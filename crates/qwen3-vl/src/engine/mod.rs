@@ -9,6 +9,9 @@ pub mod config;
 mod encode;
 pub mod flight;
 pub mod interrupt;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod lost_device;
 mod pace;
 pub mod repetition;
 pub mod runner;
@@ -29,9 +32,8 @@ use qwen3_vl_core::failure::{Failure, panic_text};
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::lower_priority;
 
-use crate::device::brief;
-use crate::model::KvCache;
 use crate::model::kv_cache::BLOCK_TOKENS;
+use crate::quote::brief;
 use admission::{Admission, Admitted};
 use interrupt::{Interest, Interrupt};
 use pace::PrefillPace;
@@ -204,7 +206,7 @@ impl Worker {
         self.serve();
         let admitted = self.sequences.iter();
         let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
-        let mut states: Vec<WindowState> = admitted.map(Sequence::state).collect();
+        let mut states: Vec<WindowState> = admitted.map(Sequence::status).collect();
         if self.runner.is_full() {
             // What waits cannot be begun.
             states.iter_mut().for_each(|state| state.waiting = 0);
@@ -237,8 +239,8 @@ impl Worker {
             } => {
                 // Who has heard that a window ended, or ended it, counts on its room.
                 self.release();
-                let kv = KvCache::new(&self.runner.parts.model.kv);
-                let mut window = Sequence::new(id, &head, lost, kv).of_interest(interest);
+                let state = self.runner.parts.model.new_state();
+                let mut window = Sequence::new(id, &head, lost, state).of_interest(interest);
                 if let Some(failure) = self.refusal(id, &head) {
                     window.fail(failure);
                 }
@@ -415,7 +417,7 @@ impl Worker {
         } else {
             let (mut prefilled, mut decode) = (0, false);
             for (place, window) in &chosen {
-                match window.state().decoding {
+                match window.status().decoding {
                     true => decode = true,
                     false => prefilled += tokens[*place],
                 }

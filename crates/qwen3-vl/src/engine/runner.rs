@@ -10,9 +10,10 @@ use super::interrupt::Interrupt;
 use super::sequence::Sequence;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
-use crate::device::{brief, free_memory};
+use crate::device::free_memory;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::{Executor, Model, Part};
+use crate::quote::brief;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use qwen3_vl_core::frames::{VisionInput, timestamp_text};
 use qwen3_vl_core::model::{LimitError, Limits};
@@ -217,7 +218,7 @@ impl Runner {
             .map(|(sequence, chunk)| Part {
                 outputs: sequence.samples().into(),
                 chunk,
-                kv: &mut sequence.kv,
+                state: &mut sequence.state,
             })
             .collect();
         let running = self.interrupt.begin(windows);

@@ -1,7 +1,7 @@
 //! What a device does for the first time, done before a model is ready.
 
 use super::runner::{Runner, StepError};
-use crate::model::{Chunk, KvCache, Part};
+use crate::model::{Chunk, Part};
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 
 /// Side of the frames that are encoded, in factors of the model: 256 pixels of a real one.
@@ -35,10 +35,10 @@ impl Runner {
             seconds: 0.0,
         };
         self.encode(&[VisionInput::Pair([frame.clone(), frame])])?;
-        let mut kv = KvCache::new(&self.parts.model.kv);
+        let mut state = self.parts.model.new_state();
         for step in 0..=STEPS {
             let count = if step == 0 { TOKENS } else { 1 };
-            let positions = (0..count).map(|i| [kv.len() as u32 + i; 3]);
+            let positions = (0..count).map(|i| [state.len() as u32 + i; 3]);
             let chunk = Chunk {
                 ids: vec![0; count as usize],
                 positions: positions.collect(),
@@ -46,7 +46,7 @@ impl Runner {
             };
             let mut parts = [Part {
                 chunk: &chunk,
-                kv: &mut kv,
+                state: &mut state,
                 outputs: 1,
             }];
             self.executor.forward(&self.parts.model, &mut parts)?;

@@ -10,8 +10,8 @@ use super::{ModelSource, invalid};
 use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
 use crate::folder;
-use crate::model::{Target, Weights, WeightsError, weights};
 use crate::quote::shortened;
+use crate::weights::{self, Target, Weights, WeightsError};
 
 /// A checkpoint's files, wherever they are.
 pub(super) enum Files {

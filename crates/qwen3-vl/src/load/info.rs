@@ -6,8 +6,8 @@ use super::{LoadOptions, invalid};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::device::DeviceChoice;
 use crate::engine::runner::Runner;
+use crate::model::linear;
 use crate::model::linear::Linear;
-use crate::model::quantized;
 use qwen3_vl_core::load::LoadError;
 use qwen3_vl_core::model::ModelInfo;
 use qwen3_vl_core::request::SamplingParams;
@@ -36,7 +36,7 @@ pub(super) fn model_info(
         name,
         backend: "local",
         runs_on,
-        quantization: quantized::summary(options.quantization, &layers),
+        quantization: linear::summary(options.quantization, &layers),
         factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
         temporal_patch: vision.temporal_patch_size as u32,
         video_pixels: range(&runner.parts.video),

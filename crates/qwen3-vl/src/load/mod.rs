@@ -16,9 +16,10 @@ use crate::device::{DeviceChoice, DtypeChoice, free_memory};
 use crate::engine::runner::{Runner, RunnerParts};
 use crate::folder;
 use crate::local::LocalBackend;
-use crate::model::{Model, Quantization};
+use crate::model::Model;
 use crate::quote::shortened;
 use crate::tokenizer::Tokenizer;
+use crate::weights::QuantizeAtLoad;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use qwen3_vl_core::prompt::Special;
@@ -55,7 +56,7 @@ pub struct LoadOptions {
     pub dtype: DtypeChoice,
     /// What the linear layers of the language model are rounded to, whatever type they are stored
     /// in.
-    pub quantization: Quantization,
+    pub quantization: QuantizeAtLoad,
     /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
 }
@@ -179,6 +180,12 @@ pub fn load_runner(
     let notices = runner.warm_up();
     for what in notices.map_err(|e| LoadError::Unavailable(shortened(e)))? {
         progress(Progress { what, percent: 99 });
+    }
+    if let Some(left) = weights.left_out() {
+        progress(Progress {
+            what: format!("tensors that the model has no place for are left out: {left}"),
+            percent: 99,
+        });
     }
     cancelled()?;
     progress(Progress {

@@ -5,7 +5,7 @@ use qwen3_vl_core::load::LoadError;
 
 use super::LoadOptions;
 use crate::device::DtypeChoice;
-use crate::model::Target;
+use crate::weights::Target;
 
 /// Device and types for these options.
 pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
@@ -21,7 +21,7 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
             device,
             compute: DType::F32,
             store,
-            quantization: options.quantization,
+            quantize_at_load: options.quantization,
         },
         _ => {
             let compute = store.unwrap_or(DType::BF16);
@@ -29,7 +29,7 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
                 device,
                 compute,
                 store: Some(compute),
-                quantization: options.quantization,
+                quantize_at_load: options.quantization,
             }
         }
     })

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::Span;
-use super::kv_cache::KvCache;
+use super::state::SequenceState;
 use super::vision::VisionTokens;
 use qwen3_vl_core::prompt::Position;
 
@@ -102,8 +102,8 @@ impl Chunk {
 pub struct Part<'a> {
     /// Its next tokens.
     pub chunk: &'a Chunk,
-    /// Its cache.
-    pub kv: &'a mut KvCache,
+    /// Its states.
+    pub state: &'a mut SequenceState,
     /// How many hidden states of the chunk are asked for: those of its last tokens.
     pub outputs: usize,
 }
@@ -122,8 +122,8 @@ impl Part<'_> {
     pub(crate) fn span(&self, layer: usize) -> Span<'_> {
         Span {
             queries: self.chunk.len(),
-            keys: self.kv.len() + self.chunk.len(),
-            blocks: self.kv.layer(layer),
+            keys: self.state.len() + self.chunk.len(),
+            blocks: self.state.attention().layer(layer),
         }
     }
 }

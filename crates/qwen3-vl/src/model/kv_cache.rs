@@ -163,6 +163,17 @@ impl KvCache {
         }
     }
 
+    /// Forgets all but the first `len` tokens, and gives back the blocks behind them.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        let kept = self.len.div_ceil(BLOCK_TOKENS);
+        for block in self.blocks.drain(kept.min(self.blocks.len())..) {
+            if let Some(block) = Arc::into_inner(block) {
+                self.pool.free(block);
+            }
+        }
+    }
+
     /// Makes room for `tokens` more tokens, none of it shared. To be called once before the layers
     /// write theirs.
     ///
@@ -289,6 +300,28 @@ mod tests {
         assert_eq!(keys(&b), expect((0..300).chain(1000..1010)));
         drop(b);
         assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_free_and_harms_no_fork() {
+        let pool = KvPool::new((2, 1, 2), DType::F32, Device::Cpu);
+        let mut a = KvCache::new(&pool);
+        append(&mut a, 0..300);
+        let b = a.fork();
+        a.truncate(400);
+        assert_eq!((a.len(), pool.used()), (300, 3));
+        a.truncate(130);
+        append(&mut a, 1000..1010);
+        assert_eq!(keys(&a), expect((0..130).chain(1000..1010)));
+        assert_eq!(keys(&b), expect(0..300));
+        // Three of b, of which a shares the first, and one of a.
+        assert_eq!(pool.used(), 4);
+        drop(b);
+        assert_eq!(pool.used(), 2);
+        a.truncate(128);
+        assert_eq!((a.len(), pool.used()), (128, 1));
+        a.truncate(0);
+        assert_eq!((a.is_empty(), pool.used()), (true, 0));
     }
 
     #[test]

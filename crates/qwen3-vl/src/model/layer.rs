@@ -6,8 +6,8 @@ use super::linear::Linear;
 use super::merged::MergedLinear;
 use super::norm::RmsNorm;
 use super::ops::TextOps;
-use super::weights::{Weights, WeightsError};
 use crate::config::TextConfig;
+use crate::weights::{Weights, WeightsError};
 
 /// Tokens see what is before them, then each is transformed by itself (transformers:
 /// `Qwen3VLTextDecoderLayer`).
@@ -88,7 +88,7 @@ impl Attention {
             |part: &str| RmsNorm::load(weights, &format!("{name}.{part}"), width, c.rms_norm_eps);
         Ok(Self {
             qkv: MergedLinear::load(weights, name, parts, c.hidden_size)?,
-            o: Linear::load_quantized(weights, &format!("{name}.o_proj"), (c.hidden_size, q))?,
+            o: Linear::load_rounded(weights, &format!("{name}.o_proj"), (c.hidden_size, q))?,
             q_norm: norm("q_norm")?,
             k_norm: norm("k_norm")?,
         })
@@ -112,7 +112,7 @@ impl DenseMlp {
         let parts = [("gate_proj", inner), ("up_proj", inner)];
         Ok(Self {
             gate_up: MergedLinear::load(weights, name, parts, d)?,
-            down: Linear::load_quantized(weights, &format!("{name}.down_proj"), (d, inner))?,
+            down: Linear::load_rounded(weights, &format!("{name}.down_proj"), (d, inner))?,
         })
     }
 }

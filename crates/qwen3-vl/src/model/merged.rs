@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::linear::Linear;
-use super::weights::{Weights, WeightsError, on_device};
+use crate::weights::{Weights, WeightsError, on_device};
 
 /// `N` linear layers of the same input. On a GPU, where one large product is faster than several small ones,
 /// their weights are stored as one matrix; on the CPU, and where they are rounded, each by itself.
@@ -17,7 +17,7 @@ pub struct MergedLinear<const N: usize> {
 
 impl<const N: usize> MergedLinear<N> {
     /// Loads `{prefix}.{name}.weight` `[out, in]` for each name with its number of outputs, rounded as
-    /// [`Linear::load_quantized`] says.
+    /// [`Linear::load_rounded`] says.
     ///
     /// # Errors
     ///
@@ -28,9 +28,8 @@ impl<const N: usize> MergedLinear<N> {
         outputs: [(&str, usize); N],
         input: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        let part = |(name, out)| {
-            Linear::load_quantized(weights, &format!("{prefix}.{name}"), (out, input))
-        };
+        let part =
+            |(name, out)| Linear::load_rounded(weights, &format!("{prefix}.{name}"), (out, input));
         let parts = outputs.into_iter().map(part);
         let parts: Vec<Linear> = parts.collect::<std::result::Result<_, _>>()?;
         on_device(prefix, Self::new(parts))

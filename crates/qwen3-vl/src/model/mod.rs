@@ -10,19 +10,15 @@ pub mod kv_cache;
 pub(crate) mod layer;
 pub mod linear;
 pub mod merged;
-mod names;
 pub mod norm;
 pub(crate) mod ops;
 pub mod plan;
 pub mod platform;
-pub mod quantized;
 pub mod rope;
-mod shard;
+mod state;
 pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
-mod watch;
-pub mod weights;
 
 use std::sync::Arc;
 
@@ -33,13 +29,13 @@ pub use executor::Executor;
 pub use kv_cache::{KvCache, KvPool};
 use platform::Platform;
 pub use platform::{Candidates, PendingEncode};
-pub use quantized::Quantization;
+pub use state::SequenceState;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
-pub use weights::{Target, Weights, WeightsError};
 
 use crate::config::{Config, ConfigError};
 use crate::cpu::pool::Flag;
+use crate::weights::{Weights, WeightsError};
 
 /// Why a model cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +73,7 @@ impl Workspace {
     }
 
     /// What a device does otherwise than it should, although it works.
-    pub(crate) fn notices(&self) -> Vec<String> {
+    pub fn notices(&self) -> Vec<String> {
         self.cuda.notices()
     }
 
@@ -105,6 +101,21 @@ pub struct Model {
 }
 
 impl Model {
+    /// The states of a sequence without tokens.
+    pub fn new_state(&self) -> SequenceState {
+        SequenceState::new(KvCache::new(&self.kv))
+    }
+
+    /// Runs the model on what `make` makes of its platform.
+    #[cfg(test)]
+    pub(crate) fn replace_platform(
+        &mut self,
+        make: impl FnOnce(Arc<dyn Platform>) -> Arc<dyn Platform>,
+    ) {
+        self.platform = make(Arc::clone(&self.platform));
+        self.text.run_on(&self.platform);
+    }
+
     /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
     /// is the same one or, so that both can work at a time, the same GPU with another stream.
     ///

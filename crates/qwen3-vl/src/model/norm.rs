@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
 use super::linear::slice;
-use super::weights::{Weights, WeightsError};
 use crate::cpu::norm;
+use crate::weights::{Weights, WeightsError};
 
 /// RMSNorm over the last axis (transformers: `Qwen3VLTextRMSNorm`).
 #[derive(Clone, Debug)]

@@ -15,8 +15,8 @@ use super::ops::{Rows, TextOps};
 use super::platform::Platform;
 use super::rope::TextRope;
 use super::tensors::Tensors;
-use super::weights::{Weights, WeightsError};
 use crate::config::Config;
+use crate::weights::{Weights, WeightsError};
 
 /// The language model.
 #[derive(Debug)]
@@ -49,11 +49,14 @@ impl TextModel {
         // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
         // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
         // model's 6 bits, which costs half as much again of what each token reads for it.
-        let plain = weights.quantization().format(text.hidden_size).is_none();
+        let plain = weights
+            .quantize_at_load()
+            .format(text.hidden_size)
+            .is_none();
         let head = match tied {
             Some(_) if plain => Linear::new(embeddings.clone(), None),
-            Some(table_name) => Linear::load_quantized(weights, table_name, table.into())?,
-            None => Linear::load_quantized(weights, own, table.into())?,
+            Some(table_name) => Linear::load_rounded(weights, table_name, table.into())?,
+            None => Linear::load_rounded(weights, own, table.into())?,
         };
         let layers = (0..text.num_hidden_layers)
             .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), text))
@@ -118,7 +121,7 @@ impl TextModel {
         let scores = self.platform.logits(self, parts, workspace)?;
         workspace.check()?;
         for part in parts {
-            part.kv.advance(part.chunk.len());
+            part.state.advance(part.chunk.len());
         }
         Ok(scores)
     }
@@ -200,7 +203,7 @@ fn reserve(parts: &mut [Part<'_>]) -> Result<()> {
         if part.outputs > part.chunk.len() {
             bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
         }
-        part.kv.reserve(part.chunk.len())?;
+        part.state.reserve(part.chunk.len())?;
     }
     Ok(())
 }

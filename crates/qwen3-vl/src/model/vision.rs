@@ -10,8 +10,8 @@ use super::linear::Linear;
 use super::norm::LayerNorm;
 use super::ops::VisionOps;
 use super::rope::{RopeTable, grid_positions, vision_table};
-use super::weights::{Weights, WeightsError};
 use crate::config::VisionConfig;
+use crate::weights::{Weights, WeightsError};
 
 /// The vision tower.
 #[derive(Debug)]

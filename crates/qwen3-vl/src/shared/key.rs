@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::hub::DEFAULT_REVISION;
 use crate::load::{LoadOptions, ModelSource};
-use crate::model::Quantization;
+use crate::weights::QuantizeAtLoad;
 
 /// What makes two loads equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +13,7 @@ pub struct ModelKey {
     source: Source,
     device: DeviceChoice,
     dtype: DtypeChoice,
-    quantization: Quantization,
+    quantization: QuantizeAtLoad,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ mod tests {
                 source,
                 device,
                 dtype,
-                quantization: Quantization::None,
+                quantization: QuantizeAtLoad::None,
                 kv_memory: None,
             })
         };
@@ -110,7 +110,7 @@ mod tests {
             gpu(DtypeChoice::F16),
             device(DeviceChoice::Cuda(1)),
             ModelKey {
-                quantization: Quantization::Q4K,
+                quantization: QuantizeAtLoad::Q4K,
                 ..of(folder("."))
             },
         ];

@@ -141,8 +141,8 @@ fn frames_that_windows_share_are_encoded_once() {
     let (_, mut runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let now = Instant::now();
     let window = |runner: &Runner| {
-        let kv = KvCache::new(&runner.parts.model.kv);
-        Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), kv)
+        let state = runner.parts.model.new_state();
+        Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), state)
     };
     let (mut a, mut b, mut late) = (window(&runner), window(&runner), window(&runner));
     let [first, second] = <[VisionInput; 2]>::try_from(pairs(2, SMALL, 0)).unwrap();

@@ -70,8 +70,8 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     let limits = *runner.limits();
     assert_eq!(limits.context, 4096);
     let sequence = |inputs: Vec<VisionInput>| {
-        let kv = KvCache::new(&runner.parts.model.kv);
-        let mut sequence = Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), kv);
+        let state = runner.parts.model.new_state();
+        let mut sequence = Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), state);
         let now = Instant::now();
         inputs
             .into_iter()

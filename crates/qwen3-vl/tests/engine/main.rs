@@ -26,8 +26,8 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
 use qwen3_vl::model::kv_cache::BLOCK_TOKENS;
-use qwen3_vl::model::{KvCache, Quantization};
 use qwen3_vl::shared;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::{Backend, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::event::{Answer, Event, FinishReason};
@@ -41,7 +41,7 @@ fn options() -> LoadOptions {
         source: ModelSource::Folder(folder),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: None,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{self, LoadOptions, ModelSource};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub fn options(folder: &Path) -> LoadOptions {
         source: ModelSource::Folder(folder.into()),
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
-        quantization: Quantization::None,
+        quantization: QuantizeAtLoad::None,
         kv_memory: Some(64 << 20),
     }
 }

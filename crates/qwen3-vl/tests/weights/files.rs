@@ -141,7 +141,11 @@ fn what_no_memory_holds_is_an_error() {
         .open(copy.path().join(WEIGHTS))
         .unwrap();
     file.set_len((start.len() + end) as u64).unwrap();
-    for quantization in [Quantization::None, Quantization::Q8_0, Quantization::Q4K] {
+    for quantization in [
+        QuantizeAtLoad::None,
+        QuantizeAtLoad::Q8_0,
+        QuantizeAtLoad::Q4K,
+    ] {
         let loaded = load_with(copy.path(), DtypeChoice::Auto, quantization);
         let error = loaded.unwrap_err().to_string();
         assert!(

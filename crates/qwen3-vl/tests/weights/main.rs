@@ -24,8 +24,9 @@ use half::{bf16, f16};
 use qwen3_vl::config::Config;
 use qwen3_vl::device::DtypeChoice;
 use qwen3_vl::load::{LoadOptions, load};
-use qwen3_vl::model::Quantization;
-use qwen3_vl::model::{Model, Target, Weights, WeightsError};
+use qwen3_vl::model::Model;
+use qwen3_vl::weights::QuantizeAtLoad;
+use qwen3_vl::weights::{Target, Weights, WeightsError};
 use qwen3_vl_core::load::{LoadError, Progress};
 use qwen3_vl_testing::{Checkpoint, write_checkpoint};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -113,7 +114,7 @@ fn values((dtype, _, bytes): &(Dtype, Vec<usize>, Vec<u8>)) -> Vec<f32> {
 fn load_with(
     folder: &Path,
     dtype: DtypeChoice,
-    quantization: Quantization,
+    quantization: QuantizeAtLoad,
 ) -> Result<(), LoadError> {
     let options = LoadOptions {
         dtype,

@@ -106,6 +106,27 @@ fn a_head_of_another_shape_is_refused() {
     demo::refused(model.path(), &[HEAD, "[256, 128]", "[512, 128]"]);
 }
 
+/// What a layer is stored as is told by its tensors, whatever config.json says.
+#[test]
+fn a_layer_that_is_stored_in_an_unknown_way_is_named() {
+    let layer = "model.language_model.layers.1.mlp.down_proj";
+    for (tensor, kind) in [
+        ("qweight", "GPTQ or AWQ"),
+        ("weight_packed", "compressed-tensors"),
+        ("weight_scale_inv", "FP8 blocks"),
+        ("weight_scale", "FP8 or INT8"),
+    ] {
+        let model = changed(|all| {
+            let any = all["model.language_model.norm.weight"].clone();
+            all.insert(format!("{layer}.{tensor}"), any);
+        });
+        demo::refused(
+            model.path(),
+            &[layer, tensor, kind, "not known", "F64, F32, BF16 or F16"],
+        );
+    }
+}
+
 #[test]
 fn tensors_without_a_place_are_named() {
     for name in [
@@ -128,5 +149,14 @@ fn tensors_without_a_place_are_named() {
         );
         all.insert("score.weight".into(), any);
     });
-    demo::load(model.path()).unwrap();
+    let mut said = Vec::new();
+    let progress = &mut |progress: Progress| said.push(progress.what);
+    load(
+        &demo::options(model.path()),
+        progress,
+        &AtomicBool::new(false),
+    )
+    .unwrap();
+    let left = |what: &&String| what.contains("score.weight") && what.contains("inv_freq");
+    assert_eq!(said.iter().filter(left).count(), 1, "{said:?}");
 }

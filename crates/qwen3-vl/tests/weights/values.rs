@@ -23,7 +23,7 @@ fn weights_that_are_no_numbers_are_named() {
             let at = if index % 2 == 0 { 0 } else { bytes.len() - 2 };
             bytes[at..at + 2].copy_from_slice(&bf16::from_f32(bad).to_le_bytes());
         });
-        for quantization in [Quantization::None, Quantization::Q8_0] {
+        for quantization in [QuantizeAtLoad::None, QuantizeAtLoad::Q8_0] {
             let error = load_with(model.path(), DtypeChoice::Auto, quantization).unwrap_err();
             let error = error.to_string();
             assert!(
@@ -54,7 +54,7 @@ fn doubles_are_read_as_singles() {
     let embed = values(&original[EMBED]);
     let read = head_and_embeddings(&model(double(0.0).path()).unwrap());
     assert_eq!(read, (embed.clone(), embed));
-    for quantization in [Quantization::None, Quantization::Q8_0] {
+    for quantization in [QuantizeAtLoad::None, QuantizeAtLoad::Q8_0] {
         load_with(double(0.0).path(), DtypeChoice::Auto, quantization).unwrap();
         // There is no such single.
         let large = load_with(double(1e300).path(), DtypeChoice::Auto, quantization);
@@ -119,8 +119,8 @@ fn weights_too_large_for_f16_are_named() {
         let (_, _, bytes) = all.get_mut(name).unwrap();
         bytes[..2].copy_from_slice(&bf16::from_f32(70_000.0).to_le_bytes());
     });
-    assert!(load_with(large.path(), DtypeChoice::Auto, Quantization::None).is_ok());
-    let error = load_with(large.path(), DtypeChoice::F16, Quantization::None).unwrap_err();
+    assert!(load_with(large.path(), DtypeChoice::Auto, QuantizeAtLoad::None).is_ok());
+    let error = load_with(large.path(), DtypeChoice::F16, QuantizeAtLoad::None).unwrap_err();
     let error = error.to_string();
     assert!(
         error.contains(name) && error.contains("too large for f16"),

@@ -19,7 +19,7 @@ pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Valu
         prefill(runner, &mut sequence, options.chunk)?;
         sequences.push(sequence);
     }
-    let prompt_tokens = sequences.first().map_or(0, |sequence| sequence.kv.len());
+    let prompt_tokens = sequences.first().map_or(0, |sequence| sequence.cached());
     let mut alone = None;
     let mut rows = Vec::new();
     for batch in batches.iter().map(|batch| *batch as usize) {

@@ -1,26 +1,29 @@
 //! Times the engine on a checkpoint. Prints one JSON object for each part.
 //!
 //! ```text
-//! engine write-random 2b|4b|8b FOLDER     random weights of a real model's dimensions, 4, 9 or 18 GB;
-//!                                         needs Qwen's tokenizer (QWEN_TOKENIZER)
+//! engine write-random 2b|4b|8b FOLDER [--layers N]
+//!     random weights of a real model's dimensions, 4, 9 or 18 GB, with N layers; needs Qwen's
+//!     tokenizer (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
 //!     --size 320x256  --pairs 4  --tokens 32  --windows 2
-//!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --chunk 512  --seconds 10  --fps 8  --cameras 1,2,4,8
+//!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --chunk 512  --seconds 10  --fps 8
+//!     --cameras 1,2,4,8
 //! ```
 //!
-//! - `window`: vision, prefill and decode of one window after the other, of so many `--frames` (`--pairs` if
-//!   none are given). The first one also pays for memory that is touched for the first time.
-//!   `tools/reference/bench_hf.py` times transformers on the same input.
-//! - `first-token`: time from the last frame to the first token for windows of so many `--frames`, when
-//!   frames come one pair after the other and when all come at once.
+//! - `window`: vision, prefill and decode of one window after the other, of so many `--frames`
+//!   (`--pairs` if none are given). The first one also pays for memory that is touched for the first
+//!   time. `tools/reference/bench_hf.py` times transformers on the same input.
+//! - `first-token`: time from the last frame to the first token for windows of so many `--frames`,
+//!   when frames come one pair after the other and when all come at once.
 //! - `batch`: tokens a second of so many windows (`--batches`) that decode together.
 //! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
-//! - `density`: how soon so many live cameras get their answers, up to the first number that is too many;
-//!   `--windows` chunks of `--seconds` each.
+//! - `density`: how soon so many live cameras get their answers, up to the first number that is too
+//!   many; `--windows` chunks of `--seconds` each.
 //!
-//! `--chunk` is how many tokens of a window one pass takes in the first three; the engine takes 512.
+//! `--chunk` is how many tokens of a window one pass takes in the first three; the engine takes 512 on
+//! a CPU, and up to 2048 on a GPU.
 
 mod batch;
 mod density;
@@ -39,7 +42,7 @@ use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::engine::sequence::Sequence;
 use qwen3_vl::load::{LoadOptions, ModelSource, load_runner};
-use qwen3_vl::model::Quantization;
+use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
@@ -64,7 +67,12 @@ struct Options {
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let size = args.value().context("a size: 2b, 4b or 8b")?.parse()?;
     let folder = PathBuf::from(args.value().context("a folder")?);
-    qwen3_vl_testing::write_real(&folder, size)?;
+    let layers = match args.next()? {
+        None => None,
+        Some(Long("layers")) => Some(args.value()?.parse()?),
+        Some(other) => return Err(other.unexpected().into()),
+    };
+    qwen3_vl_testing::write_real(&folder, size, layers)?;
     Ok(qwen3_vl_testing::write_tokenizer(&folder)?)
 }
 
@@ -75,7 +83,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             source: ModelSource::Folder(folder),
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
-            quantization: Quantization::None,
+            quantization: QuantizeAtLoad::None,
             kv_memory: None,
         },
         parts: Vec::new(),
@@ -160,7 +168,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
 }
 
 /// Pairs `first..first + count` of a clip, two frames a second.
-fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = VisionInput> {
+pub fn pairs(size: Size, clip: u32, first: u32, count: u32) -> impl Iterator<Item = VisionInput> {
     let frame = move |t: u32| Frame {
         rgb: qwen3_vl_core::clip::clip(t, size, clip).into(),
         size,
@@ -190,7 +198,8 @@ fn question(tokens: u32) -> Request {
     }
 }
 
-/// Encodes and prefills all that the sequence has, so many tokens a pass; if it is closed, up to its first token.
+/// Encodes and prefills all that the sequence has, so many tokens a pass; if it is closed, up to
+/// its first token.
 fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow::Result<()> {
     runner.supply(sequence);
     while sequence.inputs().next().is_some() {
@@ -202,7 +211,7 @@ fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow
         }
     }
     runner.advance(sequence)?;
-    while sequence.state().pending > 0 && !sequence.state().decoding {
+    while sequence.status().pending > 0 && !sequence.status().decoding {
         runner.forward(vec![(sequence, chunk)])?;
     }
     Ok(())

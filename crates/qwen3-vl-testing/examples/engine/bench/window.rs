@@ -23,7 +23,7 @@ fn window(runner: &mut Runner, options: &Options, frames: u32) -> anyhow::Result
     let start = Instant::now();
     prefill(runner, &mut sequence, options.chunk)?;
     let answer_begins = start.elapsed();
-    let prompt_tokens = sequence.kv.len();
+    let prompt_tokens = sequence.cached();
     let start = Instant::now();
     let mut decoded = 0;
     while !sequence.ended() {

@@ -16,7 +16,7 @@ use super::interrupt::{Interest, Waiter};
 use super::scheduler::WindowState;
 use super::vision_cache::Encoded;
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::model::{Chunk, KvCache};
+use crate::model::{Chunk, SequenceState};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use answer::Answering;
 use window::Prefix;
@@ -30,8 +30,8 @@ pub struct Sequence {
     role: Role,
     /// Tokens that are not in the cache yet.
     pending: Chunk,
-    /// Keys and values so far.
-    pub kv: KvCache,
+    /// What its tokens left behind in the layers.
+    pub(super) state: SequenceState,
     /// Whether it shares its window's cache, and so many tokens of it.
     fork: bool,
     shared: usize,
@@ -72,14 +72,14 @@ pub struct Ask {
 
 impl Sequence {
     /// An empty window. `lost` hears of its failure, if no request does.
-    pub fn new(id: u64, head: &WindowHead, lost: LostSink, kv: KvCache) -> Self {
+    pub fn new(id: u64, head: &WindowHead, lost: LostSink, state: SequenceState) -> Self {
         Self {
             id,
             window: id,
             interest: None,
             role: Role::Window(Prefix::new(lost)),
             pending: Chunk::default(),
-            kv,
+            state,
             fork: false,
             shared: 0,
             prompt: PromptBuilder::new(head.layout, head.system_prompt.as_deref()),
@@ -153,8 +153,13 @@ impl Sequence {
             .saturating_sub(self.shared / BLOCK_TOKENS)
     }
 
+    /// Tokens that the model has seen.
+    pub fn cached(&self) -> usize {
+        self.state.len()
+    }
+
     /// What the scheduler sees.
-    pub fn state(&self) -> WindowState {
+    pub fn status(&self) -> WindowState {
         let (waiting, since, closed) = match &self.role {
             Role::Window(prefix) => prefix.state(),
             Role::Lost { .. } => (0, 0, None),

@@ -256,7 +256,7 @@ impl Sequence {
     /// Blocks that a fork needs beside those that the window has, if it brings so many tokens.
     pub fn fork_blocks(&self, tokens: usize) -> usize {
         let all = self.own_blocks_for(self.tokens().saturating_add(tokens));
-        all.saturating_sub(self.kv.len() / BLOCK_TOKENS)
+        all.saturating_sub(self.state.len() / BLOCK_TOKENS)
     }
 
     /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer fails,
@@ -272,9 +272,9 @@ impl Sequence {
             interest: self.interest.clone(),
             role: Role::Request(Box::new(Answering::new(ask, order))),
             pending: Chunk::default(),
-            kv: self.kv.fork(),
+            state: self.state.fork(),
             fork: true,
-            shared: self.kv.len(),
+            shared: self.state.len(),
             prompt: self.prompt.clone(),
             cursor: self.cursor.clone(),
             ids: self.ids.clone(),
@@ -314,7 +314,7 @@ impl Sequence {
                 }
                 self.role = Role::Lost { failure, open };
                 self.pending = Chunk::default();
-                self.kv.free();
+                self.state.free();
             }
         }
     }

@@ -113,9 +113,9 @@ impl TextOps for TensorText<'_, '_> {
         let k = Self::norm_heads(&k.forward(x)?, k_norm)?;
         let (k, v) = (self.rope.rotate(&k)?, by_head(&v.forward(x)?, k_norm)?);
         let mut first = 0;
-        for Part { chunk, kv, .. } in &mut *self.parts {
+        for Part { chunk, state, .. } in &mut *self.parts {
             let of = |all: &Tensor| all.narrow(0, first, chunk.len());
-            kv.write(layer, &of(&k)?, &of(&v)?)?;
+            state.attention_mut().write(layer, &of(&k)?, &of(&v)?)?;
             first += chunk.len();
         }
         let q = match (rows, self.indices(rows)) {

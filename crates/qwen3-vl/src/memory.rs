@@ -1,16 +1,7 @@
-//! Memory that is free.
+//! Memory of this machine.
 
-use candle_core::Device;
-
-/// Bytes that are free where the cache will be; none if nobody says.
-pub(crate) fn free_memory(device: &Device) -> Option<u64> {
-    match device {
-        Device::Cpu => free_system_memory(),
-        other => crate::cuda::free_memory(other),
-    }
-}
-
-fn free_system_memory() -> Option<u64> {
+/// Bytes that can be taken without swapping; none if nobody says.
+pub(crate) fn available_memory() -> Option<u64> {
     memory_line(&memory()?, "MemAvailable:")
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::weights::WeightsError;
+use super::WeightsError;
 use crate::amounts::amounts;
 use qwen3_vl_core::load::Progress;
 
@@ -100,7 +100,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::model::{Model, ModelError, Target, Weights};
+    use crate::model::{Model, ModelError};
+    use crate::weights::{Target, Weights};
 
     #[test]
     fn every_tensor_of_a_model_is_counted_and_none_is_read_after_the_end() {

@@ -1,4 +1,15 @@
-//! Tensors of a checkpoint: safetensors, single or sharded, in a folder or embedded.
+//! Tensors of a checkpoint, in a folder or in the program, on their way to a device.
+//!
+//! A file format is a [`TensorSource`](source::TensorSource); how a layer's matrix is stored and multiplied
+//! is for [`LinearMethod`](crate::model::linear::LinearMethod) to know.
+
+mod at_load;
+mod error;
+mod names;
+mod number;
+mod safetensors;
+mod source;
+mod watch;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -6,111 +17,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::names;
-use super::quantized::{Quantization, QuantizedWeight};
-use super::shard::{Shard, Stored, pointer};
-use super::watch::Watch;
-use crate::cpu::quantized::Format;
-use crate::device::{brief, spare_memory};
-use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded, remedy};
-use crate::index::{self, INDEX, SINGLE};
-use crate::quote::{quoted, shortened};
+pub use at_load::QuantizeAtLoad;
+pub use error::WeightsError;
+use safetensors::Safetensors;
+pub(crate) use source::StoredTensor;
+use source::{TensorSource, same};
+use watch::Watch;
 
-/// Why weights cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightsError {
-    /// A file cannot be read.
-    #[error("cannot read {path}: {source}{}", remedy(source), path = shortened(path.display()))]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The header, a size or an offset is wrong: most often a download that was cut short.
-    #[error("{file} is damaged ({reason}): fetch it again")]
-    Damaged {
-        /// Name of the file.
-        file: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// What lies there stands for the file.
-    #[error("{}", pointer(.0))]
-    Pointer(String),
-    /// A tensor is missing.
-    #[error("tensor {0} is missing: these are not the weights of this config.json")]
-    Missing(String),
-    /// A tensor of the model, twice.
-    #[error("tensors {one} and {other} are the same one of the model: these are not its weights")]
-    Twice {
-        /// Name of one.
-        one: String,
-        /// Name of the other.
-        other: String,
-    },
-    /// Tensors of the model's parts that it has no place for.
-    #[error(
-        "{count} tensors have no place in the model of this config.json, for instance {}: these \
-         are not its weights",
-        quoted(example)
-    )]
-    Unread {
-        /// How many.
-        count: usize,
-        /// Name of one.
-        example: String,
-    },
-    /// A weight is NaN or infinite.
-    #[error("tensor {0} holds values that are no finite numbers: the weights are damaged")]
-    NotFinite(String),
-    /// A weight that its type can hold is too large for f16.
-    #[error("tensor {0} holds values that are too large for f16: use dtype bf16, f32 or auto")]
-    TooLarge(String),
-    /// There is no memory for a tensor.
-    #[error("there is not enough memory for tensor {0}: use a smaller model or quantization")]
-    Memory(String),
-    /// A tensor does not have the shape that the configuration gives it.
-    #[error(
-        "tensor {name} has shape {found}, config.json asks for {expected:?}",
-        found = shortened(format_args!("{found:?}"))
-    )]
-    Shape {
-        /// Name of the tensor.
-        name: String,
-        /// Shape in the file.
-        found: Vec<usize>,
-        /// Shape by the configuration.
-        expected: Vec<usize>,
-    },
-    /// A tensor has a type that is not supported.
-    #[error(
-        "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16: give the checkpoint \
-         as it was before its weights were quantised or converted"
-    )]
-    Type {
-        /// Name of the tensor.
-        name: String,
-        /// Its type.
-        dtype: String,
-    },
-    /// Nobody waits for the weights any more.
-    #[error("loading was cancelled")]
-    Cancelled,
-    /// The device cannot hold a tensor.
-    #[error("tensor {name}: {}", brief(source))]
-    Device {
-        /// Name of the tensor.
-        name: String,
-        /// Why.
-        source: candle_core::Error,
-    },
-}
+use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
+use crate::index::{self, INDEX, SINGLE};
+use crate::memory::spare_memory;
+use crate::quote::quoted;
 
 /// All tensors of a checkpoint, on their way to one device.
 #[derive(Debug)]
 pub struct Weights {
-    shards: Vec<Shard>,
+    sources: Vec<Box<dyn TensorSource>>,
     /// By their names in the whole model.
     places: HashMap<String, Place>,
     device: Device,
@@ -118,7 +40,7 @@ pub struct Weights {
     compute: DType,
     /// Type of matrices; as stored if none.
     store: Option<DType>,
-    quantization: Quantization,
+    quantize_at_load: QuantizeAtLoad,
     watch: Arc<Watch>,
     /// Names of the tensors that have been read.
     read: Mutex<BTreeSet<String>>,
@@ -127,13 +49,13 @@ pub struct Weights {
 /// Where a tensor is.
 #[derive(Debug)]
 struct Place {
-    shard: usize,
+    source: usize,
     /// What it is called there.
     name: String,
 }
 
 /// What a device was asked for, for a tensor of that name.
-pub(super) fn on_device<T>(name: &str, made: candle_core::Result<T>) -> Result<T, WeightsError> {
+pub(crate) fn on_device<T>(name: &str, made: candle_core::Result<T>) -> Result<T, WeightsError> {
     made.map_err(|source| WeightsError::Device {
         name: name.into(),
         source,
@@ -147,11 +69,11 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn open(folder: &Path, target: Target) -> Result<Self, WeightsError> {
-        let shards = files(folder)?
-            .iter()
-            .map(|path| Shard::open(path))
-            .collect::<Result<_, _>>()?;
-        Self::new(shards, target)
+        let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
+        for path in files(folder)? {
+            sources.push(Box::new(Safetensors::open(&path)?));
+        }
+        Self::new(sources, target)
     }
 
     /// Reads one safetensors file that is part of the program.
@@ -160,18 +82,18 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
-        Self::new(vec![Shard::embedded(bytes)?], target)
+        Self::new(vec![Box::new(Safetensors::embedded(bytes)?)], target)
     }
 
-    fn new(shards: Vec<Shard>, target: Target) -> Result<Self, WeightsError> {
+    fn new(sources: Vec<Box<dyn TensorSource>>, target: Target) -> Result<Self, WeightsError> {
         let mut places: HashMap<String, Place> = HashMap::new();
-        for (shard, names) in shards.iter().map(Shard::names).enumerate() {
+        for (source, names) in sources.iter().map(|source| source.names()).enumerate() {
             for name in names {
                 // Of two in different files the last one counts, as in transformers.
                 let before = places.insert(
                     names::whole(&name).into_owned(),
                     Place {
-                        shard,
+                        source,
                         name: name.clone(),
                     },
                 );
@@ -187,15 +109,15 @@ impl Weights {
             device,
             compute,
             store,
-            quantization,
+            quantize_at_load,
         } = target;
         Ok(Self {
-            shards,
+            sources,
             places,
             device,
             compute,
             store,
-            quantization,
+            quantize_at_load,
             watch: Arc::default(),
             read: Mutex::default(),
         })
@@ -208,7 +130,7 @@ impl Weights {
 
     /// Bytes of all tensors, as stored.
     pub fn size(&self) -> usize {
-        self.shards.iter().map(Shard::size).sum()
+        self.sources.iter().map(|source| source.size()).sum()
     }
 
     /// Where the tensors go.
@@ -227,8 +149,8 @@ impl Weights {
     }
 
     /// What linear layers are rounded to.
-    pub fn quantization(&self) -> Quantization {
-        self.quantization
+    pub fn quantize_at_load(&self) -> QuantizeAtLoad {
+        self.quantize_at_load
     }
 
     /// Whether there is a tensor of that name.
@@ -267,21 +189,20 @@ impl Weights {
         self.load(name, shape, Some(DType::F32), Ok)
     }
 
-    /// A linear layer's matrix, rounded from what the checkpoint stores.
+    /// A tensor as it is stored, and that there is memory for so many bytes, which its values will take.
     ///
     /// # Errors
     ///
     /// See [`WeightsError`].
-    pub fn quantized(
-        &self,
-        name: &str,
-        (out, input): (usize, usize),
-        format: Format,
-    ) -> Result<QuantizedWeight, WeightsError> {
-        let shape = [out, input];
-        let stored = self.find(name, &shape)?;
-        ensure_memory(name, format.bytes(out.saturating_mul(input)))?;
-        QuantizedWeight::new(&stored, format, &self.device)
+    pub(crate) fn stored<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+        bytes: usize,
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
+        let stored = self.find(name, shape)?;
+        ensure_memory(name, bytes)?;
+        Ok(stored)
     }
 
     fn load(
@@ -309,7 +230,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn same(&self, one: &str, other: &str, shape: &[usize]) -> Result<bool, WeightsError> {
-        self.find(one, shape)?.same(&self.find(other, shape)?)
+        same(&*self.find(one, shape)?, &*self.find(other, shape)?)
     }
 
     /// That each tensor below one of these prefixes has been read: a file with more of them is not
@@ -336,10 +257,32 @@ impl Weights {
         }
     }
 
-    fn find<'a>(&'a self, name: &'a str, shape: &'a [usize]) -> Result<Stored<'a>, WeightsError> {
+    /// What has been left unread, and an example or two; nothing if all has been read.
+    pub fn left_out(&self) -> Option<String> {
+        const SHOWN: usize = 2;
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread: BTreeSet<&String> = self
+            .places
+            .keys()
+            .filter(|name| !read.contains(*name))
+            .collect();
+        let shown: Vec<String> = unread.iter().take(SHOWN).map(|name| quoted(name)).collect();
+        let more = unread.len().saturating_sub(SHOWN);
+        match (shown.is_empty(), more) {
+            (true, _) => None,
+            (_, 0) => Some(shown.join(", ")),
+            _ => Some(format!("{} and {more} more", shown.join(", "))),
+        }
+    }
+
+    fn find<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
         let place = self.places.get(name);
         let place = place.ok_or_else(|| WeightsError::Missing(name.into()))?;
-        let stored = self.shards[place.shard].find(&place.name, shape)?;
+        let stored = self.sources[place.source].find(&place.name, shape)?;
         self.watch.count(stored.size())?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.insert(name.into());
@@ -379,7 +322,7 @@ pub struct Target {
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
     /// What the linear layers of the language model are rounded to.
-    pub quantization: Quantization,
+    pub quantize_at_load: QuantizeAtLoad,
 }
 
 impl Target {
@@ -389,7 +332,7 @@ impl Target {
             device: Device::Cpu,
             compute: DType::F32,
             store: None,
-            quantization: Quantization::None,
+            quantize_at_load: QuantizeAtLoad::None,
         }
     }
 }

@@ -1,10 +1,9 @@
-//! Tensors in one safetensors file.
+//! A safetensors file as a source of tensors.
 //!
 //! They are read, not mapped: a file that another process cuts off while it is mapped ends this
 //! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a
 //! copy in memory of its own.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -14,7 +13,9 @@ use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
 use safetensors::tensor::Metadata;
 
-use super::weights::{WeightsError, on_device};
+use super::number::{Number, narrow};
+use super::source::{StoredTensor, TensorSource};
+use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
 use crate::quote::{quoted, shortened};
 
@@ -33,7 +34,7 @@ enum Source {
 
 /// One safetensors file whose header has been checked against its size.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct Safetensors {
     /// For errors.
     file: String,
     source: Source,
@@ -42,7 +43,7 @@ pub(super) struct Shard {
     metadata: Metadata,
 }
 
-impl Shard {
+impl Safetensors {
     /// A file in a folder.
     pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
         let io = |source| WeightsError::Io {
@@ -107,23 +108,22 @@ impl Shard {
             metadata,
         })
     }
+}
 
-    /// Names of all tensors.
-    pub(super) fn names(&self) -> HashSet<String> {
+impl TensorSource for Safetensors {
+    fn names(&self) -> Vec<String> {
         self.metadata.tensors().into_keys().collect()
     }
 
-    /// Bytes of all tensors.
-    pub(super) fn size(&self) -> usize {
+    fn size(&self) -> usize {
         self.metadata.data_len()
     }
 
-    /// A tensor, which must have that shape.
-    pub(super) fn find<'a>(
+    fn find<'a>(
         &'a self,
         name: &'a str,
         shape: &'a [usize],
-    ) -> Result<Stored<'a>, WeightsError> {
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
         let info = self.metadata.info(name);
         let info = info.ok_or_else(|| WeightsError::Missing(name.into()))?;
         if info.shape != shape {
@@ -145,13 +145,13 @@ impl Shard {
                 });
             }
         };
-        Ok(Stored {
-            shard: self,
+        Ok(Box::new(Stored {
+            file: self,
             name,
             start: self.data + info.data_offsets.0 as u64,
             dtype,
             shape,
-        })
+        }))
     }
 }
 
@@ -195,8 +195,8 @@ fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<
 }
 
 /// A tensor in its file.
-pub(super) struct Stored<'a> {
-    shard: &'a Shard,
+struct Stored<'a> {
+    file: &'a Safetensors,
     name: &'a str,
     /// Of its first byte.
     start: u64,
@@ -204,50 +204,20 @@ pub(super) struct Stored<'a> {
     shape: &'a [usize],
 }
 
-impl Stored<'_> {
-    pub(super) fn name(&self) -> &str {
+impl StoredTensor for Stored<'_> {
+    fn name(&self) -> &str {
         self.name
     }
 
-    /// Type that it is read in: that of the file, or f32 for f64.
-    pub(super) fn dtype(&self) -> DType {
-        match self.dtype {
-            DType::F64 => DType::F32,
-            dtype => dtype,
-        }
+    fn shape(&self) -> &[usize] {
+        self.shape
     }
 
-    /// Bytes in the file.
-    pub(super) fn size(&self) -> usize {
-        let values = self
-            .shape
-            .iter()
-            .fold(1, |n: usize, d| n.saturating_mul(*d));
-        values.saturating_mul(self.dtype.size_in_bytes())
+    fn stored_dtype(&self) -> DType {
+        self.dtype
     }
 
-    /// Bytes that it takes while it becomes that type: as it is read, and again if that is another.
-    pub(super) fn bytes(&self, dtype: DType) -> usize {
-        let read = self.dtype().size_in_bytes();
-        let again = if dtype == self.dtype() {
-            0
-        } else {
-            dtype.size_in_bytes()
-        };
-        (self.size() / self.dtype.size_in_bytes()).saturating_mul(read + again)
-    }
-
-    /// Its shape, if it is a matrix.
-    pub(super) fn dims2(&self) -> candle_core::Result<(usize, usize)> {
-        candle_core::Shape::from(self.shape).dims2()
-    }
-
-    /// A copy, in the type that it is read in.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read any more, no memory, a value that is not finite.
-    pub(super) fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
+    fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
         match self.dtype {
             DType::BF16 => self.copy(device, |number: bf16| number),
             DType::F16 => self.copy(device, |number: f16| number),
@@ -256,6 +226,31 @@ impl Stored<'_> {
         }
     }
 
+    fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        let mut out = Vec::with_capacity(values.len());
+        let size = self.dtype.size_in_bytes();
+        self.chunks(values, size, |bytes| match self.dtype {
+            DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
+            DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
+            DType::F64 => f64::append(bytes, &mut out, narrow),
+            _ => f32::append(bytes, &mut out, |number| number),
+        })?;
+        Ok(out)
+    }
+
+    fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
+        let read = self.file.source.read(self.start + first as u64, out);
+        read.map_err(|e| WeightsError::Damaged {
+            file: shortened(&self.file.file),
+            reason: match e.kind() {
+                io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
+                _ => e.to_string(),
+            },
+        })
+    }
+}
+
+impl Stored<'_> {
     fn copy<S: Number, T: WithDType>(
         &self,
         device: &Device,
@@ -269,45 +264,6 @@ impl Stored<'_> {
             S::append(bytes, &mut values, &convert)
         })?;
         on_device(self.name, Tensor::from_vec(values, self.shape, device))
-    }
-
-    /// Some of its values as f32.
-    ///
-    /// # Errors
-    ///
-    /// See [`Stored::tensor`].
-    pub(super) fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
-        let mut out = Vec::with_capacity(values.len());
-        let size = self.dtype.size_in_bytes();
-        self.chunks(values, size, |bytes| match self.dtype {
-            DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
-            DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
-            DType::F64 => f64::append(bytes, &mut out, narrow),
-            _ => f32::append(bytes, &mut out, |number| number),
-        })?;
-        Ok(out)
-    }
-
-    /// Whether it has the values of another one of the same shape, byte for byte.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read any more.
-    pub(super) fn same(&self, other: &Self) -> Result<bool, WeightsError> {
-        if (self.dtype, self.shape) != (other.dtype, other.shape) {
-            return Ok(false);
-        }
-        let bytes = self.shape.iter().product::<usize>() * self.dtype.size_in_bytes();
-        let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
-        for first in (0..bytes).step_by(CHUNK) {
-            let length = CHUNK.min(bytes - first);
-            self.read(first, &mut a[..length])?;
-            other.read(first, &mut b[..length])?;
-            if a[..length] != b[..length] {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether
@@ -330,58 +286,6 @@ impl Stored<'_> {
         }
         Ok(())
     }
-
-    fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
-        let read = self.shard.source.read(self.start + first as u64, out);
-        read.map_err(|e| WeightsError::Damaged {
-            file: shortened(&self.shard.file),
-            reason: match e.kind() {
-                io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
-                _ => e.to_string(),
-            },
-        })
-    }
-}
-
-/// A type that weights are stored in.
-trait Number: Copy {
-    /// Reads numbers, least byte first, behind `out`; whether all of them are finite.
-    fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool;
-}
-
-macro_rules! number {
-    ($type:ty, $bits:ty) => {
-        impl Number for $type {
-            fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool {
-                let (numbers, _) = bytes.as_chunks();
-                out.extend(numbers.iter().map(|n| convert(Self::from_le_bytes(*n))));
-                // What is no number has all bits of the exponent; a loop without a way out is one
-                // that the processor does many of at a time.
-                let exponent = Self::INFINITY.to_bits();
-                numbers.iter().fold(true, |finite, number| {
-                    finite & (<$bits>::from_le_bytes(*number) & exponent != exponent)
-                })
-            }
-        }
-    };
-}
-
-number!(bf16, u16);
-number!(f16, u16);
-number!(f32, u32);
-
-impl Number for f64 {
-    fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool {
-        let (numbers, _) = bytes.as_chunks();
-        let numbers = numbers.iter().map(|n| Self::from_le_bytes(*n));
-        out.extend(numbers.clone().map(convert));
-        // Also those that f32 has no number for.
-        numbers.fold(true, |finite, number| finite & narrow(number).is_finite())
-    }
-}
-
-fn narrow(number: f64) -> f32 {
-    number as f32
 }
 
 /// What stands for a file that was never fetched.
@@ -395,9 +299,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::weights::source::same;
 
     /// A file of two tensors of as many values.
-    fn shard(a: &[f32], b: &[f32]) -> Shard {
+    fn file(a: &[f32], b: &[f32]) -> Safetensors {
         let (count, bytes) = (a.len(), size_of_val(a));
         let header = json!({
             "a": {"dtype": "F32", "shape": [count], "data_offsets": [0, bytes]},
@@ -407,7 +312,7 @@ mod tests {
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
         file.extend(header.as_bytes());
         file.extend(a.iter().chain(b).flat_map(|value| value.to_le_bytes()));
-        Shard::embedded(file.leak()).unwrap()
+        Safetensors::embedded(file.leak()).unwrap()
     }
 
     #[test]
@@ -418,11 +323,11 @@ mod tests {
         let with_last = |last: f32| {
             let mut other = values.clone();
             other[count - 1] = last;
-            shard(&values, &other)
+            file(&values, &other)
         };
-        let same = with_last(values[count - 1]);
-        let (a, b) = (same.find("a", &shape).unwrap(), same.find("b", &shape));
-        assert!(a.same(&b.unwrap()).unwrap());
+        let equal = with_last(values[count - 1]);
+        let (a, b) = (equal.find("a", &shape).unwrap(), equal.find("b", &shape));
+        assert!(same(&*a, &*b.unwrap()).unwrap());
         let all = a.tensor(&Device::Cpu).unwrap();
         assert_eq!(all.to_vec1::<f32>().unwrap(), values);
         let part = 7..count - 1;
@@ -430,7 +335,7 @@ mod tests {
 
         let other = with_last(0.0);
         let (a, b) = (other.find("a", &shape).unwrap(), other.find("b", &shape));
-        assert!(!a.same(&b.unwrap()).unwrap());
+        assert!(!same(&*a, &*b.unwrap()).unwrap());
         let infinite = with_last(f32::INFINITY);
         let error = infinite.find("b", &shape).unwrap().tensor(&Device::Cpu);
         assert!(matches!(error, Err(WeightsError::NotFinite(name)) if name == "b"));

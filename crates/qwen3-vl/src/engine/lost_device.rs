@@ -1,0 +1,254 @@
+//! What becomes of windows when the device fails.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use qwen3_vl_core::EventSink;
+use qwen3_vl_core::backend::WindowHead;
+use qwen3_vl_core::clip::clip;
+use qwen3_vl_core::event::Event;
+use qwen3_vl_core::failure::Failure;
+use qwen3_vl_core::frames::{Frame, Size, VisionInput};
+use qwen3_vl_core::request::{Request, SamplingParams};
+
+use super::interrupt::{Interest, Waiter};
+use super::sequence::Ask;
+use super::{Command, Engine};
+use crate::cpu::patchify::Cut;
+use crate::device::{DeviceChoice, DtypeChoice};
+use crate::load::{LoadOptions, ModelSource, load_runner};
+use crate::model::platform::{Candidates, Penalties, PendingEncode, Platform};
+use crate::model::{Geometry, Part, TextModel, VisionTower, Workspace};
+use crate::weights::QuantizeAtLoad;
+
+/// No wait lasts longer: what is not there by then has hung.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Encode,
+    Forward,
+    Candidates,
+}
+
+/// A device that fails at one operation, with the error of a driver.
+#[derive(Debug)]
+struct Failing {
+    device: Arc<dyn Platform>,
+    at: Operation,
+    error: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl Failing {
+    fn check(&self, operation: Operation) -> Result<()> {
+        match *self.error.lock().unwrap() {
+            Some(error) if operation == self.at => bail!("{error}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Platform for Failing {
+    fn logits(
+        &self,
+        model: &TextModel,
+        parts: &mut [Part<'_>],
+        workspace: &mut Workspace,
+    ) -> Result<Option<Tensor>> {
+        self.check(Operation::Forward)?;
+        self.device.logits(model, parts, workspace)
+    }
+
+    fn patches(
+        &self,
+        inputs: &[VisionInput],
+        cut: &Cut,
+        to: (DType, &Device),
+        workspace: &mut Workspace,
+    ) -> Result<Tensor> {
+        self.device.patches(inputs, cut, to, workspace)
+    }
+
+    fn encode(
+        &self,
+        tower: &VisionTower,
+        patches: &Tensor,
+        geometry: &Geometry,
+        to: &Device,
+        workspace: &mut Workspace,
+    ) -> Result<Box<dyn PendingEncode>> {
+        self.check(Operation::Encode)?;
+        self.device.encode(tower, patches, geometry, to, workspace)
+    }
+
+    fn candidates(
+        &self,
+        logits: &Tensor,
+        most: Option<usize>,
+        penalties: &Penalties<'_>,
+        workspace: &mut Workspace,
+    ) -> Result<Candidates> {
+        self.check(Operation::Candidates)?;
+        self.device.candidates(logits, most, penalties, workspace)
+    }
+}
+
+/// The demo model on such a device.
+struct Bench {
+    engine: Engine,
+    error: Arc<Mutex<Option<&'static str>>>,
+    interest: Arc<Interest>,
+    _waiter: Waiter,
+    next: u64,
+}
+
+/// What is heard of a window and of its request.
+struct Heard {
+    lost: Receiver<Failure>,
+    events: Receiver<Event>,
+}
+
+impl Bench {
+    fn new(at: Operation) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+        let options = LoadOptions {
+            source: ModelSource::Folder(folder),
+            device: DeviceChoice::Cpu,
+            dtype: DtypeChoice::Auto,
+            quantization: QuantizeAtLoad::None,
+            kv_memory: None,
+        };
+        let never = AtomicBool::new(false);
+        let (_, mut runner) = load_runner(&options, &mut |_| (), &never).unwrap();
+        let error = Arc::default();
+        runner.parts.model.replace_platform(|device| {
+            Arc::new(Failing {
+                device,
+                at,
+                error: Arc::clone(&error),
+            })
+        });
+        let (engine, interest) = (Engine::start(runner).unwrap(), Arc::default());
+        Self {
+            _waiter: Waiter::new(engine.interrupt(), &interest),
+            interest,
+            engine,
+            error,
+            next: 0,
+        }
+    }
+
+    fn send(&self, command: Command) {
+        self.engine.commands().unwrap().send(command).unwrap();
+    }
+
+    /// A window with a pair of frames, which is asked if `asked`.
+    fn window(&mut self, asked: bool) -> Heard {
+        let id = self.next;
+        self.next += 2;
+        let (tell_lost, lost) = channel();
+        let (tell, events) = channel();
+        self.send(Command::Open {
+            id,
+            head: WindowHead::default(),
+            lost: Box::new(move |failure| tell_lost.send(failure).unwrap()),
+            interest: self.interest.clone(),
+        });
+        let size = Size {
+            width: 128,
+            height: 96,
+        };
+        let frame = |t: u32| Frame {
+            rgb: clip(t, size, 0).into(),
+            size,
+            seconds: f64::from(t) / 2.0,
+        };
+        if asked {
+            self.send(Command::Push {
+                id,
+                input: VisionInput::Pair([frame(0), frame(1)]),
+                at: Instant::now(),
+            });
+            let ask = Ask {
+                id: id + 1,
+                request: Request {
+                    prompt: "Describe the traffic.".into(),
+                    max_tokens: 4,
+                    sampling: SamplingParams::default(),
+                    seed: 0,
+                    emit_tokens: false,
+                    repetition_guard: 0,
+                },
+                sink: EventSink::new(move |event| tell.send(event).unwrap()),
+                at: Instant::now(),
+                waiter: None,
+            };
+            self.send(Command::Ask { window: id, ask });
+            self.send(Command::Close { id });
+        }
+        Heard { lost, events }
+    }
+
+    fn fails_with(&self, error: Option<&'static str>) {
+        *self.error.lock().unwrap() = error;
+    }
+}
+
+fn end(heard: &Heard) -> Event {
+    heard.events.recv_timeout(WATCHDOG).unwrap()
+}
+
+#[test]
+fn a_lost_device_is_the_end_of_the_engine() {
+    for at in [Operation::Encode, Operation::Forward, Operation::Candidates] {
+        let mut bench = Bench::new(at);
+        assert!(
+            matches!(end(&bench.window(true)), Event::Answer(_)),
+            "{at:?}"
+        );
+        let open = bench.window(false);
+        bench.fails_with(Some("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"…\")"));
+        let Event::Failed(Failure::Fatal(text)) = end(&bench.window(true)) else {
+            panic!("{at:?}: not fatal");
+        };
+        for part in ["device failed", "ILLEGAL_ADDRESS", "restart the element"] {
+            assert!(text.contains(part), "{text:?} does not say {part:?}");
+        }
+        // Whoever shares the engine hears of it, and whoever comes later, though the device is well.
+        bench.fails_with(None);
+        assert!(bench.engine.is_broken());
+        let later = bench.window(false);
+        for heard in [&open, &later] {
+            let failure = heard.lost.recv_timeout(WATCHDOG).unwrap();
+            assert_eq!(failure, Failure::Fatal(text.clone()), "{at:?}");
+        }
+        let Event::Failed(failure) = end(&bench.window(true)) else {
+            panic!("{at:?}: an answer of a lost device");
+        };
+        assert_eq!(failure, Failure::Fatal(text));
+    }
+}
+
+#[test]
+fn a_device_without_memory_is_full_and_works_on() {
+    for at in [Operation::Encode, Operation::Forward] {
+        let mut bench = Bench::new(at);
+        bench.fails_with(Some(
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+        ));
+        let Event::Failed(Failure::Full(text)) = end(&bench.window(true)) else {
+            panic!("{at:?}: not full");
+        };
+        assert!(text.contains("OUT_OF_MEMORY"), "{text}");
+        bench.fails_with(None);
+        assert!(!bench.engine.is_broken());
+        assert!(
+            matches!(end(&bench.window(true)), Event::Answer(_)),
+            "{at:?}"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! How the matrix of a linear layer is stored and multiplied.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::dense;
+use super::ggml::GgmlWeight;
+use crate::cpu::quantized::Format;
+use crate::weights::{Weights, WeightsError};
+
+/// The matrix `[out, in]` of a linear layer, and all that is done with it. A way to store weights is a
+/// variant here; what a checkpoint has decides which ([`LinearMethod::load`]).
+#[derive(Clone, Debug)]
+pub enum LinearMethod {
+    /// Plain numbers, in f32, bf16 or f16.
+    Dense(Tensor),
+    /// ggml's blocks of 8 or 4 bits.
+    Ggml(GgmlWeight),
+}
+
+/// What layers are stored as.
+const KNOWN: &str = "{name}.weight in F64, F32, BF16 or F16";
+
+/// Tensors by which other ways to store a layer are known.
+const OTHERS: [(&str, &str); 4] = [
+    ("qweight", "qweight (GPTQ or AWQ)"),
+    ("weight_packed", "weight_packed (compressed-tensors)"),
+    ("weight_scale_inv", "weight_scale_inv (FP8 blocks)"),
+    ("weight_scale", "weight_scale (FP8 or INT8)"),
+];
+
+impl LinearMethod {
+    /// The layer `name`, as the checkpoint stores it, in the type in which weights are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Method`] if it is stored in a way that is not known, and all others.
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        (out, input): (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        ensure_known(weights, name)?;
+        let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
+        Ok(Self::Dense(weight))
+    }
+
+    /// The same, rounded while it is loaded, if that is asked for and its blocks fit.
+    ///
+    /// # Errors
+    ///
+    /// See [`LinearMethod::load`].
+    pub fn load_rounded(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let Some(format) = weights.quantize_at_load().format(shape.1) else {
+            return Self::load(weights, name, shape);
+        };
+        ensure_known(weights, name)?;
+        let weight = GgmlWeight::round(weights, &format!("{name}.weight"), shape, format)?;
+        Ok(Self::Ggml(weight))
+    }
+
+    /// `x Wᵀ` for `x` `[rows, in]`, in the type of `x`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit or the device fails.
+    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => dense::product(weight, x),
+            Self::Ggml(weight) => weight.product(x),
+        }
+    }
+
+    /// The same into `out`, on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit or the device is another.
+    pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        match self {
+            Self::Dense(weight) => dense::product_into(weight, x, out),
+            Self::Ggml(weight) => weight.product_into(x, out),
+        }
+    }
+
+    /// One matrix of these, one below the other, of which they are views then. None on the CPU, where
+    /// small products are as fast, and of matrices that have no views.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn join(parts: &mut [&mut Self]) -> Result<Option<Self>> {
+        let weights: Option<Vec<Tensor>> = parts
+            .iter()
+            .map(|part| match part {
+                Self::Dense(weight) if weight.device().is_cuda() => Some(weight.clone()),
+                _ => None,
+            })
+            .collect();
+        let Some(weights) = weights else {
+            return Ok(None);
+        };
+        let all = Tensor::cat(&weights, 0)?;
+        let mut first = 0;
+        for (part, weight) in std::iter::zip(parts, weights) {
+            let rows = weight.dim(0)?;
+            **part = Self::Dense(all.narrow(0, first, rows)?);
+            first += rows;
+        }
+        Ok(Some(Self::Dense(all)))
+    }
+
+    /// Values of a row of the result.
+    ///
+    /// # Errors
+    ///
+    /// If the matrix does not say.
+    pub(super) fn outputs(&self) -> Result<usize> {
+        match self {
+            Self::Dense(weight) => weight.dim(0),
+            Self::Ggml(weight) => match weight.outputs() {
+                Some(outputs) => Ok(outputs),
+                None => bail!("a rounded weight that is not on the CPU"),
+            },
+        }
+    }
+
+    /// The blocks that it is stored in, if it is.
+    pub fn format(&self) -> Option<Format> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Ggml(weight) => Some(weight.format()),
+        }
+    }
+
+    /// Memory that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Self::Ggml(weight) => weight.bytes(),
+        }
+    }
+}
+
+/// That a layer is stored as it is read.
+fn ensure_known(weights: &Weights, name: &str) -> std::result::Result<(), WeightsError> {
+    let has = |part: &str| weights.contains(&format!("{name}.{part}"));
+    match OTHERS.iter().find(|(part, _)| has(part)) {
+        None => Ok(()),
+        Some((_, found)) => Err(WeightsError::Method {
+            name: name.into(),
+            found,
+            known: KNOWN,
+        }),
+    }
+}

@@ -1,0 +1,180 @@
+//! Linear layers.
+
+mod dense;
+mod ggml;
+mod method;
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
+
+use super::activation::add;
+use crate::cpu::quantized::Format;
+use crate::weights::{Weights, WeightsError};
+pub use ggml::GgmlWeight;
+pub(crate) use ggml::summary;
+pub use method::LinearMethod;
+
+/// `y = x Wᵀ + b`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: LinearMethod,
+    bias: Option<Tensor>,
+}
+
+/// Room for a large result that one layer after the other makes and uses up: in fresh memory the
+/// system clears each page when it is touched first.
+#[derive(Debug, Default)]
+pub struct Reused(Option<Tensor>);
+
+impl Linear {
+    /// Loads the layer `name` as it is stored.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let (weight, bias) = (LinearMethod::load(weights, name, shape)?, None);
+        Ok(Self { weight, bias })
+    }
+
+    /// Loads the layer `name`, rounded if the load rounds layers and its blocks fit.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load_rounded(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let (weight, bias) = (LinearMethod::load_rounded(weights, name, shape)?, None);
+        Ok(Self { weight, bias })
+    }
+
+    /// Loads `{name}.weight` and `{name}.bias`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn load_with_bias(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let bias = weights.vector(&format!("{name}.bias"), &[shape.0])?;
+        Ok(Self {
+            bias: Some(bias),
+            ..Self::load(weights, name, shape)?
+        })
+    }
+
+    /// One layer that gives what all of these give, side by side. None if their matrices are not
+    /// [joined](LinearMethod::join) or one has a bias.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn join(parts: &mut [Self]) -> Result<Option<Self>> {
+        if parts.iter().any(|part| part.bias.is_some()) {
+            return Ok(None);
+        }
+        let mut weights: Vec<_> = parts.iter_mut().map(|part| &mut part.weight).collect();
+        let joined = LinearMethod::join(&mut weights)?;
+        Ok(joined.map(|weight| Self { weight, bias: None }))
+    }
+
+    /// A layer of given weight `[out, in]` and bias `[out]`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: LinearMethod::Dense(weight),
+            bias,
+        }
+    }
+
+    /// `x` `[rows, in]` to `[rows, out]`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.product(x)?;
+        match &self.bias {
+            Some(bias) => add(y, bias),
+            None => Ok(y),
+        }
+    }
+
+    /// The same without the bias.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+        self.weight.product(x)
+    }
+
+    /// What is added to every row `[out]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// [`Linear::forward`] into the memory of an earlier result, which nobody needs any more then.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub fn forward_into(&self, x: &Tensor, reused: &mut Reused) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.forward(x);
+        }
+        let shape = (x.dim(0)?, self.outputs()?);
+        let out = match reused.0.take() {
+            Some(out) if out.dims2()? == shape => out,
+            _ => Tensor::zeros(shape, DType::F32, &Device::Cpu)?,
+        };
+        self.weight.product_into(x, &out)?;
+        reused.0 = Some(out.clone());
+        match &self.bias {
+            Some(bias) => add(out, bias),
+            None => Ok(out),
+        }
+    }
+
+    /// Values of a row of the result.
+    ///
+    /// # Errors
+    ///
+    /// If the weight is rounded and not on the CPU.
+    pub(super) fn outputs(&self) -> Result<usize> {
+        self.weight.outputs()
+    }
+
+    /// The blocks that the weight is stored in, if it is.
+    pub fn format(&self) -> Option<Format> {
+        self.weight.format()
+    }
+
+    /// Memory that the weight takes.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
+    }
+}
+
+/// The contiguous data of a CPU tensor.
+pub(super) fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("a CPU kernel needs contiguous input"),
+    }
+}
+
+/// The same, to be changed.
+pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("a CPU kernel needs contiguous f32 values"),
+    }
+}

@@ -1,0 +1,108 @@
+//! Why weights cannot be used.
+
+use std::path::PathBuf;
+
+use super::safetensors::pointer;
+use crate::file::remedy;
+use crate::quote::{brief, quoted, shortened};
+
+/// Why weights cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}{}", remedy(source), path = shortened(path.display()))]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The header, a size or an offset is wrong: most often a download that was cut short.
+    #[error("{file} is damaged ({reason}): fetch it again")]
+    Damaged {
+        /// Name of the file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What lies there stands for the file.
+    #[error("{}", pointer(.0))]
+    Pointer(String),
+    /// A tensor is missing.
+    #[error("tensor {0} is missing: these are not the weights of this config.json")]
+    Missing(String),
+    /// A tensor of the model, twice.
+    #[error("tensors {one} and {other} are the same one of the model: these are not its weights")]
+    Twice {
+        /// Name of one.
+        one: String,
+        /// Name of the other.
+        other: String,
+    },
+    /// Tensors of the model's parts that it has no place for.
+    #[error(
+        "{count} tensors have no place in the model of this config.json, for instance {}: these \
+         are not its weights",
+        quoted(example)
+    )]
+    Unread {
+        /// How many.
+        count: usize,
+        /// Name of one.
+        example: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor {0} holds values that are no finite numbers: the weights are damaged")]
+    NotFinite(String),
+    /// A weight that its type can hold is too large for f16.
+    #[error("tensor {0} holds values that are too large for f16: use dtype bf16, f32 or auto")]
+    TooLarge(String),
+    /// There is no memory for a tensor.
+    #[error("there is not enough memory for tensor {0}: use a smaller model or quantization")]
+    Memory(String),
+    /// A tensor does not have the shape that the configuration gives it.
+    #[error(
+        "tensor {name} has shape {found}, config.json asks for {expected:?}",
+        found = shortened(format_args!("{found:?}"))
+    )]
+    Shape {
+        /// Name of the tensor.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape by the configuration.
+        expected: Vec<usize>,
+    },
+    /// A tensor has a type that is not supported.
+    #[error(
+        "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16: give the checkpoint \
+         as it was before its weights were quantised or converted"
+    )]
+    Type {
+        /// Name of the tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A linear layer is stored in a way that is not known.
+    #[error("the weights of {name} are stored as {found}, which is not known: known is {known}")]
+    Method {
+        /// Name of the layer.
+        name: String,
+        /// What is there.
+        found: &'static str,
+        /// What is known.
+        known: &'static str,
+    },
+    /// Nobody waits for the weights any more.
+    #[error("loading was cancelled")]
+    Cancelled,
+    /// The device cannot hold a tensor.
+    #[error("tensor {name}: {}", brief(source))]
+    Device {
+        /// Name of the tensor.
+        name: String,
+        /// Why.
+        source: candle_core::Error,
+    },
+}

@@ -1,0 +1,122 @@
+//! Where tensors come from: a file format implements these two traits.
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result as DeviceResult, Shape, Tensor};
+
+use super::WeightsError;
+
+/// Named tensors, of which names, shapes, types and sizes have been checked against the file's own.
+pub(super) trait TensorSource: Debug + Send + Sync {
+    /// Names of all tensors, as the file has them.
+    fn names(&self) -> Vec<String>;
+
+    /// Bytes of all tensors, as stored.
+    fn size(&self) -> usize;
+
+    /// A tensor, which must have that shape.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Missing`], [`WeightsError::Shape`], [`WeightsError::Type`].
+    fn find<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError>;
+}
+
+/// A tensor in its file. It is read when it is asked for its values, and not before.
+pub(crate) trait StoredTensor: Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// Its shape.
+    fn shape(&self) -> &[usize];
+
+    /// Its type in the file.
+    fn stored_dtype(&self) -> DType;
+
+    /// A copy, in [the type that it is read in](StoredTensor::dtype).
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read any more, no memory, a value that is not finite.
+    fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError>;
+
+    /// Some of its values as f32.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoredTensor::tensor`].
+    fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError>;
+
+    /// Some of its bytes, from the first on.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read any more.
+    fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError>;
+
+    /// Type that it is read in: that of the file, or f32 for f64.
+    fn dtype(&self) -> DType {
+        match self.stored_dtype() {
+            DType::F64 => DType::F32,
+            dtype => dtype,
+        }
+    }
+
+    /// Bytes in the file.
+    fn size(&self) -> usize {
+        let values = self
+            .shape()
+            .iter()
+            .fold(1, |n: usize, d| n.saturating_mul(*d));
+        values.saturating_mul(self.stored_dtype().size_in_bytes())
+    }
+
+    /// Bytes that it takes while it becomes that type: as it is read, and again if that is another.
+    fn bytes(&self, dtype: DType) -> usize {
+        let read = self.dtype().size_in_bytes();
+        let again = match dtype == self.dtype() {
+            true => 0,
+            false => dtype.size_in_bytes(),
+        };
+        (self.size() / self.stored_dtype().size_in_bytes()).saturating_mul(read + again)
+    }
+
+    /// Its shape, if it is a matrix.
+    ///
+    /// # Errors
+    ///
+    /// If it has another number of axes.
+    fn dims2(&self) -> DeviceResult<(usize, usize)> {
+        Shape::from(self.shape()).dims2()
+    }
+}
+
+/// Bytes that are compared at a time.
+const CHUNK: usize = 256 << 10;
+
+/// Whether two tensors have the same type, shape and values, byte for byte.
+///
+/// # Errors
+///
+/// A file that cannot be read any more.
+pub(super) fn same(one: &dyn StoredTensor, other: &dyn StoredTensor) -> Result<bool, WeightsError> {
+    if (one.stored_dtype(), one.shape()) != (other.stored_dtype(), other.shape()) {
+        return Ok(false);
+    }
+    let bytes = one.size();
+    let (mut a, mut b) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for first in (0..bytes).step_by(CHUNK) {
+        let length = CHUNK.min(bytes - first);
+        one.read(first, &mut a[..length])?;
+        other.read(first, &mut b[..length])?;
+        if a[..length] != b[..length] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
