@@ -45,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ids;
 mod read;
 mod typed;
 
@@ -58,6 +59,7 @@ use serde::{Deserialize, Serialize};
 use crate::json;
 use crate::qwenvl::time::stream_time;
 
+pub(crate) use ids::RequestId;
 pub use read::MessageError;
 pub use typed::{Description, Dropped, FinishReason, Window};
 
@@ -130,13 +132,6 @@ impl Reason {
 
 /// The segment that a window's frames came in.
 pub(crate) type Segment = Arc<gst::FormattedSegment<gst::ClockTime>>;
-
-/// A request of a window, by the numbers that its messages have as `window-id` and `request-id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId {
-    pub(crate) window: u64,
-    pub(crate) request: u64,
-}
 
 /// What the messages of a window's requests say about the window.
 #[derive(Clone, Debug)]
