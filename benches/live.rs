@@ -172,6 +172,7 @@ fn run(name: &str, busy: Duration, seconds: u64) {
                     thread::sleep(busy);
                 }
             }),
+            ..Hooks::default()
         },
     );
     let notes = watch(&element);

@@ -45,6 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod ids;
 mod read;
 mod typed;
 
@@ -58,6 +59,7 @@ use serde::{Deserialize, Serialize};
 use crate::json;
 use crate::qwenvl::time::stream_time;
 
+pub(crate) use ids::RequestId;
 pub use read::MessageError;
 pub use typed::{Description, Dropped, FinishReason, Window};
 
@@ -72,7 +74,7 @@ pub const DROPPED: &str = "qwenvl/dropped";
 /// Name of the field that holds all other fields as one JSON object, for readers without types.
 pub const JSON: &str = "json-message";
 
-/// Why a window got no description.
+/// Why a request of a window got no description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -131,13 +133,11 @@ impl Reason {
 /// The segment that a window's frames came in.
 pub(crate) type Segment = Arc<gst::FormattedSegment<gst::ClockTime>>;
 
-/// What messages say about a window, whatever became of it.
+/// What the messages of a window's requests say about the window.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct WindowInfo {
     pub(crate) stream_id: String,
-    pub(crate) window_id: u64,
-    pub(crate) request_id: u64,
-    pub(crate) prompt: String,
+    pub(crate) id: u64,
     pub(crate) segment: Segment,
     /// Running time of the first frame.
     pub(crate) start: gst::ClockTime,
@@ -151,17 +151,7 @@ pub(crate) struct Request {
     pub(crate) utc: Option<u64>,
 }
 
-impl Request {
-    /// The fields that all structures share.
-    fn structure(&self, name: &str) -> gst::structure::Builder {
-        gst::Structure::builder(name)
-            .field("schema-version", SCHEMA_VERSION)
-            .field("stream-id", &self.stream_id)
-            .field("window-id", self.window_id)
-            .field("request-id", self.request_id)
-            .field("kind", "window")
-    }
-
+impl WindowInfo {
     fn times(&self, builder: gst::structure::Builder) -> gst::structure::Builder {
         let pts = |time| self.segment.position_from_running_time(time);
         let stream = |time| pts(time).and_then(|pts| stream_time(&self.segment, pts));
@@ -186,6 +176,34 @@ impl Request {
                 gst::Array::new(self.frames.iter().map(|pts| pts.nseconds())),
             )
     }
+}
+
+/// What messages say about a request, whatever became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) window: Arc<WindowInfo>,
+    /// Number of the request.
+    pub(crate) number: u64,
+    pub(crate) prompt: String,
+}
+
+impl Request {
+    pub(crate) fn id(&self) -> RequestId {
+        RequestId {
+            window: self.window.id,
+            request: self.number,
+        }
+    }
+
+    /// The fields that all structures share.
+    fn structure(&self, name: &str) -> gst::structure::Builder {
+        gst::Structure::builder(name)
+            .field("schema-version", SCHEMA_VERSION)
+            .field("stream-id", &self.window.stream_id)
+            .field("window-id", self.window.id)
+            .field("request-id", self.number)
+            .field("kind", "window")
+    }
 
     /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with it.
     pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
@@ -204,6 +222,7 @@ impl Request {
     ) -> gst::Structure {
         let t = &answer.timings;
         let description = self
+            .window
             .times(self.structure(DESCRIPTION))
             .field("prompt", &self.prompt)
             .field("text", c_text(&answer.text))
@@ -228,6 +247,7 @@ impl Request {
     /// `qwenvl/dropped`.
     pub(crate) fn dropped(&self, reason: Reason, message: Option<&str>) -> gst::Structure {
         let dropped = self
+            .window
             .times(self.structure(DROPPED))
             .field("reason", reason.as_str())
             .field_if_some("message", message.map(c_text));

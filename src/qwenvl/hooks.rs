@@ -14,13 +14,16 @@ pub enum Stage {
     Worker,
 }
 
-/// What tests may replace: the loader, and what happens when a frame passes a stage.
+/// What tests may replace: the loader, what happens when a frame passes a stage, and what a window is
+/// asked.
 #[derive(Clone)]
 pub struct Hooks {
     /// Loads the model; outside tests one engine for all elements with the same model.
     pub load: LoadFn,
     /// Called at every stage. A test may wait or panic there.
     pub at: Arc<dyn Fn(Stage) + Send + Sync>,
+    /// The prompts of a window's requests by the property `prompt`; outside tests that one.
+    pub prompts: Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>,
 }
 
 impl Default for Hooks {
@@ -28,6 +31,7 @@ impl Default for Hooks {
         Self {
             load: Arc::new(engines::load),
             at: Arc::new(|_| ()),
+            prompts: Arc::new(|prompt| vec![prompt.to_owned()]),
         }
     }
 }

@@ -50,7 +50,7 @@ pub struct QwenVL {
 struct Running {
     session: Arc<Session>,
     hooks: Hooks,
-    outlets: Arc<Outlets>,
+    outlets: Outlets,
     /// It is never joined: it may compute.
     worker: thread::ThreadId,
     _loader: Loader,
@@ -117,11 +117,11 @@ impl QwenVL {
             let text = format!("Could not start a thread: {error}");
             glib::Error::new(gst::ResourceError::Failed, &text)
         };
-        let outlets = Arc::new(Outlets::new(self.text.clone(), self.hold.clone()));
+        let outlets = Outlets::new(self.text.clone(), self.hold.clone());
         let worker = Worker::new(
             self.obj().clone(),
             session.clone(),
-            outlets.clone(),
+            &outlets,
             hooks.clone(),
             self.ids.clone(),
         );

@@ -14,8 +14,8 @@
 //! **Locks.** `settings`, `stream`, `running`, `hooks`, `ids`, `textpad`, the session's own,
 //! the text stream's own and that of `hold` are never held together, and none is held while a
 //! buffer, event or query goes to a pad, a message to the bus, a signal to its handlers or a frame
-//! to the engine, or while an engine is loaded or ends. One pair is an exception: `outlets`' lock is
-//! held while the text stream or `hold` is told something, which takes theirs and never waits. Those
+//! to the engine, or while an engine is loaded or ends. One pair is an exception: the lock of an outlet
+//! is held while the text stream or `hold` is told something, which takes theirs and never waits. Those
 //! of the engine's crate come last: no code of ours is called with one held.
 //!
 //! SECTION:element-qwenvl

@@ -1,36 +1,43 @@
-//! Where news of windows goes besides bus and signal: to the text pad and to the held video.
+//! A worker's ways to what outlives it: the text pad and the held video.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::hold::HeldBuffers;
 use super::imp::lock;
 use super::text::Text;
 
-/// A worker's way to the text pad and the held video, which outlive it. Once closed it leads
-/// nowhere: a worker that the element could not wait for must not speak into the next run.
-pub(super) struct Outlets(Mutex<Option<(Arc<Text>, Arc<HeldBuffers>)>>);
+/// A way to something that outlives the worker. Once closed it leads nowhere: a worker that the
+/// element could not wait for must not speak into the next run.
+pub(super) struct Outlet<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Outlet<T> {
+    fn new(to: Arc<T>) -> Self {
+        Self(Mutex::new(Some(to)))
+    }
+
+    /// Tells it something, or asks it, which never waits; `None` once closed.
+    pub(super) fn tell<R>(&self, tell: impl FnOnce(&T) -> R) -> Option<R> {
+        lock(&self.0).as_deref().map(tell)
+    }
+}
+
+/// The outlets of one run.
+#[derive(Clone)]
+pub(super) struct Outlets {
+    pub(super) text: Arc<Outlet<Text>>,
+    pub(super) hold: Arc<Outlet<HeldBuffers>>,
+}
 
 impl Outlets {
     pub(super) fn new(text: Arc<Text>, hold: Arc<HeldBuffers>) -> Self {
-        Self(Mutex::new(Some((text, hold))))
-    }
-
-    /// Tells the text pad something, which never waits.
-    pub(super) fn text(&self, tell: impl FnOnce(&Text)) {
-        if let Some((text, _)) = &*lock(&self.0) {
-            tell(text);
-        }
-    }
-
-    /// Tells the held video something, which never waits.
-    pub(super) fn hold(&self, tell: impl FnOnce(&HeldBuffers)) {
-        if let Some((_, hold)) = &*lock(&self.0) {
-            tell(hold);
+        Self {
+            text: Arc::new(Outlet::new(text)),
+            hold: Arc::new(Outlet::new(hold)),
         }
     }
 
     pub(super) fn close(&self) {
-        lock(&self.0).take();
+        lock(&self.text.0).take();
+        lock(&self.hold.0).take();
     }
 }

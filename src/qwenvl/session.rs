@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::event;
+use qwen3_vl_core::failure::Failure;
 
 use super::monitor::Monitor;
 use super::sample::Sample;
 use super::stats::{EngineUse, Stats, count};
 use super::sync::now;
 use super::text::Mark;
+use crate::message::RequestId;
 
 /// Sampled frames that may wait for the worker. At two a second they are seconds of video.
 const MAX_WORK: usize = 8;
@@ -47,8 +49,10 @@ pub(super) enum Work {
 pub(super) enum Control {
     /// The model is loaded.
     Ready(Arc<dyn Backend>),
-    /// Something happened to a window at the backend.
-    Event(u64, event::Event),
+    /// Something happened to a request at the backend.
+    Event(RequestId, event::Event),
+    /// The backend lost a window that has not been asked.
+    Lost(u64, Failure),
     /// The stream was flushed; this is the new epoch.
     Flush(u64),
     /// The time for the last answers is over.
@@ -429,10 +433,16 @@ impl Session {
         });
     }
 
-    /// Something happened to a window.
-    pub(super) fn event(&self, window: u64, event: event::Event) {
+    /// Something happened to a request.
+    pub(super) fn event(&self, request: RequestId, event: event::Event) {
         self.0
-            .change(|state| state.control.push_back(Control::Event(window, event)));
+            .change(|state| state.control.push_back(Control::Event(request, event)));
+    }
+
+    /// A window that has not been asked is lost.
+    pub(super) fn lost(&self, window: u64, failure: Failure) {
+        self.0
+            .change(|state| state.control.push_back(Control::Lost(window, failure)));
     }
 
     // The worker.

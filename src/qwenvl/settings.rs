@@ -253,6 +253,14 @@ pub(super) enum SettingsError {
     NoModel,
 }
 
+/// How long the texts of a prompt are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TextLength {
+    pub(super) bytes: usize,
+    /// At least so many.
+    pub(super) tokens: usize,
+}
+
 impl Settings {
     /// Checks everything that can be checked before the model is there.
     pub(super) fn rules(&self) -> Result<WindowRules, SettingsError> {
@@ -289,18 +297,11 @@ impl Settings {
         })
     }
 
-    /// The texts of a window's prompt.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
-        let texts = [Some(self.prompt.as_str()), self.system_prompt.as_deref()];
-        texts.into_iter().flatten()
-    }
-
-    /// What a window of `frames` frames of size `shown` will need, with texts of at least
-    /// `text_tokens`.
+    /// What a window of `frames` frames of size `shown` will need, with texts of this length.
     pub(super) fn forecast(
         &self,
         model: &ModelInfo,
-        text_tokens: usize,
+        text: TextLength,
         frames: u32,
         shown: Size,
     ) -> Result<Forecast, ForecastError> {
@@ -309,8 +310,8 @@ impl Settings {
             source: shown,
             frames,
             images: self.mode == Mode::Images,
-            text_bytes: self.texts().map(str::len).sum(),
-            text_tokens,
+            text_bytes: text.bytes,
+            text_tokens: text.tokens,
             max_tokens: self.max_tokens,
         };
         plan.forecast(model)

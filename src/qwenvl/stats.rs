@@ -11,13 +11,13 @@ pub(super) struct Stats {
     pub(super) skipped: u64,
     /// Frames copied, to hold no more of upstream's buffers.
     pub(super) copied: u64,
-    /// Windows described.
+    /// Requests that ended with a description.
     pub(super) described: u64,
-    /// Windows dropped.
+    /// Requests that ended without one.
     pub(super) dropped: u64,
-    /// Answers that came for windows that had been dropped.
+    /// Answers that came for requests that had been dropped.
     pub(super) late: u64,
-    /// Windows that are open or wait for their answer.
+    /// Windows that are open or wait for an answer.
     pub(super) outstanding: u64,
 }
 

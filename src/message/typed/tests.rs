@@ -13,7 +13,7 @@ use qwen3_vl_core::event::{self, Answer, Timings};
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::message::{JSON, Request};
+use crate::message::{JSON, Request, WindowInfo};
 
 fn text() -> impl Strategy<Value = String> {
     any::<String>().prop_map(|text| text.replace('\0', ""))
@@ -30,17 +30,20 @@ prop_compose! {
     ) -> Request {
         gst::init().expect("GStreamer");
         let time = gst::ClockTime::from_nseconds;
-        Request {
+        let window = WindowInfo {
             stream_id,
-            window_id,
-            request_id,
-            prompt,
+            id: window_id,
             segment: Arc::default(),
             start: time(start),
             end: time(end),
             partial,
             frames: frames.into_iter().map(time).collect(),
             utc,
+        };
+        Request {
+            window: Arc::new(window),
+            number: request_id,
+            prompt,
         }
     }
 }
@@ -107,8 +110,8 @@ proptest! {
         let description: Description = converted(&structure);
         prop_assert_eq!(description.grid, answer.grid);
         prop_assert_eq!(description.text, answer.text.replace('\0', "\u{fffd}"));
-        prop_assert_eq!(description.window.utc, request.utc);
-        prop_assert_eq!(description.window.frames as usize, request.frames.len());
+        prop_assert_eq!(description.window.utc, request.window.utc);
+        prop_assert_eq!(description.window.frames as usize, request.window.frames.len());
     }
 
     #[test]

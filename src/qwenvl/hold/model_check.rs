@@ -11,12 +11,17 @@ use loom::thread;
 
 use self::stream::{HeldBuffers, Item};
 use super::queue::{self, StreamPosition};
+use crate::message::RequestId;
 use crate::qwenvl::model_check::{check, monitor, sync};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn at(time: u64) -> StreamPosition {
     StreamPosition { part: 0, time }
+}
+
+fn request(window: u64, request: u64) -> RequestId {
+    RequestId { window, request }
 }
 
 fn frame() -> Item {
@@ -48,23 +53,24 @@ fn started() -> Arc<HeldBuffers> {
 }
 
 #[test]
-fn the_end_of_a_window_lets_its_frames_go() {
+fn the_end_of_a_windows_last_request_lets_its_frames_go() {
     check(3, || {
         let hold = started();
         let task = task(&hold, 2);
         let worker = thread::spawn({
             let hold = hold.clone();
             move || {
-                hold.opened(0, at(0), 2);
+                hold.opened(0, &[0, 1], at(0), 2);
                 hold.advance_watermark(at(2));
                 hold.closed(0, Some(SECOND));
                 let description = gst::Structure::new_empty("description");
-                hold.ended(0, Some(description));
+                hold.ended(request(0, 0), Some(description.clone()));
+                hold.ended(request(0, 1), Some(description));
             }
         });
         push(&hold, &[0, 1], SECOND).unwrap();
         worker.join().unwrap();
-        assert_eq!(task.join().unwrap(), [1, 1]);
+        assert_eq!(task.join().unwrap(), [2, 2]);
     });
 }
 
@@ -74,10 +80,11 @@ fn a_window_that_takes_too_long_is_not_waited_for() {
         sync::time_is_over_after(0);
         let hold = started();
         let task = task(&hold, 1);
-        hold.opened(0, at(0), 2);
+        hold.opened(0, &[0, 1], at(0), 2);
         push(&hold, &[0], SECOND).unwrap();
         hold.advance_watermark(at(2));
         hold.closed(0, Some(SECOND));
+        hold.ended(request(0, 0), None);
         assert_eq!(task.join().unwrap(), [0]);
     });
 }

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::message::RequestId;
+
 /// A position in the stream. Every break begins another part, in which time may start anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::qwenvl) struct StreamPosition {
@@ -44,16 +46,36 @@ struct Window<D> {
     id: u64,
     start: StreamPosition,
     end: StreamPosition,
-    outcome: Outcome<D>,
+    /// When the wait for its answers ends, once it is closed.
+    until: Option<Instant>,
+    /// By their numbers, in their order.
+    requests: Vec<(u64, Outcome<D>)>,
 }
 
 #[derive(Debug)]
 enum Outcome<D> {
-    Pending { until: Option<Instant> },
+    Pending,
     Ended(Option<D>),
 }
 
-/// Items of type `T` in the order of the stream, and windows that end in a description `D` or none.
+impl<D> Window<D> {
+    /// A window has ended when all its requests have.
+    fn is_pending(&self) -> bool {
+        let mut requests = self.requests.iter();
+        requests.any(|(_, outcome)| matches!(outcome, Outcome::Pending))
+    }
+
+    fn descriptions(&self) -> impl Iterator<Item = &D> {
+        let requests = self.requests.iter();
+        requests.filter_map(|(_, outcome)| match outcome {
+            Outcome::Ended(description) => description.as_ref(),
+            Outcome::Pending => None,
+        })
+    }
+}
+
+/// Items of type `T` in the order of the stream, and windows whose requests end in a description `D` or
+/// none.
 #[derive(Debug)]
 pub(super) struct HoldQueue<T, D> {
     entries: VecDeque<Entry<T>>,
@@ -88,15 +110,17 @@ impl<T, D: Clone> HoldQueue<T, D> {
         });
     }
 
-    /// A window opens and will end at the running time `end` of its part at the latest.
-    pub(super) fn opened(&mut self, id: u64, start: StreamPosition, end: u64) {
+    /// A window opens, with these requests, and will end at the running time `end` of its part at the
+    /// latest.
+    pub(super) fn opened(&mut self, id: u64, requests: &[u64], start: StreamPosition, end: u64) {
         let end = StreamPosition { time: end, ..start };
-        let outcome = Outcome::Pending { until: None };
+        let requests = requests.iter().map(|number| (*number, Outcome::Pending));
         self.windows.push(Window {
             id,
             start,
             end,
-            outcome,
+            until: None,
+            requests: requests.collect(),
         });
     }
 
@@ -105,23 +129,24 @@ impl<T, D: Clone> HoldQueue<T, D> {
         self.watermark = self.watermark.max(to);
     }
 
-    /// A window waits for its answer. Entries wait for it until `until` at most.
+    /// A window waits for its answers. Entries wait for it until `until` at most.
     pub(super) fn closed(&mut self, id: u64, until: Instant) {
-        if let Some(Outcome::Pending { until: limit }) = self.outcome(id) {
-            *limit = Some(until);
+        if let Some(window) = self.window(id) {
+            window.until = Some(until);
         }
     }
 
-    /// A window ended.
-    pub(super) fn ended(&mut self, id: u64, description: Option<D>) {
-        if let Some(outcome) = self.outcome(id) {
+    /// A request ended.
+    pub(super) fn ended(&mut self, id: RequestId, description: Option<D>) {
+        let requests = self.window(id.window).map(|window| &mut window.requests);
+        let mut requests = requests.into_iter().flatten();
+        if let Some((_, outcome)) = requests.find(|(number, _)| *number == id.request) {
             *outcome = Outcome::Ended(description);
         }
     }
 
-    fn outcome(&mut self, id: u64) -> Option<&mut Outcome<D>> {
-        let mut windows = self.windows.iter_mut();
-        windows.find_map(|window| (window.id == id).then_some(&mut window.outcome))
+    fn window(&mut self, id: u64) -> Option<&mut Window<D>> {
+        self.windows.iter_mut().find(|window| window.id == id)
     }
 
     /// Buffers and events that are held.
@@ -154,13 +179,8 @@ impl<T, D: Clone> HoldQueue<T, D> {
             return Next::Push(item, Vec::new());
         };
         self.windows.retain(|window| position < window.end);
-        let descriptions = self.covering(position).filter_map(|window| {
-            let Outcome::Ended(description) = &window.outcome else {
-                return None;
-            };
-            description.clone()
-        });
-        Next::Push(item, descriptions.collect())
+        let descriptions = self.covering(position).flat_map(Window::descriptions);
+        Next::Push(item, descriptions.cloned().collect())
     }
 
     fn covering(&self, position: StreamPosition) -> impl Iterator<Item = &Window<D>> {
@@ -184,8 +204,8 @@ impl<T, D: Clone> HoldQueue<T, D> {
         }
         let mut last = Some(now);
         for window in self.covering(position) {
-            if let Outcome::Pending { until } = window.outcome {
-                last = last.and_then(|last| Some(last.max(until?)));
+            if window.is_pending() {
+                last = last.and_then(|last| Some(last.max(window.until?)));
             }
         }
         match last {
@@ -205,161 +225,4 @@ enum Front {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(time: u64) -> StreamPosition {
-        StreamPosition { part: 0, time }
-    }
-
-    fn pushed(queue: &mut HoldQueue<u64, u64>, now: Instant) -> Vec<(u64, Vec<u64>)> {
-        let next = || match queue.next(now) {
-            Next::Push(item, descriptions) => Some((item, descriptions)),
-            _ => None,
-        };
-        std::iter::from_fn(next).collect()
-    }
-
-    #[test]
-    fn a_frame_waits_for_its_window_and_for_those_that_may_open() {
-        let now = Instant::now();
-        let mut queue = HoldQueue::<u64, u64>::default();
-        for time in 0..6 {
-            queue.push(time, Some(at(time)), None);
-        }
-        assert_eq!(queue.next(now), Next::Wait);
-        queue.opened(7, at(1), 4);
-        queue.advance_watermark(at(3));
-        assert_eq!(pushed(&mut queue, now), [(0, vec![])], "it has no window");
-        queue.ended(7, Some(70));
-        assert_eq!(pushed(&mut queue, now), [(1, vec![70]), (2, vec![70])]);
-        queue.opened(8, at(3), 7);
-        queue.advance_watermark(at(9));
-        assert_eq!(pushed(&mut queue, now), []);
-        queue.ended(8, Some(80));
-        let both = (3, vec![70, 80]);
-        assert_eq!(
-            pushed(&mut queue, now),
-            [both, (4, vec![80]), (5, vec![80])]
-        );
-    }
-
-    #[test]
-    fn a_window_holds_nothing_from_its_end_on() {
-        let now = Instant::now();
-        let mut queue = HoldQueue::<u64, u64>::default();
-        queue.opened(0, at(0), 4);
-        queue.push(4, Some(at(4)), None);
-        queue.advance_watermark(at(5));
-        assert_eq!(queue.len(), 1);
-        assert_eq!(pushed(&mut queue, now), [(4, vec![])]);
-    }
-
-    #[test]
-    fn no_longer_than_the_timeout() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(1);
-        let mut queue = HoldQueue::<u64, u64>::default();
-        queue.push(0, Some(at(0)), None);
-        queue.opened(1, at(0), 4);
-        queue.advance_watermark(at(4));
-        assert_eq!(queue.next(now), Next::Wait, "it is not closed");
-        queue.closed(1, later);
-        assert_eq!(queue.next(now), Next::WaitUntil(later));
-        assert_eq!(queue.next(later), Next::Push(0, vec![]));
-        queue.push(1, Some(at(9)), Some(later));
-        assert_eq!(queue.next(now), Next::WaitUntil(later));
-        assert_eq!(
-            queue.next(later),
-            Next::Push(1, vec![]),
-            "not even looked at"
-        );
-    }
-
-    #[test]
-    fn full_is_what_could_go_on() {
-        let now = Instant::now();
-        let limit = Duration::from_nanos(4);
-        let mut queue = HoldQueue::<u64, u64>::default();
-        for time in 0..=4 {
-            queue.push(time, Some(at(time)), None);
-        }
-        assert!(!queue.is_full(now, limit), "a window needs its frames");
-        queue.advance_watermark(at(1));
-        assert!(queue.is_full(now, limit));
-        assert_eq!(pushed(&mut queue, now).len(), 1);
-        assert!(!queue.is_full(now, limit));
-        // Times of two parts say nothing of how much lies between them.
-        queue.push(5, Some(StreamPosition { part: 1, time: 1 }), None);
-        queue.advance_watermark(at(2));
-        assert!(queue.is_full(now, limit));
-    }
-
-    proptest::proptest! {
-        /// Whatever the order of answers and of what the two threads do: everything comes out once,
-        /// in order, with the descriptions of the windows that cover it, and nothing is left.
-        #[test]
-        fn everything_comes_out_with_its_descriptions(
-            stride in 1u64..5,
-            length in 1u64..9,
-            parts in 1u64..3,
-            frames in 1u64..30,
-            steps in proptest::collection::vec((0u8..3, 0usize..8), 0..200),
-        ) {
-            let now = Instant::now();
-            let mut queue = HoldQueue::<u64, u64>::default();
-            let positions: Vec<StreamPosition> = (0..parts)
-                .flat_map(|part| (0..frames).map(move |time| StreamPosition { part, time }))
-                .collect();
-            let starts = |position: &StreamPosition| position.time.is_multiple_of(stride);
-            let windows: Vec<(u64, StreamPosition)> =
-                (0..).zip(positions.iter().copied().filter(starts)).collect();
-            // Every second window has no description.
-            let description = |id: u64| id.is_multiple_of(2).then_some(id);
-            let (mut arrived, mut seen, mut opened) = (0, 0, 0);
-            let mut pending = Vec::new();
-            let mut out = Vec::new();
-            let rest = (0..3 * positions.len()).flat_map(|_| [(0, 0), (1, 0), (2, 0)]);
-            for (what, which) in steps.into_iter().chain(rest) {
-                match what {
-                    0 if arrived < positions.len() => {
-                        queue.push(arrived as u64, Some(positions[arrived]), None);
-                        arrived += 1;
-                    }
-                    // The worker takes up a frame, which may not even be in the queue yet.
-                    1 if seen < positions.len() => {
-                        let position = positions[seen];
-                        seen += 1;
-                        if starts(&position) {
-                            queue.opened(opened, position, position.time + length);
-                            pending.push(opened);
-                            opened += 1;
-                        }
-                        let next = positions.get(seen).copied();
-                        queue.advance_watermark(next.unwrap_or(StreamPosition::END));
-                    }
-                    2 if !pending.is_empty() => {
-                        let id = pending.remove(which % pending.len());
-                        queue.ended(id, description(id));
-                    }
-                    _ => (),
-                }
-                out.extend(pushed(&mut queue, now));
-            }
-            let expected: Vec<(u64, Vec<u64>)> = (0u64..)
-                .zip(&positions)
-                .map(|(i, position)| {
-                    let covers = |(_, start): &&(u64, StreamPosition)| {
-                        start.part == position.part
-                            && start.time <= position.time
-                            && position.time < start.time + length
-                    };
-                    let covering = windows.iter().filter(covers);
-                    (i, covering.filter_map(|(id, _)| description(*id)).collect())
-                })
-                .collect();
-            proptest::prop_assert_eq!(out, expected);
-            proptest::prop_assert_eq!(queue.len(), 0);
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::monitor::Monitor;
 use super::queue::{HoldQueue, Next, StreamPosition};
 use super::sync::{AtomicBool, now};
+use crate::message::RequestId;
 
 /// What is held.
 #[derive(Debug)]
@@ -131,21 +132,27 @@ impl HeldBuffers {
         self.advance_watermark(StreamPosition::END);
     }
 
-    /// A window opens and will end at the running time `end` at the latest.
-    pub(in crate::qwenvl) fn opened(&self, window: u64, start: StreamPosition, end: u64) {
-        self.change(|state| state.queue.opened(window, start, end));
+    /// A window opens, with these requests, and will end at the running time `end` at the latest.
+    pub(in crate::qwenvl) fn opened(
+        &self,
+        window: u64,
+        requests: &[u64],
+        start: StreamPosition,
+        end: u64,
+    ) {
+        self.change(|state| state.queue.opened(window, requests, start, end));
     }
 
-    /// A window waits for its answer; nothing waits for it longer than `timeout`, if there is one.
+    /// A window waits for its answers; nothing waits for it longer than `timeout`, if there is one.
     pub(in crate::qwenvl) fn closed(&self, window: u64, timeout: Option<Duration>) {
         if let Some(until) = timeout.and_then(|timeout| now().checked_add(timeout)) {
             self.change(|state| state.queue.closed(window, until));
         }
     }
 
-    /// A window ended, with its description if it has one.
-    pub(in crate::qwenvl) fn ended(&self, window: u64, description: Option<gst::Structure>) {
-        self.change(|state| state.queue.ended(window, description));
+    /// A request ended, with its description if it has one.
+    pub(in crate::qwenvl) fn ended(&self, request: RequestId, description: Option<gst::Structure>) {
+        self.change(|state| state.queue.ended(request, description));
     }
 
     // The pad.

@@ -1,5 +1,5 @@
-//! What meets what. Every frame is a window here, and asked at once; a cancelled request is as good
-//! as an answered one.
+//! What meets what. Every frame is a window here, with one request if nothing else is said, and asked
+//! at once; a cancelled request is as good as an answered one.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use qwen3_vl_core::event::Event;
 use super::sample::{Plan, Sample, SampledBuffer};
 use super::session::{Control, Drained, Interrupted, Next, Session, Work};
 use super::{check, sync};
+use crate::message::RequestId;
 use crate::qwenvl::settings::{Overload, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ fn frame() -> Box<Sample> {
     })
 }
 
-/// How a window ended.
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Answered,
@@ -50,25 +51,32 @@ enum End {
 struct Worker {
     session: Arc<Session>,
     epoch: u64,
-    asked: Vec<u64>,
-    ends: Arc<Mutex<Vec<(u64, End)>>>,
+    asked: Vec<RequestId>,
+    ends: Ends,
+}
+
+type Ends = Arc<Mutex<Vec<(RequestId, End)>>>;
+
+/// A request of a window, the first of which is number 0 here.
+fn request(window: u64, request: u64) -> RequestId {
+    RequestId { window, request }
 }
 
 impl Worker {
-    /// With a window that waits for its answer.
-    fn new(session: &Arc<Session>) -> Self {
+    /// With a window whose requests, of this number, wait for their answers.
+    fn new(session: &Arc<Session>, requests: u64) -> Self {
         session.push_frame(frame(), false).unwrap();
         drop(session.next(0, None, |_| true));
         Self {
             session: session.clone(),
             epoch: 0,
-            asked: vec![0],
+            asked: (0..requests).map(|number| request(0, number)).collect(),
             ends: Arc::default(),
         }
     }
 
     fn end_all(&mut self, end: End) {
-        let ends = self.asked.drain(..).map(|window| (window, end));
+        let ends = self.asked.drain(..).map(|request| (request, end));
         self.ends.lock().unwrap().extend(ends);
     }
 
@@ -80,10 +88,10 @@ impl Worker {
         match self.session.next(self.asked.len(), None, admits) {
             Next::Work(Work::Frame(_)) => {
                 let window = self.ends.lock().unwrap().len() as u64;
-                self.asked.push(window);
-                self.session.event(window, Event::Cancelled);
+                self.asked.push(request(window, 0));
+                self.session.event(request(window, 0), Event::Cancelled);
             }
-            Next::Control(Control::Event(window, _)) => self.answered(window),
+            Next::Control(Control::Event(request, _)) => self.answered(request),
             Next::Control(Control::Flush(epoch)) => {
                 self.epoch = self.epoch.max(epoch);
                 self.end_all(End::Flushed);
@@ -95,21 +103,23 @@ impl Worker {
                 self.session.finished();
                 return false;
             }
-            Next::Nothing | Next::Work(_) | Next::Control(Control::Ready(_)) => {}
+            Next::Nothing
+            | Next::Work(_)
+            | Next::Control(Control::Ready(_) | Control::Lost(..)) => {}
         }
         true
     }
 
-    fn answered(&mut self, window: u64) {
+    fn answered(&mut self, request: RequestId) {
         if self.session.epoch() != self.epoch {
             return;
         }
-        if let Some(place) = self.asked.iter().position(|asked| *asked == window) {
+        if let Some(place) = self.asked.iter().position(|asked| *asked == request) {
             self.asked.remove(place);
             let description = gst::Structure::builder("description");
             let description = description.field("epoch", self.epoch).build();
             self.session.attach(self.epoch, description);
-            self.ends.lock().unwrap().push((window, End::Answered));
+            self.ends.lock().unwrap().push((request, End::Answered));
         }
     }
 
@@ -122,14 +132,19 @@ impl Worker {
 /// answered at once.
 struct Stage {
     session: Arc<Session>,
-    ends: Arc<Mutex<Vec<(u64, End)>>>,
+    ends: Ends,
     worker: thread::JoinHandle<()>,
 }
 
 impl Stage {
     fn new() -> Self {
+        Self::with(1)
+    }
+
+    /// With so many requests of the first window.
+    fn with(requests: u64) -> Self {
         let session = Arc::new(Session::default());
-        let worker = Worker::new(&session);
+        let worker = Worker::new(&session, requests);
         let ends = worker.ends.clone();
         let worker = thread::spawn(move || worker.run());
         Self {
@@ -146,7 +161,7 @@ impl Stage {
 
     /// The engine answers the window that was asked.
     fn answer(&self) -> thread::JoinHandle<()> {
-        self.spawn(|session| session.event(0, Event::Cancelled))
+        self.spawn(|session| session.event(request(0, 0), Event::Cancelled))
     }
 
     /// As at EOS.
@@ -159,14 +174,21 @@ impl Stage {
         drained
     }
 
-    /// Stops. How the first `windows` windows ended, of which each did once.
+    /// Stops. How the requests of the first `windows` windows ended, of which each did once.
     fn finish(self, windows: u64) -> Vec<End> {
+        self.finish_all(&Vec::from_iter(
+            (0..windows).map(|window| request(window, 0)),
+        ))
+    }
+
+    /// Stops. How these requests ended, of which each did once.
+    fn finish_all(self, requests: &[RequestId]) -> Vec<End> {
         self.session.stop();
         self.worker.join().unwrap();
         let mut ends = self.ends.lock().unwrap().clone();
-        ends.sort_by_key(|(window, _)| *window);
-        let ids: Vec<u64> = ends.iter().map(|(window, _)| *window).collect();
-        assert_eq!(ids, (0..windows).collect::<Vec<_>>());
+        ends.sort_by_key(|(id, _)| (id.window, id.request));
+        let ids: Vec<_> = ends.iter().map(|(request, _)| *request).collect();
+        assert_eq!(ids, requests);
         ends.into_iter().map(|(_, end)| end).collect()
     }
 }
@@ -256,7 +278,7 @@ fn of_two_failures_one_is_posted_and_all_give_up() {
         });
         assert_eq!(stage.session.wait_ready(), Err(Interrupted::Failed));
         assert!(stage.session.wait_finished(SECOND));
-        assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Given)]);
+        assert_eq!(*stage.ends.lock().unwrap(), [(request(0, 0), End::Given)]);
         for other in others {
             other.join().unwrap();
         }
@@ -272,10 +294,47 @@ fn the_end_waits_for_the_answers() {
         let engine = stage.answer();
         stage.session.push_break(None, 1);
         assert_eq!(stage.session.drain(None), Ok(Drained::Yes));
-        assert_eq!(*stage.ends.lock().unwrap(), [(0, End::Answered)]);
+        assert_eq!(
+            *stage.ends.lock().unwrap(),
+            [(request(0, 0), End::Answered)]
+        );
         engine.join().unwrap();
         assert_eq!(epochs(&stage.session), [0]);
         stage.finish(1);
+    });
+}
+
+#[test]
+fn the_end_waits_for_all_requests_of_a_window() {
+    check(3, || {
+        let stage = Stage::with(2);
+        let engine = stage.spawn(|session| {
+            for number in [1, 0] {
+                session.event(request(0, number), Event::Cancelled);
+            }
+        });
+        assert_eq!(stage.session.drain(None), Ok(Drained::Yes));
+        assert_eq!(stage.ends.lock().unwrap().len(), 2);
+        engine.join().unwrap();
+        let ends = stage.finish_all(&[request(0, 0), request(0, 1)]);
+        assert_eq!(ends, [End::Answered; 2]);
+    });
+}
+
+#[test]
+fn a_flush_between_the_answers_of_a_window_ends_each_request_once() {
+    check(2, || {
+        let stage = Stage::with(2);
+        let engine = stage.spawn(|session| {
+            for number in [0, 1] {
+                session.event(request(0, number), Event::Cancelled);
+            }
+        });
+        stage.session.flush_start();
+        assert!(stage.session.flush_stop(SECOND));
+        assert_eq!(stage.ends.lock().unwrap().len(), 2);
+        engine.join().unwrap();
+        stage.finish_all(&[request(0, 0), request(0, 1)]);
     });
 }
 

@@ -10,12 +10,18 @@ use loom::thread;
 
 use self::stream::{Mark, Phase, Text};
 use super::timeline::{self, Out, Placing};
+use crate::message::RequestId;
 use crate::qwenvl::model_check::{check, monitor, sync};
 
 const SECOND: gst::ClockTime = gst::ClockTime::SECOND;
 const ANSWER: Placing = Placing::Answer {
     hold: 1_000_000_000,
 };
+
+/// Of the window 0.
+fn request(request: u64) -> RequestId {
+    RequestId { window: 0, request }
+}
 
 /// A stream that has begun, and its task, which ends when it is told to rest or `last` is said.
 fn started(
@@ -43,12 +49,35 @@ fn a_text_wakes_the_task() {
             let worker = thread::spawn({
                 let text = text.clone();
                 move || {
-                    text.opened(0, gst::ClockTime::ZERO);
-                    text.ended(0, Some(("a", SECOND)));
+                    text.opened(0, &[0], gst::ClockTime::ZERO);
+                    text.ended(request(0), Some(("a", SECOND)));
                 }
             });
             text.push_begins(Some(SECOND));
             text.push_ends();
+            worker.join().unwrap();
+            assert!(task.join().unwrap().is_some());
+        });
+    }
+}
+
+/// The answers of a window's requests wake it, the last one at the latest.
+#[test]
+fn every_text_of_a_window_is_said() {
+    for placing in [ANSWER, Placing::Span] {
+        check(3, move || {
+            let (text, task) = started(
+                placing,
+                |out| matches!(out, Out::Text { text, .. } if text == "b"),
+            );
+            let worker = thread::spawn({
+                let text = text.clone();
+                move || {
+                    text.opened(0, &[0, 1], gst::ClockTime::ZERO);
+                    text.ended(request(0), Some(("a", SECOND)));
+                    text.ended(request(1), Some(("b", SECOND)));
+                }
+            });
             worker.join().unwrap();
             assert!(task.join().unwrap().is_some());
         });
@@ -63,8 +92,8 @@ fn the_end_wakes_the_task() {
             let worker = thread::spawn({
                 let text = text.clone();
                 move || {
-                    text.opened(0, gst::ClockTime::ZERO);
-                    text.ended(0, None);
+                    text.opened(0, &[0], gst::ClockTime::ZERO);
+                    text.ended(request(0), None);
                 }
             });
             text.mark(Mark::Eos);
@@ -92,7 +121,7 @@ fn stop_and_flush_end_the_wait() {
             let (text, task) = started(ANSWER, |_| false);
             let worker = thread::spawn({
                 let text = text.clone();
-                move || text.ended(0, Some(("a", SECOND)))
+                move || text.ended(request(0), Some(("a", SECOND)))
             });
             act(&text);
             assert!(task.join().unwrap().is_none());
@@ -106,7 +135,7 @@ fn a_stuck_video_is_let_go() {
     check(3, || {
         sync::time_is_over_after(0);
         let (text, task) = started(Placing::Span, |out| matches!(out, Out::Gap { .. }));
-        text.opened(0, gst::ClockTime::ZERO);
+        text.opened(0, &[0], gst::ClockTime::ZERO);
         text.push_begins(Some(SECOND));
         assert!(task.join().unwrap().is_some());
     });

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use super::monitor::Monitor;
 use super::sync::{AtomicBool, now};
 use super::timeline::{Out, Placing, Push, Timeline};
-use crate::message::Segment;
+use crate::message::{RequestId, Segment};
 
 /// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds the
 /// video of a window back until it has the text of that window, which needs that video.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// An event of the stream.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::qwenvl) enum Mark {
     /// A segment, and before it the start of a stream, of this group, if it is another stream. One
     /// mark, so that nothing is said between the two.
@@ -169,17 +169,22 @@ impl Text {
         self.change(|state| state.timeline.advance_watermark(to.nseconds()));
     }
 
-    /// A window opens at this running time.
-    pub(in crate::qwenvl) fn opened(&self, window: u64, start: gst::ClockTime) {
-        self.change(|state| state.timeline.opened(window, start.nseconds()));
+    /// A window opens at this running time, with these requests.
+    pub(in crate::qwenvl) fn opened(&self, window: u64, requests: &[u64], start: gst::ClockTime) {
+        let start = start.nseconds();
+        self.change(|state| state.timeline.opened(window, requests, start));
     }
 
-    /// A window ended, with a text and where it ends if it has one.
-    pub(in crate::qwenvl) fn ended(&self, window: u64, text: Option<(&str, gst::ClockTime)>) {
+    /// A request ended, with a text and where its window ends if it has one.
+    pub(in crate::qwenvl) fn ended(
+        &self,
+        request: RequestId,
+        text: Option<(&str, gst::ClockTime)>,
+    ) {
         let text = text.map(|(text, end)| (text.to_owned(), end.nseconds()));
         self.change(|state| {
             let lost = state.timeline.lost;
-            state.timeline.ended(window, text);
+            state.timeline.ended(request, text);
             if state.timeline.lost > lost {
                 gst::warning!(
                     crate::qwenvl::imp::CAT,

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::message::RequestId;
+
 /// Running time in nanoseconds.
 type Nanos = u64;
 
@@ -18,7 +20,7 @@ const MOST_WAITING: usize = 64;
 pub(in crate::qwenvl) enum Placing {
     /// From the video's position when the answer is there, until the next one.
     Answer {
-        /// Distance of windows: how long a text stands before it is said again.
+        /// Distance of windows: how long the texts of one stand before the last is said again.
         hold: Nanos,
     },
     /// Where the described window is.
@@ -79,8 +81,12 @@ enum More {
 
 #[derive(Debug)]
 enum Entry<M> {
-    /// A window that has not ended.
-    Window { id: u64, start: Nanos },
+    /// A request that has not ended, of a window with so many `requests` that starts here.
+    Request {
+        id: RequestId,
+        start: Nanos,
+        requests: u32,
+    },
     /// One that has.
     Text {
         start: Nanos,
@@ -98,7 +104,7 @@ enum Entry<M> {
 #[derive(Debug)]
 pub(super) struct Timeline<M> {
     placing: Placing,
-    /// In the order of the stream; what stands behind an unended window waits, if texts stand where
+    /// In the order of the stream; what stands behind an unended request waits, if texts stand where
     /// their windows are.
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
@@ -176,31 +182,45 @@ impl<M> Timeline<M> {
         self.watermark = self.watermark.max(to);
     }
 
-    /// A window opens. Windows open in the order of their starts.
-    pub(super) fn opened(&mut self, id: u64, start: Nanos) {
+    /// A window opens, with these requests. Windows open in the order of their starts.
+    pub(super) fn opened(&mut self, window: u64, requests: &[u64], start: Nanos) {
         self.advance_watermark(start);
-        self.entries.push_back(Entry::Window { id, start });
+        let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        self.entries
+            .extend(requests.iter().map(|request| Entry::Request {
+                id: RequestId {
+                    window,
+                    request: *request,
+                },
+                start,
+                requests: count,
+            }));
     }
 
-    /// A window ended: its text and where it ends, if it has one. One that was never opened here
-    /// has no place of its own, and none has one before the first segment, where a worker may be ahead
-    /// of a pad that is new.
-    pub(super) fn ended(&mut self, id: u64, text: Option<(String, Nanos)>) {
+    /// A request ended: its text and where its window ends, if it has a text. One that was never opened
+    /// here has no place of its own, and none has one before the first segment, where a worker may be
+    /// ahead of a pad that is new.
+    pub(super) fn ended(&mut self, id: RequestId, text: Option<(String, Nanos)>) {
         let place = self
             .entries
             .iter()
-            .position(|entry| matches!(entry, Entry::Window { id: other, .. } if *other == id));
-        let window = place.and_then(|place| Some((place, self.entries.remove(place)?)));
+            .position(|entry| matches!(entry, Entry::Request { id: other, .. } if *other == id));
+        let opened = place.and_then(|place| Some((place, self.entries.remove(place)?)));
         let text = text.filter(|(text, _)| !text.is_empty());
         let Some((text, end)) = text else { return };
-        match (self.placing, window) {
-            (Placing::Span, Some((place, Entry::Window { start, .. }))) => {
+        match (self.placing, opened) {
+            (Placing::Span, Some((place, Entry::Request { start, .. }))) => {
                 self.entries.insert(place, Entry::Text { start, end, text });
             }
             (Placing::Span, _) => return,
             (Placing::Answer { .. }, _) if !self.has_segment() => return,
-            (Placing::Answer { hold }, _) => {
+            (Placing::Answer { hold }, opened) => {
                 let start = self.video.max(self.said);
+                // The texts of a window share its time, or each would come later than the one before.
+                let hold = match opened {
+                    Some((_, Entry::Request { requests, .. })) => hold / u64::from(requests.max(1)),
+                    _ => hold,
+                };
                 let end = start.saturating_add(self.hold(hold));
                 self.entries.push_back(Entry::Text { start, end, text });
             }
@@ -233,7 +253,7 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether this stream may hold the video back: by windows, or by what it said last for lack of
+    /// Whether this stream may hold the video back: by requests, or by what it said last for lack of
     /// more.
     pub(super) fn waits(&self) -> bool {
         self.placing == Placing::Span || self.holds() || (self.placed && self.last.is_none())
@@ -251,17 +271,17 @@ impl<M> Timeline<M> {
     pub(super) fn next(&mut self, push: Push) -> Option<Out<M>> {
         let skip = match self.placing {
             Placing::Span => 0,
-            // Windows have no place of their own, and hold nothing back.
+            // Requests have no place of their own, and hold nothing back.
             Placing::Answer { .. } => {
-                let is_window = |entry: &Entry<M>| matches!(entry, Entry::Window { .. });
+                let is_request = |entry: &Entry<M>| matches!(entry, Entry::Request { .. });
                 self.entries
                     .iter()
-                    .position(|entry| !is_window(entry))
+                    .position(|entry| !is_request(entry))
                     .unwrap_or(self.entries.len())
             }
         };
         match self.entries.get(skip) {
-            None | Some(Entry::Window { .. }) => {
+            None | Some(Entry::Request { .. }) => {
                 let stuck = push >= Push::Stuck;
                 let more = self.more().or_else(|| self.preroll(push));
                 let more = more.or_else(|| self.keep_ahead());
@@ -277,7 +297,7 @@ impl<M> Timeline<M> {
                     self.said = self.said.max(segment.unwrap_or(0));
                     Out::Mark(mark)
                 }
-                Entry::Window { .. } => return None,
+                Entry::Request { .. } => return None,
             }),
         }
     }
@@ -389,7 +409,7 @@ impl<M> Timeline<M> {
             Placing::Answer { .. } => self.video.saturating_add(LEAD),
             Placing::Span if stuck => self.video.saturating_add(LEAD),
             Placing::Span => match self.entries.front() {
-                Some(Entry::Window { start, .. }) => *start,
+                Some(Entry::Request { start, .. }) => *start,
                 _ => self.watermark,
             },
         };

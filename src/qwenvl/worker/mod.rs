@@ -1,7 +1,9 @@
-//! The worker thread: it alone knows the windows and ends each of them in one message.
+//! The worker thread: it alone knows the windows, and publishes what happens to them.
 //!
 //! ```text
-//! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer ─► bus, meta
+//! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer
+//!                                                          └──── WindowEvent ────┘
+//!                        sinks: statistics, log, meta, bus, text pad, held video, signal
 //! ```
 
 #[allow(
@@ -11,7 +13,10 @@
 mod geometry;
 mod picture;
 mod planes;
+mod publish;
+mod requests;
 mod silence;
+mod sinks;
 mod tell;
 mod window;
 mod windows;
@@ -27,11 +32,12 @@ use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::window::{Event, Windows};
 
 use self::picture::{Converter, Picture};
+use self::publish::{Publisher, WindowEvent};
 use self::silence::Silence;
 use self::window::{Asked, OpenWindow};
 use self::windows::Texts;
 use super::failure;
-use super::hold::{HeldBuffers, StreamPosition};
+use super::hold::StreamPosition;
 use super::hooks::{Hooks, Stage};
 use super::imp::{CAT, lock};
 use super::outlets::Outlets;
@@ -51,7 +57,7 @@ pub(super) struct Ids {
 pub(super) struct Worker {
     element: super::QwenVL,
     session: Arc<Session>,
-    outlets: Arc<Outlets>,
+    publisher: Arc<Publisher>,
     hooks: Hooks,
     /// Of all runs of the element.
     ids: Arc<Mutex<Ids>>,
@@ -61,7 +67,7 @@ pub(super) struct Worker {
     windows: Option<Windows>,
     texts: Texts,
     open: BTreeMap<u64, OpenWindow>,
-    /// Closed windows that have not been told of, oldest first.
+    /// Requests of closed windows that have no terminal message, oldest first.
     asked: VecDeque<Asked>,
     silence: Silence,
 }
@@ -73,14 +79,20 @@ impl Worker {
     pub(super) fn new(
         element: super::QwenVL,
         session: Arc<Session>,
-        outlets: Arc<Outlets>,
+        outlets: &Outlets,
         hooks: Hooks,
         ids: Arc<Mutex<Ids>>,
     ) -> Self {
+        let sinks = sinks::all(&element, &session, outlets);
+        let failed = {
+            let (element, session) = (element.clone(), session.clone());
+            move |error: &glib::Error| failure::report(&element, &session, error)
+        };
+        let publisher = Arc::new(Publisher::new(sinks, failed));
         Self {
             element,
             session,
-            outlets,
+            publisher,
             hooks,
             ids,
             epoch: 0,
@@ -98,8 +110,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         let session = self.session.clone();
         loop {
-            let outstanding = self.open.len().saturating_add(self.asked.len());
-            let next = session.next(outstanding, self.next_look(), |work| self.admits(work));
+            let next = session.next(self.outstanding(), self.next_look(), |work| {
+                self.admits(work)
+            });
             let end = match next {
                 Next::Control(Control::Stop) => Some((Reason::Cancelled, None)),
                 Next::Control(Control::Abort(why)) => Some((Reason::Error, Some(why))),
@@ -119,7 +132,7 @@ impl Worker {
             };
             if let Some((reason, why)) = end {
                 self.drop_all(reason, why.as_deref());
-                self.outlets.hold(HeldBuffers::end_watermark);
+                self.publish(&WindowEvent::Finished);
                 session.finished();
                 return;
             }
@@ -131,7 +144,7 @@ impl Worker {
         match work {
             Work::Frame(sample) if sample.overload == Overload::Block => {
                 let max_pending = sample.plan.settings.max_pending as usize;
-                self.backend.is_some() && self.unanswered().count() <= max_pending
+                self.backend.is_some() && self.unanswered().len() <= max_pending
             }
             Work::Frame(_) | Work::Gap { .. } | Work::Break { .. } | Work::Mark(_) => true,
         }
@@ -142,17 +155,17 @@ impl Worker {
             Next::Work(Work::Frame(sample)) => return self.frame(*sample),
             Next::Work(Work::Break { at, part }) => {
                 self.end_windows(at);
-                self.outlets
-                    .hold(|hold| hold.advance_watermark(StreamPosition { part, time: 0 }));
+                self.publish(&WindowEvent::Part(part));
             }
             Next::Work(Work::Gap { to, part }) => self.gap(to, part),
-            Next::Work(Work::Mark(mark)) => self.outlets.text(|text| text.mark(mark)),
+            Next::Work(Work::Mark(mark)) => self.publish(&WindowEvent::Mark(&mark)),
             Next::Nothing => self.look_at_the_clock(),
             Next::Control(Control::Ready(backend)) => {
                 self.backend = Some(backend);
                 self.drop_unasked();
             }
-            Next::Control(Control::Event(window, event)) => return self.event(window, event),
+            Next::Control(Control::Event(request, event)) => return self.event(request, event),
+            Next::Control(Control::Lost(window, failure)) => return self.lost(window, &failure),
             Next::Control(Control::Flush(epoch)) => {
                 // Of two flushes in a row, the second one overtakes the first.
                 self.epoch = self.epoch.max(epoch);
@@ -189,13 +202,13 @@ impl Worker {
                 end => self.end_window(end),
             }
         }
-        self.outlets
-            .text(|text| text.advance_watermark(sample.running_time));
-        let next = StreamPosition {
-            part: sample.part,
-            time: sample.next,
-        };
-        self.outlets.hold(|hold| hold.advance_watermark(next));
+        self.publish(&WindowEvent::Watermark {
+            reached: sample.running_time,
+            next: StreamPosition {
+                part: sample.part,
+                time: sample.next,
+            },
+        });
         Ok(())
     }
 
@@ -217,15 +230,17 @@ impl Worker {
         ends.unwrap_or_default()
             .into_iter()
             .for_each(|end| self.end_window(end));
-        self.outlets.text(|text| text.advance_watermark(to));
         let time = to_nanos;
-        self.outlets
-            .hold(|hold| hold.advance_watermark(StreamPosition { part, time }));
+        self.publish(&WindowEvent::Watermark {
+            reached: to,
+            next: StreamPosition { part, time },
+        });
     }
 
     /// When to look whether an open window's time has gone by without a frame.
     fn next_look(&self) -> Option<Instant> {
-        let end = self.open.values().map(|window| window.request.end).min()?;
+        let ends = self.open.values().map(OpenWindow::end);
+        let end = ends.min()?;
         self.silence
             .next_look(end, now_of(&self.element), Instant::now())
     }
@@ -235,7 +250,7 @@ impl Worker {
         let Some(now) = now_of(&self.element) else {
             return;
         };
-        let ends = self.open.values().map(|window| window.request.end);
+        let ends = self.open.values().map(OpenWindow::end);
         let over = ends.filter(|end| self.silence.is_over(*end, now)).max();
         if let (Some(end), Some(part)) = (over, self.silence.part()) {
             gst::info!(
@@ -245,6 +260,10 @@ impl Worker {
             );
             self.gap(end, part);
         }
+    }
+
+    fn publish(&self, event: &WindowEvent<'_>) {
+        self.publisher.publish(event);
     }
 
     fn end_window(&mut self, end: Event) {

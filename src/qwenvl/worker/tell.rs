@@ -1,50 +1,59 @@
-//! What becomes of windows, and who is told: each ends in one message.
+//! What the backend says of requests, and when it is told: each ends in one message.
 
 use std::panic::{self, AssertUnwindSafe};
 
 use gst::glib;
-use gst::prelude::*;
-use qwen3_vl_core::event;
+use qwen3_vl_core::event::Event;
 use qwen3_vl_core::failure::Failure;
 
+use super::publish::WindowEvent;
 use super::window::{Asked, OpenWindow};
 use super::{Fatal, Worker};
-use crate::message::{self, Reason, Request};
-use crate::qwenvl::imp::CAT;
-use crate::qwenvl::signals;
-use crate::qwenvl::stats::count;
+use crate::message::{Reason, RequestId};
 
 impl Worker {
-    pub(super) fn event(&mut self, id: u64, event: event::Event) -> Result<(), Fatal> {
-        if self.session.epoch() != self.epoch {
-            // Flushed meanwhile; the command that drops the window is on its way.
+    /// Something happened to a request.
+    pub(super) fn event(&mut self, id: RequestId, event: Event) -> Result<(), Fatal> {
+        if self.is_flushed() {
             return Ok(());
         }
-        if let event::Event::Failed(Failure::Fatal(text)) = event {
-            let text = format!("The engine failed: {text}");
-            return Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)));
+        if let Event::Failed(failure) = &event {
+            fatal(failure)?;
         }
-        let index = self
-            .asked
-            .iter()
-            .position(|asked| asked.request.window_id == id);
-        if let event::Event::Token { id, text } = event {
-            if let Some(asked) = index.and_then(|index| self.asked.get_mut(index)) {
-                let structure = asked.request.token(asked.tokens, id, &text);
+        let asked = self.asked.iter_mut().find(|asked| asked.request.id() == id);
+        match (asked, event) {
+            (Some(asked), Event::Token { id, text }) => {
+                asked.request.token(asked.tokens, id, &text);
                 asked.tokens = asked.tokens.saturating_add(1);
-                self.post(structure);
             }
-            return Ok(());
-        }
-        match index.and_then(|index| self.asked.get_mut(index)) {
-            Some(asked) => asked.end = Some(event),
-            None => self.ended_early(id, event),
+            (Some(asked), end) => asked.end = Some(end),
+            (None, Event::Token { .. }) => (),
+            (None, _) => self.publish(&WindowEvent::Late),
         }
         self.tell_ended();
         Ok(())
     }
 
-    /// Tells what has become of the oldest windows: they are told in their order, whichever is
+    /// The backend lost a window. If that has been asked meanwhile, its requests fail by themselves.
+    pub(super) fn lost(&mut self, window: u64, failure: &Failure) -> Result<(), Fatal> {
+        if self.is_flushed() {
+            return Ok(());
+        }
+        fatal(failure)?;
+        if self.open.contains_key(&window) {
+            self.drop_open(window, reason(failure), Some(&failure.to_string()));
+        } else {
+            self.publish(&WindowEvent::Late);
+        }
+        Ok(())
+    }
+
+    /// Whether the stream was flushed; the command that drops the windows is on its way.
+    fn is_flushed(&self) -> bool {
+        self.session.epoch() != self.epoch
+    }
+
+    /// Tells what has become of the oldest requests: they are told in their order, whichever is
     /// answered first.
     fn tell_ended(&mut self) {
         // What the application's handlers do with one may have ended the rest.
@@ -53,53 +62,21 @@ impl Worker {
             && let Some(mut asked) = self.asked.pop_front()
             && let Some(event) = asked.end.take()
         {
-            self.tell(&asked, event);
+            self.tell(asked, event);
         }
     }
 
-    fn tell(&self, asked: &Asked, event: event::Event) {
-        let id = asked.request.window_id;
+    fn tell(&self, asked: Asked, event: Event) {
         match (event, &self.backend) {
-            (event::Event::Answer(answer), Some(backend)) => {
-                let structure = asked
-                    .request
-                    .description(&answer, backend.model(), asked.late);
-                self.session.count(|stats| count(&mut stats.described));
-                gst::info!(
-                    CAT,
-                    obj = self.element,
-                    "window {id} is described: {structure}"
-                );
-                let mut holds = false;
-                self.outlets.hold(|hold| holds = hold.active());
-                if !holds {
-                    self.session.attach(self.epoch, structure.clone());
-                }
-                self.post(structure.clone());
-                let text = (message::text(&structure), asked.request.end);
-                self.outlets.text(|to| to.ended(id, Some(text)));
-                self.outlets
-                    .hold(|hold| hold.ended(id, Some(structure.clone())));
-                self.tell_application(|| signals::description(&self.element, &structure));
+            (Event::Answer(answer), Some(backend)) => {
+                let Asked { request, late, .. } = asked;
+                request.described(&answer, backend.model(), late, self.epoch);
             }
-            (event::Event::Failed(error), _) => {
-                self.post_dropped(&asked.request, reason(&error), Some(&error.to_string()));
+            (Event::Failed(error), _) => {
+                let text = error.to_string();
+                asked.request.dropped(reason(&error), Some(&text));
             }
-            _ => self.post_dropped(&asked.request, Reason::Cancelled, None),
-        }
-    }
-
-    /// A terminal event for a window that does not wait for one: it is open, or dropped already.
-    fn ended_early(&mut self, id: u64, event: event::Event) {
-        if !self.open.contains_key(&id) {
-            self.session.count(|stats| count(&mut stats.late));
-            return;
-        }
-        match event {
-            event::Event::Failed(error) => {
-                self.drop_open(id, reason(&error), Some(&error.to_string()));
-            }
-            _ => self.drop_open(id, Reason::Cancelled, None),
+            _ => asked.request.dropped(Reason::Cancelled, None),
         }
     }
 
@@ -113,66 +90,48 @@ impl Worker {
             if reason == Reason::EosTimeout
                 && let Some(event) = asked.end.take()
             {
-                self.tell(&asked, event);
+                self.tell(asked, event);
                 continue;
             }
             // The backend may be what has just panicked.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
-            self.post_dropped(&asked.request, reason, message);
+            asked.request.dropped(reason, message);
         }
         for OpenWindow {
-            request, target, ..
+            requests, target, ..
         } in std::mem::take(&mut self.open).into_values()
         {
             let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(target)));
-            self.post_dropped(&request, reason, message);
+            requests.dropped(reason, message);
         }
     }
 
     pub(super) fn drop_open(&mut self, id: u64, reason: Reason, message: Option<&str>) {
         if let Some(window) = self.open.remove(&id) {
-            self.post_dropped(&window.request, reason, message);
+            window.requests.dropped(reason, message);
         }
     }
 
-    pub(super) fn post_dropped(&self, request: &Request, reason: Reason, message: Option<&str>) {
-        let id = request.window_id;
-        let message = message.or_else(|| reason.remedy());
-        let said = message.unwrap_or("nobody waits for it");
-        match reason {
-            Reason::Flush | Reason::Cancelled => {
-                gst::info!(CAT, obj = self.element, "window {id} is dropped: {said}");
-            }
-            _ => {
-                let reason = reason.as_str();
-                gst::warning!(
-                    CAT,
-                    obj = self.element,
-                    "window {id} is dropped ({reason}): {said}"
-                );
-            }
+    /// Ends the requests of an asked window that have no answer.
+    pub(super) fn drop_unanswered(&mut self, window: u64, reason: Reason) {
+        let of_window = |asked: &Asked| asked.request.id().window == window && asked.end.is_none();
+        let asked = std::mem::take(&mut self.asked);
+        let (dropped, kept): (Vec<_>, Vec<_>) = asked.into_iter().partition(of_window);
+        self.asked = kept.into();
+        for asked in dropped {
+            asked.cancel();
+            asked.request.dropped(reason, None);
         }
-        self.session.count(|stats| count(&mut stats.dropped));
-        self.post(request.dropped(reason, message));
-        self.outlets.text(|text| text.ended(id, None));
-        self.outlets.hold(|hold| hold.ended(id, None));
     }
+}
 
-    fn post(&self, structure: gst::Structure) {
-        gst::debug!(CAT, obj = self.element, "{structure}");
-        let message = gst::message::Element::builder(structure)
-            .src(&self.element)
-            .build();
-        // Fails without a bus only, and then no one reads messages.
-        self.tell_application(|| drop(self.element.post_message(message)));
-    }
-
-    /// Runs what may be code of the application: it takes as long as it takes.
-    fn tell_application(&self, tell: impl FnOnce()) {
-        self.session.telling(true);
-        tell();
-        self.session.telling(false);
-    }
+/// A backend that is gone is the end of the element, too.
+fn fatal(failure: &Failure) -> Result<(), Fatal> {
+    let Failure::Fatal(text) = failure else {
+        return Ok(());
+    };
+    let text = format!("The engine failed: {text}");
+    Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)))
 }
 
 /// How a failure of the backend is told.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use qwen3_vl_core::backend::{LostSink, RequestHandle, Window};
 use qwen3_vl_core::frames::{Frame, Rounding, Size, VisionInput};
 use qwen3_vl_core::model::ModelInfo;
-use qwen3_vl_core::request;
+use qwen3_vl_core::request::Request;
 use qwen3_vl_core::window::Pairs;
 use qwen3_vl_core::{EventSink, event};
 
 use super::picture::{Converter, Picture, PictureError};
-use crate::message::Request;
+use super::requests::{PendingRequest, PendingRequests};
+use crate::message::RequestId;
 use crate::qwenvl::sample::{Plan, Sample, utc};
 use crate::qwenvl::session::Session;
 use crate::qwenvl::settings::{Mode, Overload};
@@ -29,7 +30,7 @@ pub(super) enum Target {
 
 /// A window that still takes frames.
 pub(super) struct OpenWindow {
-    pub(super) request: Request,
+    pub(super) requests: PendingRequests,
     pub(super) target: Target,
     pub(super) plan: Arc<Plan>,
     pub(super) overload: Overload,
@@ -42,9 +43,9 @@ pub(super) struct OpenWindow {
 }
 
 impl OpenWindow {
-    pub(super) fn new(request: Request, sample: &Sample) -> Self {
+    pub(super) fn new(requests: PendingRequests, sample: &Sample) -> Self {
         Self {
-            request,
+            requests,
             target: Target::Nowhere,
             plan: sample.plan.clone(),
             overload: sample.overload,
@@ -63,10 +64,11 @@ impl OpenWindow {
         picture: &mut Picture<'_>,
         converter: &mut Converter,
     ) -> Result<(), PictureError> {
-        self.request.frames.push(sample.pts);
+        let window = self.requests.window_mut();
+        window.frames.push(sample.pts);
         self.last = sample.running_time;
         // Some come without it: rtph264depay loses that of key frames which come with parameter sets.
-        self.request.utc = self.request.utc.or_else(|| {
+        window.utc = window.utc.or_else(|| {
             let since = self.start.absdiff(sample.pts).nseconds();
             utc(sample.frame.buffer())?.checked_sub(since)
         });
@@ -92,6 +94,11 @@ impl OpenWindow {
         Ok(())
     }
 
+    /// Running time where the window ends.
+    pub(super) fn end(&self) -> gst::ClockTime {
+        self.requests.window().end
+    }
+
     /// Whether the window has a frame that stands for a later time.
     pub(super) fn is_after(&self, sample: &Sample) -> bool {
         sample.running_time < self.last
@@ -99,16 +106,17 @@ impl OpenWindow {
 
     /// The stream ends or breaks at this running time.
     pub(super) fn cut(&mut self, at: Option<gst::ClockTime>) {
-        self.request.partial = true;
+        let window = self.requests.window_mut();
+        window.partial = true;
         let at = at.unwrap_or(self.last).max(self.last);
-        self.request.end = self.request.end.min(at);
+        window.end = window.end.min(at);
     }
 
     /// No more frames come: what to ask, and an odd last frame that is still to be pushed.
-    pub(super) fn ask(self, model: &ModelInfo) -> (Asked, request::Request, Option<VisionInput>) {
+    pub(super) fn ask(self, model: &ModelInfo) -> (Vec<ToAsk>, Option<VisionInput>) {
         let settings = &self.plan.settings;
-        let ask = request::Request {
-            prompt: settings.prompt.clone(),
+        let question = |prompt: &str| Request {
+            prompt: prompt.to_owned(),
             max_tokens: settings.max_tokens,
             sampling: settings.sampling_params(model),
             seed: settings.seed,
@@ -120,26 +128,35 @@ impl OpenWindow {
             (None, Some(pushed)) => pushed,
             _ => Instant::now(),
         };
-        let asked = Asked {
-            request: self.request,
-            handle: None,
-            tokens: 0,
-            late: pushed.saturating_duration_since(self.arrived),
-            end: None,
-        };
-        (asked, ask, odd)
+        let late = pushed.saturating_duration_since(self.arrived);
+        let mut requests = self.requests;
+        let asks = std::iter::from_fn(|| requests.pop()).map(|request| {
+            let question = question(request.prompt());
+            let asked = Asked {
+                request,
+                handle: None,
+                tokens: 0,
+                late,
+                end: None,
+            };
+            (asked, question)
+        });
+        (asks.collect(), odd)
     }
 }
 
-/// A closed window that waits for its answer.
+/// A request, and what to ask the backend for it.
+pub(super) type ToAsk = (Asked, Request);
+
+/// A request that waits for its answer, or for its turn to be told.
 pub(super) struct Asked {
-    pub(super) request: Request,
+    pub(super) request: PendingRequest,
     pub(super) handle: Option<Box<dyn RequestHandle>>,
     /// Tokens of the answer so far.
     pub(super) tokens: u32,
     /// From the arrival of the last frame to its hand-over.
     pub(super) late: Duration,
-    /// What the backend said at last, if a window before this one is still to be answered.
+    /// What the backend said at last, if a request before this one is still to be answered.
     pub(super) end: Option<event::Event>,
 }
 
@@ -152,12 +169,12 @@ impl Asked {
     }
 }
 
-/// Sends what happens to a window's request to the session.
-pub(super) fn event_sink(session: Arc<Session>, window: u64) -> EventSink {
-    EventSink::new(move |event| session.event(window, event))
+/// Sends what happens to a request to the session.
+pub(super) fn event_sink(session: Arc<Session>, request: RequestId) -> EventSink {
+    EventSink::new(move |event| session.event(request, event))
 }
 
 /// Tells the session of a window that is lost before it is asked.
 pub(super) fn lost_sink(session: Arc<Session>, window: u64) -> LostSink {
-    Box::new(move |failure| session.event(window, event::Event::Failed(failure)))
+    Box::new(move |failure| session.lost(window, failure))
 }

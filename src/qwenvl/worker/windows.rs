@@ -10,13 +10,15 @@ use qwen3_vl_core::window::WindowRules;
 
 use super::Worker;
 use super::picture::Picture;
+use super::publish::WindowEvent;
+use super::requests::PendingRequests;
 use super::tell::reason;
-use super::window::{OpenWindow, Target, event_sink, lost_sink};
-use crate::message::{Reason, Request};
+use super::window::{Asked, OpenWindow, Target, event_sink, lost_sink};
+use crate::message::{Reason, WindowInfo};
 use crate::qwenvl::QwenVL;
 use crate::qwenvl::imp::lock;
 use crate::qwenvl::sample::{Plan, Sample, end_of};
-use crate::qwenvl::settings::Overload;
+use crate::qwenvl::settings::{Overload, TextLength};
 use crate::qwenvl::strings::name_of;
 use crate::qwenvl::time::{self, clock_time};
 
@@ -31,13 +33,13 @@ impl Worker {
         }
         for mut window in std::mem::take(&mut self.open).into_values() {
             window.cut(None);
-            self.post_dropped(&window.request, Reason::Loading, None);
+            window.requests.dropped(Reason::Loading, None);
         }
     }
 
     pub(super) fn too_short(&mut self, id: u64) {
         if let Some(window) = self.open.get(&id) {
-            let frames = window.request.frames.len();
+            let frames = window.requests.window().frames.len();
             let Plan { settings, rules } = &*window.plan;
             let least = rules.least_frames();
             // A window that holds all the frames that it may is no remedy if it is longer.
@@ -56,14 +58,12 @@ impl Worker {
         let Plan { settings, rules } = &*sample.plan;
         let end = clock_time(end);
         let end = end_of(&sample.segment).map_or(end, |last| end.min(last));
-        let request = Request {
+        let info = WindowInfo {
             stream_id: settings
                 .stream_id
                 .clone()
                 .unwrap_or_else(|| name_of(&self.element)),
-            window_id: id,
-            request_id: self.next_request(),
-            prompt: settings.prompt.clone(),
+            id,
             segment: sample.segment.clone(),
             start: sample.running_time.min(end),
             end,
@@ -71,21 +71,27 @@ impl Worker {
             frames: Vec::new(),
             utc: None,
         };
-        self.outlets.text(|text| text.opened(id, request.start));
+        let prompts = (self.hooks.prompts)(&settings.prompt).into_iter();
+        let prompts = prompts.map(|prompt| (self.next_request(), prompt));
+        let requests = PendingRequests::new(info, prompts, self.publisher.clone());
         // A frame that stands for a time behind the end is still the window's.
         let covers = end.max(sample.running_time.saturating_add(clock_time(1)));
-        let covers = covers.nseconds();
-        self.outlets
-            .hold(|hold| hold.opened(id, sample.stream_position(), covers));
-        let window = OpenWindow::new(request, sample);
+        self.publish(&WindowEvent::Opened {
+            window: requests.window(),
+            requests: &requests.numbers(),
+            start: sample.stream_position(),
+            end: covers.nseconds(),
+        });
+        let window = OpenWindow::new(requests, sample);
         let window = self.open.entry(id).insert_entry(window).into_mut();
         let Some(backend) = &self.backend else {
             return;
         };
         let model = backend.model();
         let frames = planned_frames(rules, sample).max(rules.least_frames());
-        let text_tokens = self.texts.tokens(&**backend, &sample.plan);
-        let forecast = |frames| settings.forecast(model, text_tokens, frames, shown);
+        let prompts = window.requests.prompts();
+        let text = self.texts.length(&**backend, &sample.plan, prompts);
+        let forecast = |frames| settings.forecast(model, text, frames, shown);
         // A window may be planned to be longer than the stream is: only then somebody has to ask it.
         let forecast = forecast(frames).or_else(|error| {
             let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
@@ -126,61 +132,88 @@ impl Worker {
         let Some(mut window) = self.open.remove(&id) else {
             return;
         };
-        window.request.partial = partial;
+        window.requests.window_mut().partial = partial;
         let target = std::mem::replace(&mut window.target, Target::Nowhere);
         let (Target::Input { mut input, .. }, Some(backend)) = (target, &self.backend) else {
-            return self.post_dropped(&window.request, Reason::Loading, None);
+            return window.requests.dropped(Reason::Loading, None);
         };
+        let backend = backend.clone();
         // The oldest one is being answered; max-pending others may wait.
         let room = (window.plan.settings.max_pending as usize).saturating_add(1);
-        while window.overload != Overload::Block && self.unanswered().count() >= room {
-            let oldest = self.unanswered().nth(1);
-            if window.overload == Overload::DropNewest || oldest.is_none() {
-                return self.post_dropped(&window.request, Reason::Overload, None);
-            }
-            if let Some(oldest) = oldest.and_then(|oldest| self.asked.remove(oldest)) {
-                oldest.cancel();
-                self.post_dropped(&oldest.request, Reason::Overload, None);
+        while window.overload != Overload::Block && self.unanswered().len() >= room {
+            match self.unanswered().get(1) {
+                Some(oldest) if window.overload != Overload::DropNewest => {
+                    self.drop_unanswered(*oldest, Reason::Overload);
+                }
+                _ => return window.requests.dropped(Reason::Overload, None),
             }
         }
         let timeout = time::wait(window.plan.settings.attach_timeout);
-        let (asked, request, odd) = window.ask(backend.model());
-        // In the list before the backend is called: should it panic, the window still ends.
-        self.asked.push_back(asked);
-        self.outlets.hold(|hold| hold.closed(id, timeout));
+        let (asks, odd) = window.ask(backend.model());
+        // In the list before the backend is called: should it panic, all the requests end in their turn.
+        let first = self.asked.len();
+        let (asked, questions): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
+        self.asked.extend(asked);
+        let window = id;
+        self.publish(&WindowEvent::Closed { window, timeout });
         if let Some(odd) = odd {
             input.push(odd);
         }
-        let handle = input.ask(request, event_sink(self.session.clone(), id));
-        if let Some(asked) = self.asked.back_mut() {
-            asked.handle = Some(handle);
+        for (asked, question) in self.asked.range_mut(first..).zip(questions) {
+            let sink = event_sink(self.session.clone(), asked.request.id());
+            asked.handle = Some(input.ask(question, sink));
         }
     }
 
-    /// Which of the asked windows have no answer, oldest first.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = usize> {
-        let asked = self.asked.iter().enumerate();
-        asked.filter_map(|(index, asked)| asked.end.is_none().then_some(index))
+    /// The asked windows that have a request without an answer, oldest first.
+    pub(super) fn unanswered(&self) -> Vec<u64> {
+        windows_of(self.asked.iter().filter(|asked| asked.end.is_none()))
+    }
+
+    /// Windows that have a request without a terminal message.
+    pub(super) fn outstanding(&self) -> usize {
+        let asked = windows_of(self.asked.iter());
+        self.open.len().saturating_add(asked.len())
     }
 }
 
-/// The tokens of the texts of the last plan: they are counted once for all its windows.
+/// The windows of asked requests, of which those of one stand together.
+fn windows_of<'a>(asked: impl Iterator<Item = &'a Asked>) -> Vec<u64> {
+    let mut windows: Vec<u64> = asked.map(|asked| asked.request.id().window).collect();
+    windows.dedup();
+    windows
+}
+
+/// How long the texts of the last plan are: they are counted once for all its windows.
 #[derive(Default)]
-pub(super) struct Texts(Option<(Arc<Plan>, usize)>);
+pub(super) struct Texts(Option<(Arc<Plan>, TextLength)>);
 
 impl Texts {
-    fn tokens(&mut self, backend: &dyn Backend, plan: &Arc<Plan>) -> usize {
-        if let Some((counted, tokens)) = &self.0
+    /// The length of the system prompt with the longest prompt.
+    fn length<'a>(
+        &mut self,
+        backend: &dyn Backend,
+        plan: &Arc<Plan>,
+        prompts: impl Iterator<Item = &'a str>,
+    ) -> TextLength {
+        if let Some((counted, length)) = &self.0
             && Arc::ptr_eq(counted, plan)
         {
-            return *tokens;
+            return *length;
         }
-        let texts = plan.settings.texts();
-        let tokens = texts
-            .map(|text| backend.text_tokens(text))
-            .fold(0, usize::saturating_add);
-        self.0 = Some((plan.clone(), tokens));
-        tokens
+        let system = plan.settings.system_prompt.as_deref().unwrap_or_default();
+        let (mut bytes, mut tokens) = (0, 0);
+        for prompt in prompts {
+            bytes = prompt.len().max(bytes);
+            tokens = backend.text_tokens(prompt).max(tokens);
+        }
+        if !system.is_empty() {
+            tokens = tokens.saturating_add(backend.text_tokens(system));
+        }
+        let bytes = bytes.saturating_add(system.len());
+        let length = TextLength { bytes, tokens };
+        self.0 = Some((plan.clone(), length));
+        length
     }
 }
 

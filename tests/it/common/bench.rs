@@ -31,15 +31,15 @@ impl Bench {
             .build()
             .unwrap();
         let worked = Arc::new(AtomicUsize::new(0));
-        let (count, at) = (worked.clone(), hooks.at);
+        let (count, at) = (worked.clone(), hooks.at.clone());
         let hooks = Hooks {
-            load: hooks.load,
             at: Arc::new(move |stage| {
                 if stage == Stage::Worker {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
                 at(stage);
             }),
+            ..hooks
         };
         testing::set_hooks(&element, hooks);
         let bus = gst::Bus::new();

@@ -7,6 +7,15 @@ fn all(timeline: &mut Timeline<&'static str>) -> Vec<Out<&'static str>> {
     std::iter::from_fn(|| timeline.next(Push::Free)).collect()
 }
 
+fn request(window: u64, request: u64) -> RequestId {
+    RequestId { window, request }
+}
+
+/// The request of a window that has one.
+fn only(window: u64) -> RequestId {
+    request(window, 0)
+}
+
 fn text(start: Nanos, end: Nanos, text: &str) -> Out<&'static str> {
     let text = text.into();
     Out::Text { start, end, text }
@@ -16,22 +25,59 @@ fn text(start: Nanos, end: Nanos, text: &str) -> Out<&'static str> {
 fn spans_come_in_order_and_gaps_stop_at_the_oldest_window() {
     let mut t = Timeline::new(Placing::Span);
     t.mark("segment", Some(0));
-    t.opened(0, 0);
-    t.opened(1, 4 * SECOND);
-    t.opened(2, 8 * SECOND);
+    t.opened(0, &[0], 0);
+    t.opened(1, &[0], 4 * SECOND);
+    t.opened(2, &[0], 8 * SECOND);
     t.advance_watermark(9 * SECOND);
     assert_eq!(all(&mut t), [Out::Mark("segment")]);
-    t.ended(1, Some(("second".into(), 8 * SECOND)));
+    t.ended(only(1), Some(("second".into(), 8 * SECOND)));
     t.mark("eos", None);
     assert_eq!(all(&mut t), []);
-    t.ended(0, None);
+    t.ended(only(0), None);
     assert_eq!(
         all(&mut t),
         [text(4 * SECOND, 8 * SECOND, "second")],
         "the next window starts where this one ends: there is no gap to say"
     );
-    t.ended(2, None);
+    t.ended(only(2), None);
     assert_eq!(all(&mut t), [Out::Mark("eos")]);
+}
+
+#[test]
+fn a_window_has_a_text_for_each_request_in_their_order() {
+    let mut t = Timeline::new(Placing::Span);
+    t.mark("segment", Some(0));
+    t.opened(0, &[0, 1, 2], 0);
+    t.opened(1, &[3, 4], 4 * SECOND);
+    t.advance_watermark(9 * SECOND);
+    assert_eq!(all(&mut t), [Out::Mark("segment")]);
+    let end = 4 * SECOND;
+    t.ended(request(0, 2), Some(("third".into(), end)));
+    t.ended(request(1, 3), None);
+    t.ended(request(0, 1), None);
+    assert_eq!(all(&mut t), [], "the first has not ended");
+    t.ended(request(0, 0), Some(("first".into(), end)));
+    let texts = [text(0, end, "first"), text(0, end, "third")];
+    assert_eq!(all(&mut t), texts);
+    t.ended(request(1, 4), Some(("last".into(), 8 * SECOND)));
+    assert_eq!(all(&mut t)[0], text(end, 8 * SECOND, "last"));
+}
+
+#[test]
+fn the_live_texts_of_a_window_share_its_time() {
+    let mut t = Timeline::new(ANSWER);
+    t.mark("segment", Some(0));
+    assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
+    for window in 0..3 {
+        let start = window * 4 * SECOND;
+        t.video(start);
+        t.opened(window, &[0, 1], start);
+        t.ended(request(window, 0), Some(("one".into(), start)));
+        t.ended(request(window, 1), Some(("two".into(), start)));
+        let half = start + 2 * SECOND;
+        let one = text(start, half, "one");
+        assert_eq!(all(&mut t), [one, text(half, half + 2 * SECOND, "two")]);
+    }
 }
 
 #[test]
@@ -39,7 +85,7 @@ fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
     let mut t = Timeline::new(Placing::Span);
     t.mark("segment", Some(0));
     assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
-    t.opened(0, 0);
+    t.opened(0, &[0], 0);
     t.video(2 * SECOND);
     assert_eq!(t.next(Push::Free), None);
     assert!(t.waits());
@@ -48,13 +94,13 @@ fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
     let (start, end) = (end, end + LEAST_GAP);
     assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
     assert_eq!(t.next(Push::Stuck), None);
-    t.ended(0, Some(("late".into(), 4 * SECOND)));
+    t.ended(only(0), Some(("late".into(), 4 * SECOND)));
     assert_eq!(
         t.next(Push::Free),
         Some(text(end, end + 4 * SECOND - LEAST_GAP, "late"))
     );
     // Stuck again, behind that text: it too is followed by two GAPs.
-    t.opened(1, 4 * SECOND);
+    t.opened(1, &[0], 4 * SECOND);
     t.video(8 * SECOND);
     let (start, end) = (end, 8 * SECOND + LEAD);
     assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
@@ -66,7 +112,7 @@ fn a_stuck_video_gets_its_gap_and_the_text_is_late() {
 fn a_live_text_follows_the_last_one_although_the_video_is_stuck() {
     let mut t = Timeline::new(ANSWER);
     t.mark("segment", Some(0));
-    t.ended(0, Some(("one".into(), 0)));
+    t.ended(only(0), Some(("one".into(), 0)));
     let one = text(0, 4 * SECOND, "one");
     assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
     t.video(3 * SECOND);
@@ -77,9 +123,9 @@ fn a_live_text_follows_the_last_one_although_the_video_is_stuck() {
 fn a_muxer_that_stays_at_a_text_gets_another_one() {
     let mut t = Timeline::new(Placing::Span);
     t.mark("segment", Some(0));
-    t.opened(0, 0);
-    t.opened(1, 4 * SECOND);
-    t.ended(0, Some(("one".into(), 4 * SECOND)));
+    t.opened(0, &[0], 0);
+    t.opened(1, &[0], 4 * SECOND);
+    t.ended(only(0), Some(("one".into(), 4 * SECOND)));
     let one = text(0, 4 * SECOND, "one");
     assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
     let (start, end) = (0, 2 * SECOND + LEAD);
@@ -95,8 +141,8 @@ fn a_muxer_that_stays_at_a_text_gets_another_one() {
     assert_eq!(t.next(Push::StillStuck), None);
     // From then on at once, and the texts get no later than that.
     for id in 1..20 {
-        t.opened(id + 1, (id + 1) * 4 * SECOND);
-        t.ended(id, Some(("next".into(), (id + 1) * 4 * SECOND)));
+        t.opened(id + 1, &[0], (id + 1) * 4 * SECOND);
+        t.ended(only(id), Some(("next".into(), (id + 1) * 4 * SECOND)));
         let (start, end) = (id * 4 * SECOND + LEAST_GAP, (id + 1) * 4 * SECOND);
         let next = text(start, end, "next");
         let (start, end) = (end, end + LEAST_GAP);
@@ -109,7 +155,7 @@ fn a_muxer_that_stays_at_a_text_gets_another_one() {
 fn for_such_a_muxer_live_texts_are_short() {
     let mut t = Timeline::new(ANSWER);
     t.mark("segment", Some(0));
-    t.ended(0, Some(("one".into(), 0)));
+    t.ended(only(0), Some(("one".into(), 0)));
     let one = text(0, 4 * SECOND, "one");
     assert_eq!(all(&mut t), [Out::Mark("segment"), one]);
     assert!(t.waits(), "the video is where the text is");
@@ -119,7 +165,7 @@ fn for_such_a_muxer_live_texts_are_short() {
     assert_eq!(t.next(Push::StillStuck), Some(Out::Gap { start, end }));
     assert!(!t.waits(), "the video is before the text");
     assert_eq!(t.next(Push::StillStuck), None);
-    t.ended(1, Some(("two".into(), 0)));
+    t.ended(only(1), Some(("two".into(), 0)));
     let (start, end) = (5 * SECOND, 6 * SECOND);
     assert_eq!(
         all(&mut t),
@@ -151,7 +197,7 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     for placing in [Placing::Span, ANSWER] {
         let mut t = Timeline::new(placing);
         t.mark("segment", Some(0));
-        t.opened(0, 0);
+        t.opened(0, &[0], 0);
         t.video(2 * SECOND);
         let said: Vec<_> = std::iter::from_fn(|| t.next(Push::Stuck)).collect();
         assert!(
@@ -176,7 +222,7 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
             assert!(last >= video, "{last} is behind {video}");
         }
         // The window's own text comes behind what was said, and nothing is lost.
-        t.ended(0, Some(("window".into(), 4 * SECOND)));
+        t.ended(only(0), Some(("window".into(), 4 * SECOND)));
         let texts: Vec<_> = all(&mut t);
         let own = |out: &Out<_>| matches!(out, Out::Text { text, .. } if text == "window");
         assert!(texts.iter().any(own), "{texts:?}");
@@ -197,8 +243,8 @@ fn a_muxer_that_is_known_to_need_texts_gets_nothing_else() {
     let mut texts = Vec::new();
     for window in 0..3 {
         let start = window * 2 * SECOND;
-        t.opened(window, start);
-        t.ended(window, Some(("window".into(), start + 2 * SECOND)));
+        t.opened(window, &[0], start);
+        t.ended(only(window), Some(("window".into(), start + 2 * SECOND)));
         for ms in (0..2_000).step_by(100).map(|ms| ms * 1_000_000) {
             let said = std::iter::from_fn(|| t.next(Push::Free));
             texts.extend(said.take(100));
@@ -225,8 +271,8 @@ fn a_preroll_moves_nothing() {
     let (start, end) = (SECOND, SECOND);
     assert_eq!(t.next(Push::Preroll), Some(Out::Gap { start, end }));
     assert_eq!(t.next(Push::Preroll), None);
-    t.opened(0, SECOND);
-    t.ended(0, Some(("one".into(), 5 * SECOND)));
+    t.opened(0, &[0], SECOND);
+    t.ended(only(0), Some(("one".into(), 5 * SECOND)));
     assert_eq!(all(&mut t), [text(SECOND, 5 * SECOND, "one")]);
 }
 
@@ -236,8 +282,8 @@ fn such_a_muxer_may_be_ahead_of_the_video() {
     let mut t = Timeline::new(ANSWER);
     t.mark("segment", Some(0));
     t.video(6 * SECOND);
-    t.ended(0, Some(("one".into(), 0)));
-    t.ended(1, Some(("two".into(), 0)));
+    t.ended(only(0), Some(("one".into(), 0)));
+    t.ended(only(1), Some(("two".into(), 0)));
     assert_eq!(all(&mut t).len(), 3);
     assert_eq!(t.last, Some(10 * SECOND));
     assert!(t.waits());
@@ -286,7 +332,7 @@ fn a_flush_forgets_all_but_the_count_of_what_is_lost() {
     t.set_placing(ANSWER);
     t.mark("segment", Some(0));
     for id in 0..=MOST_WAITING as u64 {
-        t.ended(id, Some((id.to_string(), 0)));
+        t.ended(only(id), Some((id.to_string(), 0)));
     }
     t.flush();
     assert_eq!((all(&mut t), t.lost), (vec![], 1));
@@ -303,8 +349,8 @@ fn an_answer_starts_at_the_video_and_is_said_again_until_the_next() {
         all(&mut t),
         [Out::Mark("segment"), Out::Gap { start: 0, end }]
     );
-    t.opened(0, SECOND);
-    t.ended(0, Some(("one".into(), 5 * SECOND)));
+    t.opened(0, &[0], SECOND);
+    t.ended(only(0), Some(("one".into(), 5 * SECOND)));
     assert_eq!(all(&mut t), [text(end, end + 4 * SECOND, "one")]);
     t.video(9 * SECOND);
     assert_eq!(t.next(Push::Free), None, "it still stands");
@@ -312,7 +358,7 @@ fn an_answer_starts_at_the_video_and_is_said_again_until_the_next() {
     let next = end + 4 * SECOND;
     let again = 10 * SECOND;
     assert_eq!(all(&mut t), [text(again, again + SECOND, "one")]);
-    t.ended(1, Some(("two".into(), 9 * SECOND)));
+    t.ended(only(1), Some(("two".into(), 9 * SECOND)));
     let start = again + SECOND;
     assert_eq!(all(&mut t), [text(start, start + 4 * SECOND, "two")]);
     assert!(next < again);
@@ -323,7 +369,7 @@ fn a_peer_that_takes_nothing_costs_the_oldest_texts() {
     let mut t = Timeline::new(ANSWER);
     t.mark("segment", Some(0));
     for id in 0..MOST_WAITING as u64 + 3 {
-        t.ended(id, Some((id.to_string(), 0)));
+        t.ended(only(id), Some((id.to_string(), 0)));
     }
     assert_eq!(t.lost, 3);
     assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
@@ -334,9 +380,9 @@ fn a_peer_that_takes_nothing_costs_the_oldest_texts() {
 fn outside_of_a_segment_a_text_has_no_place() {
     let one = || Some(("one".into(), 0));
     let mut t = Timeline::new(ANSWER);
-    t.ended(0, one());
+    t.ended(only(0), one());
     t.mark("segment", Some(0));
-    t.ended(1, one());
+    t.ended(only(1), one());
     let texts = |out: Vec<_>| {
         out.into_iter()
             .filter(|out| matches!(out, Out::Text { .. }))
@@ -344,12 +390,12 @@ fn outside_of_a_segment_a_text_has_no_place() {
     };
     assert_eq!(t.next(Push::Free), Some(Out::Mark("segment")));
     assert_eq!(texts(all(&mut t)), 1);
-    t.ended(2, one());
+    t.ended(only(2), one());
     assert_eq!(texts(all(&mut t)), 1);
     t.mark("eos", None);
-    t.ended(3, one());
+    t.ended(only(3), one());
     assert_eq!(all(&mut t), [Out::Mark("eos")]);
-    t.ended(4, one());
+    t.ended(only(4), one());
     assert_eq!(all(&mut t), []);
 }
 
@@ -385,18 +431,18 @@ proptest::proptest! {
         };
         for (which, answered) in order {
             if open.len() < 3 {
-                t.opened(id, id * stride);
+                t.opened(id, &[0], id * stride);
                 open.push(id);
                 id += 1;
             } else {
                 let window = open.remove(which % open.len());
                 if answered { told.push(window); }
-                t.ended(window, answered.then(|| (window.to_string(), window * stride + length)));
+                t.ended(only(window), answered.then(|| (window.to_string(), window * stride + length)));
             }
             take(&mut t, &mut out);
         }
         for window in open {
-            t.ended(window, None);
+            t.ended(only(window), None);
         }
         take(&mut t, &mut out);
         told.sort_unstable();

@@ -1,0 +1,38 @@
+//! The text pad.
+
+use std::sync::Arc;
+
+use crate::message;
+use crate::qwenvl::outlets::Outlet;
+use crate::qwenvl::text::Text;
+use crate::qwenvl::worker::publish::{Outcome, Sink, WindowEvent};
+
+pub(super) struct TextPad {
+    pub(super) text: Arc<Outlet<Text>>,
+}
+
+impl Sink for TextPad {
+    fn hear(&self, event: &WindowEvent<'_>) {
+        self.text.tell(|text| match event {
+            WindowEvent::Opened {
+                window, requests, ..
+            } => text.opened(window.id, requests, window.start),
+            WindowEvent::Ended {
+                request,
+                message,
+                outcome,
+            } => {
+                let said = (message::text(message), request.window.end);
+                let described = matches!(outcome, Outcome::Described { .. });
+                text.ended(request.id(), described.then_some(said));
+            }
+            WindowEvent::Watermark { reached, .. } => text.advance_watermark(*reached),
+            WindowEvent::Mark(mark) => text.mark((*mark).clone()),
+            WindowEvent::Closed { .. }
+            | WindowEvent::Token(_)
+            | WindowEvent::Late
+            | WindowEvent::Part(_)
+            | WindowEvent::Finished => (),
+        });
+    }
+}
