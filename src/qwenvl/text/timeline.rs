@@ -217,10 +217,11 @@ impl<M> Timeline<M> {
             (Placing::Answer { hold }, opened) => {
                 let start = self.video.max(self.said);
                 // The texts of a window share its time, or each would come later than the one before.
-                let hold = match opened {
-                    Some((_, Entry::Request { requests, .. })) => hold / u64::from(requests.max(1)),
-                    _ => hold,
+                let share = match opened {
+                    Some((_, Entry::Request { requests, .. })) => hold.checked_div(requests.into()),
+                    _ => None,
                 };
+                let hold = share.unwrap_or(hold);
                 let end = start.saturating_add(self.hold(hold));
                 self.entries.push_back(Entry::Text { start, end, text });
             }
