@@ -2,12 +2,12 @@
 """Measures the engine and transformers in turns on one device, at the dimensions of real models with random weights.
 
   measure.py ENGINE [--device cuda] [--dtype bf16] [--sizes 2b,4b,8b] [--frames 8,32,80] [--frame 448x448] [--tokens 64]
-             [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--chunk 512] [--only-engine]
-             [--checkpoints FOLDER] [--out measured.json]
+             [--windows 3] [--parts first-token,batch] [--static] [--cameras 8,16] [--camera-frame 448x448]
+             [--chunk 512] [--only-engine] [--checkpoints FOLDER] [--out measured.json]
 
 ENGINE is the example `engine` of crates/qwen3-vl. A size is a real one or the folder of a checkpoint. Prints a table last and adds
-all figures to --out, in the place of earlier ones of those sizes and tokens of a pass (--chunk). Fractions are of what this device does at the moment. Decode
-reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
+all figures to --out, in the place of earlier ones of those sizes and tokens of a pass (--chunk). Fractions are of what this device
+does at the moment. Decode reads every weight of the language model once for a step, at the rate of copying memory. Vision and prefill multiply with each
 weight for every patch or token, and queries with the keys and values that they see, at the rate of a large product. The KV cache
 is left out of the first, norms and the like of all.
 """
@@ -40,6 +40,7 @@ def arguments():
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a window that a pass of the engine takes")
     parser.add_argument("--parts", default="first-token,batch")
     parser.add_argument("--cameras", default="", help="numbers of live cameras to try with the last of the sizes")
+    parser.add_argument("--camera-frame", default="448x448")
     parser.add_argument("--out", default="measured.json")
     parser.add_argument("--only-engine", action="store_true", help="without transformers")
     parser.add_argument("--checkpoints", help="folder that random checkpoints are kept in, for the next time")
@@ -120,7 +121,7 @@ def measure(a, folder):
                                  "--frames", "8,16,32,64,128", "--batches", BATCHES, "--chunk", str(a.chunk)]
     if a.cameras:
         # NVIDIA's published workload: chunks of 10 s, 80 frames of 448x448 (7840 vision tokens), captions of 100 tokens.
-        yield "qwen3-vl", "density", [*bench, *common, "--part", "density", "--size", "448x448", "--tokens", "100",
+        yield "qwen3-vl", "density", [*bench, *common, "--part", "density", "--size", a.camera_frame, "--tokens", "100",
                                       "--windows", "3", "--cameras", a.cameras]
 
 

@@ -7,21 +7,6 @@ use candle_core::{Device, Result};
 use crate::model::platform::Platform;
 use crate::model::{TextModel, VisionTower};
 
-/// What passes on a device keep between them.
-pub mod workspace {
-    /// Nothing.
-    #[derive(Default)]
-    pub struct Workspace;
-
-    impl Workspace {
-        /// There is nothing to say.
-        #[allow(clippy::unused_self, reason = "as the real one")]
-        pub fn notices(&self) -> Vec<String> {
-            Vec::new()
-        }
-    }
-}
-
 /// An error that says that there is no such device in this build.
 ///
 /// # Errors

@@ -74,12 +74,12 @@ impl Platform for Cuda {
             TextKernels::Candle => return Tensors.logits(model, parts, workspace),
             TextKernels::Launched => {}
             TextKernels::Recorded => {
-                if let Some(logits) = graph::decode(model, parts, &mut workspace.cuda)? {
+                if let Some(logits) = graph::decode(model, parts, kept(workspace))? {
                     return Ok(Some(logits));
                 }
             }
         }
-        decoder::logits(model, parts, &mut workspace.cuda)
+        decoder::logits(model, parts, kept(workspace))
     }
 
     fn patches(
@@ -90,7 +90,7 @@ impl Platform for Cuda {
         workspace: &mut Workspace,
     ) -> Result<Tensor> {
         match self.values {
-            Kernels::Ours => workspace.cuda.frames.patches(inputs, cut, to.0, to.1),
+            Kernels::Ours => kept(workspace).frames.patches(inputs, cut, to.0, to.1),
             Kernels::Candle => Tensors.patches(inputs, cut, to, workspace),
         }
     }
@@ -104,7 +104,7 @@ impl Platform for Cuda {
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>> {
         let tokens = match self.vision {
-            Kernels::Ours => vision::tokens(tower, patches, geometry, &mut workspace.cuda)?,
+            Kernels::Ours => vision::tokens(tower, patches, geometry, kept(workspace))?,
             Kernels::Candle => Tensors::tokens(tower, patches, geometry, workspace)?,
         };
         Ok(Box::new(Flight(Mark::new(&tokens, to)?)))
@@ -120,12 +120,21 @@ impl Platform for Cuda {
         let most = most.filter(|k| *k <= choice::MOST && *k <= logits.dims()[1]);
         match (self.values, most) {
             (Kernels::Ours, Some(k)) => {
-                let staging = &mut workspace.cuda.staging;
+                let staging = &mut kept(workspace).staging;
                 choice::candidates(logits, k, &penalties(), staging).map(Candidates::Best)
             }
             _ => Tensors.candidates(logits, most, penalties, workspace),
         }
     }
+
+    fn notices(&self, workspace: &mut Workspace) -> Vec<String> {
+        kept(workspace).notices()
+    }
+}
+
+/// What passes on such a device keep.
+fn kept(workspace: &mut Workspace) -> &mut super::workspace::Workspace {
+    workspace.of_device()
 }
 
 /// Vision tokens that the device computes, on a stream of their own.

@@ -9,9 +9,6 @@ pub mod config;
 mod encode;
 pub mod flight;
 pub mod interrupt;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod lost_device;
 mod pace;
 pub mod repetition;
 pub mod runner;
@@ -297,20 +294,14 @@ impl Worker {
     /// being encoded if `wait`.
     fn land(&mut self, mut wait: bool) {
         while let Some(landing) = self.runner.land(std::mem::take(&mut wait)) {
-            for window in &mut self.sequences {
-                if !window.awaits(&landing.inputs) {
-                    continue;
-                }
-                match &landing.failed {
-                    Some(error) => window.fail(failure(error)),
-                    None => {
-                        self.runner.supply(window);
-                        window.vision += landing.time;
-                    }
-                }
-            }
+            let waits = |window: &Sequence| window.awaits(&landing.inputs);
             if let Some(error) = &landing.failed {
-                self.break_down_if_fatal(error);
+                self.fail(error, waits);
+                continue;
+            }
+            for window in self.sequences.iter_mut().filter(|window| waits(window)) {
+                self.runner.supply(window);
+                window.vision += landing.time;
             }
         }
         self.sequences.retain(|sequence| !sequence.ended());
@@ -435,18 +426,21 @@ impl Worker {
         if let Err(error) = result
             && !matches!(error, StepError::Interrupted)
         {
-            let concerned = self.sequences.iter_mut();
-            for sequence in concerned.filter(|sequence| ids.contains(&sequence.id())) {
-                sequence.fail(failure(&error));
-            }
-            self.break_down_if_fatal(&error);
+            self.fail(&error, |sequence| ids.contains(&sequence.id()));
         }
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    fn break_down_if_fatal(&mut self, error: &StepError) {
-        if let Failure::Fatal(reason) = failure(error) {
-            self.break_down(&reason);
+    /// Tells what went wrong to those whom it concerns: to all, if nothing works any more.
+    fn fail(&mut self, error: &StepError, concerns: impl Fn(&Sequence) -> bool) {
+        match failure(error) {
+            Failure::Fatal(reason) => self.break_down(&reason),
+            failure => {
+                let concerned = self.sequences.iter_mut();
+                for sequence in concerned.filter(|sequence| concerns(sequence)) {
+                    sequence.fail(failure.clone());
+                }
+            }
         }
     }
 

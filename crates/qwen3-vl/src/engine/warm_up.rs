@@ -51,6 +51,6 @@ impl Runner {
             }];
             self.executor.forward(&self.parts.model, &mut parts)?;
         }
-        Ok(self.executor.notices())
+        Ok(self.executor.notices(&self.parts.model))
     }
 }

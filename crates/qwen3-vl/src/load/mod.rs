@@ -2,6 +2,9 @@
 
 mod files;
 mod info;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod lost_device;
 mod target;
 
 use std::path::PathBuf;
@@ -12,6 +15,7 @@ use files::Files;
 
 use crate::config::GenerationConfig;
 use crate::cpu::pool::{Flag, Pool};
+use crate::cuda;
 use crate::device::{DeviceChoice, DtypeChoice, free_memory};
 use crate::engine::runner::{Runner, RunnerParts};
 use crate::folder;
@@ -152,7 +156,10 @@ pub fn load_runner(
         .map_err(|e| LoadError::Unavailable(format!("no thread to load the weights: {e}")))?;
     drop(pool);
     cancelled()?;
-    let model = model.map_err(invalid)?;
+    let mut model = model.map_err(invalid)?;
+    if let Some(platform) = cuda::platform(&model.text, &model.vision) {
+        model.run_on(platform);
+    }
     if model.text.own_head {
         let what = "config.json ties lm_head to the embeddings, but the file has another one: that \
                     is used, as transformers does";

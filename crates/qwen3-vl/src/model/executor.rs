@@ -32,8 +32,8 @@ impl Executor {
     }
 
     /// What the device does otherwise than it should, although it works.
-    pub(crate) fn notices(&self) -> Vec<String> {
-        self.workspace.notices()
+    pub(crate) fn notices(&mut self, model: &Model) -> Vec<String> {
+        model.platform.notices(&mut self.workspace)
     }
 
     /// Begins to encode inputs of one kind and size, cut as `cut` says.

@@ -20,6 +20,7 @@ pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -55,8 +56,8 @@ pub struct Workspace {
     pub(crate) flag: Flag,
     /// Of passes on the CPU.
     pub(crate) cpu: tensors::CpuWorkspace,
-    /// Of passes on an NVIDIA GPU.
-    pub cuda: crate::cuda::workspace::Workspace,
+    /// Of passes on another device.
+    device: Option<Box<dyn Any + Send>>,
 }
 
 impl Workspace {
@@ -72,17 +73,19 @@ impl Workspace {
         }
     }
 
-    /// What a device does otherwise than it should, although it works.
-    pub fn notices(&self) -> Vec<String> {
-        self.cuda.notices()
+    /// What passes on a kind of device keep, in that device's own type.
+    pub fn of_device<T: Default + Send + 'static>(&mut self) -> &mut T {
+        let kept = self.device.take().and_then(|kept| kept.downcast().ok());
+        let kept: Box<dyn Any + Send> = kept.unwrap_or_else(|| Box::new(T::default()));
+        match self.device.insert(kept).downcast_mut() {
+            Some(kept) => kept,
+            None => unreachable!("it has just been made of this type"),
+        }
     }
 
     /// An error if the pass is to end.
     pub(crate) fn check(&self) -> candle_core::Result<()> {
-        match self.flag.is_raised() {
-            true => candle_core::bail!("interrupted"),
-            false => Ok(()),
-        }
+        tensors::check(&self.flag)
     }
 }
 
@@ -106,14 +109,10 @@ impl Model {
         SequenceState::new(KvCache::new(&self.kv))
     }
 
-    /// Runs the model on what `make` makes of its platform.
-    #[cfg(test)]
-    pub(crate) fn replace_platform(
-        &mut self,
-        make: impl FnOnce(Arc<dyn Platform>) -> Arc<dyn Platform>,
-    ) {
-        self.platform = make(Arc::clone(&self.platform));
-        self.text.run_on(&self.platform);
+    /// Runs the model on another platform than that of candle's operations.
+    pub(crate) fn run_on(&mut self, platform: Arc<dyn Platform>) {
+        self.text.run_on(&platform);
+        self.platform = platform;
     }
 
     /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
@@ -131,7 +130,7 @@ impl Model {
         weights.aim(eyes);
         let vision = VisionTower::load(weights, &config.vision_config)?;
         weights.ensure_all_read(&["model.language_model.", "model.visual."])?;
-        let platform = platform::choose(&text, &vision);
+        let platform: Arc<dyn Platform> = Arc::new(tensors::Tensors);
         text.run_on(&platform);
         Ok(Self {
             config,

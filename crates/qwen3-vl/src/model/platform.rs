@@ -1,12 +1,10 @@
 //! How a kind of device runs a model. Chosen once, when the model is loaded.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::chunk::Part;
-use super::tensors::Tensors;
 use super::vision::{Geometry, VisionTokens, VisionTower};
 use super::{TextModel, Workspace};
 use crate::cpu::patchify::Cut;
@@ -101,9 +99,9 @@ pub(crate) trait Platform: Debug + Send + Sync {
         penalties: &Penalties<'_>,
         workspace: &mut Workspace,
     ) -> Result<Candidates>;
-}
 
-/// The platform for a model, by where its weights are, their type and its dimensions.
-pub(crate) fn choose(text: &TextModel, vision: &VisionTower) -> Arc<dyn Platform> {
-    crate::cuda::platform(text, vision).unwrap_or_else(|| Arc::new(Tensors))
+    /// What the device does otherwise than it should, although it works.
+    fn notices(&self, _workspace: &mut Workspace) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -4,7 +4,7 @@
 mod text;
 mod vision;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::chunk::{Part, batch};
 use super::linear::Reused;
@@ -39,6 +39,14 @@ impl CpuWorkspace {
             threads: Pool::new(flag),
             ..Self::default()
         }
+    }
+}
+
+/// An error if the pass is to end.
+pub(super) fn check(flag: &Flag) -> Result<()> {
+    match flag.is_raised() {
+        true => bail!("interrupted"),
+        false => Ok(()),
     }
 }
 

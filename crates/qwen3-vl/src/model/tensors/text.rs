@@ -1,6 +1,6 @@
 //! The language model's operations.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
 use super::super::activation::{add, silu_mul};
 use super::super::attention::{Span, attend_all};
@@ -12,6 +12,7 @@ use super::super::norm::RmsNorm;
 use super::super::ops::{Rows, TextOps};
 use super::super::rope::RopeTable;
 use super::super::text::TextModel;
+use super::check;
 use crate::cpu::pool::Flag;
 
 /// For the sequences of one pass.
@@ -74,10 +75,7 @@ impl TextOps for TensorText<'_, '_> {
     }
 
     fn check(&self) -> Result<()> {
-        match self.flag.is_raised() {
-            true => bail!("interrupted"),
-            false => Ok(()),
-        }
+        check(self.flag)
     }
 
     fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! The vision tower's operations.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
 use super::super::activation::{add, gelu_tanh};
 use super::super::attention::attend;
@@ -8,6 +8,7 @@ use super::super::linear::{Linear, Reused};
 use super::super::norm::LayerNorm;
 use super::super::ops::VisionOps;
 use super::super::vision::{Geometry, attend_grids};
+use super::check;
 use crate::cpu::pool::Flag;
 
 /// For grids of one size.
@@ -19,10 +20,7 @@ pub(super) struct TensorVision<'a> {
 
 impl VisionOps for TensorVision<'_> {
     fn check(&self) -> Result<()> {
-        match self.flag.is_raised() {
-            true => bail!("interrupted"),
-            false => Ok(()),
-        }
+        check(self.flag)
     }
 
     fn layer_norm(&mut self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {

@@ -15,13 +15,14 @@ use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-use super::interrupt::{Interest, Waiter};
-use super::sequence::Ask;
-use super::{Command, Engine};
+use super::{LoadOptions, ModelSource, load_runner};
 use crate::cpu::patchify::Cut;
 use crate::device::{DeviceChoice, DtypeChoice};
-use crate::load::{LoadOptions, ModelSource, load_runner};
+use crate::engine::interrupt::{Interest, Waiter};
+use crate::engine::sequence::Ask;
+use crate::engine::{Command, Engine};
 use crate::model::platform::{Candidates, Penalties, PendingEncode, Platform};
+use crate::model::tensors::Tensors;
 use crate::model::{Geometry, Part, TextModel, VisionTower, Workspace};
 use crate::weights::QuantizeAtLoad;
 
@@ -125,13 +126,11 @@ impl Bench {
         let never = AtomicBool::new(false);
         let (_, mut runner) = load_runner(&options, &mut |_| (), &never).unwrap();
         let error = Arc::default();
-        runner.parts.model.replace_platform(|device| {
-            Arc::new(Failing {
-                device,
-                at,
-                error: Arc::clone(&error),
-            })
-        });
+        runner.parts.model.run_on(Arc::new(Failing {
+            device: Arc::new(Tensors),
+            at,
+            error: Arc::clone(&error),
+        }));
         let (engine, interest) = (Engine::start(runner).unwrap(), Arc::default());
         Self {
             _waiter: Waiter::new(engine.interrupt(), &interest),
