@@ -257,7 +257,7 @@ pub(super) enum SettingsError {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TextLength {
     pub(super) bytes: usize,
-    /// At least so many.
+    /// Their least number.
     pub(super) tokens: usize,
 }
 

@@ -74,8 +74,8 @@ impl<D> Window<D> {
     }
 }
 
-/// Items of type `T` in the order of the stream, and windows whose requests end in a description `D` or
-/// none.
+/// Items of type `T` in the order of the stream, and windows whose requests end in a description
+/// `D` or none.
 #[derive(Debug)]
 pub(super) struct HoldQueue<T, D> {
     entries: VecDeque<Entry<T>>,
@@ -110,8 +110,8 @@ impl<T, D: Clone> HoldQueue<T, D> {
         });
     }
 
-    /// A window opens, with these requests, and will end at the running time `end` of its part at the
-    /// latest.
+    /// A window opens, with these requests, and will end at the running time `end` of its part at
+    /// the latest.
     pub(super) fn opened(&mut self, id: u64, requests: &[u64], start: StreamPosition, end: u64) {
         let end = StreamPosition { time: end, ..start };
         let requests = requests.iter().map(|number| (*number, Outcome::Pending));

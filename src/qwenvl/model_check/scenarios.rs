@@ -1,5 +1,5 @@
-//! What meets what. Every frame is a window here, with one request if nothing else is said, and asked
-//! at once; a cancelled request is as good as an answered one.
+//! What meets what. Every frame is a window here, with one request if nothing else is said, and
+//! asked at once; a cancelled request is as good as an answered one.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -141,7 +141,7 @@ impl Stage {
         Self::with(1)
     }
 
-    /// With so many requests of the first window.
+    /// With this number of requests of the first window.
     fn with(requests: u64) -> Self {
         let session = Arc::new(Session::default());
         let worker = Worker::new(&session, requests);

@@ -81,7 +81,7 @@ enum More {
 
 #[derive(Debug)]
 enum Entry<M> {
-    /// A request that has not ended, of a window with so many `requests` that starts here.
+    /// A request that has not ended, of a window that starts here and has this number of requests.
     Request {
         id: RequestId,
         start: Nanos,
@@ -104,8 +104,8 @@ enum Entry<M> {
 #[derive(Debug)]
 pub(super) struct Timeline<M> {
     placing: Placing,
-    /// In the order of the stream; what stands behind an unended request waits, if texts stand where
-    /// their windows are.
+    /// In the order of the stream; what stands behind an unended request waits, if texts stand
+    /// where their windows are.
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
     watermark: Nanos,
@@ -197,9 +197,9 @@ impl<M> Timeline<M> {
             }));
     }
 
-    /// A request ended: its text and where its window ends, if it has a text. One that was never opened
-    /// here has no place of its own, and none has one before the first segment, where a worker may be
-    /// ahead of a pad that is new.
+    /// A request ended: its text and where its window ends, if it has a text. One that was never
+    /// opened here has no place of its own, and none has one before the first segment, where a
+    /// worker may be ahead of a pad that is new.
     pub(super) fn ended(&mut self, id: RequestId, text: Option<(String, Nanos)>) {
         let place = self
             .entries
@@ -217,10 +217,11 @@ impl<M> Timeline<M> {
             (Placing::Answer { hold }, opened) => {
                 let start = self.video.max(self.said);
                 // The texts of a window share its time, or each would come later than the one before.
-                let hold = match opened {
-                    Some((_, Entry::Request { requests, .. })) => hold / u64::from(requests.max(1)),
-                    _ => hold,
+                let share = match opened {
+                    Some((_, Entry::Request { requests, .. })) => hold.checked_div(requests.into()),
+                    _ => None,
                 };
+                let hold = share.unwrap_or(hold);
                 let end = start.saturating_add(self.hold(hold));
                 self.entries.push_back(Entry::Text { start, end, text });
             }

@@ -21,8 +21,8 @@ pub(super) enum WindowEvent<'a> {
         /// Running time in nanoseconds before which its frames lie.
         end: u64,
     },
-    /// A window is complete and asked. Nothing waits for its answers longer than `timeout`, if there is
-    /// one.
+    /// A window is complete and asked. Nothing waits for its answers longer than `timeout`, if
+    /// there is one.
     Closed {
         window: u64,
         timeout: Option<Duration>,
@@ -35,8 +35,8 @@ pub(super) enum WindowEvent<'a> {
         message: &'a gst::Structure,
         outcome: Outcome<'a>,
     },
-    /// The backend ended a request that has its terminal message already, or a window whose requests
-    /// have.
+    /// The backend ended a request that has its terminal message already, or a window whose
+    /// requests have.
     Late,
     /// The stream has come to the running time `reached`, and no window opens before `next`.
     Watermark {
@@ -65,7 +65,8 @@ pub(super) enum Outcome<'a> {
 
 /// A place where news of windows goes.
 pub(super) trait Sink: Send + Sync {
-    /// Takes an event, with no lock held. It may take its time only where code of the application runs.
+    /// Takes an event, with no lock held. It may take its time only where code of the application
+    /// runs.
     fn hear(&self, event: &WindowEvent<'_>);
 }
 

@@ -1,8 +1,8 @@
 //! Requests that have no terminal message yet. Here, and nowhere else, each gets exactly one.
 //!
-//! A request is one of a window's ([`PendingRequests`]) until the window is asked, and on its own
-//! ([`PendingRequest`]) from then on. Whoever ends it gives it away; one that is forgotten, by a panic
-//! for instance, ends when it is dropped. Below this the backend's `EventSink` does the same for the
+//! Until a window is asked, its requests are together ([`PendingRequests`]); from then on each is
+//! on its own ([`PendingRequest`]). To end a request consumes it. One that is lost, by a panic for
+//! instance, ends when it is dropped. Below this the backend's `EventSink` does the same for the
 //! terminal event.
 
 use std::collections::VecDeque;
@@ -15,8 +15,8 @@ use qwen3_vl_core::model::ModelInfo;
 use super::publish::{Outcome, Publisher, WindowEvent};
 use crate::message::{Reason, Request, RequestId, WindowInfo};
 
-/// What a request says that nobody has ended.
-const FORGOTTEN: &str = "it was lost in the element";
+/// The message of a request that is lost.
+const LOST: &str = "it was lost in the element";
 
 /// A request that has no terminal message yet.
 pub(super) struct PendingRequest {
@@ -40,8 +40,8 @@ impl PendingRequest {
         self.publisher.publish(&WindowEvent::Token(&token));
     }
 
-    /// Ends it with an answer, in this epoch of the stream. `late` is the time between the arrival of the
-    /// window's last frame and its hand-over to the backend.
+    /// Ends it with an answer, in this epoch of the stream. `late` is the time between the arrival
+    /// of the window's last frame and its hand-over to the backend.
     pub(super) fn described(
         mut self,
         answer: &Answer,
@@ -78,7 +78,7 @@ impl PendingRequest {
 impl Drop for PendingRequest {
     fn drop(&mut self) {
         if !self.ended {
-            self.end_without(Reason::Error, Some(FORGOTTEN));
+            self.end_without(Reason::Error, Some(LOST));
         }
     }
 }
@@ -109,7 +109,7 @@ impl PendingRequests {
     }
 
     pub(super) fn window_mut(&mut self) -> &mut WindowInfo {
-        // Nobody shares it before the requests go their own ways.
+        // Not shared, so not copied, before the requests are on their own.
         Arc::make_mut(&mut self.window)
     }
 
@@ -121,7 +121,7 @@ impl PendingRequests {
         self.requests.iter().map(|(_, prompt)| prompt.as_str())
     }
 
-    /// Takes the next one out, which goes its own way.
+    /// Takes the next one out, which is on its own from now on.
     pub(super) fn pop(&mut self) -> Option<PendingRequest> {
         let (number, prompt) = self.requests.pop_front()?;
         let request = Request {

@@ -34,7 +34,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The backend lost a window. If that has been asked meanwhile, its requests fail by themselves.
+    /// The backend lost a window. If that has been asked meanwhile, its requests fail on their
+    /// own.
     pub(super) fn lost(&mut self, window: u64, failure: &Failure) -> Result<(), Fatal> {
         if self.is_flushed() {
             return Ok(());

@@ -150,7 +150,7 @@ impl Worker {
         }
         let timeout = time::wait(window.plan.settings.attach_timeout);
         let (asks, odd) = window.ask(backend.model());
-        // In the list before the backend is called: should it panic, all the requests end in their turn.
+        // In the list before the backend is called: should it panic, the requests end in order.
         let first = self.asked.len();
         let (asked, questions): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
         self.asked.extend(asked);

@@ -401,11 +401,12 @@ fn outside_of_a_segment_a_text_has_no_place() {
 
 proptest::proptest! {
     /// Whatever the order of answers: texts and gaps go forward, each text comes once, at its
-    /// window, in the order of the windows.
+    /// window, in the order of the windows and their requests.
     #[test]
     fn spans_keep_their_order(
         order in proptest::collection::vec((0usize..6, proptest::bool::ANY), 0..40),
         stride in 1u64..5,
+        requests in 1u64..4,
     ) {
         let (stride, length) = (stride * SECOND, 4 * SECOND);
         let mut t = Timeline::<()>::new(Placing::Span);
@@ -416,7 +417,8 @@ proptest::proptest! {
                 match next {
                     Out::Text { start, end, text } => {
                         let id: u64 = text.parse().expect("a number");
-                        assert_eq!((start, end), (id * stride, id * stride + length));
+                        let place = id / requests * stride;
+                        assert_eq!((start, end), (place, place + length));
                         assert!(start >= said);
                         said = start;
                         out.push(id);
@@ -431,18 +433,21 @@ proptest::proptest! {
         };
         for (which, answered) in order {
             if open.len() < 3 {
-                t.opened(id, &[0], id * stride);
-                open.push(id);
+                let numbers: Vec<u64> = (0..requests).collect();
+                t.opened(id, &numbers, id * stride);
+                open.extend(numbers.iter().map(|number| request(id, *number)));
                 id += 1;
             } else {
-                let window = open.remove(which % open.len());
-                if answered { told.push(window); }
-                t.ended(only(window), answered.then(|| (window.to_string(), window * stride + length)));
+                let asked = open.remove(which % open.len());
+                let number = asked.window * requests + asked.request;
+                if answered { told.push(number); }
+                let end = asked.window * stride + length;
+                t.ended(asked, answered.then(|| (number.to_string(), end)));
             }
             take(&mut t, &mut out);
         }
-        for window in open {
-            t.ended(only(window), None);
+        for asked in open {
+            t.ended(asked, None);
         }
         take(&mut t, &mut out);
         told.sort_unstable();

@@ -96,7 +96,7 @@ fn a_window_that_is_lost_before_it_is_asked_ends_all_its_requests() {
 }
 
 #[test]
-fn what_is_forgotten_ends_as_well() {
+fn what_is_lost_ends_as_well() {
     let (mut pending, ends) = pending();
     drop(pending.pop());
     let panicked = panic::catch_unwind(AssertUnwindSafe(move || {
@@ -106,8 +106,5 @@ fn what_is_forgotten_ends_as_well() {
     assert!(panicked.is_err());
     let mut ended = ends.take();
     ended.sort();
-    assert_eq!(
-        ended,
-        (4..7).map(|id| end(id, FORGOTTEN)).collect::<Vec<_>>()
-    );
+    assert_eq!(ended, (4..7).map(|id| end(id, LOST)).collect::<Vec<_>>());
 }

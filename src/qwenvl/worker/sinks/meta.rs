@@ -1,4 +1,4 @@
-//! Descriptions on the next buffer, unless the video is held: then they go on the window's own buffers.
+//! Descriptions on the next buffer. Held video has them on the window's own buffers instead.
 
 use std::sync::Arc;
 

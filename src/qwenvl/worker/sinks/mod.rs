@@ -42,7 +42,7 @@ pub(super) fn all(
         Box::new(hold::HeldVideo {
             hold: outlets.hold.clone(),
         }),
-        // Last: a handler may flush the stream or keep the worker, and everything else has been told.
+        // Last: a handler may keep the worker, and everything else has been told by then.
         Box::new(signal::Signal {
             element: element(),
             session: session(),
@@ -50,8 +50,8 @@ pub(super) fn all(
     ]
 }
 
-/// Runs what may be code of the application: it takes as long as it takes, and who waits for the worker
-/// knows.
+/// Runs what may be code of the application, for as long as that takes. Threads that wait for the
+/// worker know of it by [`Session::telling`].
 fn tell_application(session: &Session, tell: impl FnOnce()) {
     struct Telling<'a>(&'a Session);
     impl Drop for Telling<'_> {
