@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
-use qwen3_vl_core::window::{Kept, Sampler};
+use qwen3_vl_core::window::{FrameSampler, Kept};
 
 use super::failure;
 use super::hold::StreamPosition;
@@ -33,7 +33,7 @@ pub(super) struct Stream {
     /// Where the stream has come to.
     reached: StreamPosition,
     live: Option<bool>,
-    sampler: Option<Sampler>,
+    sampler: Option<FrameSampler>,
     current: Option<Current>,
     untimed: Untimed,
 }
@@ -152,7 +152,9 @@ impl Stream {
         let end = self.end_of(pts, buffer.duration().unwrap_or_default());
         self.position = end.max(Some(running_time));
         self.untimed.frame(true);
-        let sampler = self.sampler.get_or_insert_with(|| Sampler::new(plan.rules));
+        let sampler = self
+            .sampler
+            .get_or_insert_with(|| FrameSampler::new(plan.rules));
         let kept = sampler.push(Some(running_time.nseconds()));
         let time = kept.map_or(running_time.nseconds(), |kept| kept.time);
         if kept.is_some() && time < self.reached.time {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use qwen3_vl_core::window::{
-    Discard, Event, Kept, Pairs, RulesError, Sampler, WindowRules, WindowSettings, Windows,
+    Discard, Event, FrameSampler, Kept, Pairs, RulesError, WindowRules, WindowSettings, Windows,
 };
 
 const MS: u64 = 1_000_000;
@@ -28,7 +28,7 @@ fn rules() -> WindowRules {
 
 /// Times that the sampler keeps.
 fn sampled(rules: WindowRules, times: impl IntoIterator<Item = u64>) -> Vec<u64> {
-    let mut sampler = Sampler::new(rules);
+    let mut sampler = FrameSampler::new(rules);
     times
         .into_iter()
         .filter(|time| sampler.push(Some(*time)).is_some())
@@ -98,7 +98,7 @@ fn a_gap_ends_the_windows_that_end_in_it() {
 
 #[test]
 fn a_jitter_loses_no_frame_of_a_stream_as_slow_as_the_sampling_rate() {
-    let mut sampler = Sampler::new(rules());
+    let mut sampler = FrameSampler::new(rules());
     let times = [0, 512, 991, 1520, 1985, 2503, 2980, 3508, 3982, 4500];
     let kept: Vec<Kept> = times
         .iter()
@@ -279,14 +279,15 @@ fn a_window_is_judged_by_the_rules_that_it_opened_under() {
 
 #[test]
 fn other_rules_count_from_the_next_sample_on() {
-    let mut sampler = Sampler::new(rules());
+    let mut sampler = FrameSampler::new(rules());
     assert!(sampler.push(Some(0)).is_some());
     let faster = WindowSettings {
         fps: (4, 1),
         ..settings()
     };
     sampler.set_rules(WindowRules::new(&faster).unwrap());
-    let next = |sampler: &mut Sampler, ms| sampler.push(Some(ms * MS)).map(|kept| kept.next / MS);
+    let next =
+        |sampler: &mut FrameSampler, ms| sampler.push(Some(ms * MS)).map(|kept| kept.next / MS);
     assert_eq!(next(&mut sampler, 250), None, "still due at 0.5 s");
     assert_eq!(next(&mut sampler, 500), Some(750));
     assert_eq!(next(&mut sampler, 750), Some(1000));
@@ -294,7 +295,7 @@ fn other_rules_count_from_the_next_sample_on() {
 
 #[test]
 fn after_a_reset_the_next_frame_is_the_first() {
-    let mut sampler = Sampler::new(rules());
+    let mut sampler = FrameSampler::new(rules());
     for ms in [0, 100] {
         assert!(sampler.push(Some(ms * MS)).is_some());
         sampler.reset();
@@ -413,7 +414,7 @@ proptest! {
 
     #[test]
     fn the_sampler_keeps_its_word((_, rules) in any_rules(), times in any_times()) {
-        let mut sampler = Sampler::new(rules);
+        let mut sampler = FrameSampler::new(rules);
         let mut last: Option<Kept> = None;
         let mut before = 0;
         for time in times {
@@ -453,7 +454,7 @@ proptest! {
         breaks in prop::collection::vec(0usize..400, 0..3),
     ) {
         let stride = if settings.stride == 0 { settings.duration } else { settings.stride };
-        let mut sampler = Sampler::new(rules);
+        let mut sampler = FrameSampler::new(rules);
         let mut windows = Windows::new(rules, 0);
         let mut seen = BTreeMap::new();
         // The runs of frames between which windows start anew, with the windows of each.
@@ -506,7 +507,7 @@ proptest! {
         (_, rules) in any_rules(),
         times in prop::collection::vec(any::<u64>(), 0..50),
     ) {
-        let mut sampler = Sampler::new(rules);
+        let mut sampler = FrameSampler::new(rules);
         let mut windows = Windows::new(rules, 0);
         let mut seen = BTreeMap::new();
         for time in times {

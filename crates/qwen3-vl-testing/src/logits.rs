@@ -7,7 +7,7 @@ use candle_core::DType;
 use super::parity::Error;
 use super::sequence::{ask, window};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::model::{Part, Workspace};
+use qwen3_vl::model::{SequenceSlice, Workspace};
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::request::{Request, SamplingParams};
@@ -42,13 +42,13 @@ pub fn last_logits(
     runner.advance(&mut sequence)?;
     let chunk = sequence.take(usize::MAX, now)?;
     let mut state = runner.parts.model.new_state();
-    let mut parts = [Part {
+    let mut parts = [SequenceSlice {
         chunk: &chunk,
         state: &mut state,
         outputs: 1,
     }];
     let text = &runner.parts.model.text;
-    let logits = text.scores(&mut parts, &mut Workspace::default())?;
+    let logits = text.forward(&mut parts, &mut Workspace::default())?;
     let logits = logits.ok_or("no logits")?.to_dtype(DType::F32)?;
     Ok((logits.flatten_all()?.to_vec1()?, chunk.len()))
 }

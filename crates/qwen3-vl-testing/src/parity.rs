@@ -10,8 +10,8 @@ use super::sequence::{ask, window};
 use super::{Check, Checkpoint, Golden, write_checkpoint, write_tokenizer};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, load_runner};
-use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
-use qwen3_vl::sampling::{Sampler, Scores};
+use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
+use qwen3_vl::sampling::{Logits, TokenSampler};
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::prompt::PromptLayout;
@@ -316,15 +316,15 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
     });
     let mut going: Vec<Going> = going.collect::<Option<_>>().ok_or("an empty prompt")?;
     while going.iter().any(|prompt| prompt.next.is_some()) {
-        let mut parts: Vec<Part<'_>> = Vec::new();
+        let mut parts: Vec<SequenceSlice<'_>> = Vec::new();
         for prompt in &mut going {
-            parts.extend(prompt.next.as_ref().map(|chunk| Part {
+            parts.extend(prompt.next.as_ref().map(|chunk| SequenceSlice {
                 chunk,
                 state: &mut prompt.state,
                 outputs: usize::from(prompt.chunks.len() == 0),
             }));
         }
-        let scores = text.scores(&mut parts, &mut workspace)?;
+        let scores = text.forward(&mut parts, &mut workspace)?;
         let mut scores = scores.map_or(Ok(Vec::new()), rows)?.into_iter();
         for prompt in &mut going {
             if prompt.next.is_none() {
@@ -335,8 +335,8 @@ fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, E
                 continue;
             }
             let logits = scores.next().ok_or("no scores")?;
-            let mut sampler = Sampler::new(SamplingParams::default(), 0);
-            let token = sampler.next(Scores::All(&mut logits.clone()), &[], &[]);
+            let mut sampler = TokenSampler::new(SamplingParams::default(), 0);
+            let token = sampler.next(Logits::All(&mut logits.clone()), &[], &[]);
             prompt.first.get_or_insert(logits);
             prompt.tokens.push(token);
             prompt.position += 1;

@@ -12,17 +12,17 @@ use qwen3_vl_core::request::SamplingParams;
 
 /// What a token is chosen from.
 #[derive(Debug)]
-pub enum Scores<'a> {
+pub enum Logits<'a> {
     /// The scores of all tokens, which are used up.
     All(&'a mut [f32]),
     /// Tokens with the largest scores, largest first, of equal ones the first; as many as
-    /// [`Sampler::wants`], [penalties](Sampler::penalties) taken off.
+    /// [`TokenSampler::candidates_needed`], [penalties](TokenSampler::penalties) taken off.
     Best(&'a [(u32, f32)]),
 }
 
-impl Scores<'_> {
+impl Logits<'_> {
     /// Whether no token can be chosen from them: where a model overflows, its scores are NaN.
-    pub fn are_no_numbers(&self) -> bool {
+    pub fn has_nan(&self) -> bool {
         match self {
             Self::All(scores) => scores.iter().fold(false, |nan, s| nan | s.is_nan()),
             Self::Best(best) => best.iter().any(|(_, score)| score.is_nan()),
@@ -44,7 +44,7 @@ pub struct Penalty {
 
 impl Penalty {
     /// What is left of a score.
-    pub fn off(self, score: f32) -> f32 {
+    pub fn apply(self, score: f32) -> f32 {
         let score = if score < 0.0 {
             score * self.repetition
         } else {
@@ -56,12 +56,12 @@ impl Penalty {
 
 /// Chooses the tokens of one answer.
 #[derive(Debug)]
-pub struct Sampler {
+pub struct TokenSampler {
     generation: SamplingParams,
     rng: StdRng,
 }
 
-impl Sampler {
+impl TokenSampler {
     /// A sampler that draws the same tokens for the same seed.
     pub fn new(generation: SamplingParams, seed: u64) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Sampler {
     }
 
     /// How many of the largest scores it needs; none if it may need any.
-    pub fn wants(&self) -> Option<usize> {
+    pub fn candidates_needed(&self) -> Option<usize> {
         match self.generation.top_k {
             _ if self.generation.temperature <= 0.0 => Some(1),
             0 => None,
@@ -111,13 +111,13 @@ impl Sampler {
 
     /// The next token. `sequence` is the prompt and what has been generated, `generated` the
     /// latter alone.
-    pub fn next(&mut self, scores: Scores<'_>, sequence: &[u32], generated: &[u32]) -> u32 {
+    pub fn next(&mut self, scores: Logits<'_>, sequence: &[u32], generated: &[u32]) -> u32 {
         let best = match scores {
-            Scores::Best(best) => best.to_vec(),
-            Scores::All(scores) => {
+            Logits::Best(best) => best.to_vec(),
+            Logits::All(scores) => {
                 for penalty in self.penalties(sequence, generated) {
                     if let Some(score) = scores.get_mut(penalty.token as usize) {
-                        *score = penalty.off(*score);
+                        *score = penalty.apply(*score);
                     }
                 }
                 if self.generation.temperature <= 0.0 {
@@ -216,18 +216,18 @@ mod tests {
     }
 
     fn shares(generation: SamplingParams, logits: &[f32]) -> Vec<f64> {
-        let mut sampler = Sampler::new(generation, 7);
+        let mut sampler = TokenSampler::new(generation, 7);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
-            counts[sampler.next(Scores::All(&mut logits.to_vec()), &[], &[]) as usize] += 1.0;
+            counts[sampler.next(Logits::All(&mut logits.to_vec()), &[], &[]) as usize] += 1.0;
         }
         counts.into_iter().map(|count| count / 20_000.0).collect()
     }
 
     #[test]
     fn temperature_zero_takes_the_first_maximum() {
-        let mut sampler = Sampler::new(SamplingParams::default(), 0);
-        assert_eq!(sampler.next(Scores::All(&mut [1.0, 3.0, 3.0]), &[], &[]), 1);
+        let mut sampler = TokenSampler::new(SamplingParams::default(), 0);
+        assert_eq!(sampler.next(Logits::All(&mut [1.0, 3.0, 3.0]), &[], &[]), 1);
     }
 
     #[test]
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn a_seed_repeats_itself() {
         let draw = |seed| {
-            let mut sampler = Sampler::new(generation(1.0, 1.0, 0), seed);
+            let mut sampler = TokenSampler::new(generation(1.0, 1.0, 0), seed);
             (0..50)
-                .map(|_| sampler.next(Scores::All(&mut [0.0; 100]), &[], &[]))
+                .map(|_| sampler.next(Logits::All(&mut [0.0; 100]), &[], &[]))
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(1), draw(1));
@@ -264,11 +264,11 @@ mod tests {
             presence_penalty: 0.5,
             ..SamplingParams::default()
         };
-        let sampler = Sampler::new(generation, 0);
+        let sampler = TokenSampler::new(generation, 0);
         let mut logits = [2.0, -2.0, 2.0];
         for penalty in sampler.penalties(&[0, 1, 0], &[0, 0]) {
             let score = &mut logits[penalty.token as usize];
-            *score = penalty.off(*score);
+            *score = penalty.apply(*score);
         }
         assert_eq!(logits, [0.5, -4.0, 2.0]);
     }
@@ -281,21 +281,23 @@ mod tests {
                 presence_penalty: 1.5,
                 ..generation
             };
-            let (mut of_all, mut of_best) =
-                (Sampler::new(generation, 3), Sampler::new(generation, 3));
+            let (mut of_all, mut of_best) = (
+                TokenSampler::new(generation, 3),
+                TokenSampler::new(generation, 3),
+            );
             let mut generated: Vec<u32> = Vec::new();
             for _ in 0..50 {
-                let want = of_all.next(Scores::All(&mut logits.clone()), &generated, &generated);
+                let want = of_all.next(Logits::All(&mut logits.clone()), &generated, &generated);
                 let mut scores = logits.clone();
                 for penalty in of_best.penalties(&generated, &generated) {
                     let score = &mut scores[penalty.token as usize];
-                    *score = penalty.off(*score);
+                    *score = penalty.apply(*score);
                 }
                 let mut best: Vec<(u32, f32)> = (0..).zip(scores).collect();
                 best.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                best.truncate(of_best.wants().unwrap());
+                best.truncate(of_best.candidates_needed().unwrap());
                 assert_eq!(
-                    of_best.next(Scores::Best(&best), &generated, &generated),
+                    of_best.next(Logits::Best(&best), &generated, &generated),
                     want
                 );
                 generated.push(want);

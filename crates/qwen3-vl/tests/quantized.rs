@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
-use qwen3_vl::model::{Chunk, Part, Workspace};
+use qwen3_vl::model::{Chunk, SequenceSlice, Workspace};
 use qwen3_vl::weights::QuantizeAtLoad;
 use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
 
@@ -47,12 +47,12 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         vision: Vec::new(),
     };
     let mut kv = model.new_state();
-    let mut parts = [Part {
+    let mut parts = [SequenceSlice {
         chunk: &chunk,
         state: &mut kv,
         outputs: chunk.len(),
     }];
-    let scores = model.text.scores(&mut parts, &mut Workspace::default());
+    let scores = model.text.forward(&mut parts, &mut Workspace::default());
     scores.unwrap().unwrap().to_vec2().unwrap()
 }
 
@@ -116,13 +116,13 @@ fn a_token_does_not_depend_on_its_company() {
         ids: ids.map(|i| i * 2503 % 150_000).collect(),
         vision: Vec::new(),
     };
-    let pass = |parts: &mut [Part<'_>]| -> Vec<Vec<f32>> {
-        let scores = model.text.scores(parts, &mut Workspace::default());
+    let pass = |parts: &mut [SequenceSlice<'_>]| -> Vec<Vec<f32>> {
+        let scores = model.text.forward(parts, &mut Workspace::default());
         scores.unwrap().unwrap().to_vec2().unwrap()
     };
     let whole = chunk(0..200);
     let mut kv = model.new_state();
-    let want = pass(&mut [Part {
+    let want = pass(&mut [SequenceSlice {
         chunk: &whole,
         state: &mut kv,
         outputs: 2,
@@ -133,12 +133,12 @@ fn a_token_does_not_depend_on_its_company() {
             let (part, other) = (chunk(range.clone()), chunk(0..range.end % 50 + 2));
             let mut beside = model.new_state();
             got = pass(&mut [
-                Part {
+                SequenceSlice {
                     chunk: &other,
                     state: &mut beside,
                     outputs: 1,
                 },
-                Part {
+                SequenceSlice {
                     chunk: &part,
                     state: &mut kv,
                     outputs: 2,

@@ -2,7 +2,7 @@
 //! No tensors, no clock: time is a parameter.
 //!
 //! ```text
-//! time of every frame ─► Sampler ── kept ─► Windows ─► Opened · Frame · Closed · Discarded
+//! time of every frame ─► FrameSampler ── kept ─► Windows ─► Opened · Frame · Closed · Discarded
 //!                                                         └─► Pairs: two frames, one temporal patch
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! Windows of a second at two frames a second, from a stream of ten a second:
 //!
 //! ```
-//! use qwen3_vl_core::window::{Event, Sampler, WindowRules, WindowSettings, Windows};
+//! use qwen3_vl_core::window::{Event, FrameSampler, WindowRules, WindowSettings, Windows};
 //!
 //! const MS: u64 = 1_000_000;
 //! let rules = WindowRules::new(&WindowSettings {
@@ -23,7 +23,7 @@
 //!     max_frames: 768,
 //!     least_frames: 2,
 //! })?;
-//! let (mut sampler, mut windows) = (Sampler::new(rules), Windows::new(rules, 0));
+//! let (mut sampler, mut windows) = (FrameSampler::new(rules), Windows::new(rules, 0));
 //! let mut events = Vec::new();
 //! for time in (0..=1000).step_by(100) {
 //!     if let Some(kept) = sampler.push(Some(time * MS)) {
@@ -48,5 +48,5 @@ mod windows;
 
 pub use pairs::Pairs;
 pub use rules::{Nanos, RulesError, WindowRules, WindowSettings};
-pub use sampler::{Kept, Sampler};
+pub use sampler::{FrameSampler, Kept};
 pub use windows::{Discard, Event, Windows};

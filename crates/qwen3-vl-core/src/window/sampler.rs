@@ -9,7 +9,7 @@ use super::rules::{Nanos, WindowRules};
 /// the one after it would lie farther from the time at which one is due: otherwise a stream about
 /// as slow as the sampling rate would lose frames to a jitter of a millisecond.
 #[derive(Clone, Debug)]
-pub struct Sampler {
+pub struct FrameSampler {
     rules: WindowRules,
     grid: Option<Grid>,
 }
@@ -41,7 +41,7 @@ impl Grid {
     }
 }
 
-impl Sampler {
+impl FrameSampler {
     /// A sampler that has seen no frame.
     pub fn new(rules: WindowRules) -> Self {
         Self { rules, grid: None }

@@ -7,9 +7,9 @@ use qwen3_vl::config::Rope;
 use qwen3_vl::cuda::workspace::Workspace;
 use qwen3_vl::cuda::{attention, rope};
 use qwen3_vl::model::attention::{Span, attend, attend_all};
+use qwen3_vl::model::attention_metadata::{AttentionMetadata, SequenceInput};
 use qwen3_vl::model::heads::Heads;
 use qwen3_vl::model::norm::RmsNorm;
-use qwen3_vl::model::plan::{Brought, Plan};
 use qwen3_vl::model::rope::{TextRope, grid_positions, vision_table};
 use qwen3_vl::model::{KvCache, KvPool};
 
@@ -73,7 +73,7 @@ impl On<'_> {
             .iter()
             .zip(&caches)
             .map(|((queries, keys), (_, there))| {
-                Ok(Brought {
+                Ok(SequenceInput {
                     ids: &ids[..*queries],
                     positions: &positions[..*queries],
                     cached: keys - queries,
@@ -82,7 +82,8 @@ impl On<'_> {
                 })
             });
         let token = heads.of_token() * self.dtype.size_in_bytes();
-        let plan = Plan::new(&brought.collect::<Result<Vec<_>>>()?, token, heads.group());
+        let plan =
+            AttentionMetadata::new(&brought.collect::<Result<Vec<_>>>()?, token, heads.group());
         let text_rope = TextRope::new(&ROPE, heads.width);
         let pass = qwen3_vl::cuda::pass(&plan, &text_rope, self.device, &mut Workspace::default())?;
         let q = self.there(&q)?.reshape((rows, heads.count * heads.width))?;
@@ -136,7 +137,7 @@ impl On<'_> {
         let mut cache = KvCache::new(&gpu);
         cache.reserve(rows)?;
         let ids = vec![0; rows];
-        let brought = Brought {
+        let brought = SequenceInput {
             ids: &ids,
             positions: &positions,
             cached: 0,
@@ -144,7 +145,7 @@ impl On<'_> {
             pages: qwen3_vl::cuda::addresses(cache.pages())?,
         };
         let token = heads.of_token() * self.dtype.size_in_bytes();
-        let plan = Plan::new(&[brought], token, heads.group());
+        let plan = AttentionMetadata::new(&[brought], token, heads.group());
         let pass = qwen3_vl::cuda::pass(&plan, &text_rope, self.device, &mut Workspace::default())?;
         let [q, k, v_there] = parts(&self.there(&qkv)?)?;
         let norms = [

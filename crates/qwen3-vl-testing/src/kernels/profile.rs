@@ -8,7 +8,7 @@ use candle_core::{CudaDevice, Result};
 use qwen3_vl::cuda::launch::{Argument, device};
 use qwen3_vl::cuda::profile::{Timed, moment, record, seconds};
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
+use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
 
 /// Passes of a kind, of which the fastest counts.
 const PASSES: usize = 3;
@@ -166,13 +166,13 @@ impl Bench<'_> {
             positions: (0..rows).map(|i| [(state.len() + i) as u32; 3]).collect(),
             vision: Vec::new(),
         };
-        let mut parts = [Part {
+        let mut parts = [SequenceSlice {
             chunk: &chunk,
             state,
             outputs: 1,
         }];
         let text = &self.runner.parts.model.text;
-        text.scores(&mut parts, &mut self.workspace)?;
+        text.forward(&mut parts, &mut self.workspace)?;
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::{Check, Checkpoint};
 use qwen3_vl::cuda::sync;
 use qwen3_vl::device::DtypeChoice;
 use qwen3_vl::engine::runner::Runner;
-use qwen3_vl::model::{Chunk, Part, SequenceState, Workspace};
+use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
 
 /// How far a score may be off where a library chooses otherwise while it is recorded, relative to the
 /// largest.
@@ -90,14 +90,14 @@ fn decode(runner: &Runner, sequences: u32, record: bool) -> Result<(Vec<f32>, Op
         let lengths = (0..sequences).map(|i| if step == 0 { 123 + 60 * i } else { 1 });
         let chunks = caches.iter().zip(lengths);
         let chunks: Vec<Chunk> = chunks.map(|(state, n)| chunk(state.len(), n)).collect();
-        let mut parts: Vec<Part<'_>> = std::iter::zip(&chunks, &mut caches)
-            .map(|(chunk, state)| Part {
+        let mut parts: Vec<SequenceSlice<'_>> = std::iter::zip(&chunks, &mut caches)
+            .map(|(chunk, state)| SequenceSlice {
                 chunk,
                 state,
                 outputs: 1,
             })
             .collect();
-        let scores = model.text.scores(&mut parts, &mut workspace)?;
+        let scores = model.text.forward(&mut parts, &mut workspace)?;
         for scores in scores.iter() {
             all.extend(floats(scores)?);
         }

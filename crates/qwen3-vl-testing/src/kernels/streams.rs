@@ -104,9 +104,9 @@ fn decode(runner: &mut Runner, window: &mut Sequence) -> std::result::Result<(),
     Ok(())
 }
 
-fn land(runner: &mut Runner) -> std::result::Result<(), Error> {
-    while let Some(landing) = runner.land(true) {
-        landing.failed.map_or(Ok(()), Err)?;
+fn poll_encoded(runner: &mut Runner) -> std::result::Result<(), Error> {
+    while let Some(batch) = runner.poll_encoded(true) {
+        batch.failed.map_or(Ok(()), Err)?;
     }
     Ok(())
 }

@@ -223,7 +223,7 @@ fn attend_tile(
             true => used,
             false => used.max(LEAST_KEYS),
         };
-        let part = |values| Part {
+        let part = |values| SequenceSlice {
             start,
             used,
             len,
@@ -254,7 +254,7 @@ fn attend_tile(
 /// What of a block a tile sees: `used` keys or values from the sequence's `start` on, then zeros up to
 /// `len`.
 #[derive(Clone, Copy)]
-struct Part<'a> {
+struct SequenceSlice<'a> {
     start: usize,
     used: usize,
     len: usize,
@@ -262,8 +262,14 @@ struct Part<'a> {
 }
 
 /// `scores = scale * q kᵀ` for the keys of one block, `[heads * rows, len]`.
-fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: &mut Vec<f32>) {
-    let (width, Part { len, values, .. }) = (tile.head_dim, part);
+fn score(
+    tile: &Tile<'_>,
+    part: SequenceSlice<'_>,
+    scale: f32,
+    scores: &mut [f32],
+    head: &mut Vec<f32>,
+) {
+    let (width, SequenceSlice { len, values, .. }) = (tile.head_dim, part);
     if tile.alone {
         let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
         for (r, scores) in scores.chunks_exact_mut(len).enumerate() {
@@ -310,9 +316,15 @@ fn score(tile: &Tile<'_>, part: Part<'_>, scale: f32, scores: &mut [f32], head: 
 }
 
 /// `out += scores v` for the values of one block, or `=` for the first one.
-fn weigh(tile: &Tile<'_>, part: Part<'_>, scores: &[f32], head: &mut Vec<f32>, out: *mut f32) {
+fn weigh(
+    tile: &Tile<'_>,
+    part: SequenceSlice<'_>,
+    scores: &[f32],
+    head: &mut Vec<f32>,
+    out: *mut f32,
+) {
     let width = tile.head_dim;
-    let Part {
+    let SequenceSlice {
         start,
         used,
         len,

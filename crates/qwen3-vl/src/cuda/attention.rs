@@ -7,9 +7,9 @@ use super::pass::Pass;
 use super::rows::pitch;
 use super::suffix;
 use super::workspace::Workspace;
+use crate::model::attention_metadata::AttentionMetadata;
 use crate::model::heads::Heads;
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::model::plan::Plan;
 
 /// Widths of heads that there are kernels for, in the language model and in the vision tower.
 const HEADS: [usize; 3] = [32, 64, 128];
@@ -126,7 +126,7 @@ pub fn grids(
     like: &Tensor,
     workspace: &mut Workspace,
 ) -> Result<Pass> {
-    let plan = Plan::of_grids(grids, patches, patch_bytes);
+    let plan = AttentionMetadata::of_grids(grids, patches, patch_bytes);
     Pass::new(&plan, 0, device_of(like)?, &mut workspace.vision_staging)
 }
 

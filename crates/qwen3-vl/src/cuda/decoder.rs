@@ -9,13 +9,13 @@ use super::workspace::Workspace;
 use super::{addresses, attention, is_supported, pass, rope, softmax};
 use crate::model::TextModel;
 use crate::model::attention::attend_products;
-use crate::model::chunk::{Chunk, Part, batch, overlay};
+use crate::model::attention_metadata::{AttentionMetadata, SequenceInput};
+use crate::model::chunk::{Chunk, SequenceSlice, batch, overlay};
 use crate::model::heads::Heads;
 use crate::model::layer::Attention;
 use crate::model::merged::MergedLinear;
 use crate::model::norm::RmsNorm;
 use crate::model::ops::{Rows, TextOps};
-use crate::model::plan::{Brought, Plan};
 
 /// Whether there are kernels for the model.
 pub fn supports(model: &TextModel) -> bool {
@@ -31,9 +31,9 @@ pub fn supports(model: &TextModel) -> bool {
 /// # Errors
 ///
 /// If the device fails.
-pub fn plan(model: &TextModel, parts: &[Part<'_>]) -> Result<Plan> {
+pub fn plan(model: &TextModel, parts: &[SequenceSlice<'_>]) -> Result<AttentionMetadata> {
     let brought = parts.iter().map(|part| {
-        Ok(Brought {
+        Ok(SequenceInput {
             ids: &part.chunk.ids,
             positions: &part.chunk.positions,
             cached: part.state.len(),
@@ -43,7 +43,7 @@ pub fn plan(model: &TextModel, parts: &[Part<'_>]) -> Result<Plan> {
     });
     let heads = model.heads;
     let token = heads.of_token() * model.norm.dtype().size_in_bytes();
-    Ok(Plan::new(
+    Ok(AttentionMetadata::new(
         &brought.collect::<Result<Vec<_>>>()?,
         token,
         heads.group(),
@@ -57,7 +57,7 @@ pub fn plan(model: &TextModel, parts: &[Part<'_>]) -> Result<Plan> {
 /// If the device fails.
 pub fn logits(
     model: &TextModel,
-    parts: &[Part<'_>],
+    parts: &[SequenceSlice<'_>],
     workspace: &mut Workspace,
 ) -> Result<Option<Tensor>> {
     let on = model.norm.weight().device();
@@ -69,7 +69,7 @@ pub fn logits(
 /// For one pass of one model.
 pub struct TextKernels<'a, 'p> {
     pass: &'a Pass,
-    parts: &'a [Part<'p>],
+    parts: &'a [SequenceSlice<'p>],
     heads: Heads,
     dtype: DType,
     device: &'a CudaDevice,
@@ -84,7 +84,7 @@ impl<'a, 'p> TextKernels<'a, 'p> {
     pub fn new(
         model: &TextModel,
         pass: &'a Pass,
-        parts: &'a [Part<'p>],
+        parts: &'a [SequenceSlice<'p>],
         on: &'a Device,
     ) -> Result<Self> {
         Ok(Self {

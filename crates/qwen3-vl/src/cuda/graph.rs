@@ -15,8 +15,8 @@ use super::launch::device;
 use super::pass::Pass;
 use super::sync;
 use super::workspace::Workspace;
-use crate::model::plan::Plan;
-use crate::model::{Chunk, Part, TextModel};
+use crate::model::attention_metadata::AttentionMetadata;
+use crate::model::{Chunk, SequenceSlice, TextModel};
 use crate::quote::brief;
 
 /// The most rows of a recorded step; they are recorded for powers of two.
@@ -92,10 +92,10 @@ impl Graphs {
 /// If the device fails.
 pub fn decode(
     model: &TextModel,
-    parts: &[Part<'_>],
+    parts: &[SequenceSlice<'_>],
     workspace: &mut Workspace,
 ) -> Result<Option<Tensor>> {
-    let single = |part: &Part<'_>| {
+    let single = |part: &SequenceSlice<'_>| {
         part.chunk.len() == 1 && part.outputs == 1 && part.chunk.vision.is_empty()
     };
     let rows = parts.len().next_power_of_two();
@@ -120,7 +120,12 @@ pub fn decode(
 }
 
 impl Step {
-    fn new(model: &TextModel, plan: &Plan, workspace: &mut Workspace, on: &Device) -> Result<Self> {
+    fn new(
+        model: &TextModel,
+        plan: &AttentionMetadata,
+        workspace: &mut Workspace,
+        on: &Device,
+    ) -> Result<Self> {
         let (frequencies, axes) = workspace.rope(&model.rope, on)?;
         let mut most = plan.clone();
         most.pages.resize(PAGES, 0);
@@ -137,7 +142,7 @@ impl Step {
     fn run(
         mut self,
         model: &TextModel,
-        plan: &Plan,
+        plan: &AttentionMetadata,
         workspace: &mut Workspace,
         on: &Device,
         device: &CudaDevice,

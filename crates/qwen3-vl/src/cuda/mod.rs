@@ -29,7 +29,7 @@ pub mod workspace;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use self::pass::Pass;
-use crate::model::plan::Plan;
+use crate::model::attention_metadata::AttentionMetadata;
 use crate::model::rope::TextRope;
 
 pub use device::open;
@@ -71,7 +71,7 @@ pub fn addresses<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<u6
 ///
 /// If the device fails or is none of NVIDIA's.
 pub fn pass(
-    plan: &Plan,
+    plan: &AttentionMetadata,
     rope: &TextRope,
     on: &Device,
     workspace: &mut workspace::Workspace,

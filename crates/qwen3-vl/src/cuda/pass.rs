@@ -1,4 +1,4 @@
-//! A [`Plan`] on the device.
+//! A [`AttentionMetadata`] on the device.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
@@ -6,8 +6,8 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 use super::launch::{address, launch_each, unwritten};
 use super::staging::Staging;
 #[cfg(doc)]
-use crate::model::plan::Tile;
-use crate::model::plan::{Plan, Sequence};
+use crate::model::attention_metadata::Tile;
+use crate::model::attention_metadata::{AttentionMetadata, Sequence};
 
 /// What the kernels of a pass read. Its addresses are valid as long as it lives.
 pub struct Pass {
@@ -50,7 +50,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &AttentionMetadata) -> Self {
         let mut end = 0;
         let mut part = |bytes: usize| {
             let first = end;
@@ -71,7 +71,7 @@ impl Place {
     }
 
     /// The plan as words.
-    fn pack(&self, plan: &Plan) -> Vec<u64> {
+    fn pack(&self, plan: &AttentionMetadata) -> Vec<u64> {
         let mut words = vec![0; self.pages + plan.pages.len()];
         let sequences = |of: &[Sequence]| -> Vec<u32> {
             let words = of.iter().flat_map(|s| [s.query, s.queries, s.keys, s.page]);
@@ -109,7 +109,7 @@ impl Pass {
     ///
     /// If the device fails.
     pub fn new(
-        plan: &Plan,
+        plan: &AttentionMetadata,
         half: usize,
         device: &CudaDevice,
         staging: &mut Staging,
@@ -124,7 +124,7 @@ impl Pass {
     /// # Errors
     ///
     /// If the device fails.
-    pub fn empty(plan: &Plan, half: usize, device: &CudaDevice) -> Result<Self> {
+    pub fn empty(plan: &AttentionMetadata, half: usize, device: &CudaDevice) -> Result<Self> {
         let place = Place::new(plan);
         let memory = device.alloc_zeros::<u64>(place.end.max(1))?;
         let base = {
@@ -153,7 +153,7 @@ impl Pass {
     }
 
     /// Whether there is room for the plan.
-    pub fn holds(&self, plan: &Plan) -> bool {
+    pub fn holds(&self, plan: &AttentionMetadata) -> bool {
         plan.ids.len() == self.rows
             && plan.outputs.len() == self.outputs.1
             && plan.decoding.len() == self.decoding.1
@@ -167,7 +167,12 @@ impl Pass {
     /// # Errors
     ///
     /// If it [does not fit](Pass::holds) or the device fails.
-    pub fn write(&mut self, plan: &Plan, device: &CudaDevice, staging: &mut Staging) -> Result<()> {
+    pub fn write(
+        &mut self,
+        plan: &AttentionMetadata,
+        device: &CudaDevice,
+        staging: &mut Staging,
+    ) -> Result<()> {
         if !self.holds(plan) {
             bail!("a pass of {} rows for {}", self.rows, plan.ids.len());
         }

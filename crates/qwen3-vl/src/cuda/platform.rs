@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::handover::Mark;
 use super::{choice, decoder, graph, is_supported, vision};
 use crate::cpu::patchify::Cut;
-use crate::model::chunk::Part;
+use crate::model::chunk::SequenceSlice;
 use crate::model::linear::Linear;
 use crate::model::platform::{Candidates, Penalties, PendingEncode, Platform};
 use crate::model::tensors::Tensors;
@@ -67,7 +67,7 @@ impl Platform for Cuda {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [Part<'_>],
+        parts: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         match self.text {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::flight::Flight;
 use super::runner::{Runner, StepError};
 use super::sequence::Sequence;
+use super::vision_batch::VisionBatch;
 use super::vision_cache::Encoded;
 use crate::cpu::patchify::Cut;
 use qwen3_vl_core::frames::VisionInput;
@@ -70,12 +70,12 @@ impl Runner {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
-        let flight = self.begin(inputs)?;
-        self.finish(flight)
+        let vision_batch = self.begin(inputs)?;
+        self.finish(vision_batch)
     }
 
     /// Begins to encode vision inputs of one kind and size.
-    pub(super) fn begin(&mut self, inputs: &[VisionInput]) -> Result<Flight, StepError> {
+    pub(super) fn begin(&mut self, inputs: &[VisionInput]) -> Result<VisionBatch, StepError> {
         let since = Instant::now();
         inputs.iter().try_for_each(|input| self.check(input))?;
         let Some(first) = inputs.first() else {
@@ -83,7 +83,7 @@ impl Runner {
         };
         let (patches, cut) = (self.patches(first), self.cut(pair(first)));
         let pending = self.executor.encode(&self.parts.model, inputs, &cut);
-        Ok(Flight {
+        Ok(VisionBatch {
             inputs: inputs.to_vec(),
             pending: self.interrupt.unless(pending)?,
             patches,

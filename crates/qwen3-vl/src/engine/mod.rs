@@ -7,7 +7,6 @@
 pub mod admission;
 pub mod config;
 mod encode;
-pub mod flight;
 pub mod interrupt;
 mod pace;
 pub mod repetition;
@@ -15,6 +14,7 @@ pub mod runner;
 mod sample;
 pub mod scheduler;
 pub mod sequence;
+pub mod vision_batch;
 pub mod vision_cache;
 mod warm_up;
 
@@ -35,7 +35,7 @@ use admission::{Admission, Admitted};
 use interrupt::{Interest, Interrupt};
 use pace::PrefillPace;
 use runner::{Runner, StepError};
-use scheduler::{Scheduler, Step, WindowState};
+use scheduler::{Scheduler, SequenceStatus, Step};
 use sequence::{Ask, Sequence};
 
 /// What callers tell the engine. Windows and requests are named by a number that only one of them has.
@@ -198,19 +198,19 @@ impl Worker {
             self.command(command);
         }
         self.release();
-        self.land(false);
+        self.poll_encoded(false);
         self.advance();
         self.serve();
         let admitted = self.sequences.iter();
         let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
-        let mut states: Vec<WindowState> = admitted.map(Sequence::status).collect();
+        let mut states: Vec<SequenceStatus> = admitted.map(Sequence::status).collect();
         if self.runner.is_full() {
             // What waits cannot be begun.
             states.iter_mut().for_each(|state| state.waiting = 0);
         }
         match self.scheduler.next_within(&states, self.pace.bound()) {
             Some(step) => self.step(step),
-            None if self.runner.flies() => self.land(true),
+            None if self.runner.is_encoding() => self.poll_encoded(true),
             None => match self.inbox.recv() {
                 Ok(command) => self.command(command),
                 Err(_) => return false,
@@ -292,16 +292,16 @@ impl Worker {
 
     /// Gives windows the tokens of inputs that have been encoded; waits for the first of those that are
     /// being encoded if `wait`.
-    fn land(&mut self, mut wait: bool) {
-        while let Some(landing) = self.runner.land(std::mem::take(&mut wait)) {
-            let waits = |window: &Sequence| window.awaits(&landing.inputs);
-            if let Some(error) = &landing.failed {
+    fn poll_encoded(&mut self, mut wait: bool) {
+        while let Some(batch) = self.runner.poll_encoded(std::mem::take(&mut wait)) {
+            let waits = |window: &Sequence| window.awaits(&batch.inputs);
+            if let Some(error) = &batch.failed {
                 self.fail(error, waits);
                 continue;
             }
             for window in self.sequences.iter_mut().filter(|window| waits(window)) {
                 self.runner.supply(window);
-                window.vision += landing.time;
+                window.vision += batch.time;
             }
         }
         self.sequences.retain(|sequence| !sequence.ended());

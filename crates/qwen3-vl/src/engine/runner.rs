@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::EngineConfig;
-use super::flight::Flight;
 use super::interrupt::Interrupt;
 use super::sequence::Sequence;
+use super::vision_batch::VisionBatch;
 use super::vision_cache::{VisionCache, same};
 use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::device::free_memory;
 use crate::model::kv_cache::BLOCK_TOKENS;
-use crate::model::{Executor, Model, Part};
+use crate::model::{Executor, Model, SequenceSlice};
 use crate::quote::brief;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use qwen3_vl_core::frames::{VisionInput, timestamp_text};
@@ -91,7 +91,7 @@ pub struct Runner {
     pub(super) config: EngineConfig,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) executor: Executor,
-    pub(super) flights: VecDeque<Flight>,
+    pub(super) encoding: VecDeque<VisionBatch>,
     pub(super) recent: VisionCache,
 }
 
@@ -106,14 +106,14 @@ impl Runner {
             config,
             interrupt,
             parts,
-            flights: VecDeque::new(),
+            encoding: VecDeque::new(),
             recent: VisionCache::new(config.vision_cache_tokens),
         }
     }
 
     /// Begins to encode waiting inputs of the sequences, in their order, as many as go together: those
     /// that look like the first. An input that several of them have is encoded once. What was begun is
-    /// there when it [lands](Runner::land).
+    /// there when it [lands](Runner::poll_encoded).
     ///
     /// # Errors
     ///
@@ -138,11 +138,11 @@ impl Runner {
         let windows = sequences.iter().filter(|sequence| has(sequence));
         let windows = windows.map(|sequence| sequence.interest()).collect();
         let running = self.interrupt.begin(windows);
-        let flight = self.begin(&batch);
+        let vision_batch = self.begin(&batch);
         drop(running);
-        self.flights.push_back(flight?);
+        self.encoding.push_back(vision_batch?);
         for sequence in sequences {
-            sequence.depart(&batch);
+            sequence.mark_encoding(&batch);
         }
         Ok(())
     }
@@ -159,11 +159,11 @@ impl Runner {
         Ok(self.limits.check(sequence.tokens(), 0)?)
     }
 
-    /// Gives the sequence the tokens of its inputs that are known, or will be when a flight lands.
+    /// Gives the sequence the tokens of its inputs that are known, or will be when a vision_batch lands.
     pub fn supply(&self, sequence: &mut Sequence) {
         sequence.encoded(|input| self.recent.find(input).cloned());
-        for flight in &self.flights {
-            sequence.depart(&flight.inputs);
+        for vision_batch in &self.encoding {
+            sequence.mark_encoding(&vision_batch.inputs);
         }
     }
 
@@ -213,9 +213,9 @@ impl Runner {
             Ok((sequence, chunk))
         });
         let mut taken = taken.collect::<Result<Vec<_>, candle_core::Error>>()?;
-        let mut parts: Vec<Part<'_>> = taken
+        let mut parts: Vec<SequenceSlice<'_>> = taken
             .iter_mut()
-            .map(|(sequence, chunk)| Part {
+            .map(|(sequence, chunk)| SequenceSlice {
                 outputs: sequence.samples().into(),
                 chunk,
                 state: &mut sequence.state,

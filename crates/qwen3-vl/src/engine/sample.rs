@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::runner::{Runner, StepError};
 use super::sequence::Sequence;
 use crate::model::Candidates;
-use crate::sampling::Scores;
+use crate::sampling::Logits;
 
 impl Runner {
     /// Chooses the next token of each sequence from its row of `scores` `[sequences, vocabulary]`.
@@ -18,7 +18,10 @@ impl Runner {
         scores: &Tensor,
         sequences: Vec<&mut Sequence>,
     ) -> Result<(), StepError> {
-        let wants: Option<Vec<usize>> = sequences.iter().map(|sequence| sequence.wants()).collect();
+        let wants: Option<Vec<usize>> = sequences
+            .iter()
+            .map(|sequence| sequence.candidates_needed())
+            .collect();
         let most = wants.and_then(|wants| wants.into_iter().max());
         let penalties = || {
             let rows = sequences.iter().zip(0..);
@@ -35,13 +38,13 @@ impl Runner {
         match candidates {
             Candidates::Best(rows) => {
                 for (sequence, best) in sequences.into_iter().zip(rows) {
-                    let wanted = &best[..sequence.wants().unwrap_or(1).min(best.len())];
-                    sequence.sample(Scores::Best(wanted), context, stop, tokenizer)?;
+                    let wanted = &best[..sequence.candidates_needed().unwrap_or(1).min(best.len())];
+                    sequence.sample(Logits::Best(wanted), context, stop, tokenizer)?;
                 }
             }
             Candidates::All(rows) => {
                 for (sequence, mut scores) in sequences.into_iter().zip(rows) {
-                    sequence.sample(Scores::All(&mut scores), context, stop, tokenizer)?;
+                    sequence.sample(Logits::All(&mut scores), context, stop, tokenizer)?;
                 }
             }
         }

@@ -9,7 +9,7 @@
 
 /// What the scheduler needs to know of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowState {
+pub struct SequenceStatus {
     /// Its number.
     pub id: u64,
     /// Vision inputs that have not been encoded.
@@ -47,7 +47,7 @@ impl Default for Limits {
 
 /// Tokens of one window in a pass, from the first pending one on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct ScheduledTokens {
     /// The window.
     pub id: u64,
     /// How many, at least one.
@@ -61,7 +61,7 @@ pub enum Step {
     /// the first.
     Encode(Vec<u64>),
     /// Run these tokens through the language model; who has none pending then samples one.
-    Forward(Vec<Share>),
+    Forward(Vec<ScheduledTokens>),
 }
 
 /// Plans the steps.
@@ -83,13 +83,13 @@ impl Scheduler {
     }
 
     /// The next piece of work; none if every window waits for its caller.
-    pub fn next(&mut self, windows: &[WindowState]) -> Option<Step> {
+    pub fn next(&mut self, windows: &[SequenceStatus]) -> Option<Step> {
         self.next_within(windows, self.limits.prefill)
     }
 
     /// Likewise, with a bound of the tokens that a pass prefills while windows decode, besides
     /// [`Limits::prefill`]: each of those waits for the pass.
-    pub fn next_within(&mut self, windows: &[WindowState], beside: usize) -> Option<Step> {
+    pub fn next_within(&mut self, windows: &[SequenceStatus], beside: usize) -> Option<Step> {
         let decode = windows.iter().any(|w| w.decoding && w.pending > 0);
         let prefill = match decode {
             true => self.limits.prefill.min(beside.max(1)),
@@ -121,14 +121,14 @@ impl Scheduler {
 
     fn of_closed(
         &self,
-        closed: &[WindowState],
-        open: &[WindowState],
+        closed: &[SequenceStatus],
+        open: &[SequenceStatus],
         prefill: usize,
     ) -> Option<Step> {
         let decoding = closed.iter().filter(|w| w.decoding && w.pending > 0);
-        let mut shares: Vec<Share> = decoding
+        let mut shares: Vec<ScheduledTokens> = decoding
             .take(self.limits.decoding)
-            .map(|w| Share {
+            .map(|w| ScheduledTokens {
                 id: w.id,
                 tokens: w.pending,
             })
@@ -142,9 +142,9 @@ impl Scheduler {
         (!shares.is_empty()).then_some(Step::Forward(shares))
     }
 
-    fn of_open(&self, open: &[WindowState], prefill: usize) -> Option<Step> {
+    fn of_open(&self, open: &[SequenceStatus], prefill: usize) -> Option<Step> {
         // What follows at once goes in the same pass: that costs the same for few tokens as for many.
-        let full = |w: &&WindowState| w.waiting == 0 || w.pending >= prefill;
+        let full = |w: &&SequenceStatus| w.waiting == 0 || w.pending >= prefill;
         let shares = share_out(open.iter().filter(full), prefill);
         let encode = open.iter().any(|w| w.waiting > 0);
         if encode && (!self.encoded || shares.is_empty()) {
@@ -155,9 +155,12 @@ impl Scheduler {
 }
 
 /// Shares of the pending tokens of windows, the first ones first, of at most `prefill` tokens.
-fn share_out<'a>(windows: impl Iterator<Item = &'a WindowState>, prefill: usize) -> Vec<Share> {
+fn share_out<'a>(
+    windows: impl Iterator<Item = &'a SequenceStatus>,
+    prefill: usize,
+) -> Vec<ScheduledTokens> {
     let mut room = prefill;
-    let share = |w: &WindowState| {
+    let share = |w: &SequenceStatus| {
         let most = w.pending.min(room);
         // A token of a prompt by itself would be computed as one that was generated is, which differs
         // in the last bits: neither take one nor leave one, if there is a way.
@@ -167,12 +170,12 @@ fn share_out<'a>(windows: impl Iterator<Item = &'a WindowState>, prefill: usize)
             _ => most,
         };
         room -= tokens;
-        (tokens > 0).then_some(Share { id: w.id, tokens })
+        (tokens > 0).then_some(ScheduledTokens { id: w.id, tokens })
     };
     windows.filter_map(share).collect()
 }
 
-fn encode_all<'a>(windows: impl Iterator<Item = &'a WindowState>) -> Step {
+fn encode_all<'a>(windows: impl Iterator<Item = &'a SequenceStatus>) -> Step {
     let waiting = windows.filter(|w| w.waiting > 0);
     Step::Encode(waiting.map(|w| w.id).collect())
 }
@@ -183,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    const IDLE: WindowState = WindowState {
+    const IDLE: SequenceStatus = SequenceStatus {
         id: 0,
         waiting: 0,
         since: 0,
@@ -192,26 +195,26 @@ mod tests {
         decoding: false,
     };
 
-    fn share(id: u64, tokens: usize) -> Share {
-        Share { id, tokens }
+    fn share(id: u64, tokens: usize) -> ScheduledTokens {
+        ScheduledTokens { id, tokens }
     }
 
     #[test]
     fn all_that_decode_are_in_every_pass_and_prompts_join_them() {
-        let decoding = |id, order| WindowState {
+        let decoding = |id, order| SequenceStatus {
             id,
             pending: 1,
             closed: Some(order),
             decoding: true,
             ..IDLE
         };
-        let prompt = |id, pending, order| WindowState {
+        let prompt = |id, pending, order| SequenceStatus {
             id,
             pending,
             closed: Some(order),
             ..IDLE
         };
-        let open = WindowState {
+        let open = SequenceStatus {
             id: 9,
             pending: 100,
             ..IDLE
@@ -231,7 +234,7 @@ mod tests {
 
     #[test]
     fn no_token_of_a_prompt_goes_by_itself() {
-        let open = |id, pending| WindowState {
+        let open = |id, pending| SequenceStatus {
             id,
             pending,
             ..IDLE
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn closed_windows_lead_a_batch_of_inputs_and_open_ones_fill_it() {
-        let waiting = |id, since, closed| WindowState {
+        let waiting = |id, since, closed| SequenceStatus {
             id,
             waiting: 1,
             since,
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn one_encoded_input_does_not_wait_for_its_prefill_while_more_are_there() {
-        let window = WindowState {
+        let window = SequenceStatus {
             waiting: 2,
             pending: 80,
             ..IDLE
@@ -280,7 +283,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(scheduler.next(&[window]), Some(Step::Encode(vec![0])));
         }
-        let window = WindowState {
+        let window = SequenceStatus {
             waiting: 0,
             ..window
         };
@@ -292,7 +295,7 @@ mod tests {
 
     #[test]
     fn nothing_is_planned_where_there_is_nothing_to_do() {
-        let asked = WindowState {
+        let asked = SequenceStatus {
             closed: Some(0),
             ..IDLE
         };
@@ -303,7 +306,7 @@ mod tests {
     /// A window of the simulation: its state, and the tokens of its answer.
     #[derive(Clone, Debug)]
     struct Simulated {
-        state: WindowState,
+        state: SequenceStatus,
         answer: usize,
         /// Steps since it had work and was given none.
         passed_over: usize,
@@ -329,7 +332,7 @@ mod tests {
                 .into_iter()
                 .enumerate()
                 .map(|(i, (waiting, pending, closed, answer))| Simulated {
-                    state: WindowState {
+                    state: SequenceStatus {
                         id: i as u64,
                         waiting,
                         since: i as u64,
@@ -415,10 +418,10 @@ mod tests {
         #[test]
         fn open_windows_do_not_starve(decoders in 1usize..6, patience in 1u32..10) {
             let mut scheduler = Scheduler::new(Limits { patience, ..Limits::default() });
-            let mut windows: Vec<WindowState> = (0..decoders as u64)
-                .map(|id| WindowState { id, pending: 1, closed: Some(id), decoding: true, ..IDLE })
+            let mut windows: Vec<SequenceStatus> = (0..decoders as u64)
+                .map(|id| SequenceStatus { id, pending: 1, closed: Some(id), decoding: true, ..IDLE })
                 .collect();
-            windows.push(WindowState { id: 99, waiting: 1, ..IDLE });
+            windows.push(SequenceStatus { id: 99, waiting: 1, ..IDLE });
             for (what, bound) in [("encoded", patience), ("prefilled", patience)] {
                 let mut steps = 0;
                 loop {

@@ -1,7 +1,7 @@
 //! What a device does for the first time, done before a model is ready.
 
 use super::runner::{Runner, StepError};
-use crate::model::{Chunk, Part};
+use crate::model::{Chunk, SequenceSlice};
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 
 /// Side of the frames that are encoded, in factors of the model: 256 pixels of a real one.
@@ -44,7 +44,7 @@ impl Runner {
                 positions: positions.collect(),
                 vision: Vec::new(),
             };
-            let mut parts = [Part {
+            let mut parts = [SequenceSlice {
                 chunk: &chunk,
                 state: &mut state,
                 outputs: 1,

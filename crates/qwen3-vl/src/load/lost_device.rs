@@ -23,7 +23,7 @@ use crate::engine::sequence::Ask;
 use crate::engine::{Command, Engine};
 use crate::model::platform::{Candidates, Penalties, PendingEncode, Platform};
 use crate::model::tensors::Tensors;
-use crate::model::{Geometry, Part, TextModel, VisionTower, Workspace};
+use crate::model::{Geometry, SequenceSlice, TextModel, VisionTower, Workspace};
 use crate::weights::QuantizeAtLoad;
 
 /// No wait lasts longer: what is not there by then has hung.
@@ -57,7 +57,7 @@ impl Platform for Failing {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [Part<'_>],
+        parts: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         self.check(Operation::Forward)?;

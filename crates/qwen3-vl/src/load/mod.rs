@@ -146,11 +146,11 @@ pub fn load_runner(
         });
     }
     cancelled()?;
-    let eyes = DeviceChoice::beside(&target.device)?;
+    let vision_device = DeviceChoice::beside(&target.device)?;
     let mut weights = files.weights(target)?;
     let (watch, size) = (weights.watch(), weights.size());
     let pool = Pool::new(&Flag::default());
-    let load = || pool.install(|| Model::load(configs.config, &mut weights, eyes));
+    let load = || pool.install(|| Model::load(configs.config, &mut weights, vision_device));
     let model = watch
         .run(size, load, progress, cancel)
         .map_err(|e| LoadError::Unavailable(format!("no thread to load the weights: {e}")))?;

@@ -99,7 +99,7 @@ impl Chunk {
 }
 
 /// What one sequence has in a pass.
-pub struct Part<'a> {
+pub struct SequenceSlice<'a> {
     /// Its next tokens.
     pub chunk: &'a Chunk,
     /// Its states.
@@ -109,7 +109,7 @@ pub struct Part<'a> {
 }
 
 /// What parts bring, one behind the other.
-pub(crate) fn batch(parts: &[Part<'_>]) -> Chunk {
+pub(crate) fn batch(parts: &[SequenceSlice<'_>]) -> Chunk {
     let mut all = Chunk::default();
     for part in parts {
         all.append(part.chunk.clone());
@@ -117,7 +117,7 @@ pub(crate) fn batch(parts: &[Part<'_>]) -> Chunk {
     all
 }
 
-impl Part<'_> {
+impl SequenceSlice<'_> {
     /// What its tokens see in a layer.
     pub(crate) fn span(&self, layer: usize) -> Span<'_> {
         Span {

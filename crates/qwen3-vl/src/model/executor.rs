@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use candle_core::{Result, Tensor, bail};
 
 use super::platform::{Candidates, PendingEncode};
-use super::{Geometry, Grid, Model, Part, Workspace};
+use super::{Geometry, Grid, Model, SequenceSlice, Workspace};
 use crate::cpu::patchify::Cut;
 use crate::cpu::pool::Flag;
 use crate::sampling::Penalty;
@@ -70,13 +70,17 @@ impl Executor {
         platform.encode(vision, &patches, geometry, model.kv.device(), workspace)
     }
 
-    /// Runs parts through the language model, see [`TextModel::scores`](super::TextModel::scores).
+    /// Runs parts through the language model, see [`TextModel::forward`](super::TextModel::forward).
     ///
     /// # Errors
     ///
     /// See there.
-    pub fn forward(&mut self, model: &Model, parts: &mut [Part<'_>]) -> Result<Option<Tensor>> {
-        model.text.scores(parts, &mut self.workspace)
+    pub fn forward(
+        &mut self,
+        model: &Model,
+        parts: &mut [SequenceSlice<'_>],
+    ) -> Result<Option<Tensor>> {
+        model.text.forward(parts, &mut self.workspace)
     }
 
     /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is how many of the

@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_metadata;
 pub mod chunk;
 pub mod executor;
 pub mod heads;
@@ -12,7 +13,6 @@ pub mod linear;
 pub mod merged;
 pub mod norm;
 pub(crate) mod ops;
-pub mod plan;
 pub mod platform;
 pub mod rope;
 mod state;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-pub use chunk::{Chunk, Part};
+pub use chunk::{Chunk, SequenceSlice};
 pub use executor::Executor;
 pub use kv_cache::{KvCache, KvPool};
 use platform::Platform;
@@ -115,19 +115,23 @@ impl Model {
         self.platform = platform;
     }
 
-    /// Builds the model that `config` describes on the weights' device, and its vision tower on `eyes`, which
+    /// Builds the model that `config` describes on the weights' device, and its vision tower on `vision_device`, which
     /// is the same one or, so that both can work at a time, the same GPU with another stream.
     ///
     /// # Errors
     ///
     /// See [`ModelError`].
-    pub fn load(config: Config, weights: &mut Weights, eyes: Device) -> Result<Self, ModelError> {
+    pub fn load(
+        config: Config,
+        weights: &mut Weights,
+        vision_device: Device,
+    ) -> Result<Self, ModelError> {
         Self::check(&config)?;
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);
         let kv = KvPool::new(shape, weights.compute(), weights.device().clone());
-        weights.aim(eyes);
+        weights.aim(vision_device);
         let vision = VisionTower::load(weights, &config.vision_config)?;
         weights.ensure_all_read(&["model.language_model.", "model.visual."])?;
         let platform: Arc<dyn Platform> = Arc::new(tensors::Tensors);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::chunk::Part;
+use super::chunk::SequenceSlice;
 use super::vision::{Geometry, VisionTokens, VisionTower};
 use super::{TextModel, Workspace};
 use crate::cpu::patchify::Cut;
@@ -67,7 +67,7 @@ pub(crate) trait Platform: Debug + Send + Sync {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [Part<'_>],
+        parts: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>>;
 

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::Workspace;
 use super::activation::add;
-use super::chunk::{Chunk, Part, deepstack_rows};
+use super::chunk::{Chunk, SequenceSlice, deepstack_rows};
 use super::heads::Heads;
 use super::layer::Layer;
 use super::linear::Linear;
@@ -112,9 +112,9 @@ impl TextModel {
     ///
     /// If the device fails, the pass is interrupted or a part asks for more than it has; the caches hold
     /// what they held before then.
-    pub fn scores(
+    pub fn forward(
         &self,
-        parts: &mut [Part<'_>],
+        parts: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         reserve(parts)?;
@@ -198,7 +198,7 @@ fn tied_to<'a>(
 }
 
 /// Makes room in the caches for what the parts bring.
-fn reserve(parts: &mut [Part<'_>]) -> Result<()> {
+fn reserve(parts: &mut [SequenceSlice<'_>]) -> Result<()> {
     for part in parts {
         if part.outputs > part.chunk.len() {
             bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());

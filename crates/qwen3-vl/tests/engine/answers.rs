@@ -154,8 +154,8 @@ fn frames_that_windows_share_are_encoded_once() {
     late.push(first, 3, now);
     runner.supply(&mut late);
     assert_eq!(late.inputs().count(), 0, "it is on its way already");
-    let landing = runner.land(true).unwrap();
-    assert!(landing.failed.is_none() && late.awaits(&landing.inputs));
+    let batch = runner.poll_encoded(true).unwrap();
+    assert!(batch.failed.is_none() && late.awaits(&batch.inputs));
     late.push(pairs(1, SMALL, 7).remove(0), 4, now);
     runner.advance(&mut late).unwrap();
     assert_eq!(late.inputs().count(), 1, "the other one is new");

@@ -1,7 +1,7 @@
 //! The choice of the next token.
 
 use half::bf16;
-use qwen3_vl::sampling::Sampler;
+use qwen3_vl::sampling::TokenSampler;
 use qwen3_vl_core::request::SamplingParams;
 
 use crate::emulated::{Value, random};
@@ -82,7 +82,7 @@ fn penalties_are_those_of_the_cpu() {
         presence_penalty: 1.5,
         ..SamplingParams::default()
     };
-    let sampler = Sampler::new(generation, 0);
+    let sampler = TokenSampler::new(generation, 0);
     let mut scores: Vec<f32> = random("scores", 2 * count, 1);
     let tokens: [&[u32]; 2] = [&[3, 400, 3, 7], &[499, 0]];
     let mut want = scores.clone();
@@ -91,7 +91,7 @@ fn penalties_are_those_of_the_cpu() {
     for (row, tokens) in tokens.iter().enumerate() {
         for penalty in sampler.penalties(tokens, &tokens[..1]) {
             let score = &mut want[row * count + penalty.token as usize];
-            *score = penalty.off(*score);
+            *score = penalty.apply(*score);
             penalties.push((
                 row as u32,
                 penalty.token,

@@ -204,10 +204,10 @@ fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow
     runner.supply(sequence);
     while sequence.inputs().next().is_some() {
         runner.encode_next(&mut [sequence])?;
-        while let Some(landing) = runner.land(true) {
-            landing.failed.map_or(Ok(()), Err)?;
+        while let Some(batch) = runner.poll_encoded(true) {
+            batch.failed.map_or(Ok(()), Err)?;
             runner.supply(sequence);
-            sequence.vision += landing.time;
+            sequence.vision += batch.time;
         }
     }
     runner.advance(sequence)?;

@@ -13,7 +13,7 @@ use crate::engine::failure;
 use crate::engine::interrupt::Waiter;
 use crate::engine::repetition::RepetitionGuard;
 use crate::engine::runner::StepError;
-use crate::sampling::{Penalty, Sampler, Scores};
+use crate::sampling::{Logits, Penalty, TokenSampler};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// What only a request has.
@@ -26,7 +26,7 @@ pub(super) struct Answering {
     pub(super) prompt_tokens: usize,
     asked: Instant,
     queue: Option<Duration>,
-    sampler: Sampler,
+    sampler: TokenSampler,
     guard: RepetitionGuard,
     detokenizer: Detokenizer,
     text: String,
@@ -47,7 +47,7 @@ impl Answering {
         } = ask;
         Self {
             sink,
-            sampler: Sampler::new(request.sampling, request.seed),
+            sampler: TokenSampler::new(request.sampling, request.seed),
             guard: RepetitionGuard::new(request.repetition_guard),
             request,
             order,
@@ -120,8 +120,8 @@ impl Sequence {
     }
 
     /// How many of the largest scores its next token is chosen from, if not from all.
-    pub fn wants(&self) -> Option<usize> {
-        self.answering()?.sampler.wants()
+    pub fn candidates_needed(&self) -> Option<usize> {
+        self.answering()?.sampler.candidates_needed()
     }
 
     /// What is taken off scores before its next token is chosen.
@@ -143,12 +143,12 @@ impl Sequence {
     /// If the tokenizer fails.
     pub fn sample(
         &mut self,
-        scores: Scores<'_>,
+        scores: Logits<'_>,
         context: usize,
         stop: &[u32],
         tokenizer: &Tokenizer,
     ) -> Result<(), TokenizerError> {
-        if scores.are_no_numbers() {
+        if scores.has_nan() {
             // Any token would do, and mean nothing.
             self.fail(failure(&StepError::NoNumbers));
             return Ok(());

@@ -13,7 +13,7 @@ use qwen3_vl_core::prompt::{Piece, PositionCursor, PromptBuilder};
 use qwen3_vl_core::request::Request;
 
 use super::interrupt::{Interest, Waiter};
-use super::scheduler::WindowState;
+use super::scheduler::SequenceStatus;
 use super::vision_cache::Encoded;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::model::{Chunk, SequenceState};
@@ -159,13 +159,13 @@ impl Sequence {
     }
 
     /// What the scheduler sees.
-    pub fn status(&self) -> WindowState {
+    pub fn status(&self) -> SequenceStatus {
         let (waiting, since, closed) = match &self.role {
             Role::Window(prefix) => prefix.state(),
             Role::Lost { .. } => (0, 0, None),
             Role::Request(answering) => (0, 0, Some(answering.order)),
         };
-        WindowState {
+        SequenceStatus {
             id: self.id,
             waiting,
             since,

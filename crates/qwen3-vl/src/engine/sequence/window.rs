@@ -40,7 +40,7 @@ struct Waiting {
     /// Number of its arrival.
     since: u64,
     /// Whether it is being encoded.
-    flying: bool,
+    encoding: bool,
     encoded: Option<Encoded>,
 }
 
@@ -89,7 +89,7 @@ impl Prefix {
 
 impl Waiting {
     fn is_new(&self) -> bool {
-        self.encoded.is_none() && !self.flying
+        self.encoded.is_none() && !self.encoding
     }
 }
 
@@ -111,16 +111,16 @@ impl Sequence {
     }
 
     /// Inputs of a batch are being encoded.
-    pub fn depart(&mut self, batch: &[VisionInput]) {
+    pub fn mark_encoding(&mut self, batch: &[VisionInput]) {
         for waiting in self.waiting_mut() {
-            waiting.flying |= batch.iter().any(|input| same(input, &waiting.input));
+            waiting.encoding |= batch.iter().any(|input| same(input, &waiting.input));
         }
     }
 
     /// Whether it waits for an input of a batch that is being encoded.
     pub fn awaits(&self, batch: &[VisionInput]) -> bool {
-        let mut flying = self.waiting().filter(|w| w.flying && w.encoded.is_none());
-        flying.any(|waiting| batch.iter().any(|input| same(input, &waiting.input)))
+        let mut encoding = self.waiting().filter(|w| w.encoding && w.encoded.is_none());
+        encoding.any(|waiting| batch.iter().any(|input| same(input, &waiting.input)))
     }
 
     /// Vision inputs that the prompt does not have yet, in order.
@@ -148,7 +148,7 @@ impl Sequence {
             prefix.waiting.push_back(Waiting {
                 input,
                 since,
-                flying: false,
+                encoding: false,
                 encoded: None,
             });
             self.last_push = now;

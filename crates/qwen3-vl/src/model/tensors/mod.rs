@@ -6,7 +6,7 @@ mod vision;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::chunk::{Part, batch};
+use super::chunk::{SequenceSlice, batch};
 use super::linear::Reused;
 use super::platform::{Candidates, Penalties, PendingEncode, Platform};
 use super::vision::{Geometry, VisionTokens, VisionTower};
@@ -73,7 +73,7 @@ impl Platform for Tensors {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [Part<'_>],
+        parts: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         let Workspace { flag, cpu, .. } = workspace;

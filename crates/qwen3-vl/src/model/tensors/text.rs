@@ -4,7 +4,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::super::activation::{add, silu_mul};
 use super::super::attention::{Span, attend_all};
-use super::super::chunk::{Chunk, Part, overlay};
+use super::super::chunk::{Chunk, SequenceSlice, overlay};
 use super::super::layer::Attention;
 use super::super::linear::Reused;
 use super::super::merged::MergedLinear;
@@ -17,7 +17,7 @@ use crate::cpu::pool::Flag;
 
 /// For the sequences of one pass.
 pub(super) struct TensorText<'a, 'p> {
-    parts: &'a mut [Part<'p>],
+    parts: &'a mut [SequenceSlice<'p>],
     flag: &'a Flag,
     reused: &'a mut (Reused, Reused),
     rope: RopeTable,
@@ -31,7 +31,7 @@ impl<'a, 'p> TensorText<'a, 'p> {
     /// `all` is what the parts bring, one behind the other.
     pub(super) fn new(
         model: &TextModel,
-        parts: &'a mut [Part<'p>],
+        parts: &'a mut [SequenceSlice<'p>],
         all: &Chunk,
         flag: &'a Flag,
         reused: &'a mut (Reused, Reused),
@@ -111,7 +111,7 @@ impl TextOps for TensorText<'_, '_> {
         let k = Self::norm_heads(&k.forward(x)?, k_norm)?;
         let (k, v) = (self.rope.rotate(&k)?, by_head(&v.forward(x)?, k_norm)?);
         let mut first = 0;
-        for Part { chunk, state, .. } in &mut *self.parts {
+        for SequenceSlice { chunk, state, .. } in &mut *self.parts {
             let of = |all: &Tensor| all.narrow(0, first, chunk.len());
             state.attention_mut().write(layer, &of(&k)?, &of(&v)?)?;
             first += chunk.len();

@@ -32,7 +32,7 @@ pub struct Tile {
 
 /// What one sequence brings into a pass.
 #[derive(Clone, Debug)]
-pub struct Brought<'a> {
+pub struct SequenceInput<'a> {
     /// Its next tokens.
     pub ids: &'a [u32],
     /// Their positions.
@@ -47,7 +47,7 @@ pub struct Brought<'a> {
 
 /// All that a pass needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct AttentionMetadata {
     /// Id of each row.
     pub ids: Vec<u32>,
     /// Position of each row: time, height, width.
@@ -66,10 +66,10 @@ pub struct Plan {
     pub tiles: Vec<Tile>,
 }
 
-impl Plan {
+impl AttentionMetadata {
     /// Plans a pass in which keys of a token take `token_bytes` of a page and `group` query heads share
     /// a key.
-    pub fn new(brought: &[Brought<'_>], token_bytes: usize, group: usize) -> Self {
+    pub fn new(brought: &[SequenceInput<'_>], token_bytes: usize, group: usize) -> Self {
         let mut plan = Self::default();
         for part in brought {
             plan.add(part, token_bytes);
@@ -78,7 +78,7 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, part: &Brought<'_>, token_bytes: usize) {
+    fn add(&mut self, part: &SequenceInput<'_>, token_bytes: usize) {
         let queries = part.ids.len();
         let keys = part.cached + queries;
         let sequence = Sequence {
@@ -169,7 +169,7 @@ mod tests {
     const TOKEN: usize = 512;
 
     /// Sequences of so many cached and new tokens, whose page n of sequence s is at (s + 1) << 40 | n << 20.
-    fn brought(sizes: &[(usize, usize)], check: impl FnOnce(&[Brought<'_>])) {
+    fn brought(sizes: &[(usize, usize)], check: impl FnOnce(&[SequenceInput<'_>])) {
         let ids: Vec<Vec<u32>> = sizes
             .iter()
             .map(|(_, new)| (0..*new as u32).collect())
@@ -178,10 +178,10 @@ mod tests {
             .iter()
             .map(|(_, new)| (0..*new as u32).map(|i| [i, i + 1, i + 2]).collect())
             .collect();
-        let all: Vec<Brought<'_>> = sizes
+        let all: Vec<SequenceInput<'_>> = sizes
             .iter()
             .enumerate()
-            .map(|(s, (cached, new))| Brought {
+            .map(|(s, (cached, new))| SequenceInput {
                 ids: &ids[s],
                 positions: &positions[s],
                 cached: *cached,
@@ -203,7 +203,7 @@ mod tests {
             group in 1usize..9,
         ) {
             brought(&sizes, |all| {
-                let plan = Plan::new(all, TOKEN, group);
+                let plan = AttentionMetadata::new(all, TOKEN, group);
                 let rows: usize = sizes.iter().map(|(_, new)| new).sum();
                 assert_eq!(plan.ids.len(), rows);
                 assert_eq!(plan.positions.len(), 3 * rows);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn what_fills_a_batch_is_not_kept_and_sees_nothing() {
         brought(&[(5, 1), (200, 1)], |all| {
-            let mut plan = Plan::new(all, TOKEN, 2);
+            let mut plan = AttentionMetadata::new(all, TOKEN, 2);
             plan.fill(4);
             assert_eq!((plan.ids.len(), plan.positions.len()), (4, 12));
             assert_eq!(plan.slots[2..], [0, 0]);

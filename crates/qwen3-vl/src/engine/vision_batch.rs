@@ -9,7 +9,7 @@ use crate::model::PendingEncode;
 use qwen3_vl_core::frames::VisionInput;
 
 /// Inputs that are encoded together.
-pub struct Flight {
+pub struct VisionBatch {
     /// Those inputs.
     pub inputs: Vec<VisionInput>,
     /// Their tokens, once they are there.
@@ -20,8 +20,8 @@ pub struct Flight {
     pub since: Instant,
 }
 
-/// A flight that is over.
-pub struct Landing {
+/// A vision_batch that is over.
+pub struct EncodedBatch {
     /// Its inputs.
     pub inputs: Vec<VisionInput>,
     /// How long it took.
@@ -32,25 +32,25 @@ pub struct Landing {
 
 impl Runner {
     /// Whether inputs are being encoded.
-    pub fn flies(&self) -> bool {
-        !self.flights.is_empty()
+    pub fn is_encoding(&self) -> bool {
+        !self.encoding.is_empty()
     }
 
     /// Whether so many are that no more can be.
     pub fn is_full(&self) -> bool {
-        self.flights.len() >= self.config.vision_batches
+        self.encoding.len() >= self.config.vision_batches
     }
 
-    /// The first flight, if it is over or `wait` says to wait for it. Its tokens are in the cache then.
-    pub fn land(&mut self, wait: bool) -> Option<Landing> {
-        if !self.flights.front()?.pending.is_ready() && !wait {
+    /// The first vision_batch, if it is over or `wait` says to wait for it. Its tokens are in the cache then.
+    pub fn poll_encoded(&mut self, wait: bool) -> Option<EncodedBatch> {
+        if !self.encoding.front()?.pending.is_ready() && !wait {
             return None;
         }
-        let flight = self.flights.pop_front()?;
-        let (inputs, since) = (flight.inputs.clone(), flight.since);
+        let vision_batch = self.encoding.pop_front()?;
+        let (inputs, since) = (vision_batch.inputs.clone(), vision_batch.since);
         // Not before it is over, so that the time that it took is known.
-        let waited = flight.pending.wait().map_err(StepError::from);
-        let failed = match waited.and_then(|()| self.finish(flight)) {
+        let waited = vision_batch.pending.wait().map_err(StepError::from);
+        let failed = match waited.and_then(|()| self.finish(vision_batch)) {
             Ok(encoded) => {
                 for (input, encoded) in std::iter::zip(&inputs, encoded) {
                     self.recent.keep(input.clone(), encoded);
@@ -59,19 +59,19 @@ impl Runner {
             }
             Err(error) => Some(error),
         };
-        Some(Landing {
+        Some(EncodedBatch {
             inputs,
             time: since.elapsed(),
             failed,
         })
     }
 
-    /// The tokens of each input of a flight, for the language model.
-    pub(super) fn finish(&mut self, flight: Flight) -> Result<Vec<Encoded>, StepError> {
+    /// The tokens of each input of a vision_batch, for the language model.
+    pub(super) fn finish(&mut self, vision_batch: VisionBatch) -> Result<Vec<Encoded>, StepError> {
         let merge = self.parts.model.config.vision_config.spatial_merge_size as u32;
-        let tokens = flight.pending.finish()?;
-        let patches = flight.patches;
-        let each = tokens.split(flight.inputs.len())?.into_iter();
+        let tokens = vision_batch.pending.finish()?;
+        let patches = vision_batch.patches;
+        let each = tokens.split(vision_batch.inputs.len())?.into_iter();
         let encoded = each.map(|tokens| Encoded {
             tokens,
             merged: (patches.0 / merge, patches.1 / merge),
