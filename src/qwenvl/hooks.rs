@@ -14,6 +14,9 @@ pub enum Stage {
     Worker,
 }
 
+/// Gives the prompts of a window's requests.
+pub type PromptsFn = dyn Fn(&str) -> Vec<String> + Send + Sync;
+
 /// What tests may replace: the loader, what happens when a frame passes a stage, and what a window is
 /// asked.
 #[derive(Clone)]
@@ -23,7 +26,7 @@ pub struct Hooks {
     /// Called at every stage. A test may wait or panic there.
     pub at: Arc<dyn Fn(Stage) + Send + Sync>,
     /// The prompts of a window's requests by the property `prompt`; outside tests that one.
-    pub prompts: Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>,
+    pub prompts: Arc<PromptsFn>,
 }
 
 impl Default for Hooks {
