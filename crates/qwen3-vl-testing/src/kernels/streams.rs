@@ -59,7 +59,7 @@ pub fn check(
     for other in warm {
         runner.encode_next(&mut [other])?;
     }
-    land(&mut runner)?;
+    poll_encoded(&mut runner)?;
 
     let gate = Gate::close(runner.parts.model.vision.device())?;
     for other in held {
@@ -67,7 +67,7 @@ pub fn check(
     }
     decode(&mut runner, &mut window)?;
     let waited = gate.open();
-    land(&mut runner)?;
+    poll_encoded(&mut runner)?;
     let name = format!("decode steps that wait for vision, {dtype:?}");
     say(Check::count(name, usize::from(waited), 0.0));
     Ok(())
