@@ -1,4 +1,4 @@
-"""What transformers makes of the preprocessor files of a checkpoint, for crates/qwen3-vl/tests/processors.rs.
+"""What transformers makes of the preprocessor files of a checkpoint, for crates/qwen3-vl/tests/it/processors.rs.
 
     python processors.py ../../crates/qwen3-vl-testing/data/tables/processors.json
 

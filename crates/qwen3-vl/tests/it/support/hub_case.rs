@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl_core::load::LoadError;
 
-use crate::hub_server::{ID, Request, Server, raw};
+use super::hub_server::{ID, Request, Server, raw};
 
 pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";

@@ -1,5 +1,4 @@
 //! `config.json` as transformers 5.17 reads it: defaults, both spellings, and what is refused.
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Models whose weights are rounded while they are loaded.
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use crate::hub_case::*;
-use crate::hub_server::{ID, Server, send};
+use crate::support::hub_case::*;
+use crate::support::hub_server::{ID, Server, send};
 
 #[test]
 fn etags_never_become_paths() {

@@ -1,8 +1,4 @@
 //! The engine through its seam, with the demo model: answers, failures and ends of windows.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-#[path = "../support/ask.rs"]
-mod ask;
 
 mod answers;
 mod asks;
@@ -17,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ask::*;
+use crate::support::ask::*;
 use proptest::prelude::{Just, Strategy};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::hub_case::*;
-use crate::hub_server::{Request, Server, raw, send};
+use crate::support::hub_case::*;
+use crate::support::hub_server::{Request, Server, raw, send};
 
 #[test]
 fn redirects_are_few_and_lead_to_http_only() {

@@ -1,12 +1,7 @@
 //! Weights that are damaged, cut off, or not those of the configuration.
-#![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "../support/demo.rs"]
-#[allow(dead_code)]
-mod demo;
-
-#[path = "../support/ask.rs"]
-mod ask;
+use crate::support::ask;
+use crate::support::demo;
 
 mod files;
 mod names;

@@ -1,12 +1,5 @@
 //! Downloads that are cancelled, that wait for each other, and what is left of them.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/hub_case.rs"]
-mod hub_case;
-#[path = "support/hub_server.rs"]
-mod hub_server;
-
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -18,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use qwen3_vl_core::load::{LoadError, Progress};
 
-use hub_case::*;
-use hub_server::{ID, Request, Server, sha256};
+use crate::support::hub_case::*;
+use crate::support::hub_server::{ID, Request, Server, sha256};
 
 /// Tests that count threads run one after the other.
 static ALONE: Mutex<()> = Mutex::new(());

@@ -1,10 +1,6 @@
 //! `tokenizer.json` as a file that anybody may have written.
-#![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "support/demo.rs"]
-#[allow(dead_code)]
-mod demo;
-
+use crate::support::demo;
 use std::fs;
 use std::time::{Duration, Instant};
 

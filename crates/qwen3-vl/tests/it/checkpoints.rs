@@ -1,7 +1,5 @@
 //! The random checkpoints that Rust writes are those that the reference values were computed with.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 

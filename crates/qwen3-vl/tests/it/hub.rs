@@ -1,10 +1,5 @@
 //! Downloads from a hub on the loopback.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "support/hub_server.rs"]
-mod hub_server;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -13,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hub_server::{ID, Server};
+use crate::support::hub_server::{ID, Server};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl::load::{self, LoadOptions, ModelSource, check_config};

@@ -1,10 +1,6 @@
 //! Folders that are no checkpoint: what they are is said, at once, whatever lies in them.
-#![allow(missing_docs, clippy::unwrap_used)]
 
-#[path = "support/demo.rs"]
-#[allow(dead_code)]
-mod demo;
-
+use crate::support::demo;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;

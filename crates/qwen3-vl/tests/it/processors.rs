@@ -1,6 +1,5 @@
 //! What is done to pixels, by every mix of files that a checkpoint may have, beside what
 //! `AutoProcessor` of transformers 5.17 makes of the same files (`tools/reference/processors.py`).
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

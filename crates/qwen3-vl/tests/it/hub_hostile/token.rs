@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use qwen3_vl::hub::Proxies;
 
-use crate::hub_case::*;
-use crate::hub_server::{ID, Server, send};
+use crate::support::hub_case::*;
+use crate::support::hub_server::{ID, Server, send};
 
 fn knows_the_token(server: &Server) -> bool {
     let seen = server.seen();

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use qwen3_vl_core::load::LoadError;
 use serde_json::json;
 
-use crate::hub_case::*;
-use crate::hub_server::{ID, Server, send, sha256};
+use crate::support::hub_case::*;
+use crate::support::hub_server::{ID, Server, send, sha256};
 
 #[test]
 fn an_honest_hub_passes_the_checks_of_these_tests() {

@@ -1,6 +1,5 @@
 //! The functions that are fuzzed (`fuzz/`, docs/fuzzing.md), on the seeds and simple changes of
 //! them.
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
