@@ -59,6 +59,7 @@ fn graphs_show_model_and_prompt() {
 }
 
 /// Alone in its process, as nextest runs it: the warning comes once.
+#[cfg(feature = "local")]
 #[test]
 fn eight_elements_warn_once_of_the_demo_model() {
     let branch = "t. ! queue ! qwenvl ! fakesink async=false";

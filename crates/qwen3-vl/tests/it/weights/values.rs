@@ -7,7 +7,7 @@ use qwen3_vl_core::failure::Failure;
 /// Of every kind: matrices, norms, biases, the first and the last of their values, in each way that
 /// they are loaded.
 #[test]
-fn weights_that_has_nan_are_named() {
+fn weights_that_are_no_numbers_are_named() {
     let names = [
         EMBED,
         "model.language_model.layers.1.mlp.down_proj.weight",
