@@ -296,7 +296,7 @@ fn a_load_looks_at_the_configuration_before_the_weights_come() {
     let server = Server::start(files);
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "one_load", "--nocapture"])
+        .args(["--exact", "hub::one_load", "--nocapture"])
         .env_clear()
         .env(CHILD, "1")
         .env("HF_ENDPOINT", &server.endpoint)
