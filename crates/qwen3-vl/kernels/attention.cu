@@ -1,8 +1,9 @@
 // Attention of many queries of many sequences in one launch, without padding and without scores in
 // memory (flash attention): prefill over the paged cache, causal, and the vision tower, in bf16.
 //
-// A block of threads has ROWS queries that share a key head: those of a sequence, and of each the heads of
-// its group. It goes over the keys in tiles; while it multiplies by one, the next is on its way.
+// A block of threads has ROWS queries that share a key head: those of a sequence, and of each the
+// heads of its group. It goes over the keys in tiles; while it multiplies by one, the next is on
+// its way.
 //
 // Its twin is cpu::attention::attend.
 
@@ -101,7 +102,8 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
     float scores[KEYS / 8][4];
     for (int n = 0; n < KEYS / 8; n++) {
       for (int i = 0; i < 4; i++) scores[n][i] = 0;
-      // Two steps at a time: tiles at (keys, values), (keys, values + 8), and the same of the next step.
+      // Two steps at a time: tiles at (keys, values), (keys, values + 8), and the same of the next
+      // step.
       for (int step = 0; step < STEPS; step += 2) {
         unsigned b[4];
         const int at = step * 16 + lane / 8 * 8;

@@ -1,5 +1,5 @@
-// The largest scores of each row, largest first, of equal ones the first: what greedy decoding (k = 1)
-// and sampling from the top k need of a vocabulary. Twin: the order in sampling::Sampler.
+// The largest scores of each row, largest first, of equal ones the first: what greedy decoding (k =
+// 1) and sampling from the top k need of a vocabulary. Twin: the order in sampling::Sampler.
 //
 // Each block of threads finds those of SPAN scores, then one a row those of all blocks.
 
@@ -86,15 +86,15 @@ KERNEL(top_k_bf16, (const Bf16 *scores, Key *keys, unsigned count, unsigned k), 
 KERNEL(top_k_merge, (const Key *keys, unsigned *places, float *scores, unsigned spans, unsigned k),
        (keys, places, scores, spans, k), merge_top_k)
 
-// A token that has been there: its score is divided by `repetition` (multiplied if it is negative), then
-// `presence` is taken off.
+// A token that has been there: its score is divided by `repetition` (multiplied if it is negative),
+// then `presence` is taken off.
 struct Penalty {
   unsigned row, token;
   float repetition, presence;
 };
 
-// scores: [rows, count], in place. Each token of a row has one penalty at most. Threads: one for each, in
-// blocks of any size. Twin: sampling::penalise.
+// scores: [rows, count], in place. Each token of a row has one penalty at most. Threads: one for
+// each, in blocks of any size. Twin: sampling::penalise.
 __device__ inline void take_off(float *scores, const Penalty *penalties, unsigned count, unsigned of_them) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= of_them) return;

@@ -24,7 +24,8 @@ __device__ inline unsigned part_of(unsigned keys, unsigned splits) {
 // pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each, in the first layer
 // layer:     bytes from there to this layer's keys, `values` from those to its values
 // sequences: their last query is computed
-// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score, its sum
+// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score,
+//            its sum
 //            of weights; not of parts without keys
 // Blocks of threads: (kv_heads, splits, sequences) of 128.
 template <typename T, int HEAD, int G>

@@ -1,9 +1,10 @@
-// Products of tiles by the tensor cores: 16 x 16 by 16 x 8 values of bf16, sums in f32, by a warp together.
+// Products of tiles by the tensor cores: 16 x 16 by 16 x 8 values of bf16, sums in f32, by a warp
+// together.
 //
-// As PTX lays them out, with row = lane / 4 and column = 2 (lane % 4): a thread has of the first factor
-// the pairs at (row, column), (row + 8, column), (row, column + 8), (row + 8, column + 8); of the second,
-// which is transposed, those at (row, column), (row, column + 8); of the sum (row, column), (row + 8,
-// column).
+// As PTX lays them out, with row = lane / 4 and column = 2 (lane % 4): a thread has of the first
+// factor the pairs at (row, column), (row + 8, column), (row, column + 8), (row + 8, column + 8);
+// of the second, which is transposed, those at (row, column), (row, column + 8); of the sum (row,
+// column), (row + 8, column).
 
 #pragma once
 
@@ -20,8 +21,8 @@ __device__ inline void mma(float sum[4], const unsigned a[4], const unsigned b[2
 
 __device__ inline unsigned shared_address(const void *at) { return (unsigned)__cvta_generic_to_shared(at); }
 
-// Four tiles of 8 x 8 values, of which each thread gets the pair at (row, column). Lanes 8i to 8i + 7 say
-// where the rows of tile i are.
+// Four tiles of 8 x 8 values, of which each thread gets the pair at (row, column). Lanes 8i to 8i +
+// 7 say where the rows of tile i are.
 __device__ inline void load_tiles(unsigned tiles[4], const Bf16 *row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])

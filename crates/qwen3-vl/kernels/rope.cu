@@ -1,5 +1,5 @@
-// Rotary position embeddings: the angles of a pass once, then in every layer the norms of queries and
-// keys, their rotation and the way into the cache in one pass over memory.
+// Rotary position embeddings: the angles of a pass once, then in every layer the norms of queries
+// and keys, their rotation and the way into the cache in one pass over memory.
 //
 // Twins: model::rope, cpu::norm::rms_norm, cpu::norm::rotate.
 
@@ -35,7 +35,8 @@ struct Heads {
 
 // q, k, v:  [rows, heads or kv_heads, HEAD], rows at a pitch
 // table:    [rows, HEAD / 2, 2]
-// slots:    [rows] address of the row's first key in the first layer of its block; null: not to be kept
+// slots:    [rows] address of the row's first key in the first layer of its block; null: not to be
+//           kept
 // layer:    bytes from there to this layer's keys, `values` from those to its values
 // out:      [rows, heads, HEAD], queries normalised and rotated
 // Blocks of threads: (ceil((heads + 2 kv_heads) / 4), rows) of 128.
@@ -96,8 +97,8 @@ __device__ void rope_write(Heads<T> q, Heads<T> k, Heads<T> v, const T *q_weight
 ROPE_WRITE_OF(f32, float)
 ROPE_WRITE_OF(bf16, Bf16)
 
-// Adds the bias of the vision tower's queries, keys and values, and rotates queries and keys, in place, in
-// f32 as in the reference.
+// Adds the bias of the vision tower's queries, keys and values, and rotates queries and keys, in
+// place, in f32 as in the reference.
 //
 // qkv:      [patches, 3, heads, 2 half]
 // bias:     [3, heads, 2 half]

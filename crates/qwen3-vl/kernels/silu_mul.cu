@@ -2,8 +2,8 @@
 
 #include "values.cuh"
 
-// gate, up: [rows, width] at a pitch; out: [rows, width]. Threads: one for each of `count` values, in
-// blocks of any size.
+// gate, up: [rows, width] at a pitch; out: [rows, width]. Threads: one for each of `count` values,
+// in blocks of any size.
 template <typename T>
 __device__ void silu_mul(const T *gate, const T *up, T *out, unsigned width, unsigned pitch,
                          unsigned long long count) {

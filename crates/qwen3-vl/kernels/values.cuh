@@ -1,5 +1,5 @@
-// Values of f32 and bf16 as f32, and how kernels are declared. No header of CUDA's is needed, so the
-// same sources compile for the CPU, where tests/kernels/emulate.h stands in for the device.
+// Values of f32 and bf16 as f32, and how kernels are declared. No header of CUDA's is needed, so
+// the same sources compile for the CPU, where tests/kernels/emulate.h stands in for the device.
 
 #pragma once
 
@@ -9,7 +9,8 @@
   extern "C" __global__ void NAME PARAMETERS { BODY ARGUMENTS; }
 #endif
 
-// Before a loop over values in registers: with a number that the compiler does not know they would lie in memory.
+// Before a loop over values in registers: with a number that the compiler does not know they would
+// lie in memory.
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
 #else

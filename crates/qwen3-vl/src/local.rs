@@ -100,7 +100,8 @@ impl Line {
         Arc::new(Waiter::new(&self.interrupt, &self.interest))
     }
 
-    /// Sends a command; if there is no engine any more, somebody may wait for what it would have done.
+    /// Sends a command; if there is no engine any more, somebody may wait for what it would have
+    /// done.
     fn send(&self, command: Command) {
         let lost = match &self.commands {
             Some(commands) => commands.send(command).err().map(|e| e.0),

@@ -30,8 +30,8 @@ impl Logits<'_> {
     }
 }
 
-/// What is taken off the score of a token that has been there: it is divided by `repetition`, or multiplied
-/// if it is negative, then less `presence`.
+/// What is taken off the score of a token that has been there: it is divided by `repetition`, or
+/// multiplied if it is negative, then less `presence`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalty {
     /// Which token.
@@ -79,9 +79,9 @@ impl TokenSampler {
         }
     }
 
-    /// What is taken off the scores of tokens, each of them once. `sequence` is the prompt and what has been
-    /// generated, `generated` the latter alone (transformers: `RepetitionPenaltyLogitsProcessor`; presence
-    /// as in the OpenAI API).
+    /// What is taken off the scores of tokens, each of them once. `sequence` is the prompt and what
+    /// has been generated, `generated` the latter alone (transformers:
+    /// `RepetitionPenaltyLogitsProcessor`; presence as in the OpenAI API).
     pub fn penalties(&self, sequence: &[u32], generated: &[u32]) -> Vec<Penalty> {
         let SamplingParams {
             repetition_penalty,

@@ -11,8 +11,9 @@ use super::vector;
 
 /// Query rows of one head that are worked on together.
 const TILE: usize = 128;
-/// Keys of a block that are worked on at least, zeros if it has fewer: for less, and for one row, gemm has
-/// other kernels, which round otherwise. What a token sees must not depend on how far its tile sees.
+/// Keys of a block that are worked on at least, zeros if it has fewer: for less, and for one row,
+/// gemm has other kernels, which round otherwise. What a token sees must not depend on how far its
+/// tile sees.
 const LEAST_KEYS: usize = 4;
 
 /// Sizes of one attention call.
@@ -151,7 +152,8 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Where row `r` of all heads begins in q and in the output: those of one head follow each other.
+    /// Where row `r` of all heads begins in q and in the output: those of one head follow each
+    /// other.
     fn place(&self, r: usize) -> usize {
         r % self.rows * self.row + r / self.rows * self.head_dim
     }
@@ -185,8 +187,8 @@ struct Softmax {
     sum: f32,
 }
 
-/// Block by block, so that no row needs all of its scores at once: when a larger one comes, what has
-/// been summed up is made smaller (Milakov and Gimelshein, "Online normalizer calculation for
+/// Block by block, so that no row needs all of its scores at once: when a larger one comes, what
+/// has been summed up is made smaller (Milakov and Gimelshein, "Online normalizer calculation for
 /// softmax").
 fn attend_tile(
     tile: &Tile<'_>,
@@ -251,8 +253,8 @@ fn attend_tile(
     }
 }
 
-/// What of a block a tile sees: `used` keys or values from the sequence's `start` on, then zeros up to
-/// `len`.
+/// What of a block a tile sees: `used` keys or values from the sequence's `start` on, then zeros up
+/// to `len`.
 #[derive(Clone, Copy)]
 struct SequenceSlice<'a> {
     start: usize,
@@ -310,7 +312,8 @@ fn score(
             step: tile.row,
         };
         let sizes = (len, tile.rows, width);
-        // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores [rows, len].
+        // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores [rows,
+        // len].
         unsafe { multiply(sizes, scores, false, head.as_ptr(), q, scale) };
     }
 }
@@ -333,7 +336,8 @@ fn weigh(
     let row_of = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
     if tile.alone {
         for (r, scores) in scores.chunks_exact(len).enumerate() {
-            // SAFETY: the row is the task's own; the first block clears it before anything reads it.
+            // SAFETY: the row is the task's own; the first block clears it before anything reads
+            // it.
             let out = unsafe {
                 let row = out.add(tile.place(r));
                 if start == 0 {
@@ -362,7 +366,8 @@ fn weigh(
             step: len,
         };
         let sizes = (width, tile.rows, len);
-        // SAFETY: out covers [rows, width] with stride `row`, head [len, width], scores [rows, len].
+        // SAFETY: out covers [rows, width] with stride `row`, head [len, width], scores [rows,
+        // len].
         unsafe { multiply(sizes, out, start > 0, head.as_ptr(), scores, 1.0) };
     }
 }
@@ -377,7 +382,8 @@ mod tests {
             .collect()
     }
 
-    /// A query with the same keys gives the same bits in a chunk of any size but one, wherever in it.
+    /// A query with the same keys gives the same bits in a chunk of any size but one, wherever in
+    /// it.
     #[test]
     fn a_query_does_not_depend_on_its_chunk() {
         let shape = |queries, keys| Shape {

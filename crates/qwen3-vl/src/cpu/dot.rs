@@ -75,8 +75,8 @@ impl Level {
 }
 
 /// Input rows, vector by vector: the first vectors of all rows, then the second ones. Rows as they
-/// lie in a matrix are most often a power of two apart, and more than a few of those do not fit into
-/// a first-level cache at once.
+/// lie in a matrix are most often a power of two apart, and more than a few of those do not fit
+/// into a first-level cache at once.
 pub struct Inputs<'a> {
     level: Level,
     values: Cow<'a, [f32]>,
@@ -129,10 +129,10 @@ impl<'a> Inputs<'a> {
         self.level
     }
 
-    /// `N` rows of weights against the `M` rows from `first` on, so that a weight is read from memory
-    /// and widened once for `M` inputs and an input read once for `N` weights. What comes out for a
-    /// pair does not depend on what else is in the call: a window's answer is the same alone and in a
-    /// batch.
+    /// `N` rows of weights against the `M` rows from `first` on, so that a weight is read from
+    /// memory and widened once for `M` inputs and an input read once for `N` weights. What comes
+    /// out for a pair does not depend on what else is in the call: a window's answer is the same
+    /// alone and in a batch.
     ///
     /// # Panics
     ///
@@ -276,8 +276,8 @@ pub mod x86 {
 
     /// # Safety
     ///
-    /// The CPU has AVX-512F; all of `w` are of one length; `x` has `M` of `rows` rows of that length
-    /// in the layout of [`super::Inputs`].
+    /// The CPU has AVX-512F; all of `w` are of one length; `x` has `M` of `rows` rows of that
+    /// length in the layout of [`super::Inputs`].
     #[target_feature(enable = "avx512f")]
     pub unsafe fn dots_avx512<W: DotWeight, const M: usize, const N: usize>(
         x: &[f32],

@@ -18,8 +18,8 @@ const FEW_ROWS: usize = 16;
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.
 const PANEL: usize = 64;
-/// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
-/// cache.
+/// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's
+/// second-level cache.
 const DEPTH: usize = 512;
 
 /// `x[m, k] * w[n, k]ᵀ`: `[m, n]`, all row-major.
@@ -119,8 +119,8 @@ unsafe fn many_rows(
             first: x[first..].as_ptr(),
             step: k,
         };
-        // SAFETY: scratch covers [rows, depth], x m rows of which the next `depth` values exist, and
-        // out `rows` columns of [m, n].
+        // SAFETY: scratch covers [rows, depth], x m rows of which the next `depth` values exist,
+        // and out `rows` columns of [m, n].
         unsafe { multiply((rows, m, depth), out, first > 0, scratch.as_ptr(), x, 1.0) };
     }
 }

@@ -32,8 +32,8 @@ impl Output {
         unsafe { self.0.add(index) }
     }
 
-    /// What a task leaves when its pass is interrupted: zeros in `columns` columns of the rows, which
-    /// are `step` values apart.
+    /// What a task leaves when its pass is interrupted: zeros in `columns` columns of the rows,
+    /// which are `step` values apart.
     ///
     /// # Safety
     ///

@@ -9,8 +9,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 
 use qwen3_vl_core::lower_priority;
 
-/// One thread a core (or fewer, by `RAYON_NUM_THREADS`), which nobody else uses: an application's own
-/// work and other models neither wait for a pass nor hold it up.
+/// One thread a core (or fewer, by `RAYON_NUM_THREADS`), which nobody else uses: an application's
+/// own work and other models neither wait for a pass nor hold it up.
 #[derive(Debug, Default)]
 pub struct Pool(Option<ThreadPool>);
 
@@ -47,8 +47,8 @@ pub fn interrupted() -> bool {
 }
 
 impl Pool {
-    /// Starts the threads, whose kernels look at the flag. Where the system gives none, passes run on
-    /// those that all of the process share.
+    /// Starts the threads, whose kernels look at the flag. Where the system gives none, passes run
+    /// on those that all of the process share.
     pub fn new(flag: &Flag) -> Self {
         let flag = flag.clone();
         let pool = ThreadPoolBuilder::new()
@@ -79,15 +79,16 @@ impl Pool {
         }
     }
 
-    /// Runs a pass on one of the threads, while the others look for its work without going to sleep:
-    /// a pass has hundreds of parallel loops for one token, most shorter than it takes to wake a thread.
+    /// Runs a pass on one of the threads, while the others look for its work without going to
+    /// sleep: a pass has hundreds of parallel loops for one token, most shorter than it takes to
+    /// wake a thread.
     pub fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
         let Some(pool) = &self.0 else { return pass() };
         let over = AtomicBool::new(false);
         pool.scope(|scope| {
-            // These are the oldest tasks of this thread's queue, from whose end others steal, so that no
-            // part of the pass is ever stolen before them, and this thread, which only takes tasks
-            // itself that are younger than the part it waits for, never runs one.
+            // These are the oldest tasks of this thread's queue, from whose end others steal, so
+            // that no part of the pass is ever stolen before them, and this thread, which only
+            // takes tasks itself that are younger than the part it waits for, never runs one.
             for _ in 1..pool.current_num_threads() {
                 scope.spawn(|_| {
                     while !over.load(Ordering::Relaxed) {
@@ -103,8 +104,8 @@ impl Pool {
     }
 }
 
-/// Threads to start: one a core that this process may use, or as many as `RAYON_NUM_THREADS` says, if
-/// that is fewer. More would take turns on the cores, and each waits for work without sleeping.
+/// Threads to start: one a core that this process may use, or as many as `RAYON_NUM_THREADS` says,
+/// if that is fewer. More would take turns on the cores, and each waits for work without sleeping.
 pub fn threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let asked = std::env::var("RAYON_NUM_THREADS").ok();

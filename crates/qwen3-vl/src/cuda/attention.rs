@@ -35,8 +35,8 @@ pub fn place(heads: Heads, layer: usize, dtype: DType) -> (u64, u64) {
     (bytes(layer), bytes(values))
 }
 
-/// Causal attention of the sequences of a pass with one query each, into their rows of `out`. `q` and `out`
-/// are `[rows, heads * width]` (twin: [`crate::cpu::attention::attend`]).
+/// Causal attention of the sequences of a pass with one query each, into their rows of `out`. `q`
+/// and `out` are `[rows, heads * width]` (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
@@ -48,7 +48,8 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
         return Ok(());
     }
     let (device, suffix) = (device_of(q)?, suffix(q.dtype())?);
-    // The same for every length, so that a step can be repeated: a kernel whose part is empty ends at once.
+    // The same for every length, so that a step can be repeated: a kernel whose part is empty ends
+    // at once.
     let splits = (BUSY / (heads.kv * count)).max(1);
     let (layer, values) = place(heads, layer, q.dtype());
     let Heads { width, .. } = heads;
@@ -71,7 +72,8 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
     ];
     let name = format!("decode_attention_{suffix}_{width}_{}", heads.group());
     let grid = (heads.kv, splits, count);
-    // SAFETY: the arguments of decode_attention.cu; the pass says where the pages of its sequences are.
+    // SAFETY: the arguments of decode_attention.cu; the pass says where the pages of its sequences
+    // are.
     unsafe { launch(device, &name, grid, THREADS, &arguments)? };
     let arguments = [
         address(&partial)?.into(),
@@ -92,8 +94,8 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
     }
 }
 
-/// Causal attention of the sequences of a pass with more queries, in bf16, into their rows of `out` (twin:
-/// [`crate::cpu::attention::attend`]).
+/// Causal attention of the sequences of a pass with more queries, in bf16, into their rows of `out`
+/// (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
@@ -113,8 +115,8 @@ pub fn prefill(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor
     launch.run(q.dtype(), pass, out, device_of(q)?)
 }
 
-/// Grids of so many patches, whose queries, keys and values take `patch_bytes`, for [`vision`] on the device of
-/// `like`.
+/// Grids of so many patches, whose queries, keys and values take `patch_bytes`, for [`vision`] on
+/// the device of `like`.
 ///
 /// # Errors
 ///
@@ -130,9 +132,9 @@ pub fn grids(
     Pass::new(&plan, 0, device_of(like)?, &mut workspace.vision_staging)
 }
 
-/// Attention of patches that see those of their grid, in bf16: `qkv` `[patches, 3 * heads * width]`, with
-/// queries and keys rotated, to `[patches, heads * width]`. None if there is no kernel for it (twin:
-/// [`crate::cpu::attention::attend`]).
+/// Attention of patches that see those of their grid, in bf16: `qkv` `[patches, 3 * heads *
+/// width]`, with queries and keys rotated, to `[patches, heads * width]`. None if there is no
+/// kernel for it (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
@@ -197,7 +199,8 @@ impl Launch {
             scale(self.heads.width).into(),
         ];
         let name = format!("attention_{}", self.heads.width);
-        // SAFETY: the arguments of attention.cu; the pass says where its sequences and their pages are.
+        // SAFETY: the arguments of attention.cu; the pass says where its sequences and their pages
+        // are.
         unsafe {
             launch(
                 device,

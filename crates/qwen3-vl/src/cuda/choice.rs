@@ -17,8 +17,8 @@ const THREADS: u32 = 256;
 /// Tokens with their scores, of each row.
 pub type Best = Vec<Vec<(u32, f32)>>;
 
-/// The `k` largest scores of each row `[rows, vocabulary]` with their places, largest first, of equal
-/// ones the first; `k` from 1 to [`MOST`].
+/// The `k` largest scores of each row `[rows, vocabulary]` with their places, largest first, of
+/// equal ones the first; `k` from 1 to [`MOST`].
 ///
 /// # Errors
 ///
@@ -64,8 +64,8 @@ pub fn top_k(scores: &Tensor, k: usize) -> Result<Best> {
     Ok(all.chunks_exact(k).map(<[_]>::to_vec).collect())
 }
 
-/// The `k` largest of each row with its penalties taken off. The logits stay as they are: a recorded step may
-/// own them.
+/// The `k` largest of each row with its penalties taken off. The logits stay as they are: a
+/// recorded step may own them.
 ///
 /// # Errors
 ///
@@ -87,8 +87,8 @@ pub fn candidates(
     top_k(&copy, k)
 }
 
-/// Takes penalties of rows off their scores `[rows, vocabulary]`, f32, in place; each token of a row has one
-/// (twin: [`crate::sampling`]).
+/// Takes penalties of rows off their scores `[rows, vocabulary]`, f32, in place; each token of a
+/// row has one (twin: [`crate::sampling`]).
 ///
 /// # Errors
 ///

@@ -50,7 +50,8 @@ pub fn plan(model: &TextModel, parts: &[SequenceSlice<'_>]) -> Result<AttentionM
     ))
 }
 
-/// Runs the parts, whose caches have room, kernel by kernel: the logits behind the rows that they ask for.
+/// Runs the parts, whose caches have room, kernel by kernel: the logits behind the rows that they
+/// ask for.
 ///
 /// # Errors
 ///

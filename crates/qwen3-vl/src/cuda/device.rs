@@ -8,27 +8,29 @@ use candle_core::{CudaDevice, Device, Result};
 /// The device of that number, with a stream of its own and the kernels loaded: a kernel that is
 /// loaded in a later step delays that, and cannot be loaded while a step is recorded.
 ///
-/// candle's default is a stream for each thread: what one thread loads would race with what another runs.
-/// And it tracks every use of memory with events, to make streams wait for each other; with one stream
-/// there is nothing to wait for, and a step that waits for events cannot be recorded as a graph.
+/// candle's default is a stream for each thread: what one thread loads would race with what another
+/// runs. And it tracks every use of memory with events, to make streams wait for each other; with
+/// one stream there is nothing to wait for, and a step that waits for events cannot be recorded as
+/// a graph.
 ///
 /// # Errors
 ///
 /// If there is no such device or no driver.
 pub fn open(ordinal: usize) -> Result<Device> {
     let device = CudaDevice::new_with_stream(ordinal)?;
-    // SAFETY: every tensor of the device is made, used and freed in the order of its one stream. Who uses
-    // one on another stream orders that by hand (`handover`).
+    // SAFETY: every tensor of the device is made, used and freed in the order of its one stream.
+    // Who uses one on another stream orders that by hand (`handover`).
     unsafe { device.disable_event_tracking() };
     if let Some(pool) = pool(&device)? {
         for (attribute, value) in [
-            // The driver would give memory that is free at the moment back to the system whenever somebody
-            // waits for the device, which is behind every token.
+            // The driver would give memory that is free at the moment back to the system whenever
+            // somebody waits for the device, which is behind every token.
             (
                 CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
                 u64::MAX,
             ),
-            // And it would rather let one stream wait for what another frees later than take more memory.
+            // And it would rather let one stream wait for what another frees later than take more
+            // memory.
             (
                 CUmemPool_attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES,
                 0,

@@ -1,5 +1,5 @@
-//! Decode steps as CUDA graphs: what a step of so many rows does is recorded once, and repeated with other
-//! numbers in the same places. The host then says "go" once, not once a kernel.
+//! Decode steps as CUDA graphs: what a step of so many rows does is recorded once, and repeated
+//! with other numbers in the same places. The host then says "go" once, not once a kernel.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,8 @@ struct Step {
 }
 
 enum State {
-    /// It has not run: the first run loads kernels and lets cuBLAS choose, which cannot be recorded.
+    /// It has not run: the first run loads kernels and lets cuBLAS choose, which cannot be
+    /// recorded.
     Fresh,
     /// It has run.
     Warm,
@@ -62,8 +63,8 @@ enum State {
     Refused(String),
 }
 
-// SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread safety"),
-// and whoever has a `Graphs` has it alone.
+// SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread
+// safety"), and whoever has a `Graphs` has it alone.
 unsafe impl Send for Step {}
 
 impl Graphs {
@@ -84,8 +85,8 @@ impl Graphs {
     }
 }
 
-/// Scores `[parts, vocabulary]` of a step in which every part has one token and asks for one output. None
-/// if it is not such a step. The caches have room.
+/// Scores `[parts, vocabulary]` of a step in which every part has one token and asks for one
+/// output. None if it is not such a step. The caches have room.
 ///
 /// # Errors
 ///
@@ -196,8 +197,8 @@ impl Step {
             .w()?;
         // All memory that is taken meanwhile is given back meanwhile: what the graph needs, it has.
         let kernels = self.kernels(model, on, device);
-        // Memory that a failed recording gave back makes an error that cudarc keeps for its next call,
-        // which would then return before it ends the recording.
+        // Memory that a failed recording gave back makes an error that cudarc keeps for its next
+        // call, which would then return before it ends the recording.
         let freed = stream.context().check_err();
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let mut graph = stream.end_capture(flags);

@@ -14,9 +14,9 @@ use half::{bf16, f16};
 use super::launch::{address, device};
 use crate::model::VisionTokens;
 
-/// Vision tokens that are being made on one stream, for another of the same GPU. The copies are made
-/// on the first stream, behind the tokens: there they wait for no prefill, and what is encoded next
-/// does not wait for them.
+/// Vision tokens that are being made on one stream, for another of the same GPU. The copies are
+/// made on the first stream, behind the tokens: there they wait for no prefill, and what is encoded
+/// next does not wait for them.
 pub struct Mark {
     event: CudaEvent,
     target: Arc<CudaStream>,
@@ -97,7 +97,8 @@ fn copy_of<T: CudaDType + DeviceRepr>(
     let address = address(from)?;
     let has_pools = source.context().has_async_alloc();
     // SAFETY: the memory is taken in the order of the stream that writes it, and given back in the
-    // order of the one that reads it, which waits for the event behind the copy before it does either.
+    // order of the one that reads it, which waits for the event behind the copy before it does
+    // either.
     let slice = unsafe {
         let at = match has_pools {
             true => malloc_async(source.cu_stream(), bytes).w()?,

@@ -55,14 +55,14 @@ impl Argument {
 ///
 /// # Errors
 ///
-/// If the driver refuses, with the kernel's name and grid. A fault of the kernel itself is the error
-/// of a later call, unless [`sync`](super::sync) is on.
+/// If the driver refuses, with the kernel's name and grid. A fault of the kernel itself is the
+/// error of a later call, unless [`sync`](super::sync) is on.
 ///
 /// # Safety
 ///
-/// The arguments are those of the kernel's source, in number, order and size, and what they point at is
-/// as large as the grid and they say. It belongs to this device and is not freed before the stream has
-/// come that far, which holds for whatever is freed on the stream later.
+/// The arguments are those of the kernel's source, in number, order and size, and what they point
+/// at is as large as the grid and they say. It belongs to this device and is not freed before the
+/// stream has come that far, which holds for whatever is freed on the stream later.
 pub unsafe fn launch(
     device: &CudaDevice,
     name: &str,

@@ -1,7 +1,7 @@
 //! The model on an NVIDIA GPU: what candle does slowly or not at all is done by the kernels of
-//! `kernels/*.cu`, which `build.rs` compiles. Each has a twin in [`crate::cpu`] that it is tested against.
-//! [`platform`](platform()) chooses what they run of a model; `absent.rs` stands for this module in a build
-//! without the feature `cuda`.
+//! `kernels/*.cu`, which `build.rs` compiles. Each has a twin in [`crate::cpu`] that it is tested
+//! against. [`platform`](platform()) chooses what they run of a model; `absent.rs` stands for this
+//! module in a build without the feature `cuda`.
 //!
 //! Everything on a device is done by one stream, so that work is in order without events: see
 //! [`device::open`].

@@ -34,8 +34,8 @@ pub struct Pass {
     place: Place,
 }
 
-/// Where the parts of a plan lie in one piece of memory, in words of 8 bytes. Pages are last, so that of
-/// a piece with room for many only a part must be copied.
+/// Where the parts of a plan lie in one piece of memory, in words of 8 bytes. Pages are last, so
+/// that of a piece with room for many only a part must be copied.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     slots: usize,

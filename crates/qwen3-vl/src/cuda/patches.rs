@@ -15,8 +15,8 @@ use qwen3_vl_core::frames::{Frame, VisionInput};
 /// Batches of frames that may be on the device at a time: one that is cut, and the next.
 const ROOMS: usize = 2;
 
-/// The way of frames to the device, on a stream of its own, so that the next frames come while the last
-/// ones are encoded.
+/// The way of frames to the device, on a stream of its own, so that the next frames come while the
+/// last ones are encoded.
 #[derive(Default)]
 pub struct Frames {
     staging: Staging<u8>,
@@ -90,8 +90,8 @@ impl Frames {
             ((rows * length) as u64).into(),
         ];
         let name = format!("patchify_{}", suffix(dtype)?);
-        // SAFETY: the arguments of patchify.cu; the room has all frames of that size, and sides that are
-        // multiples of patch * merge are checked by whoever takes inputs.
+        // SAFETY: the arguments of patchify.cu; the room has all frames of that size, and sides
+        // that are multiples of patch * merge are checked by whoever takes inputs.
         unsafe { launch_each(device, &name, rows * length, &arguments)? };
         room.free = Some(stream.record_event(None).w()?);
         Ok(out)

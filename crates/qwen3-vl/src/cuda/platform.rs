@@ -1,4 +1,5 @@
-//! How a model runs on an NVIDIA GPU: what there are kernels for by them, the rest by candle's operations.
+//! How a model runs on an NVIDIA GPU: what there are kernels for by them, the rest by candle's
+//! operations.
 
 use std::sync::Arc;
 

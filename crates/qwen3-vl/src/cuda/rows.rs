@@ -9,8 +9,9 @@ use crate::model::norm::{LAYER_NORM_EPS, LayerNorm};
 /// Threads of a block that reduces (`block.cuh`).
 const THREADS: u32 = 256;
 
-/// `sum += delta`, in place, and RMSNorm of that. `sum`, `delta` `[rows, width]`, `weight` `[width]`, width a
-/// multiple of 8 (twins: [`crate::cpu::activation::add`], [`crate::cpu::norm::rms_norm`]).
+/// `sum += delta`, in place, and RMSNorm of that. `sum`, `delta` `[rows, width]`, `weight`
+/// `[width]`, width a multiple of 8 (twins: [`crate::cpu::activation::add`],
+/// [`crate::cpu::norm::rms_norm`]).
 ///
 /// # Errors
 ///
@@ -47,8 +48,8 @@ pub fn add_rms_norm(
     Ok(out)
 }
 
-/// `sum += delta`, with the bias of the layer that `delta` is a product of, in place, and LayerNorm of that.
-/// `sum`, `delta` `[rows, width]`, `bias` `[width]`, width a multiple of 8 (twins:
+/// `sum += delta`, with the bias of the layer that `delta` is a product of, in place, and LayerNorm
+/// of that. `sum`, `delta` `[rows, width]`, `bias` `[width]`, width a multiple of 8 (twins:
 /// [`crate::cpu::activation::add`], [`crate::cpu::norm::layer_norm`]).
 ///
 /// # Errors
@@ -98,8 +99,8 @@ pub fn add_layer_norm(
     Ok(out)
 }
 
-/// Tanh-approximated GELU of `x` `[rows, width]`, in place, with `bias` `[width]`, width a multiple of 8 (twins:
-/// [`crate::cpu::activation::add`], [`crate::cpu::activation::gelu_tanh`]).
+/// Tanh-approximated GELU of `x` `[rows, width]`, in place, with `bias` `[width]`, width a multiple
+/// of 8 (twins: [`crate::cpu::activation::add`], [`crate::cpu::activation::gelu_tanh`]).
 ///
 /// # Errors
 ///
@@ -151,8 +152,8 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
-/// Rows of a table `[vocabulary, width]` for `rows` ids (u32) at an address of the device (twin: candle's
-/// `index_select`).
+/// Rows of a table `[vocabulary, width]` for `rows` ids (u32) at an address of the device (twin:
+/// candle's `index_select`).
 ///
 /// # Errors
 ///

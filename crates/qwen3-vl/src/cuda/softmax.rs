@@ -36,7 +36,8 @@ impl Softmax {
     ///
     /// # Errors
     ///
-    /// If [`super::is_supported`] does not know the type, the sizes do not fit, or the device fails.
+    /// If [`super::is_supported`] does not know the type, the sizes do not fit, or the device
+    /// fails.
     pub fn run(self, scores: &Tensor) -> Result<()> {
         let keys = scores.dims().last().copied().unwrap_or(0);
         if keys == 0 || self.seen == 0 || self.queries == 0 {

@@ -1,5 +1,5 @@
-//! The way of small things to the device without waiting for it: through memory that the device reads by
-//! itself.
+//! The way of small things to the device without waiting for it: through memory that the device
+//! reads by itself.
 
 use std::sync::Arc;
 
@@ -59,7 +59,8 @@ impl<T: DeviceRepr + ValidAsZeroBits + Copy + 'static> Staging<T> {
         self.copy_parts(&[values], to, &device.cuda_stream())
     }
 
-    /// Copies values that lie apart to the front of `to`, one behind the other, in the order of `stream`.
+    /// Copies values that lie apart to the front of `to`, one behind the other, in the order of
+    /// `stream`.
     ///
     /// # Errors
     ///

@@ -82,8 +82,8 @@ impl DeviceChoice {
         })
     }
 
-    /// Another stream of the same device, so that the vision tower works beside the language model; the
-    /// same device where there are no streams.
+    /// Another stream of the same device, so that the vision tower works beside the language model;
+    /// the same device where there are no streams.
     ///
     /// # Errors
     ///

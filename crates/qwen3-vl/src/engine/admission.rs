@@ -1,7 +1,8 @@
 //! Who gets room in the KV cache. Pure: counts blocks, holds none.
 //!
-//! A window is admitted when it opens, with room for all that it and one request will need, so that no
-//! window that has begun ever lacks memory. More requests at a time need more room, and may have to wait. Those that wait are admitted in the order in which they opened.
+//! A window is admitted when it opens, with room for all that it and one request will need, so that
+//! no window that has begun ever lacks memory. More requests at a time need more room, and may have
+//! to wait. Those that wait are admitted in the order in which they opened.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -86,8 +87,8 @@ impl Admission {
         self.admitted.get(&id).map_or(0, |room| room.said)
     }
 
-    /// An admitted window and its forks need so many blocks in all, or what it said if that is more. Whether
-    /// they can have them; if not, they keep what they have.
+    /// An admitted window and its forks need so many blocks in all, or what it said if that is
+    /// more. Whether they can have them; if not, they keep what they have.
     pub fn resize(&mut self, id: u64, blocks: usize) -> bool {
         let Some(room) = self.admitted.get_mut(&id) else {
             return false;

@@ -13,8 +13,8 @@ pub struct EngineConfig {
     pub decoding_windows: usize,
     /// Tokens that are prefilled in one pass.
     pub prefill_tokens: usize,
-    /// How long a pass that prefills may delay windows that decode. None: [`Self::prefill_tokens`] is
-    /// the only bound.
+    /// How long a pass that prefills may delay windows that decode. None: [`Self::prefill_tokens`]
+    /// is the only bound.
     pub prefill_time: Option<Duration>,
     /// Steps for closed windows after which open ones get one.
     pub patience: u32,
@@ -24,14 +24,14 @@ pub struct EngineConfig {
     pub vision_batches: usize,
     /// Grid sizes whose positions are kept; a camera has one.
     pub geometries: usize,
-    /// Vision tokens that are kept for overlapping windows, unless one input has more. At least those of
-    /// a batch: windows find them here when it ends.
+    /// Vision tokens that are kept for overlapping windows, unless one input has more. At least
+    /// those of a batch: windows find them here when it ends.
     pub vision_cache_tokens: u32,
 }
 
 impl EngineConfig {
-    /// For a CPU. A batch of 2048 patches is bound by arithmetic and takes seconds on few cores: more
-    /// together would only wait longer.
+    /// For a CPU. A batch of 2048 patches is bound by arithmetic and takes seconds on few cores:
+    /// more together would only wait longer.
     pub const CPU: Self = Self {
         decoding_windows: 64,
         prefill_tokens: 512,

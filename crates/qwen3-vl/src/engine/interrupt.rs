@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::runner::StepError;
 use crate::cpu::pool::Flag;
 
-/// Says whether the step that runs is still wanted: the engine tells it which windows that step is for,
-/// callers tell it what they have given up. Kernels look at its [`Flag`].
+/// Says whether the step that runs is still wanted: the engine tells it which windows that step is
+/// for, callers tell it what they have given up. Kernels look at its [`Flag`].
 #[derive(Debug, Default)]
 pub struct Interrupt {
     flag: Flag,
@@ -47,8 +47,8 @@ impl Waiter {
         }
     }
 
-    /// Waits no more. The step that runs ends, if nobody else waits for it. To be called when the engine
-    /// has the command to forget what was waited for.
+    /// Waits no more. The step that runs ends, if nobody else waits for it. To be called when the
+    /// engine has the command to forget what was waited for.
     pub fn give_up(&self) {
         if !self.gave_up.swap(true, Ordering::Relaxed) {
             let running = self.interrupt.lock();

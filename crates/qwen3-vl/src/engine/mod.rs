@@ -38,7 +38,8 @@ use runner::{Runner, StepError};
 use scheduler::{Scheduler, SequenceStatus, Step};
 use sequence::{Ask, Sequence};
 
-/// What callers tell the engine. Windows and requests are named by a number that only one of them has.
+/// What callers tell the engine. Windows and requests are named by a number that only one of them
+/// has.
 pub enum Command {
     /// A window begins.
     Open {
@@ -290,8 +291,8 @@ impl Worker {
         }
     }
 
-    /// Gives windows the tokens of inputs that have been encoded; waits for the first of those that are
-    /// being encoded if `wait`.
+    /// Gives windows the tokens of inputs that have been encoded; waits for the first of those that
+    /// are being encoded if `wait`.
     fn poll_encoded(&mut self, mut wait: bool) {
         while let Some(batch) = self.runner.poll_encoded(std::mem::take(&mut wait)) {
             let waits = |window: &Sequence| window.awaits(&batch.inputs);
@@ -332,8 +333,8 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What the
-    /// window said has room for one request.
+    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What
+    /// the window said has room for one request.
     fn needed_blocks(&self, window: u64, more: Option<usize>) -> usize {
         /// The first fork may copy a block that the window goes on with, and cut another.
         const COPIED: usize = 2;
@@ -350,8 +351,8 @@ impl Worker {
         said.max(now)
     }
 
-    /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds no room
-    /// waits for the others of its window.
+    /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds
+    /// no room waits for the others of its window.
     fn serve(&mut self) {
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
@@ -421,8 +422,8 @@ impl Worker {
             self.pace.passed(prefilled, decode, start.elapsed());
             done
         };
-        // What goes wrong in a step goes wrong for all who were in it. If it was interrupted, nobody waits
-        // for them any more, and the commands that say so are there.
+        // What goes wrong in a step goes wrong for all who were in it. If it was interrupted,
+        // nobody waits for them any more, and the commands that say so are there.
         if let Err(error) = result
             && !matches!(error, StepError::Interrupted)
         {
@@ -444,8 +445,8 @@ impl Worker {
         }
     }
 
-    /// After a panic or a failure of the device no state can be trusted: every window fails, and every
-    /// later one.
+    /// After a panic or a failure of the device no state can be trusted: every window fails, and
+    /// every later one.
     fn break_down(&mut self, reason: &str) {
         // First, so that whoever hears of it and loads again gets another engine.
         let reason = self.broken.get_or_init(|| reason.into());

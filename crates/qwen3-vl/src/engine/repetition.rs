@@ -1,10 +1,10 @@
 //! Sees that an answer repeats itself.
 
-/// Looks at tokens as they come. An answer repeats itself when its last `n` tokens have a period `p`
-/// (each is the one `p` before it), with `n` at least the limit and at least four periods.
+/// Looks at tokens as they come. An answer repeats itself when its last `n` tokens have a period
+/// `p` (each is the one `p` before it), with `n` at least the limit and at least four periods.
 ///
-/// A model that decodes greedily can go round in such a circle until the length of its answer ends it
-/// (QwenLM/Qwen3-VL issues 1611 and 1825).
+/// A model that decodes greedily can go round in such a circle until the length of its answer ends
+/// it (QwenLM/Qwen3-VL issues 1611 and 1825).
 #[derive(Debug)]
 pub struct RepetitionGuard {
     limit: usize,
@@ -26,8 +26,8 @@ impl RepetitionGuard {
         }
     }
 
-    /// Takes the next token; whether the answer repeats itself with it. Takes as many steps as there
-    /// are tokens.
+    /// Takes the next token; whether the answer repeats itself with it. Takes as many steps as
+    /// there are tokens.
     pub fn push(&mut self, token: u32) -> bool {
         if self.limit == 0 {
             return false;

@@ -111,9 +111,9 @@ impl Runner {
         }
     }
 
-    /// Begins to encode waiting inputs of the sequences, in their order, as many as go together: those
-    /// that look like the first. An input that several of them have is encoded once. What was begun is
-    /// there when it [lands](Runner::poll_encoded).
+    /// Begins to encode waiting inputs of the sequences, in their order, as many as go together:
+    /// those that look like the first. An input that several of them have is encoded once. What was
+    /// begun is there when it [lands](Runner::poll_encoded).
     ///
     /// # Errors
     ///
@@ -159,7 +159,8 @@ impl Runner {
         Ok(self.limits.check(sequence.tokens(), 0)?)
     }
 
-    /// Gives the sequence the tokens of its inputs that are known, or will be when a vision_batch lands.
+    /// Gives the sequence the tokens of its inputs that are known, or will be when a vision_batch
+    /// lands.
     pub fn supply(&self, sequence: &mut Sequence) {
         sequence.encoded(|input| self.recent.find(input).cloned());
         for vision_batch in &self.encoding {

@@ -4,8 +4,8 @@
 //! windows go through the language model in one pass (continuous batching). Windows that are closed
 //! come first, because somebody waits for their answers: all that decode are in every pass, then
 //! prompts are finished in the order in which their windows were closed. What is open comes in
-//! between, oldest first, and gets a step of its own after every [`Limits::patience`] of the others,
-//! so that nothing starves.
+//! between, oldest first, and gets a step of its own after every [`Limits::patience`] of the
+//! others, so that nothing starves.
 
 /// What the scheduler needs to know of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,8 @@ impl Scheduler {
     }
 
     fn of_open(&self, open: &[SequenceStatus], prefill: usize) -> Option<Step> {
-        // What follows at once goes in the same pass: that costs the same for few tokens as for many.
+        // What follows at once goes in the same pass: that costs the same for few tokens as for
+        // many.
         let full = |w: &&SequenceStatus| w.waiting == 0 || w.pending >= prefill;
         let shares = share_out(open.iter().filter(full), prefill);
         let encode = open.iter().any(|w| w.waiting > 0);
@@ -162,8 +163,8 @@ fn share_out<'a>(
     let mut room = prefill;
     let share = |w: &SequenceStatus| {
         let most = w.pending.min(room);
-        // A token of a prompt by itself would be computed as one that was generated is, which differs
-        // in the last bits: neither take one nor leave one, if there is a way.
+        // A token of a prompt by itself would be computed as one that was generated is, which
+        // differs in the last bits: neither take one nor leave one, if there is a way.
         let tokens = match (most, w.pending - most) {
             (3.., 1) => most - 1,
             (1, 1..) | (2, 1) if room < prefill => 0,

@@ -1,5 +1,5 @@
-//! Vision inputs on their way through the encoder. A GPU encodes them beside what else it does, and nobody
-//! waits for it; on the CPU they are through at once.
+//! Vision inputs on their way through the encoder. A GPU encodes them beside what else it does, and
+//! nobody waits for it; on the CPU they are through at once.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,8 @@ impl Runner {
         self.encoding.len() >= self.config.vision_batches
     }
 
-    /// The first vision_batch, if it is over or `wait` says to wait for it. Its tokens are in the cache then.
+    /// The first vision_batch, if it is over or `wait` says to wait for it. Its tokens are in the
+    /// cache then.
     pub fn poll_encoded(&mut self, wait: bool) -> Option<EncodedBatch> {
         if !self.encoding.front()?.pending.is_ready() && !wait {
             return None;

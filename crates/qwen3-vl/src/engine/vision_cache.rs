@@ -22,8 +22,8 @@ pub struct Encoded {
 
 /// See the module's text.
 pub struct VisionCache {
-    /// Tokens that are kept, at most, unless one input has more: those that still come for the input
-    /// of an overlapping window come while it is encoded, or right after.
+    /// Tokens that are kept, at most, unless one input has more: those that still come for the
+    /// input of an overlapping window come while it is encoded, or right after.
     most: u32,
     /// The inputs keep their frames in memory, so that no other frame is taken for them.
     recent: VecDeque<(VisionInput, Encoded)>,
@@ -49,8 +49,8 @@ impl VisionCache {
             .map(|(_, encoded)| encoded)
     }
 
-    /// Keeps what was encoded, and forgets the oldest. The last one stays however large it is: whoever waits
-    /// for it finds it here.
+    /// Keeps what was encoded, and forgets the oldest. The last one stays however large it is:
+    /// whoever waits for it finds it here.
     pub fn keep(&mut self, input: VisionInput, encoded: Encoded) {
         self.tokens += count(&encoded);
         self.recent.push_back((input, encoded));

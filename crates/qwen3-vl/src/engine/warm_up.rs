@@ -12,9 +12,10 @@ const TOKENS: u32 = 64;
 const STEPS: u32 = 3;
 
 impl Runner {
-    /// Encodes two frames and decodes a few tokens on a GPU, where a library chooses its kernels, takes
-    /// memory and records a step when it is first asked to. On a CPU it does nothing. What goes otherwise
-    /// than it should, and does not keep the model from working, comes back as texts.
+    /// Encodes two frames and decodes a few tokens on a GPU, where a library chooses its kernels,
+    /// takes memory and records a step when it is first asked to. On a CPU it does nothing. What
+    /// goes otherwise than it should, and does not keep the model from working, comes back as
+    /// texts.
     ///
     /// # Errors
     ///

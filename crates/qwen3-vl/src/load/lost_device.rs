@@ -217,7 +217,8 @@ fn a_lost_device_is_the_end_of_the_engine() {
         for part in ["device failed", "ILLEGAL_ADDRESS", "restart the element"] {
             assert!(text.contains(part), "{text:?} does not say {part:?}");
         }
-        // Whoever shares the engine hears of it, and whoever comes later, though the device is well.
+        // Whoever shares the engine hears of it, and whoever comes later, though the device is
+        // well.
         bench.fails_with(None);
         assert!(bench.engine.is_broken());
         let later = bench.window(false);

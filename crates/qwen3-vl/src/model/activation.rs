@@ -1,4 +1,5 @@
-//! Element-wise operations: in place by the kernels of [`crate::cpu`] on the CPU, by candle's own elsewhere.
+//! Element-wise operations: in place by the kernels of [`crate::cpu`] on the CPU, by candle's own
+//! elsewhere.
 
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 

@@ -15,8 +15,8 @@ pub struct Span<'a> {
     pub blocks: Vec<&'a LayerBlock>,
 }
 
-/// Causal attention of any number of sequences: `q` `[queries of all, heads, head_dim]` in their order,
-/// to `[queries of all, heads * head_dim]`.
+/// Causal attention of any number of sequences: `q` `[queries of all, heads, head_dim]` in their
+/// order, to `[queries of all, heads * head_dim]`.
 ///
 /// # Errors
 ///
@@ -36,9 +36,9 @@ pub fn attend_all(q: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
 
 /// `softmax(q kᵀ / sqrt(head_dim)) v` over the first `keys` tokens of the blocks.
 ///
-/// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. Every block but
-/// the last holds as many tokens as the first. If `causal`, the queries are the last of the keys
-/// and see no later ones.
+/// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. Every block
+/// but the last holds as many tokens as the first. If `causal`, the queries are the last of the
+/// keys and see no later ones.
 ///
 /// # Errors
 ///
@@ -92,8 +92,9 @@ fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
 /// Queries whose scores are in memory at a time.
 const QUERIES: usize = 256;
 
-/// Makes weights of scores `[kv_heads, group * queries, keys]`, which are used up, times a scale, in f32
-/// arithmetic. The first of the queries sees so many keys, each next one one more, up to all.
+/// Makes weights of scores `[kv_heads, group * queries, keys]`, which are used up, times a scale,
+/// in f32 arithmetic. The first of the queries sees so many keys, each next one one more, up to
+/// all.
 pub(crate) type Softmax = fn(Tensor, SoftmaxArgs) -> Result<Tensor>;
 
 /// What a [`Softmax`] needs beside the scores.
@@ -107,8 +108,8 @@ pub(crate) struct SoftmaxArgs {
     pub(crate) scale: f32,
 }
 
-/// [`attend`] as two products of candle's with a softmax between them, for devices without a kernel for all
-/// of it.
+/// [`attend`] as two products of candle's with a softmax between them, for devices without a kernel
+/// for all of it.
 ///
 /// # Errors
 ///

@@ -67,8 +67,8 @@ pub struct AttentionMetadata {
 }
 
 impl AttentionMetadata {
-    /// Plans a pass in which keys of a token take `token_bytes` of a page and `group` query heads share
-    /// a key.
+    /// Plans a pass in which keys of a token take `token_bytes` of a page and `group` query heads
+    /// share a key.
     pub fn new(brought: &[SequenceInput<'_>], token_bytes: usize, group: usize) -> Self {
         let mut plan = Self::default();
         for part in brought {
@@ -105,8 +105,8 @@ impl AttentionMetadata {
             .extend(&part.pages[..keys.div_ceil(BLOCK_TOKENS)]);
     }
 
-    /// Grids of so many patches, each of which sees its own. Pages are told as the distance from the first
-    /// key of the first grid, where a patch takes `patch_bytes`.
+    /// Grids of so many patches, each of which sees its own. Pages are told as the distance from
+    /// the first key of the first grid, where a patch takes `patch_bytes`.
     pub fn of_grids(grids: usize, patches: usize, patch_bytes: usize) -> Self {
         let pages = patches.div_ceil(BLOCK_TOKENS);
         let mut plan = Self::default();
@@ -125,7 +125,8 @@ impl AttentionMetadata {
         plan
     }
 
-    /// Fills a batch of sequences with one query, of each of which one output is asked for, up to `rows`: what is added is not kept and sees nothing.
+    /// Fills a batch of sequences with one query, of each of which one output is asked for, up to
+    /// `rows`: what is added is not kept and sees nothing.
     pub fn fill(&mut self, rows: usize) {
         for row in self.ids.len()..rows {
             self.decoding.push(Sequence {
@@ -168,7 +169,8 @@ mod tests {
 
     const TOKEN: usize = 512;
 
-    /// Sequences of so many cached and new tokens, whose page n of sequence s is at (s + 1) << 40 | n << 20.
+    /// Sequences of so many cached and new tokens, whose page n of sequence s is at (s + 1) << 40 |
+    /// n << 20.
     fn brought(sizes: &[(usize, usize)], check: impl FnOnce(&[SequenceInput<'_>])) {
         let ids: Vec<Vec<u32>> = sizes
             .iter()

@@ -12,7 +12,8 @@ use crate::cpu::pool::Flag;
 use crate::sampling::Penalty;
 use qwen3_vl_core::frames::VisionInput;
 
-/// Runs a model on its device, with what passes keep between them. One for each thread that runs a model.
+/// Runs a model on its device, with what passes keep between them. One for each thread that runs a
+/// model.
 pub struct Executor {
     workspace: Workspace,
     geometries: HashMap<Grid, Geometry>,
@@ -21,8 +22,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor for the model, whose passes end early when the flag is raised. It keeps the positions of
-    /// so many grid sizes.
+    /// An executor for the model, whose passes end early when the flag is raised. It keeps the
+    /// positions of so many grid sizes.
     pub fn new(model: &Model, flag: &Flag, geometries: usize) -> Self {
         Self {
             workspace: Workspace::new(model.kv.device(), flag),
@@ -70,7 +71,8 @@ impl Executor {
         platform.encode(vision, &patches, geometry, model.kv.device(), workspace)
     }
 
-    /// Runs parts through the language model, see [`TextModel::forward`](super::TextModel::forward).
+    /// Runs parts through the language model, see
+    /// [`TextModel::forward`](super::TextModel::forward).
     ///
     /// # Errors
     ///
@@ -83,9 +85,9 @@ impl Executor {
         model.text.forward(parts, &mut self.workspace)
     }
 
-    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is how many of the
-    /// largest a sequence needs, if none needs all; `penalties` makes the row and penalty of each logit that
-    /// has one, for a device that takes them off itself.
+    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is
+    /// how many of the largest a sequence needs, if none needs all; `penalties` makes the row and
+    /// penalty of each logit that has one, for a device that takes them off itself.
     ///
     /// # Errors
     ///

@@ -24,8 +24,8 @@ impl Heads {
         self.kv * self.width
     }
 
-    /// Values from the start of a page `[layers, 2, BLOCK_TOKENS, kv, width]` to the keys of a layer, and
-    /// from those to its values.
+    /// Values from the start of a page `[layers, 2, BLOCK_TOKENS, kv, width]` to the keys of a
+    /// layer, and from those to its values.
     pub fn place(self, layer: usize) -> (usize, usize) {
         let part = BLOCK_TOKENS * self.of_token();
         (2 * layer * part, part)

@@ -16,8 +16,8 @@ pub type LayerBlock = (Tensor, Tensor);
 /// Keys and values of [`BLOCK_TOKENS`] tokens.
 #[derive(Debug)]
 struct Block {
-    /// `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: one piece of memory, so that one address says where
-    /// the keys of all layers are.
+    /// `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: one piece of memory, so that one address
+    /// says where the keys of all layers are.
     whole: Tensor,
     /// Views of it.
     layers: Vec<LayerBlock>,
@@ -235,7 +235,8 @@ impl KvCache {
             .collect()
     }
 
-    /// The blocks, in order, each `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: keys, then values.
+    /// The blocks, in order, each `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: keys, then
+    /// values.
     pub fn pages(&self) -> impl Iterator<Item = &Tensor> {
         self.blocks.iter().map(|block| &block.whole)
     }

@@ -5,8 +5,9 @@ use candle_core::{Result, Tensor, bail};
 use super::linear::Linear;
 use crate::weights::{Weights, WeightsError, on_device};
 
-/// `N` linear layers of the same input. On a GPU, where one large product is faster than several small ones,
-/// their weights are stored as one matrix; on the CPU, and where they are rounded, each by itself.
+/// `N` linear layers of the same input. On a GPU, where one large product is faster than several
+/// small ones, their weights are stored as one matrix; on the CPU, and where they are rounded, each
+/// by itself.
 #[derive(Clone, Debug)]
 pub struct MergedLinear<const N: usize> {
     /// Each of them; views of `joined` if there is one.
@@ -16,8 +17,8 @@ pub struct MergedLinear<const N: usize> {
 }
 
 impl<const N: usize> MergedLinear<N> {
-    /// Loads `{prefix}.{name}.weight` `[out, in]` for each name with its number of outputs, rounded as
-    /// [`Linear::load_rounded`] says.
+    /// Loads `{prefix}.{name}.weight` `[out, in]` for each name with its number of outputs, rounded
+    /// as [`Linear::load_rounded`] says.
     ///
     /// # Errors
     ///
@@ -48,8 +49,8 @@ impl<const N: usize> MergedLinear<N> {
         &self.parts
     }
 
-    /// `x` `[rows, in]` to what each layer gives, `[rows, out]`. In one product, if the weights are one matrix:
-    /// then rows of the results lie further apart.
+    /// `x` `[rows, in]` to what each layer gives, `[rows, out]`. In one product, if the weights are
+    /// one matrix: then rows of the results lie further apart.
     ///
     /// # Errors
     ///

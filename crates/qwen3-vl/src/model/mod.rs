@@ -61,7 +61,8 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// A workspace for passes on a device that end when the flag is raised; on the CPU, with threads.
+    /// A workspace for passes on a device that end when the flag is raised; on the CPU, with
+    /// threads.
     pub fn new(device: &Device, flag: &Flag) -> Self {
         Self {
             flag: flag.clone(),
@@ -115,8 +116,9 @@ impl Model {
         self.platform = platform;
     }
 
-    /// Builds the model that `config` describes on the weights' device, and its vision tower on `vision_device`, which
-    /// is the same one or, so that both can work at a time, the same GPU with another stream.
+    /// Builds the model that `config` describes on the weights' device, and its vision tower on
+    /// `vision_device`, which is the same one or, so that both can work at a time, the same GPU
+    /// with another stream.
     ///
     /// # Errors
     ///
@@ -169,7 +171,8 @@ fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> 
     ];
     for (part, count, tensor) in last {
         let name = |index: usize| format!("{part}.{index}.{tensor}");
-        // All names of a small file are looked for, so that the error names the first that is missing.
+        // All names of a small file are looked for, so that the error names the first that is
+        // missing.
         let missing = (0..count).map(name).find(|name| !weights.contains(name));
         if let Some(name) = missing {
             return Err(WeightsError::Missing(name));

@@ -1,9 +1,9 @@
 //! The operations that a forward pass is made of.
 //!
 //! The order of a pass is written once, in [`TextModel::logits`](super::TextModel) and
-//! [`VisionTower::encode`](super::VisionTower). What differs by device is behind these two traits: how
-//! each operation is computed, where a pass has its positions and block tables, and what memory it
-//! reuses. An operation is as large as the largest piece that one kernel does at once somewhere.
+//! [`VisionTower::encode`](super::VisionTower). What differs by device is behind these two traits:
+//! how each operation is computed, where a pass has its positions and block tables, and what memory
+//! it reuses. An operation is as large as the largest piece that one kernel does at once somewhere.
 
 use candle_core::{Result, Tensor};
 
@@ -35,8 +35,8 @@ impl Rows {
     }
 }
 
-/// The language model's operations for the sequences of one pass. Hidden states are `[rows, hidden]`, the
-/// tokens of all sequences one behind the other.
+/// The language model's operations for the sequences of one pass. Hidden states are `[rows,
+/// hidden]`, the tokens of all sequences one behind the other.
 pub(crate) trait TextOps {
     /// Rows that the last layer computes.
     fn last_rows(&self) -> Rows;
@@ -46,8 +46,8 @@ pub(crate) trait TextOps {
         Ok(())
     }
 
-    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places. The
-    /// result is the caller's alone: what uses it up may write into it.
+    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places.
+    /// The result is the caller's alone: what uses it up may write into it.
     fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor>;
 
     /// `x + delta`, and its RMSNorm. Both are used up.
@@ -58,8 +58,9 @@ pub(crate) trait TextOps {
         norm: &RmsNorm,
     ) -> Result<(Tensor, Tensor)>;
 
-    /// Queries, keys and values of `x`: norms of queries and keys by head, rotation (interleaved M-RoPE),
-    /// keys and values of all rows into the caches. Gives the queries of `rows`, if there are any.
+    /// Queries, keys and values of `x`: norms of queries and keys by head, rotation (interleaved
+    /// M-RoPE), keys and values of all rows into the caches. Gives the queries of `rows`, if there
+    /// are any.
     fn project(
         &mut self,
         attention: &Attention,
@@ -79,7 +80,8 @@ pub(crate) trait TextOps {
     fn silu_mul(&mut self, gate_up: &MergedLinear<2>, x: &Tensor) -> Result<Tensor>;
 }
 
-/// The vision tower's operations for grids of one size. Hidden states are `[patches of all, hidden]`.
+/// The vision tower's operations for grids of one size. Hidden states are `[patches of all,
+/// hidden]`.
 pub(crate) trait VisionOps {
     /// An error if the pass is to end early.
     fn check(&self) -> Result<()> {
@@ -98,8 +100,8 @@ pub(crate) trait VisionOps {
         norm: &LayerNorm,
     ) -> Result<(Tensor, Tensor)>;
 
-    /// Attention of the patches of `x` to those of their own grid, with queries and keys rotated by their
-    /// rows and columns: `[patches, heads * head_dim]`.
+    /// Attention of the patches of `x` to those of their own grid, with queries and keys rotated by
+    /// their rows and columns: `[patches, heads * head_dim]`.
     fn attend(&mut self, qkv: &Linear, x: &Tensor, heads: usize) -> Result<Tensor>;
 
     /// Tanh-approximated GELU of `linear(x)`.

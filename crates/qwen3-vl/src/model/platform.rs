@@ -35,8 +35,8 @@ pub trait PendingEncode: Send {
     /// If the device has failed.
     fn wait(&self) -> Result<()>;
 
-    /// The tokens, on the language model's device. Waits for nothing but the order of the two devices'
-    /// work.
+    /// The tokens, on the language model's device. Waits for nothing but the order of the two
+    /// devices' work.
     ///
     /// # Errors
     ///
@@ -59,11 +59,12 @@ impl PendingEncode for VisionTokens {
     }
 }
 
-/// Runs the forward passes with the operations of a kind of device, and does what is around them: frames in,
-/// candidates out.
+/// Runs the forward passes with the operations of a kind of device, and does what is around them:
+/// frames in, candidates out.
 pub(crate) trait Platform: Debug + Send + Sync {
-    /// Runs parts, whose caches have room, through the language model: the logits behind the rows that they
-    /// ask for `[outputs of all, vocabulary]`, or none. The caches do not count the new tokens yet.
+    /// Runs parts, whose caches have room, through the language model: the logits behind the rows
+    /// that they ask for `[outputs of all, vocabulary]`, or none. The caches do not count the new
+    /// tokens yet.
     fn logits(
         &self,
         model: &TextModel,
@@ -90,8 +91,9 @@ pub(crate) trait Platform: Debug + Send + Sync {
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>>;
 
-    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is how many
-    /// candidates a sequence needs, if none needs all; `penalties` are asked for where they are taken off.
+    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is
+    /// how many candidates a sequence needs, if none needs all; `penalties` are asked for where
+    /// they are taken off.
     fn candidates(
         &self,
         logits: &Tensor,

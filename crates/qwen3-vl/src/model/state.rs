@@ -4,9 +4,10 @@ use candle_core::Result;
 
 use super::kv_cache::KvCache;
 
-/// The states of one sequence, one of each kind that the model's layers have. All of them hold the same
-/// tokens: they are forked, cut and freed together, so that a scheduler need not know what they are. Keys
-/// and values of attention are the one kind now; a recurrent state of hybrid layers would be another.
+/// The states of one sequence, one of each kind that the model's layers have. All of them hold the
+/// same tokens: they are forked, cut and freed together, so that a scheduler need not know what
+/// they are. Keys and values of attention are the one kind now; a recurrent state of hybrid layers
+/// would be another.
 #[derive(Debug)]
 pub struct SequenceState {
     attention: KvCache,

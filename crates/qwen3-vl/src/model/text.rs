@@ -45,10 +45,11 @@ impl TextModel {
         let (embed, own) = (format!("{name}.embed_tokens"), "lm_head");
         let tied = tied_to(weights, config, &embed, own)?;
         let embeddings = weights.matrix(&format!("{}.weight", tied.unwrap_or(&embed)), &table)?;
-        // A tied head that is rounded is a matrix of its own, next to the table, from which only rows
-        // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
-        // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
-        // model's 6 bits, which costs half as much again of what each token reads for it.
+        // A tied head that is rounded is a matrix of its own, next to the table, from which only
+        // rows are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as
+        // exact as stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp
+        // gives a 4-bit model's 6 bits, which costs half as much again of what each token reads for
+        // it.
         let plain = weights
             .quantize_at_load()
             .format(text.hidden_size)
@@ -104,14 +105,15 @@ impl TextModel {
     }
 
     /// Runs chunks of any number of sequences through the layers in one pass, without padding, and
-    /// appends each to its cache. Returns the scores of the whole vocabulary behind the tokens that the
-    /// parts ask for `[outputs of all, vocabulary]`, in the type of arithmetic; none if they ask for none.
-    /// A device may repeat a recorded step for it, and overwrite the scores in the next one.
+    /// appends each to its cache. Returns the scores of the whole vocabulary behind the tokens that
+    /// the parts ask for `[outputs of all, vocabulary]`, in the type of arithmetic; none if they
+    /// ask for none. A device may repeat a recorded step for it, and overwrite the scores in the
+    /// next one.
     ///
     /// # Errors
     ///
-    /// If the device fails, the pass is interrupted or a part asks for more than it has; the caches hold
-    /// what they held before then.
+    /// If the device fails, the pass is interrupted or a part asks for more than it has; the caches
+    /// hold what they held before then.
     pub fn forward(
         &self,
         parts: &mut [SequenceSlice<'_>],
@@ -126,8 +128,9 @@ impl TextModel {
         Ok(scores)
     }
 
-    /// The forward pass: `batch` is what the parts of `ops` bring, one behind the other, into caches that have
-    /// room. Gives the logits behind the rows that are asked for `[outputs, vocabulary]`.
+    /// The forward pass: `batch` is what the parts of `ops` bring, one behind the other, into
+    /// caches that have room. Gives the logits behind the rows that are asked for `[outputs,
+    /// vocabulary]`.
     pub(crate) fn logits(&self, ops: &mut impl TextOps, batch: &Chunk) -> Result<Option<Tensor>> {
         let hidden = self.hidden(ops, batch)?;
         hidden.map(|hidden| self.head.forward(&hidden)).transpose()
@@ -140,7 +143,8 @@ impl TextModel {
         let mut delta: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             ops.check()?;
-            // Behind the keys and values of the last layer only the rows that are asked for are needed.
+            // Behind the keys and values of the last layer only the rows that are asked for are
+            // needed.
             let rows = match index + 1 == self.layers.len() {
                 true => ops.last_rows(),
                 false => Rows::All,
@@ -169,8 +173,8 @@ impl TextModel {
     }
 }
 
-/// Which of the two tensors both the embeddings and the head are; none if they differ (transformers:
-/// `tie_weights`, which does not tie where the file has both with different values).
+/// Which of the two tensors both the embeddings and the head are; none if they differ
+/// (transformers: `tie_weights`, which does not tie where the file has both with different values).
 fn tied_to<'a>(
     weights: &Weights,
     config: &Config,

@@ -191,9 +191,9 @@ impl VisionTower {
         sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()))
     }
 
-    /// The forward pass: encodes grids of one size together, so that the weights are read once. `patches` is
-    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order. Their tokens follow each
-    /// other.
+    /// The forward pass: encodes grids of one size together, so that the weights are read once.
+    /// `patches` is `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order.
+    /// Their tokens follow each other.
     pub(crate) fn encode(
         &self,
         ops: &mut impl VisionOps,
@@ -224,7 +224,8 @@ impl VisionTower {
         })
     }
 
-    /// The norm in front of a block, and behind the last one that of the merger, which normalises first too.
+    /// The norm in front of a block, and behind the last one that of the merger, which normalises
+    /// first too.
     fn norm(&self, block: usize) -> &LayerNorm {
         let block = self.blocks.get(block);
         block.map_or(&self.merger.norm, |block| &block.norm1)
@@ -240,9 +241,9 @@ impl VisionTower {
         &self.config
     }
 
-    /// Memory that encoding takes at its peak for each token that comes out, in this type of arithmetic:
-    /// the patches, queries, keys and values and their rotated copies beside input and output of a
-    /// block, and the inner layer of its MLP.
+    /// Memory that encoding takes at its peak for each token that comes out, in this type of
+    /// arithmetic: the patches, queries, keys and values and their rotated copies beside input and
+    /// output of a block, and the inner layer of its MLP.
     pub fn bytes_per_token(&self, dtype: DType) -> u64 {
         let c = &self.config;
         let values = c.patch_len() + 10 * c.hidden_size + c.intermediate_size;

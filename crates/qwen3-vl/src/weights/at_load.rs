@@ -28,8 +28,9 @@ impl QuantizeAtLoad {
         }
     }
 
-    /// What a layer of this input width gets. Blocks lie within a row: where the width is no multiple
-    /// of 256, 4 bits give way to 8, and where it is none of 32, the weights stay as they are.
+    /// What a layer of this input width gets. Blocks lie within a row: where the width is no
+    /// multiple of 256, 4 bits give way to 8, and where it is none of 32, the weights stay as they
+    /// are.
     pub(crate) fn format(self, width: usize) -> Option<Format> {
         let wanted: &[Format] = match self {
             Self::None => &[],

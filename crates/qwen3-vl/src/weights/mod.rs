@@ -1,7 +1,7 @@
 //! Tensors of a checkpoint, in a folder or in the program, on their way to a device.
 //!
-//! A file format is a [`TensorSource`](source::TensorSource); how a layer's matrix is stored and multiplied
-//! is for [`LinearMethod`](crate::model::linear::LinearMethod) to know.
+//! A file format is a [`TensorSource`](source::TensorSource); how a layer's matrix is stored and
+//! multiplied is for [`LinearMethod`](crate::model::linear::LinearMethod) to know.
 
 mod at_load;
 mod error;
@@ -189,7 +189,8 @@ impl Weights {
         self.load(name, shape, Some(DType::F32), Ok)
     }
 
-    /// A tensor as it is stored, and that there is memory for so many bytes, which its values will take.
+    /// A tensor as it is stored, and that there is memory for so many bytes, which its values will
+    /// take.
     ///
     /// # Errors
     ///

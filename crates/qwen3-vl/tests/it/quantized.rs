@@ -103,8 +103,8 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
     }
 }
 
-/// A token's scores are the same bits in a pass of many tokens and in one of few, alone and beside another
-/// sequence's.
+/// A token's scores are the same bits in a pass of many tokens and in one of few, alone and beside
+/// another sequence's.
 #[test]
 fn a_token_does_not_depend_on_its_company() {
     let folder = checkpoint(Checkpoint::DenseTied);

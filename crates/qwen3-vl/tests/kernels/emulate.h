@@ -1,6 +1,6 @@
-// Runs CUDA kernels on the CPU, to test what they compute where there is no GPU: one block of threads
-// after the other, each thread a fiber that gives way where threads wait for each other. It knows
-// nothing of memory hierarchies, speed or races between blocks.
+// Runs CUDA kernels on the CPU, to test what they compute where there is no GPU: one block of
+// threads after the other, each thread a fiber that gives way where threads wait for each other. It
+// knows nothing of memory hierarchies, speed or races between blocks.
 
 #pragma once
 
@@ -145,7 +145,8 @@ inline void __syncthreads() { emulate::wait(emulate::block, blockDim.x); }
 
 namespace emulate {
 
-// All threads of the warp must come here, and get what all of them show. It stays until all have read
+// All threads of the warp must come here, and get what all of them show. It stays until all have
+// read
 // it: the next exchange uses the other place, and the one behind it waits for this.
 template <typename T>
 const Shown *exchange(const T &value) {
@@ -172,7 +173,8 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 
 namespace emulate {
 
-// Takes the arguments from where the driver finds them; what it gives runs the kernel with them, later.
+// Takes the arguments from where the driver finds them; what it gives runs the kernel with them,
+// later.
 using Bind = std::function<std::function<void()>(void **)>;
 
 // Kernels by name.

@@ -35,7 +35,8 @@ static KERNELS: LazyLock<Mutex<Library>> = LazyLock::new(|| {
 type Launch = unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, *mut *mut c_void) -> bool;
 
 /// Runs a kernel in a grid of blocks of so many threads. `arguments` are the addresses of its
-/// arguments, which have the types of the sources and are as large as the grid says: see [`launch!`](crate::launch).
+/// arguments, which have the types of the sources and are as large as the grid says: see
+/// [`launch!`](crate::launch).
 pub fn launch(
     name: &str,
     (x, y, z): (usize, usize, usize),
@@ -60,7 +61,8 @@ pub fn launch(
     assert!(found, "no kernel {name}");
 }
 
-/// Runs a kernel: its name, the grid, the threads of a block, its arguments, which live until it has ended.
+/// Runs a kernel: its name, the grid, the threads of a block, its arguments, which live until it
+/// has ended.
 #[macro_export]
 macro_rules! launch {
     ($name:expr, $grid:expr, $threads:expr, $($argument:expr),* $(,)?) => {

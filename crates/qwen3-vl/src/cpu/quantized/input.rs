@@ -12,8 +12,8 @@ pub struct Rows {
     scales: Vec<f32>,
     /// Sum of a block, as rounded.
     sums: Vec<f32>,
-    /// -128 times the sum of each four whole numbers: what a product with weights that are raised by
-    /// 128 starts from.
+    /// -128 times the sum of each four whole numbers: what a product with weights that are raised
+    /// by 128 starts from.
     starts: Vec<i32>,
     width: usize,
 }
@@ -84,6 +84,6 @@ fn round(x: &[f32; BLOCK], values: &mut [i8; BLOCK]) -> (f32, f32) {
     (scale, scale * sum as f32)
 }
 
-/// At 2^23 the steps of f32 are whole numbers: a small value added to this is rounded (ties to even)
-/// and stands in the lowest bits.
+/// At 2^23 the steps of f32 are whole numbers: a small value added to this is rounded (ties to
+/// even) and stands in the lowest bits.
 const ROUNDS: f32 = 1.5 * (1 << 23) as f32;

@@ -1,11 +1,13 @@
-//! `x Wᵀ` with weights in ggml's blocks (8 or 4 bit a weight and shared scales), as candle makes them.
+//! `x Wᵀ` with weights in ggml's blocks (8 or 4 bit a weight and shared scales), as candle makes
+//! them.
 //!
-//! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged copy
-//! of every weight, which takes more memory than the blocks. Here the blocks are read as they lie.
+//! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged
+//! copy of every weight, which takes more memory than the blocks. Here the blocks are read as they
+//! lie.
 //!
-//! Rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as integers (llama.cpp does so
-//! too). Each row by itself, and by the same rule however many there are: what a token becomes must
-//! not depend on which others are in its pass, for that is a matter of time.
+//! Rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as integers (llama.cpp does
+//! so too). Each row by itself, and by the same rule however many there are: what a token becomes
+//! must not depend on which others are in its pass, for that is a matter of time.
 
 mod input;
 #[cfg(target_arch = "x86_64")]
@@ -82,8 +84,8 @@ impl Block for BlockQ4K {
 }
 
 impl QuantizedMatrix {
-    /// Rounds a matrix `[rows, columns]`, whose rows `widened` writes as f32: a few at a time, so that
-    /// there is never an f32 copy of the whole.
+    /// Rounds a matrix `[rows, columns]`, whose rows `widened` writes as f32: a few at a time, so
+    /// that there is never an f32 copy of the whole.
     ///
     /// # Panics
     ///
@@ -210,8 +212,9 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
     candle(x, w, (m, n, k), out);
 }
 
-/// A few rows of weights with m rows of x, four of x and two of weights at a time: what is loaded of
-/// one meets all of the other. Each product is the same sum in the same order, whatever goes with it.
+/// A few rows of weights with m rows of x, four of x and two of weights at a time: what is loaded
+/// of one meets all of the other. Each product is the same sum in the same order, whatever goes
+/// with it.
 ///
 /// # Safety
 ///

@@ -105,7 +105,8 @@ fn rows_are_exact_but_for_their_own_rounding() {
     }
 }
 
-/// The same bits, alone and in company, at any place in it; with odd numbers of rows of weights too.
+/// The same bits, alone and in company, at any place in it; with odd numbers of rows of weights
+/// too.
 #[test]
 fn a_row_does_not_depend_on_its_company() {
     for format in BOTH {

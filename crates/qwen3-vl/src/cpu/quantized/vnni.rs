@@ -100,8 +100,8 @@ pub unsafe fn dots_q8_0<const M: usize, const N: usize>(
     out
 }
 
-/// Asks for the weights of the next rows, which lie behind these: the CPU by itself does not run ahead
-/// far enough for memory to be busy all the time.
+/// Asks for the weights of the next rows, which lie behind these: the CPU by itself does not run
+/// ahead far enough for memory to be busy all the time.
 #[inline(always)]
 fn ahead<T>(at: *const T) {
     let far = at.cast::<i8>().wrapping_add(AHEAD);
@@ -134,8 +134,8 @@ unsafe fn two_q8_0<const M: usize>(
             _mm512_castsi256_si512(_mm256_loadu_si256(a.values.as_ptr().cast())),
             _mm256_loadu_si256(b.values.as_ptr().cast()),
         );
-        // The instruction wants one side without sign: weights raised by 128, which is what the sums
-        // of x start from.
+        // The instruction wants one side without sign: weights raised by 128, which is what the
+        // sums of x start from.
         let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
         let scales = u32::from(a.scale.to_bits()) | u32::from(b.scale.to_bits()) << 16;
         let scales = _mm256_permutexvar_epi16(

@@ -135,8 +135,8 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token, which is pending then, unless the answer is complete and has been sent.
-    /// `context` is the most tokens that the model can hold.
+    /// Chooses the next token, which is pending then, unless the answer is complete and has been
+    /// sent. `context` is the most tokens that the model can hold.
     ///
     /// # Errors
     ///
@@ -181,8 +181,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// The answer ends with this token and its text; what is left of an incomplete character is said
-    /// with it.
+    /// The answer ends with this token and its text; what is left of an incomplete character is
+    /// said with it.
     fn finish(
         &mut self,
         last: u32,

@@ -134,8 +134,8 @@ impl Sequence {
         self.own_blocks_for(self.tokens())
     }
 
-    /// Blocks that it will need at most, less those that its window has. Of a window, those of its prefix
-    /// so far.
+    /// Blocks that it will need at most, less those that its window has. Of a window, those of its
+    /// prefix so far.
     pub fn most_blocks(&self, context: usize) -> usize {
         let answer = match &self.role {
             Role::Request(answering) => answering.left(),
@@ -194,8 +194,8 @@ impl Sequence {
         }
     }
 
-    /// Puts the pieces of the prompt that are certain behind the others, with the tokens of an input and
-    /// the id that stands for them.
+    /// Puts the pieces of the prompt that are certain behind the others, with the tokens of an
+    /// input and the id that stands for them.
     fn chunk(
         &mut self,
         mut input: Option<(Encoded, u32)>,

@@ -65,8 +65,8 @@ impl Prefix {
         }
     }
 
-    /// Inputs to encode, the arrival of the oldest, and the order of the first request. A request comes
-    /// before inputs that it is not about.
+    /// Inputs to encode, the arrival of the oldest, and the order of the first request. A request
+    /// comes before inputs that it is not about.
     pub(super) fn state(&self) -> (usize, u64, Option<u64>) {
         let first = self.asks.front();
         let most = first.map_or(usize::MAX, |first| first.after - self.laid_out);
@@ -238,8 +238,8 @@ impl Sequence {
         self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache. None
-    /// for the last one, which the window becomes.
+    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache.
+    /// None for the last one, which the window becomes.
     pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
         let Role::Window(prefix) = &self.role else {
             return None;
@@ -259,8 +259,8 @@ impl Sequence {
         all.saturating_sub(self.state.len() / BLOCK_TOKENS)
     }
 
-    /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer fails,
-    /// the request has been told.
+    /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer
+    /// fails, the request has been told.
     pub fn fork(&mut self, tokenizer: &Tokenizer) -> Option<Self> {
         let Role::Window(prefix) = &mut self.role else {
             return None;
@@ -298,8 +298,8 @@ impl Sequence {
         }
     }
 
-    /// Ends it without an answer: its request, or those that wait, are told, and whoever holds the window
-    /// open, if there are none.
+    /// Ends it without an answer: its request, or those that wait, are told, and whoever holds the
+    /// window open, if there are none.
     pub fn fail(&mut self, failure: Failure) {
         match &mut self.role {
             Role::Request(answering) => answering.sink.send(Event::Failed(failure)),

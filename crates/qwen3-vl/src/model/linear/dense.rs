@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp3, Layout, Result, Sha
 use super::{slice, slice_mut};
 use crate::cpu::matmul::{matmul_t, matmul_t_into};
 
-/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: on the CPU by a kernel of [`crate::cpu`], elsewhere by
-/// candle's product.
+/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: on the CPU by a kernel of [`crate::cpu`],
+/// elsewhere by candle's product.
 ///
 /// # Errors
 ///

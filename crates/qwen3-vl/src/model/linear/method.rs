@@ -7,8 +7,8 @@ use super::ggml::GgmlWeight;
 use crate::cpu::quantized::Format;
 use crate::weights::{Weights, WeightsError};
 
-/// The matrix `[out, in]` of a linear layer, and all that is done with it. A way to store weights is a
-/// variant here; what a checkpoint has decides which ([`LinearMethod::load`]).
+/// The matrix `[out, in]` of a linear layer, and all that is done with it. A way to store weights
+/// is a variant here; what a checkpoint has decides which ([`LinearMethod::load`]).
 #[derive(Clone, Debug)]
 pub enum LinearMethod {
     /// Plain numbers, in f32, bf16 or f16.
@@ -86,8 +86,8 @@ impl LinearMethod {
         }
     }
 
-    /// One matrix of these, one below the other, of which they are views then. None on the CPU, where
-    /// small products are as fast, and of matrices that have no views.
+    /// One matrix of these, one below the other, of which they are views then. None on the CPU,
+    /// where small products are as fast, and of matrices that have no views.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
-//! A model as operations on tensors: on the CPU with the kernels of [`crate::cpu`], on the model's own threads;
-//! on a GPU with candle's operations, for types and heads that there are no kernels for.
+//! A model as operations on tensors: on the CPU with the kernels of [`crate::cpu`], on the model's
+//! own threads; on a GPU with candle's operations, for types and heads that there are no kernels
+//! for.
 
 mod text;
 mod vision;

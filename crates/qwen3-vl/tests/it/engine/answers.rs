@@ -118,8 +118,8 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
     all_blocks_are_free(&*backend);
 }
 
-/// Portrait, landscape and square, of as many tokens or not, at once: width and height stay apart, and
-/// nothing is stretched to another's size.
+/// Portrait, landscape and square, of as many tokens or not, at once: width and height stay apart,
+/// and nothing is stretched to another's size.
 #[test]
 fn windows_of_different_sizes_get_the_answers_of_each_alone() {
     let backend = backend();

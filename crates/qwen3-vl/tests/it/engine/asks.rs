@@ -133,8 +133,8 @@ fn a_request_is_cancelled_alone() {
     all_blocks_are_free(&*backend);
 }
 
-/// Those that there is no room for at once wait for the others of their window; one that has none to
-/// wait for is told that there is no room.
+/// Those that there is no room for at once wait for the others of their window; one that has none
+/// to wait for is told that there is no room.
 #[test]
 fn requests_without_room_wait_for_those_of_their_window() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();

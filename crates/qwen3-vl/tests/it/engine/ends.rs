@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The demo model with a context for frames of 16 megapixels, which it encodes for a minute or more.
+/// The demo model with a context for frames of 16 megapixels, which it encodes for a minute or
+/// more.
 fn large() -> (tempfile::TempDir, LoadOptions) {
     let folder = tempfile::tempdir().unwrap();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -30,8 +31,8 @@ const LARGE: Size = Size {
     height: 4096,
 };
 
-/// What an interrupted step may take to end. It takes a fraction of a second on an idle machine; a step that
-/// is not interrupted many times this.
+/// What an interrupted step may take to end. It takes a fraction of a second on an idle machine; a
+/// step that is not interrupted many times this.
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]

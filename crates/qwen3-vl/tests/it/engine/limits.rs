@@ -62,8 +62,8 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     all_blocks_are_free(&*backend);
 }
 
-/// What can never fit is refused by its head alone, or when the input comes that is too much, before
-/// that is encoded.
+/// What can never fit is refused by its head alone, or when the input comes that is too much,
+/// before that is encoded.
 #[test]
 fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();

@@ -1,5 +1,5 @@
-// What candle's own kernels compute, of those that the models here need, by their names and parameters
-// (candle-kernels 0.11).
+// What candle's own kernels compute, of those that the models here need, by their names and
+// parameters (candle-kernels 0.11).
 
 #include <cstdint>
 

@@ -1,9 +1,10 @@
-// A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows what
-// cudarc and candle ask for, and runs the kernels by `emulate.h`.
+// A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows
+// what cudarc and candle ask for, and runs the kernels by `emulate.h`.
 //
-// The work of a stream waits until somebody waits for it; with EMULATED_STREAMS=getting-on, one now and then
-// gets on by itself. So what is not ordered by an event or by its stream is out of order here, memory that a
-// copy still needs is read too late, and what is freed too soon is not what it was.
+// The work of a stream waits until somebody waits for it; with EMULATED_STREAMS=getting-on, one now
+// and then gets on by itself. So what is not ordered by an event or by its stream is out of order
+// here, memory that a copy still needs is read too late, and what is freed too soon is not what it
+// was.
 //
 // What may go wrong on a GPU goes wrong here on demand:
 //   EMULATED_FAIL_KERNEL=NAME         the kernel makes an illegal access: every later call fails
