@@ -38,6 +38,7 @@ pub enum StepError {
     /// A frame that does not fit the model.
     #[error(
         "a frame of {width}x{height} with {bytes} bytes does not fit: sides must be multiples of \
+         {factor}"
     )]
     Frame {
         /// Width in pixels.
@@ -214,7 +215,7 @@ impl Runner {
             Ok((sequence, chunk))
         });
         let mut taken = taken.collect::<Result<Vec<_>, candle_core::Error>>()?;
-        let mut parts: Vec<SequenceSlice<'_>> = taken
+        let mut slices: Vec<SequenceSlice<'_>> = taken
             .iter_mut()
             .map(|(sequence, chunk)| SequenceSlice {
                 outputs: sequence.samples().into(),
@@ -223,7 +224,7 @@ impl Runner {
             })
             .collect();
         let running = self.interrupt.begin(windows);
-        let logits = self.executor.forward(&self.parts.model, &mut parts);
+        let logits = self.executor.forward(&self.parts.model, &mut slices);
         let logits = self.interrupt.unless(logits)?;
         drop(running);
         let time = start.elapsed();

@@ -44,12 +44,12 @@ impl Runner {
                 positions: positions.collect(),
                 vision: Vec::new(),
             };
-            let mut parts = [SequenceSlice {
+            let mut slices = [SequenceSlice {
                 chunk: &chunk,
                 state: &mut state,
                 outputs: 1,
             }];
-            self.executor.forward(&self.parts.model, &mut parts)?;
+            self.executor.forward(&self.parts.model, &mut slices)?;
         }
         Ok(self.executor.notices(&self.parts.model))
     }
