@@ -84,7 +84,9 @@ impl Admission {
 
     /// Blocks that the window declared when it opened; 0 if it has not been admitted.
     pub fn declared(&self, id: u64) -> usize {
-        self.admitted.get(&id).map_or(0, |reservation| reservation.declared)
+        self.admitted
+            .get(&id)
+            .map_or(0, |reservation| reservation.declared)
     }
 
     /// Reserves `blocks` for an admitted window and its forks together, or what it declared if that

@@ -97,10 +97,11 @@ impl AttentionMetadata {
         let rows = self.ids.len();
         self.outputs
             .extend((rows - input.outputs) as u32..rows as u32);
-        self.slots
-            .extend((input.cached..keys).map(|at| {
+        self.slots.extend(
+            (input.cached..keys).map(|at| {
                 input.pages[at / BLOCK_TOKENS] + (at % BLOCK_TOKENS * token_bytes) as u64
-            }));
+            }),
+        );
         self.pages
             .extend(&input.pages[..keys.div_ceil(BLOCK_TOKENS)]);
     }

@@ -41,7 +41,7 @@ pub(crate) trait TextOps {
     /// Rows that the last layer computes.
     fn last_rows(&self) -> Rows;
 
-    /// An error if the pass is to end early.
+    /// An error if the pass is interrupted.
     fn check(&self) -> Result<()> {
         Ok(())
     }
@@ -60,7 +60,7 @@ pub(crate) trait TextOps {
 
     /// Projects `x` to queries, keys and values, normalises queries and keys by head, rotates them
     /// (interleaved M-RoPE), and writes keys and values of all rows to the caches. Returns the
-    /// queries of `rows` `[rows, heads, head_dim]`, if there are any.
+    /// queries of `rows`, if there are any.
     fn project(
         &mut self,
         attention: &Attention,
@@ -83,7 +83,7 @@ pub(crate) trait TextOps {
 /// The vision tower's operations for grids of one size. Hidden states are `[patches of all,
 /// hidden]`.
 pub(crate) trait VisionOps {
-    /// An error if the pass is to end early.
+    /// An error if the pass is interrupted.
     fn check(&self) -> Result<()> {
         Ok(())
     }
