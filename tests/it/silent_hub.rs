@@ -28,7 +28,7 @@ fn while_the_hub_is_silent() {
         cache: cache.path().into(),
         token: None,
         offline: false,
-        patience: WATCHDOG,
+        stall_timeout: WATCHDOG,
         proxies: Proxies::default(),
     };
     let hooks = loader(move |_, progress, cancel| {

@@ -66,7 +66,7 @@ impl Client {
             cache: cache.path().to_owned(),
             token: None,
             offline: false,
-            patience: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
             proxies: Proxies::default(),
         };
         Self { hub, cache }
@@ -488,7 +488,7 @@ fn a_silent_hub_is_given_up() {
     let server = Server::start(model());
     server.state().silent = true;
     let mut client = Client::of(&server);
-    client.hub.patience = Duration::from_millis(200);
+    client.hub.stall_timeout = Duration::from_millis(200);
     let error = client.fetch(None).unwrap_err();
     assert!(error.to_string().contains("silent"), "{error}");
 }

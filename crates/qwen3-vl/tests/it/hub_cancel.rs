@@ -67,7 +67,7 @@ fn cancelling_ends_the_wait_the_thread_and_the_connection() {
             }
             asked
         });
-        case.hub.patience = Duration::from_secs(600);
+        case.hub.stall_timeout = Duration::from_secs(600);
         for _ in 0..5 {
             let cancel = AtomicBool::new(false);
             let took = thread::scope(|scope| {
@@ -101,7 +101,7 @@ fn downloads_that_were_given_up_do_not_pile_up() {
     }
     let mut case = Case::new(Server::start(model()));
     case.hub.endpoint = format!("http://{address}");
-    case.hub.patience = Duration::from_secs(600);
+    case.hub.stall_timeout = Duration::from_secs(600);
     for _ in 0..12 {
         let cancel = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -114,7 +114,7 @@ fn downloads_that_were_given_up_do_not_pile_up() {
         });
         assert!(threads("qwen3-vl-hub") <= 1);
     }
-    // It gives up by itself, whatever the patience.
+    // It gives up by itself, whatever the stall timeout.
     comes_true("the thread stays", || threads("qwen3-vl-hub") == 0);
     case.check();
 }

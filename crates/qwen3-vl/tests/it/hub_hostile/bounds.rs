@@ -201,7 +201,7 @@ fn silence_is_bounded_wherever_it_falls() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(300);
+            case.hub.stall_timeout = Duration::from_millis(300);
             let error = case.refused();
             assert!(error.contains("silent for 0.3 s"), "{kind} {say}: {error}");
         }
@@ -227,7 +227,7 @@ fn a_trickle_is_bounded_wherever_it_falls() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(500);
+            case.hub.stall_timeout = Duration::from_millis(500);
             let error = case.refused();
             assert!(
                 error.contains("silent") || error.contains("less than 1024 bytes"),
@@ -259,7 +259,7 @@ fn a_trickle_beside_the_body_is_bounded_too() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(500);
+            case.hub.stall_timeout = Duration::from_millis(500);
             let error = case.refused();
             assert!(error.contains("less than 1024 bytes"), "{error}");
         }

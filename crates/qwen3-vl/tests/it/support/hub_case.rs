@@ -48,7 +48,7 @@ impl Case {
             cache,
             token: Some("hf_secret".into()),
             offline: false,
-            patience: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(5),
             proxies: Proxies::default(),
         };
         Self {
