@@ -94,7 +94,7 @@ struct Penalty {
   float repetition, presence;
 };
 
-// logits: [rows, count], in token. A token of a row has at most one penalty. Threads: one per
+// logits: [rows, count], in place. A token of a row has at most one penalty. Threads: one per
 // penalty, in blocks of any size. Twin: sampling::penalise.
 __device__ inline void take_off(float *logits, const Penalty *penalties, unsigned count, unsigned of_them) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -34,7 +34,7 @@ impl LocalBackend {
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start(model: ModelInfo, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             model,
@@ -52,7 +52,7 @@ impl Backend for LocalBackend {
     }
 
     fn open(&self, head: WindowHead, lost: LostSink) -> Box<dyn Window> {
-        let line = Line {
+        let line = Connection {
             commands: self.engine.commands(),
             ids: self.ids.clone(),
             interrupt: Arc::clone(self.engine.interrupt()),
@@ -69,7 +69,7 @@ impl Backend for LocalBackend {
     }
 
     fn text_tokens(&self, text: &str) -> usize {
-        // What cannot be encoded fails with its window.
+        // A text that cannot be tokenized fails with its window.
         self.tokenizer.encode(text).map_or(0, |ids| ids.len())
     }
 
@@ -82,16 +82,16 @@ impl Backend for LocalBackend {
     }
 }
 
-/// A window's line to the engine.
+/// A window's connection to the engine.
 #[derive(Clone)]
-struct Line {
+struct Connection {
     commands: Option<Sender<Command>>,
     ids: Arc<AtomicU64>,
     interrupt: Arc<Interrupt>,
     interest: Arc<Interest>,
 }
 
-impl Line {
+impl Connection {
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -100,8 +100,8 @@ impl Line {
         Arc::new(Waiter::new(&self.interrupt, &self.interest))
     }
 
-    /// Sends a command; if there is no engine any more, somebody may wait for what it would have
-    /// done.
+    /// Sends a command. If the engine is gone, fails the window or request of the command, whose
+    /// caller may be waiting.
     fn send(&self, command: Command) {
         let lost = match &self.commands {
             Some(commands) => commands.send(command).err().map(|e| e.0),
@@ -118,7 +118,7 @@ impl Line {
 
 struct LocalWindow {
     id: u64,
-    line: Line,
+    line: Connection,
     waiter: Arc<Waiter>,
 }
 
@@ -158,7 +158,7 @@ impl Drop for LocalWindow {
 
 struct LocalHandle {
     id: u64,
-    line: Line,
+    line: Connection,
     waiter: Arc<Waiter>,
 }
 
