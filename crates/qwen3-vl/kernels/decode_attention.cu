@@ -24,9 +24,8 @@ __device__ inline unsigned part_of(unsigned keys, unsigned splits) {
 // pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each, in the first layer
 // layer:     bytes from there to this layer's keys, `values` from those to its values
 // sequences: only their last query is computed
-// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score,
-//            its sum
-//            of weights; parts without keys are not written
+// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score and
+//            its sum of weights; parts without keys are not written
 // Thread blocks: (kv_heads, splits, sequences) of 128 threads.
 template <typename T, int HEAD, int G>
 __device__ void decode_attention(const T *q, const unsigned long long *pages, const Sequence *sequences,

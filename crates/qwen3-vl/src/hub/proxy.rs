@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_used_is_no_way_around() {
+    fn an_unusable_proxy_is_not_bypassed() {
         for bad in [
             "socks5://127.0.0.1:1080",
             "socks5h://me:password@proxy:1080",

@@ -1,4 +1,4 @@
-//! Downloads that are cancelled, that wait for each other, and what is left of them.
+//! Downloads that are cancelled or wait for each other, and what remains of them.
 
 use std::fs;
 use std::io::Write;
@@ -91,7 +91,8 @@ fn cancelling_ends_the_wait_the_thread_and_the_connection() {
 #[test]
 fn downloads_that_were_given_up_do_not_pile_up() {
     let _alone = alone();
-    // A listener that accepts nobody once its queue is full: connecting cannot be interrupted.
+    // A listener that accepts no connection once its queue is full: connecting cannot be
+    // interrupted.
     let full = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
     let mut queue = Vec::new();
@@ -114,7 +115,7 @@ fn downloads_that_were_given_up_do_not_pile_up() {
         });
         assert!(threads("qwen3-vl-hub") <= 1);
     }
-    // It gives up by itself, whatever the stall timeout.
+    // The thread gives up by itself, whatever the stall timeout.
     comes_true("the thread stays", || threads("qwen3-vl-hub") == 0);
     case.check();
 }
@@ -139,7 +140,7 @@ fn another_program_s_download_is_waited_for() {
     assert!(matches!(result, Err(LoadError::Cancelled)));
     comes_true("the thread stays", || threads("qwen3-vl-hub") == 0);
 
-    // The other one ends, and has brought it.
+    // The other program ends, after it has downloaded the file.
     let blobs = case.hub.cache.join("models--owner--model/blobs");
     let never = AtomicBool::new(false);
     let lock = std::cell::Cell::new(Some(lock));
