@@ -68,11 +68,11 @@ pub(super) fn explain(
             "{what}: {error}; it was thrown away. Try again, or check HF_ENDPOINT"
         )),
         HubError::Full { .. } => LoadError::Invalid(format!(
-            "{what}: {error} in {cache}. Make room there, or set HF_HUB_CACHE to a folder that has \
+            "{what}: {error} in {cache}. Free space there, or set HF_HUB_CACHE to a folder that has \
              it"
         )),
         HubError::Disk(io) if is_full(io) => LoadError::Invalid(format!(
-            "{what}: {io}. What has arrived is kept in {cache}: make room there and try again"
+            "{what}: {io}. What has arrived is kept in {cache}: free space there and try again"
         )),
         HubError::Disk(io) => LoadError::Invalid(format!(
             "{what}: {io}, in {cache}. Set HF_HUB_CACHE to a folder that can be written"

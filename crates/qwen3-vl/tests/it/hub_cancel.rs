@@ -73,7 +73,7 @@ fn cancelling_ends_the_wait_the_thread_and_the_connection() {
             let took = thread::scope(|scope| {
                 let waiter =
                     scope.spawn(|| case.hub.fetch(ID, None, &mut |_: Progress| {}, &cancel));
-                comes_true("nobody asks", || open.load(Ordering::SeqCst) == 1);
+                comes_true("no request arrives", || open.load(Ordering::SeqCst) == 1);
                 let start = Instant::now();
                 cancel.store(true, Ordering::Relaxed);
                 let result = waiter.join().unwrap();

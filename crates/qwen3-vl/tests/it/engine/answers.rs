@@ -153,7 +153,7 @@ fn frames_that_windows_share_are_encoded_once() {
     assert_eq!(a.inputs().count() + b.inputs().count(), 0);
     late.push(first, 3, now);
     runner.supply(&mut late);
-    assert_eq!(late.inputs().count(), 0, "it is on its way already");
+    assert_eq!(late.inputs().count(), 0, "it is being encoded already");
     let batch = runner.poll_encoded(true).unwrap();
     assert!(batch.failed.is_none() && late.awaits(&batch.inputs));
     late.push(pairs(1, SMALL, 7).remove(0), 4, now);

@@ -41,7 +41,7 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     let waiting = waiting.map(ask);
     assert!(
         waiting.iter().all(|rx| rx.try_recv().is_err()),
-        "the first one has all room"
+        "the first one has all blocks"
     );
     for rx in [ask(first)].iter().chain(&waiting) {
         assert_eq!(answer(rx).tokens, expected);

@@ -9,7 +9,7 @@ use crate::support::hub_server::{ID, Server, send};
 
 fn got_the_token(server: &Server) -> bool {
     let seen = server.seen();
-    assert!(!seen.is_empty(), "nobody asked");
+    assert!(!seen.is_empty(), "no request arrived");
     let secret = |value: &String| value.contains("secret");
     seen.iter()
         .any(|request| request.headers.values().any(secret) || request.path.contains("secret"))
