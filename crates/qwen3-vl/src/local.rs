@@ -52,20 +52,24 @@ impl Backend for LocalBackend {
     }
 
     fn open(&self, head: WindowHead, lost: LostSink) -> Box<dyn Window> {
-        let line = Connection {
+        let connection = Connection {
             commands: self.engine.commands(),
             ids: self.ids.clone(),
             interrupt: Arc::clone(self.engine.interrupt()),
             interest: Arc::default(),
         };
-        let (id, waiter) = (line.next_id(), line.waiter());
-        line.send(Command::Open {
+        let (id, waiter) = (connection.next_id(), connection.waiter());
+        connection.send(Command::Open {
             id,
             head,
             lost,
-            interest: line.interest.clone(),
+            interest: connection.interest.clone(),
         });
-        Box::new(LocalWindow { id, line, waiter })
+        Box::new(LocalWindow {
+            id,
+            connection,
+            waiter,
+        })
     }
 
     fn text_tokens(&self, text: &str) -> usize {
@@ -118,13 +122,13 @@ impl Connection {
 
 struct LocalWindow {
     id: u64,
-    line: Connection,
+    connection: Connection,
     waiter: Arc<Waiter>,
 }
 
 impl Window for LocalWindow {
     fn push(&mut self, input: VisionInput) {
-        self.line.send(Command::Push {
+        self.connection.send(Command::Push {
             id: self.id,
             input,
             at: Instant::now(),
@@ -132,7 +136,7 @@ impl Window for LocalWindow {
     }
 
     fn ask(&mut self, request: Request, sink: EventSink) -> Box<dyn RequestHandle> {
-        let (id, waiter) = (self.line.next_id(), self.line.waiter());
+        let (id, waiter) = (self.connection.next_id(), self.connection.waiter());
         let ask = Ask {
             id,
             request,
@@ -140,31 +144,35 @@ impl Window for LocalWindow {
             at: Instant::now(),
             waiter: Some(waiter.clone()),
         };
-        self.line.send(Command::Ask {
+        self.connection.send(Command::Ask {
             window: self.id,
             ask,
         });
-        let line = self.line.clone();
-        Box::new(LocalHandle { id, line, waiter })
+        let connection = self.connection.clone();
+        Box::new(LocalHandle {
+            id,
+            connection,
+            waiter,
+        })
     }
 }
 
 impl Drop for LocalWindow {
     fn drop(&mut self) {
-        self.line.send(Command::Close { id: self.id });
+        self.connection.send(Command::Close { id: self.id });
         self.waiter.give_up();
     }
 }
 
 struct LocalHandle {
     id: u64,
-    line: Connection,
+    connection: Connection,
     waiter: Arc<Waiter>,
 }
 
 impl RequestHandle for LocalHandle {
     fn cancel(&self) {
-        self.line.send(Command::Cancel { id: self.id });
+        self.connection.send(Command::Cancel { id: self.id });
         self.waiter.give_up();
     }
 }

@@ -30,8 +30,8 @@ pub fn top_k(logits: &Tensor, k: usize) -> Result<Best> {
         bail!("top-k: {k} of {count}");
     }
     let device = device_of(logits)?;
-    // Tokens, then logits, in one tensor, so that one copy returns both. SAFETY: the kernels write
-    // all of them.
+    // Tokens, then logits, in one tensor, so that one copy returns both.
+    // SAFETY: the kernels write all of them.
     let (keys, chosen) = unsafe {
         (
             unwritten((rows, spans, k, 2), DType::U32, device)?,

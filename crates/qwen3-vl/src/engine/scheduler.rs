@@ -3,7 +3,7 @@
 //! Two kinds of step take turns: the vision encoder runs a batch of inputs, and the language model
 //! runs tokens of any number of windows in one pass (continuous batching). Closed windows come
 //! first, because their callers wait for answers: every pass has all that decode, then prompts are
-//! finished in the order in which their windows were closed. Open windows fill what is left, oldest
+//! finished in the order in which their windows were closed. Open windows come in between, oldest
 //! first. After [`Limits::max_passed_over`] steps for closed windows they get a step of their own,
 //! so that none starves.
 

@@ -51,8 +51,8 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         state: &mut kv,
         outputs: chunk.len(),
     }];
-    let scores = model.text.forward(&mut parts, &mut Workspace::default());
-    scores.unwrap().unwrap().to_vec2().unwrap()
+    let logits = model.text.forward(&mut parts, &mut Workspace::default());
+    logits.unwrap().unwrap().to_vec2().unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -116,8 +116,8 @@ fn a_token_does_not_depend_on_other_tokens() {
         vision: Vec::new(),
     };
     let pass = |parts: &mut [SequenceSlice<'_>]| -> Vec<Vec<f32>> {
-        let scores = model.text.forward(parts, &mut Workspace::default());
-        scores.unwrap().unwrap().to_vec2().unwrap()
+        let logits = model.text.forward(parts, &mut Workspace::default());
+        logits.unwrap().unwrap().to_vec2().unwrap()
     };
     let whole = chunk(0..200);
     let mut kv = model.new_state();
