@@ -1,4 +1,4 @@
-//! In which memory frames can be read, and what to put in front of the element for the rest.
+//! The kinds of memory in which frames can be read, and the element to put in front for the others.
 //!
 //! Frames pass as they are. A sampled one is mapped by the worker with `gst_video_frame_map`, which
 //! follows its `GstVideoMeta` through planes, strides and several memories; the memory's own map
@@ -71,7 +71,7 @@ const LINEAR: [(&str, VideoFormat); 42] = [
     ("R16 ", VideoFormat::Gray16Le),
 ];
 
-/// What can be read, each kind of memory by itself.
+/// Caps of the memory that can be read, one structure for each kind.
 fn all_readable() -> gst::Caps {
     let video = || gst::Caps::builder("video/x-raw");
     let dmabuf = || video().features([DMABUF]);
@@ -93,8 +93,8 @@ fn all_readable() -> gst::Caps {
     .collect()
 }
 
-/// Every raw format, in any memory. What cannot be read is refused with a text when it comes,
-/// because a refusal by template says nothing to the user.
+/// Every raw format, in any memory. Unreadable memory is refused later, with an ERROR that says what to
+/// do: a failed negotiation by template does not.
 pub(super) fn template_caps() -> gst::Caps {
     let mut caps = VideoCapsBuilder::new().build();
     caps.merge(

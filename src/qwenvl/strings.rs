@@ -1,4 +1,4 @@
-//! Strings from outside, which C does not promise to be UTF-8. glib's own conversions panic then.
+//! Strings from C, which need not be UTF-8. glib's own conversions panic then.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
