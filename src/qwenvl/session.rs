@@ -284,7 +284,10 @@ impl Session {
             if state.idle() {
                 return Ok(Drained::Yes);
             }
-            let first = deadline.into_iter().chain(state.handler_deadline(began)).min();
+            let first = deadline
+                .into_iter()
+                .chain(state.handler_deadline(began))
+                .min();
             let in_time;
             (state, in_time) = self.0.wait_until(state, first);
             if !in_time {
