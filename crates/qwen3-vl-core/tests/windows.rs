@@ -105,7 +105,7 @@ fn a_jitter_loses_no_frame_of_a_stream_as_slow_as_the_sampling_rate() {
         .filter_map(|ms| sampler.push(Some(ms * MS)))
         .collect();
     let stands_for: Vec<u64> = kept.iter().map(|kept| kept.time / MS).collect();
-    // An early one stands for the time at which it was due, so it falls into the right window.
+    // An early frame gets its due time, so it belongs to the right window.
     assert_eq!(
         stands_for,
         [0, 512, 1000, 1520, 2000, 2503, 3000, 3508, 4000, 4500]

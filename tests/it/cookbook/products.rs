@@ -1,4 +1,4 @@
-//! What the commands' files must hold. Every file that a command writes is looked at here.
+//! The checks of the commands' files: of every file that a command writes.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::SCREEN;
 
 use crate::common::{media, schema};
 
-/// Where the command ran, what it was, and what it said.
+/// The folder, the command and its output.
 pub struct Made<'a> {
     pub command: &'a str,
     pub folder: &'a Path,
@@ -21,7 +21,7 @@ pub struct Made<'a> {
 
 type Check = Result<(), String>;
 
-/// Of windows, where a command does not say otherwise.
+/// The default window duration.
 const WINDOW: ClockTime = ClockTime::from_seconds(4);
 
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Check {
@@ -32,7 +32,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Check {
 }
 
 impl Made<'_> {
-    /// Looks at the file of this name.
+    /// Checks the file of this name.
     pub fn check(&self, name: &str) -> Check {
         let file = self.folder.join(name);
         let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -87,7 +87,7 @@ impl Made<'_> {
             .collect()
     }
 
-    /// When the model was there, by what was dropped before.
+    /// When the model was loaded, by the windows dropped before.
     fn loaded(&self) -> ClockTime {
         let dropped = self.named("qwenvl/dropped").into_iter();
         let early = dropped.filter(|s| s.get::<&str>("reason") == Ok("loading"));
@@ -95,7 +95,7 @@ impl Made<'_> {
         ClockTime::from_nseconds(ends.max().unwrap_or(0))
     }
 
-    /// Looks at the messages on the command's output.
+    /// Checks the messages on the command's output.
     pub fn messages(&self) -> Check {
         let descriptions = self.named("qwenvl/description");
         let each = |field: &str, most: u32| -> Check {

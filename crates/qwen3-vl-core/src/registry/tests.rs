@@ -295,7 +295,7 @@ fn loads_that_were_given_up_do_not_pile_up() {
     let running = Arc::new(AtomicUsize::new(0));
     let (most, loads) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (running.clone(), most.clone(), loads.clone());
-    // One that takes its time to notice, and holds its memory meanwhile.
+    // A load that notices its cancellation late, and holds its memory meanwhile.
     let start: Start = Arc::new(move |_, cancel| {
         let (running, most, loads) = &counts;
         loads.fetch_add(1, Ordering::SeqCst);
