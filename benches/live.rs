@@ -1,6 +1,6 @@
-//! The delay that `qwenvl` adds to live 1080p60 NV12 video while the engine never answers: the time from
-//! its sink pad to its source pad, for every frame. The camera has a pool of [`BUFFERS`] buffers and
-//! pushes by the clock.
+//! The delay that `qwenvl` adds to live 1080p60 NV12 video while the engine never answers: the time
+//! from its sink pad to its source pad, for every frame. The camera has a pool of [`BUFFERS`]
+//! buffers and pushes by the clock.
 //!
 //! `cargo bench --bench live [-- SECONDS]`: the length of each run, 60 by default.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]

@@ -1,6 +1,6 @@
-//! The cost of a passing frame in the streaming thread: the time of one `gst_pad_push` of 1080p NV12
-//! into `qwenvl`, against `identity` and `queue`, frame by frame in one run. The backend takes 10 s an
-//! answer, so the engine is always behind, as in a live pipeline.
+//! The cost of a passing frame in the streaming thread: the time of one `gst_pad_push` of 1080p
+//! NV12 into `qwenvl`, against `identity` and `queue`, frame by frame in one run. The backend takes
+//! 10 s an answer, so the engine is always behind, as in a live pipeline.
 //!
 //! `cargo bench --bench passthrough [-- SAMPLED]`: number of sampled frames, 400 by default.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]

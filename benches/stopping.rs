@@ -1,6 +1,6 @@
-//! Time of the state change to NULL during slow work: a loader that does not notice its cancellation, a
-//! backend that does not return, and passes of the demo model over frames of 8 megapixels. The promise
-//! is a second.
+//! Time of the state change to NULL during slow work: a loader that does not notice its
+//! cancellation, a backend that does not return, and passes of the demo model over frames of 8
+//! megapixels. The promise is a second.
 //!
 //! `cargo bench --bench stopping`
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]

@@ -100,8 +100,8 @@ mod local {
         })
     }
 
-    /// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder that
-    /// the loader will not find.
+    /// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder
+    /// that the loader will not find.
     fn source(name: &str, revision: Option<String>) -> ModelSource {
         let path = PathBuf::from(name);
         let hub = match name.split_once('/') {

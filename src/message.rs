@@ -205,7 +205,8 @@ impl Request {
             .field("kind", "window")
     }
 
-    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with it.
+    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with
+    /// it.
     pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
         let token = self.structure(TOKEN);
         let token = token.field("index", index).field("token-id", id);

@@ -120,8 +120,8 @@ impl Stream {
         self.live
     }
 
-    /// Handles a GAP that starts at the PTS `start`. Returns its end in running time, and the part of
-    /// the stream.
+    /// Handles a GAP that starts at the PTS `start`. Returns its end in running time, and the part
+    /// of the stream.
     pub(super) fn handle_gap(
         &mut self,
         start: gst::ClockTime,
@@ -132,8 +132,8 @@ impl Stream {
         Some((end, self.reached.part))
     }
 
-    /// The running time at the end of `duration` from the PTS `start` on. The segment's rate scales the
-    /// duration, and the segment's stop bounds it.
+    /// The running time at the end of `duration` from the PTS `start` on. The segment's rate scales
+    /// the duration, and the segment's stop bounds it.
     fn end_of(&self, start: gst::ClockTime, duration: gst::ClockTime) -> Option<gst::ClockTime> {
         let segment = self.segment.as_ref()?;
         let end = time::end(start, duration);
@@ -214,7 +214,8 @@ impl QwenVL {
         self.push(buffer, position)
     }
 
-    /// Counts a frame without a running time; posts a WARNING after [`Untimed::MANY`] without a PTS.
+    /// Counts a frame without a running time; posts a WARNING after [`Untimed::MANY`] without a
+    /// PTS.
     fn check_time(&self, buffer: &gst::BufferRef) {
         let untimed = {
             let mut stream = lock(&self.stream);
@@ -333,7 +334,8 @@ impl QwenVL {
         if overload != Overload::Block && !session.has_free_slot() {
             return None;
         }
-        // With attach=window the buffer is held anyway, so one more reference costs upstream nothing.
+        // With attach=window the buffer is held anyway, so one more reference costs upstream
+        // nothing.
         let most = if self.hold.active() {
             usize::MAX
         } else {

@@ -145,8 +145,8 @@ impl QwenVL {
         true
     }
 
-    /// Takes an orientation tag. A turned picture has another shape, so the windows close as with new
-    /// caps.
+    /// Takes an orientation tag. A turned picture has another shape, so the windows close as with
+    /// new caps.
     fn set_orientation(&self, tags: &gst::TagListRef) {
         let orientation = gst_video::VideoOrientationMethod::from_tag(tags);
         if orientation.is_some() && lock(&self.stream).orientation != orientation {

@@ -13,8 +13,8 @@ use super::session::Session;
 
 /// Posts the error if it is the session's first, and ends the session.
 ///
-/// In this order: once the streaming thread returns an error, upstream posts a general one, and many
-/// applications read the first ERROR only.
+/// In this order: once the streaming thread returns an error, upstream posts a general one, and
+/// many applications read the first ERROR only.
 pub(super) fn report(element: &super::QwenVL, session: &Session, error: &glib::Error) {
     if session.claim_failure() {
         post(element, error);
@@ -32,7 +32,8 @@ pub(super) fn post(element: &super::QwenVL, error: &glib::Error) {
     let _ = element.post_message(message);
 }
 
-/// Runs a callback of GObject, through which a panic would end the process. The panic becomes an ERROR.
+/// Runs a callback of GObject, through which a panic would end the process. The panic becomes an
+/// ERROR.
 pub(super) fn guarded<T>(
     element: &super::QwenVL,
     place: &str,

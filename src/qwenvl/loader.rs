@@ -1,8 +1,8 @@
 //! Loads the model in a thread of its own, with PROGRESS messages.
 //!
-//! It begins at READY→PAUSED, because `model` may still change in READY. The thread is never joined:
-//! a download may notice late that it was cancelled, and a state change must not wait for it. The
-//! result goes to the session that started the load, which may have ended by then.
+//! It begins at READY→PAUSED, because `model` may still change in READY. The thread is never
+//! joined: a download may notice late that it was cancelled, and a state change must not wait for
+//! it. The result goes to the session that started the load, which may have ended by then.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;

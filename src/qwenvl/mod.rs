@@ -8,13 +8,13 @@
 //! - `text`: the request pad with the answers as timed text, and its task
 //!
 //! and around them `imp` (pads, states), `properties`, `signals`, `settings`, `events`, `queries`,
-//! `memory`, `loader`, `failure`, `stats`, `monitor`, `outlets`, `sync`, `task`, checks of input from
-//! outside (`time`, `strings`) and, for tests, `hooks`.
+//! `memory`, `loader`, `failure`, `stats`, `monitor`, `outlets`, `sync`, `task`, checks of input
+//! from outside (`time`, `strings`) and, for tests, `hooks`.
 //!
 //! **Locks.** Their order is in `docs/ARCHITECTURE.md`. No two locks of the element are held
-//! together, except that of an outlet with the one of the text stream or of `hold` that it leads to.
-//! None is held while a buffer, event or query goes to a pad, a message to the bus, a signal to its
-//! handlers or a frame to the engine, or while an engine is loaded or dropped.
+//! together, except that of an outlet with the one of the text stream or of `hold` that it leads
+//! to. None is held while a buffer, event or query goes to a pad, a message to the bus, a signal to
+//! its handlers or a frame to the engine, or while an engine is loaded or dropped.
 //!
 //! SECTION:element-qwenvl
 //!
@@ -29,12 +29,13 @@
 //!     video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! qwenvl ! fakesink
 //! ```
 //!
-//! **Signal `description`** (`void handler(GstElement *element, GstStructure *description, gpointer
-//! user_data)`): the structure of each `qwenvl/description`, emitted after its message is posted,
-//! once and in the same order, from the element's worker thread with no lock held. A handler may
-//! set and get properties and send events. Until it returns, no other window is described. The change
-//! to READY and EOS wait for it for three seconds at most (without one the change takes a second at
-//! most, whatever is computed or loaded), FLUSH_STOP for a second. Video goes on as with a slow model. A
+//! **Signal `description`**
+//! (`void handler(GstElement *element, GstStructure *description, gpointer user_data)`): the
+//! structure of each `qwenvl/description`, emitted after its message is posted, once and in the
+//! same order, from the element's worker thread with no lock held. A handler may set and get
+//! properties and send events. Until it returns, no other window is described. The change to READY
+//! and EOS wait for it for three seconds at most (without one the change takes a second at most,
+//! whatever is computed or loaded), FLUSH_STOP for a second. Video goes on as with a slow model. A
 //! handler that changes the element's state is refused with a WARNING: it would wait for itself.
 //!
 //! **Flushes.** When FLUSH_STOP has passed, every window from before the flush has its terminal

@@ -6,8 +6,8 @@ use super::hold::HeldBuffers;
 use super::imp::lock;
 use super::text::Text;
 
-/// Access to an object that outlives the worker. After it is closed, calls do nothing: a worker that
-/// the element could not wait for must not touch the next run.
+/// Access to an object that outlives the worker. After it is closed, calls do nothing: a worker
+/// that the element could not wait for must not touch the next run.
 pub(super) struct Outlet<T>(Mutex<Option<Arc<T>>>);
 
 impl<T> Outlet<T> {

@@ -1,5 +1,5 @@
-//! The properties: GObject's specifications, the getters and the setters come from one table. Defaults
-//! are those of [`Settings`]; a test compares `docs/properties.md` with the table.
+//! The properties: GObject's specifications, the getters and the setters come from one table.
+//! Defaults are those of [`Settings`]; a test compares `docs/properties.md` with the table.
 
 mod setters;
 

@@ -16,7 +16,8 @@ impl QwenVL {
                 query.set_result(&caps);
                 true
             }
-            // A CAPS event can be refused with an ERROR, this query cannot, so it takes the template's caps.
+            // A CAPS event can be refused with an ERROR, this query cannot, so it takes the
+            // template's caps.
             gst::QueryViewMut::AcceptCaps(query) => {
                 let fits = query.caps().can_intersect(&pad.pad_template_caps());
                 query.set_result(fits);
@@ -27,8 +28,8 @@ impl QwenVL {
         }
     }
 
-    /// Downstream's caps. Memory that cannot be read stays in only if upstream, by its filter, has no
-    /// other: then the CAPS event is refused with an ERROR.
+    /// Downstream's caps. Memory that cannot be read stays in only if upstream, by its filter, has
+    /// no other: then the CAPS event is refused with an ERROR.
     fn caps(&self, pad: &gst::Pad, filter: Option<&gst::CapsRef>) -> gst::Caps {
         let filter = filter.map(ToOwned::to_owned);
         let template = pad.pad_template_caps();

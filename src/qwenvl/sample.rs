@@ -13,8 +13,8 @@ use super::settings::{Overload, Settings};
 use super::time;
 use crate::message::Segment;
 
-/// Most of upstream's buffers that the worker holds at once. Beyond that frames are copied, so that the
-/// pool of a camera or a decoder never runs dry.
+/// Most of upstream's buffers that the worker holds at once. Beyond that frames are copied, so that
+/// the pool of a camera or a decoder never runs dry.
 pub(super) const MAX_SAMPLED: usize = 2;
 
 /// A sampled frame, and the state of the stream that its window needs.
@@ -59,8 +59,8 @@ pub(super) struct Plan {
 /// A sampled buffer: a counted reference to upstream's, or a copy.
 pub(super) struct SampledBuffer {
     buffer: gst::Buffer,
-    /// Behind the buffer, because fields are dropped in order: the buffer is back in its pool before the
-    /// count goes down.
+    /// Behind the buffer, because fields are dropped in order: the buffer is back in its pool
+    /// before the count goes down.
     _counted: Option<Counted>,
 }
 
@@ -68,8 +68,8 @@ pub(super) struct SampledBuffer {
 struct Counted(Arc<AtomicUsize>);
 
 impl SampledBuffer {
-    /// Takes a reference if fewer than `most` of upstream's buffers are held, else a copy. The flag says
-    /// whether it is a copy.
+    /// Takes a reference if fewer than `most` of upstream's buffers are held, else a copy. The flag
+    /// says whether it is a copy.
     pub(super) fn new(
         buffer: &gst::Buffer,
         count: &Arc<AtomicUsize>,

@@ -199,8 +199,9 @@ impl Session {
         free
     }
 
-    /// Hands a frame to the worker. If the work queue is full, waits (`wait`) or skips the frame. While
-    /// a handler of the application blocks the worker the queue takes [`MAX_WORK_IN_HANDLER`] frames.
+    /// Hands a frame to the worker. If the work queue is full, waits (`wait`) or skips the frame.
+    /// While a handler of the application blocks the worker the queue takes [`MAX_WORK_IN_HANDLER`]
+    /// frames.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
         let mut began = None;
         let mut most = MAX_WORK;
@@ -314,8 +315,9 @@ impl Session {
     }
 
     /// After [`Self::stop`]: waits for the end of the worker, at most for `timeout`, because it may
-    /// compute or free memory. If it is in a handler the limit is [`HANDLER_TIMEOUT`]: the handler may
-    /// wait for the state lock that the state change holds. Returns whether the worker has ended.
+    /// compute or free memory. If it is in a handler the limit is [`HANDLER_TIMEOUT`]: the handler
+    /// may wait for the state lock that the state change holds. Returns whether the worker has
+    /// ended.
     pub(super) fn wait_gone(&self, timeout: Duration) -> bool {
         let began = now();
         let mut deadline = began.checked_add(timeout);
@@ -358,8 +360,8 @@ impl Session {
         });
     }
 
-    /// Waits until the worker has ended the windows from before the flush, at most for `timeout`; then
-    /// takes frames again. `false` if the timeout passed.
+    /// Waits until the worker has ended the windows from before the flush, at most for `timeout`;
+    /// then takes frames again. `false` if the timeout passed.
     pub(super) fn flush_stop(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
         let mut state = self.0.lock();
@@ -404,8 +406,9 @@ impl Session {
         self.0.lock().stats.clone()
     }
 
-    /// Use of the engine. The lock is held meanwhile: the worker clears `backend` under it before it
-    /// drops its own reference, so the caller never drops the last one. To drop an engine takes long.
+    /// Use of the engine. The lock is held meanwhile: the worker clears `backend` under it before
+    /// it drops its own reference, so the caller never drops the last one. To drop an engine takes
+    /// long.
     pub(super) fn engine_use(&self) -> EngineUse {
         let state = self.0.lock();
         let Some(backend) = &state.backend else {
@@ -450,8 +453,8 @@ impl Session {
 
     // The worker.
 
-    /// What to do next: control first, then work that `admits` takes. Waits for it until `until`, if
-    /// given.
+    /// What to do next: control first, then work that `admits` takes. Waits for it until `until`,
+    /// if given.
     pub(super) fn next(
         &self,
         outstanding: usize,

@@ -333,8 +333,9 @@ impl Settings {
     /// The sampling parameters: the properties, and the checkpoint's where one is not set.
     pub(super) fn sampling_params(&self, model: &ModelInfo) -> SamplingParams {
         let or = |value: f64, default: f64| if value < 0.0 { default } else { value };
-        // The model card's values stand in for what the checkpoint leaves out, and are meant for the
-        // card's temperature. Beside a temperature that is set here, only the checkpoint's own hold.
+        // The model card's values stand in for what the checkpoint leaves out, and are meant for
+        // the card's temperature. Beside a temperature that is set here, only the checkpoint's own
+        // hold.
         let mut base = match self.temperature < 0.0 {
             true => model.sampling,
             false => model.own_sampling,
@@ -355,10 +356,10 @@ impl Settings {
 
     /// The pixel budget.
     ///
-    /// A maximum never makes a frame larger. So `max-pixels` and `total-pixels` above the defaults change
-    /// nothing, and without `min-pixels` small frames keep the size of the checkpoint's own rule. A set
-    /// limit goes before an unset one: `max-pixels` alone below the default minimum lowers the minimum
-    /// too.
+    /// A maximum never makes a frame larger. So `max-pixels` and `total-pixels` above the defaults
+    /// change nothing, and without `min-pixels` small frames keep the size of the checkpoint's own
+    /// rule. A set limit goes before an unset one: `max-pixels` alone below the default minimum
+    /// lowers the minimum too.
     pub(super) fn budget(&self, model: &ModelInfo) -> Budget {
         let set = |value: u64| (value != 0).then_some(value);
         let limits = |(min, max): (u64, u64)| match (set(self.min_pixels), set(self.max_pixels)) {

@@ -9,8 +9,8 @@ use super::failure;
 use super::imp::QwenVL;
 
 impl QwenVL {
-    /// Calls `turn` in the pad's task until that is paused or stopped. A panic ends it with an ERROR
-    /// that names `place`.
+    /// Calls `turn` in the pad's task until that is paused or stopped. A panic ends it with an
+    /// ERROR that names `place`.
     pub(super) fn start_task(
         &self,
         pad: &gst::Pad,

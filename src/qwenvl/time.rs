@@ -1,8 +1,8 @@
 //! Times that cannot overflow. Only this module turns numbers into times.
 //!
 //! Any 64 bits may come from outside as a time: in a buffer, an event, a segment or a property.
-//! `GST_CLOCK_TIME_NONE` is no time, and a [`gst::ClockTime`] made of it panics. A time above [`LAST`]
-//! is "negative": GStreamer's differences of times are signed.
+//! `GST_CLOCK_TIME_NONE` is no time, and a [`gst::ClockTime`] made of it panics. A time above
+//! [`LAST`] is "negative": GStreamer's differences of times are signed.
 
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ pub(super) fn of_gap(gap: &gst::event::Gap) -> (Option<gst::ClockTime>, Option<g
     }
 }
 
-/// The answer to a LATENCY query: live, minimum and maximum. `Latency::result` panics if the minimum is
-/// missing.
+/// The answer to a LATENCY query: live, minimum and maximum. `Latency::result` panics if the
+/// minimum is missing.
 pub(super) fn of_latency(
     query: &gst::query::Latency,
 ) -> (bool, Option<gst::ClockTime>, Option<gst::ClockTime>) {
@@ -58,8 +58,8 @@ pub(super) fn of_reference(
     unsafe { from_glib((*meta.as_ptr()).timestamp) }
 }
 
-/// Whether the segment gives running times. GStreamer does not check segments: one with a negative rate
-/// needs a stop to count from, and any needs a finite rate.
+/// Whether the segment gives running times. GStreamer does not check segments: one with a negative
+/// rate needs a stop to count from, and any needs a finite rate.
 pub(super) fn has_running_time(segment: &gst::FormattedSegment<gst::ClockTime>) -> bool {
     let rate = segment.rate();
     if rate > 0.0 {
@@ -72,8 +72,8 @@ pub(super) fn has_running_time(segment: &gst::FormattedSegment<gst::ClockTime>) 
     rate.is_finite() && counts.is_some_and(|(stop, offset)| stop >= offset)
 }
 
-/// The stream time of a PTS, if the segment gives one: with a negative applied rate it needs a stop to
-/// count from.
+/// The stream time of a PTS, if the segment gives one: with a negative applied rate it needs a stop
+/// to count from.
 pub(crate) fn stream_time(
     segment: &gst::FormattedSegment<gst::ClockTime>,
     pts: gst::ClockTime,

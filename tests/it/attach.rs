@@ -364,7 +364,8 @@ fn the_latency_of_both_pads() {
     }
 }
 
-/// The element adds its latency to the minimum and to the maximum, because held buffers are buffering.
+/// The element adds its latency to the minimum and to the maximum, because held buffers are
+/// buffering.
 #[test]
 fn what_is_held_adds_to_both_ends_of_upstreams_latency() {
     let (min, max) = (ClockTime::from_seconds(1), ClockTime::from_seconds(20));

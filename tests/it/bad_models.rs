@@ -324,8 +324,8 @@ fn a_mistyped_model_fails_the_state_change() {
     }
 }
 
-/// `gst-launch-1.0` shows the first ERROR and ends, so it must not be upstream's general "Internal data
-/// stream error".
+/// `gst-launch-1.0` shows the first ERROR and ends, so it must not be upstream's general "Internal
+/// data stream error".
 #[test]
 fn the_own_error_comes_before_upstreams() {
     // A fault that the check of the folder does not find.

@@ -1,4 +1,5 @@
-//! The tests that docs/conformance.md and docs/security.md name exist, and the targets of all links.
+//! The tests that docs/conformance.md and docs/security.md name exist, and the targets of all
+//! links.
 
 use std::collections::HashSet;
 use std::fs;
@@ -60,7 +61,8 @@ fn tests_that_the_documents_name_exist() {
     for document in ["docs/conformance.md", "docs/security.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for test in named(&text) {
-            // Scripts, elements and properties are in backticks too; a test is a path of identifiers.
+            // Scripts, elements and properties are in backticks too; a test is a path of
+            // identifiers.
             let path = test.trim_start_matches("c/").trim_start_matches("s/");
             let is_test = path.contains("::") || path.len() > 30;
             let parts = path.split(['/', ':']).filter(|part| !part.is_empty());

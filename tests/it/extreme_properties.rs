@@ -1,5 +1,5 @@
-//! Every property set to every extreme of every type, as C code can, in every state. The process must
-//! not end, the getters must answer, and the video must go on.
+//! Every property set to every extreme of every type, as C code can, in every state. The process
+//! must not end, the getters must answer, and the video must go on.
 
 use std::ffi::{CStr, CString};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Timestamps, durations, gaps and segments at the edges of 64 bits: every frame passes, every window
-//! ends once, nothing fails.
+//! Timestamps, durations, gaps and segments at the edges of 64 bits: every frame passes, every
+//! window ends once, nothing fails.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -270,8 +270,8 @@ fn criticals() -> &'static Mutex<Vec<String>> {
     &CRITICALS
 }
 
-/// A segment without running times passes, its frames are not sampled, and GStreamer is not asked for a
-/// time that it cannot compute.
+/// A segment without running times passes, its frames are not sampled, and GStreamer is not asked
+/// for a time that it cannot compute.
 #[test]
 fn segments_that_give_no_times() {
     let criticals = criticals();
@@ -337,8 +337,8 @@ fn frames_without_times_bring_one_warning() {
         assert_eq!(told, 1, "{frames} {bytes}: {:?}", bench.messages.warnings);
         assert!(bench.messages.ids().is_empty());
     }
-    // A few frames without times, as from parsers, bring no WARNING. More do, although the first frame
-    // had a time, as with still images.
+    // A few frames without times, as from parsers, bring no WARNING. More do, although the first
+    // frame had a time, as with still images.
     for (first, untimed, told) in [(4_000, 3, 0), (2_000, 3, 0), (500, 3, 1), (4_000, 40, 1)] {
         let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
         bench.harness.push(buffer(None, None)).unwrap();

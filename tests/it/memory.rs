@@ -1,4 +1,5 @@
-//! Frames in other than system memory pass unchanged, and only sampled ones are mapped, by the worker.
+//! Frames in other than system memory pass unchanged, and only sampled ones are mapped, by the
+//! worker.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -25,8 +26,8 @@ const SIZE: Size = Size {
 };
 const FIELDS: &str = "width=96,height=64,framerate=10/1";
 
-/// Memory over a file of this name, which stays mapped once it has been mapped: the process's list of
-/// mappings shows what was read.
+/// Memory over a file of this name, which stays mapped once it has been mapped: the process's list
+/// of mappings shows what was read.
 fn dmabuf(name: &str, data: &[u8], may_read: bool) -> gst::Memory {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
     assert_eq!(rustix::io::write(&fd, data).unwrap(), data.len());

@@ -1,5 +1,5 @@
-//! `QwenVLDescriptionMeta` in pipelines: several descriptions on one buffer, and the elements that keep
-//! them.
+//! `QwenVLDescriptionMeta` in pipelines: several descriptions on one buffer, and the elements that
+//! keep them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,9 +37,9 @@ fn all(sink: &AppSink) -> Descriptions {
         .collect()
 }
 
-/// Sends frames through `qwenvl name=q ! tail`, where the answers to two windows come between two of
-/// them. Returns the descriptions at each sink, and the messages of each `qwenvl` in the order of
-/// `names`.
+/// Sends frames through `qwenvl name=q ! tail`, where the answers to two windows come between two
+/// of them. Returns the descriptions at each sink, and the messages of each `qwenvl` in the order
+/// of `names`.
 fn through<const N: usize>(tail: &str, names: [&str; N]) -> (Vec<Descriptions>, [Messages; N]) {
     let run = Run::new(
         &format!(
@@ -101,7 +101,8 @@ fn through<const N: usize>(tail: &str, names: [&str; N]) -> (Vec<Descriptions>, 
     (got, messages)
 }
 
-/// Whether, behind `tail`, the first frame after the answers has both descriptions and no other any.
+/// Whether, behind `tail`, the first frame after the answers has both descriptions and no other
+/// any.
 fn kept(tail: &str) -> bool {
     let (got, [messages]) = through(tail, ["q"]);
     let answers: Vec<_> = messages.descriptions().into_iter().cloned().collect();
@@ -192,8 +193,8 @@ fn what_loses_descriptions() {
     }
 }
 
-/// theoraenc sends nothing for a frame that repeats the one before, and theoradec copies that one: 926 of
-/// the film's 1000 frames kept their descriptions (1.22).
+/// theoraenc sends nothing for a frame that repeats the one before, and theoradec copies that one:
+/// 926 of the film's 1000 frames kept their descriptions (1.22).
 #[test]
 fn theoradec_loses_the_descriptions_of_frames_that_repeat() {
     let described = |pattern: &str| {

@@ -1,5 +1,5 @@
-//! Caps and queries: readable memory is accepted in upstream's order, other memory is refused with an
-//! ERROR, and pools and QoS pass between the neighbours.
+//! Caps and queries: readable memory is accepted in upstream's order, other memory is refused with
+//! an ERROR, and pools and QoS pass between the neighbours.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A camera that fails, against a real RTSP server on the loopback: windows go on after it, and each
-//! ends in one message.
+//! A camera that fails, against a real RTSP server on the loopback: windows go on after it, and
+//! each ends in one message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -180,7 +180,8 @@ fn the_picture_turns_in_mid_stream() {
     bench.stop();
 }
 
-/// The budget counts square pixels, so one resize makes the pixels square and the frame of its size.
+/// The budget counts square pixels, so one resize makes the pixels square and the frame of its
+/// size.
 #[test]
 fn pixel_aspect_ratios() {
     for (width, height, par, shown) in [

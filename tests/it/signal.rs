@@ -226,8 +226,8 @@ fn a_handler_may_end_the_stream() {
     bench.stop();
 }
 
-/// EOS to the pipeline waits for the source's streaming thread, which may wait for the worker, which runs
-/// the handler. It takes the pipeline's state lock too.
+/// EOS to the pipeline waits for the source's streaming thread, which may wait for the worker,
+/// which runs the handler. It takes the pipeline's state lock too.
 #[test]
 fn a_handler_may_end_the_pipeline_again_and_again() {
     for live in [false, true] {

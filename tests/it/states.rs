@@ -1,5 +1,5 @@
-//! State changes down and up while the model loads, frames are converted and answers are awaited; and
-//! leaks of an element.
+//! State changes down and up while the model loads, frames are converted and answers are awaited;
+//! and leaks of an element.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -231,8 +231,8 @@ fn nothing_leaks() {
     assert!(told.contains("object-alive.class"), "{told}");
 }
 
-/// A short run with windows, flushes, requests, metas and a failed load, in a child process of the test
-/// before. On its own it does nothing.
+/// A short run with windows, flushes, requests, metas and a failed load, in a child process of the
+/// test before. On its own it does nothing.
 #[test]
 fn one_run() {
     if std::env::var_os(CHILD).is_none() {

@@ -18,8 +18,8 @@ enum Got {
     Text,
 }
 
-/// Requests the text pad and links it to a peer that accepts everything. Sticky events from before the
-/// link come with the next output.
+/// Requests the text pad and links it to a peer that accepts everything. Sticky events from before
+/// the link come with the next output.
 fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
     let got = Arc::new(Mutex::new(Vec::new()));
     let (events, texts) = (got.clone(), got.clone());

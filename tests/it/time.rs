@@ -1,5 +1,5 @@
-//! Frame sampling, the windows of the frames and the times in messages, for all kinds of timestamps and
-//! segments.
+//! Frame sampling, the windows of the frames and the times in messages, for all kinds of timestamps
+//! and segments.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -525,8 +525,8 @@ fn a_paused_camera_keeps_its_window_open() {
     bench.stop();
 }
 
-/// A window at twice the segment rate has frames of twice as much of the stream, and reserves tokens for
-/// them.
+/// A window at twice the segment rate has frames of twice as much of the stream, and reserves
+/// tokens for them.
 #[test]
 fn tokens_are_reserved_for_the_frames_that_come_at_this_rate() {
     let tokens = |rate: f64, fps: u64| {

@@ -1,7 +1,7 @@
 //! The tokens and memory that a window will need, before it is allocated. Pure: numbers only.
 //!
-//! The same limits ([`Limits`]) apply three times: in [`WindowPlan::forecast`] when a window opens, in
-//! the engine's admission, and at every input of a sequence.
+//! The same limits ([`Limits`]) apply three times: in [`WindowPlan::forecast`] when a window opens,
+//! in the engine's admission, and at every input of a sequence.
 
 use crate::failure::Failure;
 use crate::frames::{Budget, BudgetError, Rounding, Size};
@@ -39,8 +39,8 @@ pub struct Forecast {
     pub rounding: Rounding,
     /// Vision tokens of one input.
     pub input_tokens: usize,
-    /// Tokens of prompt and answer to reserve in the KV cache: never fewer than needed, never more than
-    /// the context.
+    /// Tokens of prompt and answer to reserve in the KV cache: never fewer than needed, never more
+    /// than the context.
     pub tokens: usize,
 }
 
@@ -80,8 +80,8 @@ const TIME_BYTES: u64 = 24;
 const TEMPLATE: (u64, u64) = (32, 3);
 
 impl WindowPlan {
-    /// Computes the size of the frames and the tokens of the window. Refuses a window that can never be
-    /// answered, because its vision tokens, timestamps and texts are too many.
+    /// Computes the size of the frames and the tokens of the window. Refuses a window that can
+    /// never be answered, because its vision tokens, timestamps and texts are too many.
     ///
     /// # Errors
     ///
@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_window_at_the_limit_fits_and_one_beyond_is_refused() {
-        // Four pairs of 20 x 15 tokens with two around each and 6 of its time, and 3 of the template.
+        // Four pairs of 20 x 15 tokens with two around each and 6 of its time, and 3 of the
+        // template.
         let least = 4 * 308 + 3;
         let at = |limits| PLAN.forecast(&model(limits));
         let forecast = at(Limits::default()).unwrap();

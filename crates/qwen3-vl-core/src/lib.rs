@@ -1,5 +1,5 @@
-//! The types that a user of Qwen3-VL and an engine share. No tensors, no pipeline, no runtime, so that an
-//! engine in this process, one behind a network and their callers can all use them.
+//! The types that a user of Qwen3-VL and an engine share. No tensors, no pipeline, no runtime, so
+//! that an engine in this process, one behind a network and their callers can all use them.
 //!
 //! The modules follow a frame on its way to text:
 //!
@@ -7,9 +7,11 @@
 //! 2. [`window`]: sampling of frames and windows of frames (no clock: time is an argument).
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token.
 //! 4. [`request`]: the request and its sampling parameters.
-//! 5. [`forecast`]: the tokens and memory that a window will need of a [`model`], before it is allocated.
+//! 5. [`forecast`]: the tokens and memory that a window will need of a [`model`], before it is
+//!    allocated.
 //! 6. [`backend`]: the interface of an engine: windows in, [events](event) out, or a [`failure`].
-//! 7. [`load`]: progress and errors of a load; [`registry`]: one engine for all loads of the same model.
+//! 7. [`load`]: progress and errors of a load; [`registry`]: one engine for all loads of the same
+//!    model.
 
 pub mod backend;
 #[cfg(any(test, feature = "fake"))]

@@ -12,8 +12,8 @@ pub struct ModelInfo {
     pub backend: &'static str,
     /// The device, as it stands in messages.
     pub runs_on: String,
-    /// The type that weights were rounded to at load, and the layers that could not be, for instance
-    /// `q8-0`; none without rounding.
+    /// The type that weights were rounded to at load, and the layers that could not be, for
+    /// instance `q8-0`; none without rounding.
     pub quantization: Option<String>,
     /// Sizes must be multiples of this many pixels (patch size times spatial merge).
     pub factor: u32,
@@ -28,8 +28,9 @@ pub struct ModelInfo {
     pub image_pixels: (u64, u64),
     /// Default sampling parameters: the checkpoint's, and the model card's where it has none.
     pub sampling: SamplingParams,
-    /// The checkpoint's own sampling parameters, with everything else off. They go with a temperature
-    /// that a caller sets; the card's other values are meant for the card's temperature.
+    /// The checkpoint's own sampling parameters, with everything else off. They go with a
+    /// temperature that a caller sets; the card's other values are meant for the card's
+    /// temperature.
     pub own_sampling: SamplingParams,
     /// Fewest tokens of the timestamp before a pair of frames, such as `<0.2 seconds>`.
     pub time_tokens: usize,
@@ -44,7 +45,8 @@ pub struct Limits {
     pub context: usize,
     /// Tokens that fit into the KV cache when it is empty.
     pub kv_tokens: usize,
-    /// Vision tokens of one input (a pair of frames or an image) for which the vision tower has memory.
+    /// Vision tokens of one input (a pair of frames or an image) for which the vision tower has
+    /// memory.
     pub input_tokens: usize,
 }
 
@@ -104,8 +106,8 @@ pub enum LimitError {
 }
 
 impl Limits {
-    /// Checks whether a prompt of `prompt` tokens with an answer of `answer` tokens can ever fit. An
-    /// answer ends at the end of the context, so only its first token has to fit there.
+    /// Checks whether a prompt of `prompt` tokens with an answer of `answer` tokens can ever fit.
+    /// An answer ends at the end of the context, so only its first token has to fit there.
     ///
     /// # Errors
     ///

@@ -1,12 +1,12 @@
 //! Lower priority for threads that compute, so that threads with deadlines run first.
 
-/// Lowers the priority of the calling thread and of the threads that it starts. Otherwise a thread that
-/// pushes or shows a frame may wait a scheduler's tick for a core that a forward pass uses. Where the
-/// system does not allow it nothing changes.
+/// Lowers the priority of the calling thread and of the threads that it starts. Otherwise a thread
+/// that pushes or shows a frame may wait a scheduler's tick for a core that a forward pass uses.
+/// Where the system does not allow it nothing changes.
 ///
-/// On Linux the thread gets the nice value [`NICE`] and the policy `SCHED_BATCH`, with which a woken
-/// thread never preempts the one that woke it. Neither needs a privilege. Raising the priority again
-/// does, so this is for threads that only compute.
+/// On Linux the thread gets the nice value [`NICE`] and the policy `SCHED_BATCH`, with which a
+/// woken thread never preempts the one that woke it. Neither needs a privilege. Raising the
+/// priority again does, so this is for threads that only compute.
 pub fn lower_priority() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {

@@ -20,8 +20,8 @@ pub struct Request {
     pub repetition_guard: u32,
 }
 
-/// How the next token is chosen from the logits, in transformers' order: penalties, temperature, top-k,
-/// top-p.
+/// How the next token is chosen from the logits, in transformers' order: penalties, temperature,
+/// top-k, top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 means greedy.

@@ -5,8 +5,9 @@ use crate::failure::Failure;
 
 type Receive = Box<dyn FnMut(Event) + Send>;
 
-/// Gives a request's events to its caller, in order, on a thread of the backend. Exactly one of them is
-/// terminal: the first terminal one that is sent or, if the sink is dropped before, one that says so.
+/// Gives a request's events to its caller, in order, on a thread of the backend. Exactly one of
+/// them is terminal: the first terminal one that is sent or, if the sink is dropped before, one
+/// that says so.
 pub struct EventSink {
     receive: Option<Receive>,
     /// Whether a drop means that the request was cancelled; else it was lost.
@@ -22,15 +23,15 @@ impl EventSink {
         }
     }
 
-    /// Makes the sink send [`Event::Cancelled`] when it is dropped: for a backend that drops cancelled
-    /// requests, wherever they are (in a queue, in a sequence, at shutdown).
+    /// Makes the sink send [`Event::Cancelled`] when it is dropped: for a backend that drops
+    /// cancelled requests, wherever they are (in a queue, in a sequence, at shutdown).
     #[must_use]
     pub fn cancels(self) -> Self {
         self.with(true)
     }
 
-    /// Makes the sink send [`Failure::Fatal`] when it is dropped, as a new one does: a backend that loses
-    /// a request cannot be trusted with others.
+    /// Makes the sink send [`Failure::Fatal`] when it is dropped, as a new one does: a backend that
+    /// loses a request cannot be trusted with others.
     #[must_use]
     pub fn loses(self) -> Self {
         self.with(false)

@@ -14,8 +14,8 @@ fn factors() -> impl Strategy<Value = u32> {
     prop_oneof![Just(28), Just(32)]
 }
 
-/// Minimum and maximum of pixels at least four times apart: if they are closer, rounding to whole blocks
-/// can miss both.
+/// Minimum and maximum of pixels at least four times apart: if they are closer, rounding to whole
+/// blocks can miss both.
 fn ranges() -> impl Strategy<Value = (u64, u64)> {
     (1..2_000_000u64, 4..200u64).prop_map(|(min, times)| (min, min * times))
 }

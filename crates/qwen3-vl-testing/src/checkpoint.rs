@@ -57,8 +57,8 @@ impl Checkpoint {
 }
 
 /// Writes a small checkpoint into the folder `dir`, which is created: `config.json`,
-/// `config.v5.json` (the same in the form of transformers 5), the generation and preprocessor configs
-/// and `model.safetensors`. No tokenizer: see [`super::write_tokenizer`].
+/// `config.v5.json` (the same in the form of transformers 5), the generation and preprocessor
+/// configs and `model.safetensors`. No tokenizer: see [`super::write_tokenizer`].
 ///
 /// # Errors
 ///
@@ -126,8 +126,8 @@ impl FromStr for Real {
 }
 
 /// Writes a model of real dimensions with random bf16 weights (one tensor in memory at a time), for
-/// measurements of speed and memory. `layers` replaces the number of the language model's layers. No
-/// tokenizer.
+/// measurements of speed and memory. `layers` replaces the number of the language model's layers.
+/// No tokenizer.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and panics if
-//! a promise does not hold.
+//! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and
+//! panics if a promise does not hold.
 
 use qwen3_vl::config::{Config, GenerationConfig, PixelRange, ProcessorFiles, Processors};
 use qwen3_vl::tokenizer::Tokenizer;

@@ -95,8 +95,8 @@ impl Golden {
         self.numbers(name, Dtype::U8, |[byte]| byte)
     }
 
-    /// The vision inputs of the case, with the pixels of the reference: one list of pairs for each video,
-    /// or one image for each image.
+    /// The vision inputs of the case, with the pixels of the reference: one list of pairs for each
+    /// video, or one image for each image.
     ///
     /// # Errors
     ///

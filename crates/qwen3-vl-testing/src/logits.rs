@@ -12,8 +12,8 @@ use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-/// Logits `[vocabulary]` after a prompt of frames and a text, which is prefilled in one pass, and the
-/// number of its tokens.
+/// Logits `[vocabulary]` after a prompt of frames and a text, which is prefilled in one pass, and
+/// the number of its tokens.
 ///
 /// # Errors
 ///

@@ -288,8 +288,8 @@ struct Generated {
     tokens: Vec<u32>,
 }
 
-/// Logits after each prompt, and 24 greedy tokens. All prompts are in the same passes, each with its next
-/// chunk or its next token.
+/// Logits after each prompt, and 24 greedy tokens. All prompts are in the same passes, each with
+/// its next chunk or its next token.
 fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, Error> {
     struct Going {
         chunks: std::vec::IntoIter<Chunk>,

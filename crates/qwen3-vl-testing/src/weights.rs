@@ -52,9 +52,9 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
     (0.0, (3.0 / fan_in as f64).sqrt() as f32)
 }
 
-/// Random bf16 weights for speed runs, little-endian, as fast as memory is copied: standard deviation
-/// 0.02, norms 1, biases 0, as transformers initialises a model. Matrices repeat the same million values
-/// from a start that depends on the name. No reference has the same bits.
+/// Random bf16 weights for speed runs, little-endian, as fast as memory is copied: standard
+/// deviation 0.02, norms 1, biases 0, as transformers initialises a model. Matrices repeat the same
+/// million values from a start that depends on the name. No reference has the same bits.
 pub fn cheap_bf16(name: &str, shape: &[usize]) -> Vec<u8> {
     let count: usize = shape.iter().product();
     if shape.len() == 1 {

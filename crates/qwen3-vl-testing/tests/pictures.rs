@@ -52,8 +52,8 @@ fn our_sample(who: &str, pattern: &str, from: &str, to: &str, stride: &str) -> V
         .collect()
 }
 
-/// Exactly torchvision's values, with which transformers resizes. They are now and then 2 levels from
-/// Pillow's, whose weights are finer. `once`: the values of qwen-vl-utils.
+/// Exactly torchvision's values, with which transformers resizes. They are now and then 2 levels
+/// from Pillow's, whose weights are finer. `once`: the values of qwen-vl-utils.
 #[test]
 fn resizing_is_torchvision_s_and_close_to_pillow_s() {
     let table = Golden::open(&data_dir().join("tables/resize.safetensors")).unwrap();

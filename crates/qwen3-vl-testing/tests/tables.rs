@@ -53,8 +53,8 @@ fn size_of(row: &[Value]) -> Size {
     }
 }
 
-/// The reference's size, or the kind of its error. qwen-vl-utils also gives sides of 0, which are no size;
-/// ours are one block then. No frame gets more than 2^30 pixels.
+/// The reference's size, or the kind of its error. qwen-vl-utils also gives sides of 0, which are
+/// no size; ours are one block then. No frame gets more than 2^30 pixels.
 fn expected(result: &[Value]) -> Result<Size, &str> {
     if let Some(kind) = result[0].as_str() {
         return Err(kind);
@@ -156,8 +156,8 @@ fn qwen_vl_utils_sizes() {
     }
 }
 
-/// Long and thin, tiny and huge shapes, with very small and very large budgets: a size where the reference
-/// gives one, else an error with the size of the source.
+/// Long and thin, tiny and huge shapes, with very small and very large budgets: a size where the
+/// reference gives one, else an error with the size of the source.
 #[test]
 fn extreme_sizes() {
     let rows = Table::read("extreme_sizes");

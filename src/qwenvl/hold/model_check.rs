@@ -36,8 +36,8 @@ fn push(hold: &HeldBuffers, times: &[u64], limit: Duration) -> Result<(), gst::F
     Ok(())
 }
 
-/// The source pad's task, which ends after `most` items or when it has to pause. Returns the number of
-/// descriptions of each item.
+/// The source pad's task, which ends after `most` items or when it has to pause. Returns the number
+/// of descriptions of each item.
 fn task(hold: &Arc<HeldBuffers>, most: usize) -> thread::JoinHandle<Vec<usize>> {
     let hold = hold.clone();
     thread::spawn(move || {

@@ -13,8 +13,8 @@ use crate::qwenvl::time::{self, clock_time};
 /// By how much a frame may leave after its deadline, because threads do not run at once.
 const SLACK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 
-/// The longest time that a frame is held: from the arrival of a window's first frame until the wait for
-/// the window's answer ends.
+/// The longest time that a frame is held: from the arrival of a window's first frame until the wait
+/// for the window's answer ends.
 pub(in crate::qwenvl) fn longest_hold(settings: &Settings) -> gst::ClockTime {
     let wait = settings.window_duration;
     clock_time(wait.saturating_add(settings.attach_timeout))

@@ -110,7 +110,8 @@ impl<T, D: Clone> HoldQueue<T, D> {
         });
     }
 
-    /// A window opens, with these requests. `end` is its last possible running time, in nanoseconds.
+    /// A window opens, with these requests. `end` is its last possible running time, in
+    /// nanoseconds.
     pub(super) fn opened(&mut self, id: u64, requests: &[u64], start: StreamPosition, end: u64) {
         let end = StreamPosition { time: end, ..start };
         let requests = requests.iter().map(|number| (*number, Outcome::Pending));

@@ -1,7 +1,7 @@
 //! Buffers that are held until they are described, and the wait of the source pad's task.
 //!
-//! Only the task pushes. No other thread waits, with one exception: the streaming thread waits while
-//! more video than its limit may leave and has not left.
+//! Only the task pushes. No other thread waits, with one exception: the streaming thread waits
+//! while more video than its limit may leave and has not left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -73,8 +73,8 @@ impl HeldBuffers {
 
     // The streaming thread.
 
-    /// Appends a frame, which leaves at `deadline` at the latest. Waits first while video of `limit` or
-    /// longer is held that may leave.
+    /// Appends a frame, which leaves at `deadline` at the latest. Waits first while video of
+    /// `limit` or longer is held that may leave.
     ///
     /// # Errors
     ///
@@ -132,7 +132,8 @@ impl HeldBuffers {
         self.advance_watermark(StreamPosition::END);
     }
 
-    /// A window opens, with these requests. `end` is its last possible running time, in nanoseconds.
+    /// A window opens, with these requests. `end` is its last possible running time, in
+    /// nanoseconds.
     pub(in crate::qwenvl) fn opened(
         &self,
         window: u64,
@@ -143,7 +144,8 @@ impl HeldBuffers {
         self.change(|state| state.queue.opened(window, requests, start, end));
     }
 
-    /// A window is closed; frames wait for its answers for `timeout` at most, `None` being for ever.
+    /// A window is closed; frames wait for its answers for `timeout` at most, `None` being for
+    /// ever.
     pub(in crate::qwenvl) fn closed(&self, window: u64, timeout: Option<Duration>) {
         if let Some(until) = timeout.and_then(|timeout| now().checked_add(timeout)) {
             self.change(|state| state.queue.closed(window, until));

@@ -1,8 +1,8 @@
-//! Checks the hand-over between the threads with `loom`, in every order of their steps up to a number
-//! of preemptions. A thread that is never woken is a deadlock, which loom reports.
+//! Checks the hand-over between the threads with `loom`, in every order of their steps up to a
+//! number of preemptions. A thread that is never woken is a deadlock, which loom reports.
 //!
-//! The code under test is `session.rs` itself, compiled a second time with loom's locks in the place
-//! of `sync`. `text::model_check` and `hold::model_check` do the same for their `stream.rs`.
+//! The code under test is `session.rs` itself, compiled a second time with loom's locks in the
+//! place of `sync`. `text::model_check` and `hold::model_check` do the same for their `stream.rs`.
 
 #[path = "../monitor.rs"]
 #[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]

@@ -23,7 +23,8 @@ fn request(request: u64) -> RequestId {
     RequestId { window: 0, request }
 }
 
-/// A text stream that has begun, and its task, which ends when it has to pause or has pushed `last`.
+/// A text stream that has begun, and its task, which ends when it has to pause or has pushed
+/// `last`.
 fn started(
     placing: Placing,
     last: fn(&Out<Mark>) -> bool,

@@ -118,7 +118,8 @@ impl QwenVL {
         placing(&lock(&self.settings), live)
     }
 
-    /// Gives the text stream a new segment, and the start of a new stream if there is one. Never waits.
+    /// Gives the text stream a new segment, and the start of a new stream if there is one. Never
+    /// waits.
     pub(in crate::qwenvl) fn text_segment(
         &self,
         segment: Segment,
@@ -171,8 +172,9 @@ impl QwenVL {
         current >= gst::State::Paused && pending != gst::State::Paused
     }
 
-    /// Removes the pad. Its task may be in a push that does not return, because the sink behind it waits
-    /// for the clock. A flush would end that, but a muxer forwards a flush, which empties its file.
+    /// Removes the pad. Its task may be in a push that does not return, because the sink behind it
+    /// waits for the clock. A flush would end that, but a muxer forwards a flush, which empties its
+    /// file.
     pub(in crate::qwenvl) fn release_text(&self, pad: &gst::Pad) {
         self.text.stop();
         let at_rest = self.text.wait_at_rest(RELEASE_TIMEOUT);

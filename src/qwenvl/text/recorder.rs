@@ -5,8 +5,8 @@ use gst::prelude::*;
 /// Most elements that are searched for it.
 const FARTHEST: usize = 16;
 
-/// Whether the pad leads to a `splitmuxsink`: through elements with one source pad, such as queues, and
-/// out of bins.
+/// Whether the pad leads to a `splitmuxsink`: through elements with one source pad, such as queues,
+/// and out of bins.
 pub(super) fn follows(pad: &gst::Pad) -> bool {
     let mut pad = pad.clone();
     for _ in 0..FARTHEST {

@@ -10,15 +10,15 @@ use super::sync::{AtomicBool, now};
 use super::timeline::{Out, Placing, Push, Timeline};
 use crate::message::{RequestId, Segment};
 
-/// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds back
-/// the video of a window until it has the text of that window, which needs that video.
+/// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds
+/// back the video of a window until it has the text of that window, which needs that video.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// An event of the stream.
 #[derive(Clone, Debug)]
 pub(in crate::qwenvl) enum Mark {
-    /// A segment, and before it, for a new stream, the start of a stream of this group. One mark, so
-    /// that nothing is pushed between the two.
+    /// A segment, and before it, for a new stream, the start of a stream of this group. One mark,
+    /// so that nothing is pushed between the two.
     Segment(Segment, Option<Option<gst::GroupId>>),
     Eos,
 }
@@ -216,8 +216,8 @@ impl Text {
         self.state.lock().pad
     }
 
-    /// After [`Self::stop`]: waits for the end of the task's push, at most for `timeout`. Returns whether
-    /// it has ended.
+    /// After [`Self::stop`]: waits for the end of the task's push, at most for `timeout`. Returns
+    /// whether it has ended.
     pub(super) fn wait_at_rest(&self, timeout: Duration) -> bool {
         let until = now().checked_add(timeout);
         let mut state = self.state.lock();
@@ -256,8 +256,8 @@ impl Text {
         self.change(|state| state.refused = true);
     }
 
-    /// Waits for the next item that this pad pushes; `None` if its task has to pause. `prerolled` says
-    /// whether all sinks are prerolled.
+    /// Waits for the next item that this pad pushes; `None` if its task has to pause. `prerolled`
+    /// says whether all sinks are prerolled.
     pub(super) fn next(&self, pad: u64, prerolled: impl Fn() -> bool) -> Option<Out<Mark>> {
         let mut state = self.state.lock();
         if state.pad == pad && std::mem::take(&mut state.out) {

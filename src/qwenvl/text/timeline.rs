@@ -1,4 +1,5 @@
-//! The order and times of the text pad's output. Pure: running times in nanoseconds, no pads, no clock.
+//! The order and times of the text pad's output. Pure: running times in nanoseconds, no pads, no
+//! clock.
 
 use std::collections::VecDeque;
 
@@ -36,8 +37,8 @@ pub(super) enum Push {
     /// It does not return: a muxer holds the video back until it knows what text there is. A window
     /// that has no text yet no longer holds this stream back.
     Stuck,
-    /// It has not returned after a GAP either: the muxer is not sparse-aware. It stays at a text until it
-    /// has the next one, so it gets one.
+    /// It has not returned after a GAP either: the muxer is not sparse-aware. It stays at a text
+    /// until it has the next one, so it gets one.
     StillStuck,
 }
 
@@ -48,9 +49,9 @@ enum Peer {
     Sparse,
     /// It stays at a text until another buffer or GAP follows, so one follows at once (`qtmux`).
     StaysAtText,
-    /// Texts: it ignores GAPs, and lets no video go past the last text (`splitmuxsink`, which GAPs can
-    /// even stop for good: if a file ends while its text pad is at a GAP, GStreamer 1.22 may send the
-    /// next file's muxer an EOS of the text).
+    /// Texts: it ignores GAPs, and lets no video go past the last text (`splitmuxsink`, which GAPs
+    /// can even stop for good: if a file ends while its text pad is at a GAP, GStreamer 1.22 may
+    /// send the next file's muxer an EOS of the text).
     NeedsText,
 }
 
@@ -103,8 +104,8 @@ enum Entry<M> {
 #[derive(Debug)]
 pub(super) struct Timeline<M> {
     placing: Placing,
-    /// In the order of the stream. With [`Placing::Span`] entries behind a request that has not ended
-    /// wait for it.
+    /// In the order of the stream. With [`Placing::Span`] entries behind a request that has not
+    /// ended wait for it.
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
     watermark: Nanos,
@@ -196,8 +197,8 @@ impl<M> Timeline<M> {
             }));
     }
 
-    /// A request ended; `text` is its text and the end of its window. A request that was never opened
-    /// here has no place, and none has one before the first segment, as for a new pad.
+    /// A request ended; `text` is its text and the end of its window. A request that was never
+    /// opened here has no place, and none has one before the first segment, as for a new pad.
     pub(super) fn ended(&mut self, id: RequestId, text: Option<(String, Nanos)>) {
         let place = self
             .entries
@@ -258,8 +259,8 @@ impl<M> Timeline<M> {
         self.placing == Placing::Span || self.holds() || (self.placed && self.last.is_none())
     }
 
-    /// Whether a muxer that is not sparse-aware may stay at the last text: if the video has reached it,
-    /// or if the muxer took it ahead of the video, together with the text before.
+    /// Whether a muxer that is not sparse-aware may stay at the last text: if the video has reached
+    /// it, or if the muxer took it ahead of the video, together with the text before.
     fn holds(&self) -> bool {
         let ahead = self.peer == Peer::Sparse;
         self.last.is_some_and(|last| ahead || last <= self.video)
@@ -304,8 +305,8 @@ impl<M> Timeline<M> {
         let (place, mut length) = (start, end.saturating_sub(start));
         let start = place.max(self.said);
         if start > place && self.placing == Placing::Span {
-            // A video that was stuck went on without this text. It is late and lasts about as long, less
-            // the GAP that may have to follow it, or each text would be later than the last.
+            // A video that was stuck went on without this text. It is late and lasts about as long,
+            // less the GAP that may have to follow it, or each text would be later than the last.
             length = length.saturating_sub(LEAST_GAP).max(LEAST_GAP);
         }
         let end = start.saturating_add(length);
@@ -375,8 +376,8 @@ impl<M> Timeline<M> {
         self.falls_behind().then(|| self.say_nothing())
     }
 
-    /// Whether the video has passed the last text of a peer that needs texts. Not earlier, because held
-    /// video comes together with its text; before the first text the video has to be stuck.
+    /// Whether the video has passed the last text of a peer that needs texts. Not earlier, because
+    /// held video comes together with its text; before the first text the video has to be stuck.
     fn falls_behind(&self) -> bool {
         let behind = self.last.is_some_and(|last| last < self.video);
         self.placed && self.peer == Peer::NeedsText && behind

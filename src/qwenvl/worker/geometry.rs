@@ -1,7 +1,7 @@
 //! The picture that a frame shows: cropped, in square pixels, upright.
 //!
-//! In this order, as in a player: crop and pixel aspect ratio refer to the frame in memory. Numbers and
-//! bytes only, so that every rule is tested without a pipeline.
+//! In this order, as in a player: crop and pixel aspect ratio refer to the frame in memory. Numbers
+//! and bytes only, so that every rule is tested without a pipeline.
 
 use qwen3_vl_core::frames::Size;
 
@@ -15,8 +15,8 @@ pub(super) struct Rect {
 
 /// One of the eight rotations and mirrorings of a picture.
 ///
-/// The pixel at (x, y) of the result is that at (y, x) of the source if `transpose`, else at (x, y);
-/// then counted from the far side along each axis of the source that is flipped.
+/// The pixel at (x, y) of the result is that at (y, x) of the source if `transpose`, else at (x,
+/// y); then counted from the far side along each axis of the source that is flipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Orientation {
     pub(super) transpose: bool,
@@ -57,8 +57,8 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Geometry of a frame of size `coded` in memory, of which `part` is shown. `part` is cut to the
-    /// frame and ignored if nothing is left; a pixel aspect ratio with a zero counts as 1:1.
+    /// Geometry of a frame of size `coded` in memory, of which `part` is shown. `part` is cut to
+    /// the frame and ignored if nothing is left; a pixel aspect ratio with a zero counts as 1:1.
     pub(super) fn new(coded: Size, part: Rect, par: (u32, u32), orientation: Orientation) -> Self {
         let size = Size {
             width: part.size.width.min(coded.width.saturating_sub(part.x)),
@@ -85,7 +85,8 @@ impl Geometry {
         }
     }
 
-    /// Size of the picture in square pixels. One side grows and none shrinks, so that no pixel is lost.
+    /// Size of the picture in square pixels. One side grows and none shrinks, so that no pixel is
+    /// lost.
     pub(super) fn shown(&self) -> Size {
         let Size { width, height } = self.part.size;
         let (n, d) = self.par;
@@ -108,8 +109,8 @@ impl Geometry {
         self.orientation.turn(self.part.size)
     }
 
-    /// The part, turned, as packed RGB. `frame` is the whole frame in RGB with rows of `stride` bytes;
-    /// pixels beyond its end are left out.
+    /// The part, turned, as packed RGB. `frame` is the whole frame in RGB with rows of `stride`
+    /// bytes; pixels beyond its end are left out.
     pub(super) fn upright(&self, frame: &[u8], stride: usize) -> Vec<u8> {
         let side = |v: u32| v as usize;
         let (left, top) = (side(self.part.x), side(self.part.y));

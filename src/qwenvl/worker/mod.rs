@@ -139,7 +139,8 @@ impl Worker {
         }
     }
 
-    /// Whether to take this work now: with `overload=block` frames wait for the model and the engine.
+    /// Whether to take this work now: with `overload=block` frames wait for the model and the
+    /// engine.
     fn admits(&self, work: &Work) -> bool {
         match work {
             Work::Frame(sample) if sample.overload == Overload::Block => {

@@ -234,8 +234,8 @@ impl<'a> Picture<'a> {
         self.geometry.shown()
     }
 
-    /// Packed RGB at this size and rounding. The same resize makes the pixels square, so that no frame is
-    /// resized twice.
+    /// Packed RGB at this size and rounding. The same resize makes the pixels square, so that no
+    /// frame is resized twice.
     pub(super) fn at(
         &mut self,
         to: (Size, Rounding),

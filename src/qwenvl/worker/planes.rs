@@ -1,5 +1,5 @@
-//! Whether the planes of a `GstVideoMeta` lie in the buffer's memory. The meta may come from another
-//! process (`unixfdsrc`), and `gst_video_frame_map` does not check it.
+//! Whether the planes of a `GstVideoMeta` lie in the buffer's memory. The meta may come from
+//! another process (`unixfdsrc`), and `gst_video_frame_map` does not check it.
 
 use gst::MetaRef;
 use gst_video::{VideoFormatInfo, VideoInfo, VideoMeta};
@@ -38,14 +38,15 @@ impl Plane {
     }
 }
 
-/// The meta that a mapping uses: of several the one with the least id (`gst_buffer_get_video_meta`).
+/// The meta that a mapping uses: of several the one with the least id
+/// (`gst_buffer_get_video_meta`).
 pub(super) fn video_meta(buffer: &gst::BufferRef) -> Option<MetaRef<'_, VideoMeta>> {
     let metas = buffer.iter_meta::<VideoMeta>();
     metas.min_by_key(|meta| (meta.id() != 0, meta.id()))
 }
 
-/// Whether a frame of the layout `info`, whose size is the meta's, can be read with the planes of the
-/// buffer's meta. Without a meta, whether the buffer has `info`'s size.
+/// Whether a frame of the layout `info`, whose size is the meta's, can be read with the planes of
+/// the buffer's meta. Without a meta, whether the buffer has `info`'s size.
 pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
     let Some(meta) = video_meta(buffer) else {
         return buffer.size() >= info.size();

@@ -21,8 +21,8 @@ pub(super) enum WindowEvent<'a> {
         /// Running time in nanoseconds after its last frame.
         end: u64,
     },
-    /// A window is complete, and its requests go to the backend. Wait for its answers for `timeout` at
-    /// most, `None` being for ever.
+    /// A window is complete, and its requests go to the backend. Wait for its answers for `timeout`
+    /// at most, `None` being for ever.
     Closed {
         window: u64,
         timeout: Option<Duration>,
@@ -35,8 +35,8 @@ pub(super) enum WindowEvent<'a> {
         message: &'a gst::Structure,
         outcome: Outcome<'a>,
     },
-    /// The backend ended a request that already has its terminal message, or a window whose requests
-    /// have.
+    /// The backend ended a request that already has its terminal message, or a window whose
+    /// requests have.
     Late,
     /// The stream has come to the running time `reached`, and no window opens before `next`.
     Watermark {
@@ -65,7 +65,8 @@ pub(super) enum Outcome<'a> {
 
 /// A receiver of window events.
 pub(super) trait Sink: Send + Sync {
-    /// Handles an event, with no lock held. It must not block, except in a handler of the application.
+    /// Handles an event, with no lock held. It must not block, except in a handler of the
+    /// application.
     fn hear(&self, event: &WindowEvent<'_>);
 }
 

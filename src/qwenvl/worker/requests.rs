@@ -1,8 +1,8 @@
 //! Requests without a terminal message. Only this module ends a request, by exactly one.
 //!
 //! Until its window closes, requests are kept together ([`PendingRequests`]), then one by one
-//! ([`PendingRequest`]). Ending a request consumes it. One that is lost, by a panic for instance, ends
-//! when it is dropped. In the backend `EventSink` does the same for the terminal event.
+//! ([`PendingRequest`]). Ending a request consumes it. One that is lost, by a panic for instance,
+//! ends when it is dropped. In the backend `EventSink` does the same for the terminal event.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -53,8 +53,8 @@ impl Worker {
         self.session.epoch() != self.epoch
     }
 
-    /// Ends the oldest requests that have their terminal event: terminal messages come in the order of
-    /// the requests, whichever is answered first.
+    /// Ends the oldest requests that have their terminal event: terminal messages come in the order
+    /// of the requests, whichever is answered first.
     fn end_oldest(&mut self) {
         // A handler of the application may have stopped the element.
         while !self.session.is_stopping()

@@ -67,7 +67,8 @@ impl OpenWindow {
         let window = self.requests.window_mut();
         window.frames.push(sample.pts);
         self.last = sample.running_time;
-        // rtph264depay loses the meta of key frames that come with parameter sets, so take any frame's.
+        // rtph264depay loses the meta of key frames that come with parameter sets, so take any
+        // frame's.
         window.utc = window.utc.or_else(|| {
             let since = self.start.absdiff(sample.pts).nseconds();
             utc(sample.frame.buffer())?.checked_sub(since)
@@ -112,7 +113,8 @@ impl OpenWindow {
         window.end = window.end.min(at);
     }
 
-    /// No more frames come. Returns the requests, and an odd last frame that has to be pushed before.
+    /// No more frames come. Returns the requests, and an odd last frame that has to be pushed
+    /// before.
     pub(super) fn ask(self, model: &ModelInfo) -> (Vec<ToAsk>, Option<VisionInput>) {
         let settings = &self.plan.settings;
         let backend_request = |prompt: &str| Request {

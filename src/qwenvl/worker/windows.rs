@@ -23,7 +23,8 @@ use crate::qwenvl::strings::name_of;
 use crate::qwenvl::time::{self, clock_time};
 
 impl Worker {
-    /// The model is loaded: drops the windows that opened before, so that the first window is a whole one.
+    /// The model is loaded: drops the windows that opened before, so that the first window is a
+    /// whole one.
     pub(super) fn drop_unasked(&mut self) {
         if self.open.is_empty() {
             return;
@@ -92,7 +93,8 @@ impl Worker {
         let prompts = window.requests.prompts();
         let text = self.texts.length(&**backend, &sample.plan, prompts);
         let forecast = |frames| settings.forecast(model, text, frames, shown);
-        // A plan may exceed what is left of the stream: upstream is queried only if it does not fit.
+        // A plan may exceed what is left of the stream: upstream is queried only if it does not
+        // fit.
         let forecast = forecast(frames).or_else(|error| {
             let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
             left.map_or(Err(error), |left| forecast(left.max(rules.least_frames())))
@@ -228,7 +230,8 @@ fn square_pixels(info: &gst_video::VideoInfo) -> String {
     format!(" (the video has {width}x{height} pixels, with pixel-aspect-ratio {par})")
 }
 
-/// Frames that a window will hold: the rules' number, or the stream's by its frame rate if that is less.
+/// Frames that a window will hold: the rules' number, or the stream's by its frame rate if that is
+/// less.
 fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
     let (planned, fps) = (rules.planned_frames(), sample.info.fps());
     if fps.numer() <= 0 {

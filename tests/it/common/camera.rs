@@ -244,8 +244,9 @@ impl Camera {
         shown.iter().map(|s| (s.pts, s.memory)).collect()
     }
 
-    /// Fails unless the frames that left are the pushed ones, and clears both lists. If frames are `held`,
-    /// they may have other memory and, unless they are `lost`, come later. Not while a step is pending.
+    /// Fails unless the frames that left are the pushed ones, and clears both lists. If frames are
+    /// `held`, they may have other memory and, unless they are `lost`, come later. Not while a step
+    /// is pending.
     pub fn check_shown(&self, held: bool, lost: bool) -> Vec<gst::Structure> {
         let shown = std::mem::take(&mut *self.shown.lock().unwrap());
         let mut taken = self.taken.lock().unwrap();

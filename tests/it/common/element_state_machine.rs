@@ -19,8 +19,8 @@ use super::{bench::Bench, hooks, in_time, wait_until};
 use gstqwenvl::testing::Hooks;
 use qwen3_vl_core::backend::manual::{Asked, ManualBackend};
 
-/// An operation. Frames and events are queued for the streaming thread; the others run at once in the
-/// calling thread, as in an application.
+/// An operation. Frames and events are queued for the streaming thread; the others run at once in
+/// the calling thread, as in an application.
 #[derive(Clone, Debug)]
 pub enum Op {
     /// This many frames, at this distance in milliseconds.
@@ -322,7 +322,8 @@ impl ElementStateMachine {
             };
             assert!(expected, "{error:?}");
         }
-        // Held frames come later, as copies if they are of a bounded pool; several carry a description.
+        // Held frames come later, as copies if they are of a bounded pool; several carry a
+        // description.
         let held = self.conditions.holds;
         for description in self.camera.check_shown(held, flushed) {
             self.checker.attached(&description, held);

@@ -122,8 +122,8 @@ impl MessageChecker {
         }
     }
 
-    /// Fails if a window or request up to the last one has not ended, or if a buffer carried a description
-    /// without a message, or twice.
+    /// Fails if a window or request up to the last one has not ended, or if a buffer carried a
+    /// description without a message, or twice.
     pub fn check_all_ended(&self) {
         self.check();
         let state = self.0.lock().unwrap();

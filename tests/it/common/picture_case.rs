@@ -18,8 +18,8 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// Ramps, edges and rows that differ, so that a shift, a turn, a wrong matrix and a confusion of
-    /// fields all show.
+    /// Ramps, edges and rows that differ, so that a shift, a turn, a wrong matrix and a confusion
+    /// of fields all show.
     pub fn picture(width: u32, height: u32) -> Self {
         let pixel = |x: u32, y: u32| {
             let block = (x / 8 * 37 + y / 8 * 101) % 256;

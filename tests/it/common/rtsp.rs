@@ -35,8 +35,8 @@ impl Server {
         Self::serve(0, factory)
     }
 
-    /// A camera that sends every client `frames` frames, at ten a second, without announcing the length:
-    /// where `rtspsrc` knows it, a race may lose the end (seen in 1.22).
+    /// A camera that sends every client `frames` frames, at ten a second, without announcing the
+    /// length: where `rtspsrc` knows it, a race may lose the end (seen in 1.22).
     pub fn short(frames: u32) -> Self {
         super::init();
         let factory = RTSPMediaFactory::new();
@@ -47,8 +47,8 @@ impl Server {
         Self::serve(0, factory)
     }
 
-    /// Serves an endless camera of 96x64 pixels at this port, or at any if it is 0; all clients get the
-    /// same stream.
+    /// Serves an endless camera of 96x64 pixels at this port, or at any if it is 0; all clients get
+    /// the same stream.
     pub fn camera(port: u16) -> Self {
         super::init();
         let factory = RTSPMediaFactory::new();

@@ -1,5 +1,5 @@
-//! The part of JSON Schema that docs/messages.schema.json uses. An unknown keyword fails the test, so
-//! that the whole schema is checked. (A crate for all of JSON Schema brings 26 others;
+//! The part of JSON Schema that docs/messages.schema.json uses. An unknown keyword fails the test,
+//! so that the whole schema is checked. (A crate for all of JSON Schema brings 26 others;
 //! tests/embedding.sh uses Python's validator on the same schema.)
 
 use serde_json::Value;

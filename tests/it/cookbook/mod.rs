@@ -1,6 +1,6 @@
 //! Runs every command of docs/cookbook.md and README.md as a reader does: in a shell, by
-//! `gst-launch-1.0`, with the plugin as a file, and checks its output ([`products`]). [`substitutes`]
-//! replaces what a test machine does not have.
+//! `gst-launch-1.0`, with the plugin as a file, and checks its output ([`products`]).
+//! [`substitutes`] replaces what a test machine does not have.
 
 mod products;
 mod servers;
@@ -229,8 +229,8 @@ struct Kitchen(tempfile::TempDir);
 impl Kitchen {
     fn new() -> Self {
         let kitchen = Self(tempfile::tempdir().unwrap());
-        // Built with the library that this test is linked to, next to the test. Alone in its folder,
-        // because GStreamer looks at every library there.
+        // Built with the library that this test is linked to, next to the test. Alone in its
+        // folder, because GStreamer looks at every library there.
         let tests = std::env::current_exe().unwrap();
         let plugin = tests.with_file_name("libgstqwenvl.so");
         let readable = tests.parent().unwrap().with_file_name("examples/readable");
@@ -262,8 +262,8 @@ impl Kitchen {
             .unwrap()
     }
 
-    /// Runs a command. It must succeed, every `qwenvl` in it must have ended a window, and its output must
-    /// be right.
+    /// Runs a command. It must succeed, every `qwenvl` in it must have ended a window, and its
+    /// output must be right.
     fn cook(&self, original: &str, substitutes: &[(&str, String)]) -> Result<(), String> {
         let elements = original.split(' ').filter(|word| *word == "qwenvl").count();
         let mut command = original.to_owned();

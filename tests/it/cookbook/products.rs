@@ -50,8 +50,8 @@ impl Made<'_> {
                 99 | 100 => Ok(()),
                 other => Err(format!("{other} frames")),
             },
-            // Ten seconds, and windows of four from when the model is there. A text that the muxer holds
-            // the video back for comes half a second late.
+            // Ten seconds, and windows of four from when the model is there. A text that the muxer
+            // holds the video back for comes half a second late.
             ("part-00", "mkv") => {
                 let (video, texts) = read(&file, "matroskademux", "subtitle_0");
                 equal("frames", video.len(), 300)?;
@@ -183,8 +183,8 @@ impl Made<'_> {
             equal("frames", frames.len(), 40)?;
             return equal("described", described, 40);
         }
-        // A test picture has white and black of its own: there, what differs from the first frame, in
-        // the half without its snow.
+        // A test picture has white and black of its own: there, what differs from the first frame,
+        // in the half without its snow.
         let differs = |frame: &&[u8]| {
             let pairs = lower(frame).into_iter().zip(lower(frames[0])).enumerate();
             let left = pairs.filter(|(i, _)| i % 640 < 320);
@@ -196,8 +196,8 @@ impl Made<'_> {
         };
         let first = shown.iter().take_while(|shown| !**shown).count();
         let rest = shown[first..].iter().all(|shown| *shown);
-        // Held video has its text from where there is a model, which is in the middle of a second; else
-        // the first window cannot have one.
+        // Held video has its text from where there is a model, which is in the middle of a second;
+        // else the first window cannot have one.
         let right = match self.command.contains("attach=window") {
             true => first as u64 <= self.loaded().seconds() + 1,
             false => first >= 4,

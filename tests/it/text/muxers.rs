@@ -54,8 +54,8 @@ fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
     texts
 }
 
-/// matroskamux is sparse-aware; qtmux stays at a text until it has the next one. Both with queues of the
-/// default length, which hold less than a window.
+/// matroskamux is sparse-aware; qtmux stays at a text until it has the next one. Both with queues
+/// of the default length, which hold less than a window.
 #[test]
 fn muxers_do_not_deadlock() {
     let folder = tempfile::tempdir().unwrap();

@@ -35,8 +35,8 @@ fn the_pad_comes_and_goes_while_the_video_plays() {
     wait_until("more video", || frames.load(Ordering::SeqCst) > before + 3);
 }
 
-/// A sink that waits for the clock, here for half a minute, blocks neither the release of the pad nor the
-/// video.
+/// A sink that waits for the clock, here for half a minute, blocks neither the release of the pad
+/// nor the video.
 #[test]
 fn the_pad_goes_while_its_peer_waits() {
     let line = "videotestsrc num-buffers=400 ! video/x-raw,width=64,height=64,framerate=10/1 ! \

@@ -1,8 +1,8 @@
 //! Pixel budgets: the size to which a frame is resized, from its size and a budget.
 //!
 //! The reference packages have three rules, which give different sizes, so each has a function here
-//! that is named after the reference's. All of them round as Python does, halves to even: 720 rows are
-//! 22.5 blocks of 32, which become 22 (704 rows), not 23.
+//! that is named after the reference's. All of them round as Python does, halves to even: 720 rows
+//! are 22.5 blocks of 32, which become 22 (704 rows), not 23.
 //!
 //! Products are compared and divided as `f64`, which agrees with Python as long as
 //! `frames * height * width` stays below 2^53. No rule gives more than [`MOST_PIXELS`].
@@ -12,8 +12,8 @@ use super::{Rounding, Size};
 /// Largest ratio of the long side to the short one.
 const MAX_RATIO: f64 = 200.0;
 
-/// Most pixels of a frame that a rule gives: a million tokens of 32x32 pixels, four times the context
-/// of the official models. [`crate::forecast`] bounds a whole window.
+/// Most pixels of a frame that a rule gives: a million tokens of 32x32 pixels, four times the
+/// context of the official models. [`crate::forecast`] bounds a whole window.
 pub const MOST_PIXELS: u64 = 1 << 30;
 
 /// Most vision tokens of one video frame (`VIDEO_MAX_TOKEN_NUM` of qwen-vl-utils,
@@ -88,8 +88,8 @@ pub enum Budget {
         /// Most pixels of the whole video.
         total_pixels: u64,
     },
-    /// qwen-vl-utils' rule, or [`Budget::HfVideo`] where that gives fewer pixels: for maxima that never
-    /// enlarge a frame.
+    /// qwen-vl-utils' rule, or [`Budget::HfVideo`] where that gives fewer pixels: for maxima that
+    /// never enlarge a frame.
     Smaller {
         /// Fewest pixels of one frame, in qwen-vl-utils' rule.
         min_pixels: u64,
@@ -122,8 +122,8 @@ impl Budget {
         }
     }
 
-    /// Size that each of `frames` frames of size `source` is resized to, and the rounding of the resize,
-    /// which is that of the package whose rule gives the size.
+    /// Size that each of `frames` frames of size `source` is resized to, and the rounding of the
+    /// resize, which is that of the package whose rule gives the size.
     ///
     /// # Errors
     ///
@@ -166,8 +166,9 @@ impl Budget {
 
     /// Size that each of `frames` frames of size `source` is resized to.
     ///
-    /// Both sides become multiples of `factor` pixels (patch size times spatial merge). `temporal_patch`
-    /// is the number of frames of a temporal patch. Images ignore the frame counts.
+    /// Both sides become multiples of `factor` pixels (patch size times spatial merge).
+    /// `temporal_patch` is the number of frames of a temporal patch. Images ignore the frame
+    /// counts.
     ///
     /// # Errors
     ///
@@ -317,8 +318,8 @@ pub fn hf_image_smart_resize(
 
 /// `smart_resize` of qwen-vl-utils' `vision_process.py`: one frame, no term for time.
 ///
-/// If shrinking leaves a side no block, that function gives 0, which is no size; here it is one block,
-/// as in transformers' rules.
+/// If shrinking leaves a side no block, that function gives 0, which is no size; here it is one
+/// block, as in transformers' rules.
 ///
 /// # Errors
 ///
@@ -367,8 +368,8 @@ pub fn qwen_vl_utils_max_pixels(
         .min(max_pixels as f64)
 }
 
-/// Pixels of `tokens` vision tokens. A configuration may have any factor, so the product saturates: a
-/// budget larger than every picture is as good as a larger one.
+/// Pixels of `tokens` vision tokens. A configuration may have any factor, so the product saturates:
+/// a budget larger than every picture is as good as a larger one.
 fn pixels_of(tokens: u64, factor: u32) -> u64 {
     (u64::from(factor) * u64::from(factor)).saturating_mul(tokens)
 }

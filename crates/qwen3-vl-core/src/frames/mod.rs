@@ -58,8 +58,8 @@ pub struct Frame {
 /// The input of one vision grid.
 #[derive(Clone, Debug)]
 pub enum VisionInput {
-    /// A temporal patch of a video: two frames of one size, in order of time. An odd last frame stands
-    /// twice.
+    /// A temporal patch of a video: two frames of one size, in order of time. An odd last frame
+    /// stands twice.
     Pair([Frame; 2]),
     /// One still image, without time.
     Image(Frame),

@@ -33,8 +33,8 @@ pub enum Rounding {
     /// transformers resizes.
     #[default]
     EachPass,
-    /// After both: torchvision's transforms v1, with which qwen-vl-utils' `fetch_video` resizes. Differs
-    /// by up to some twenty levels where a pass overshoots the range of 8 bits.
+    /// After both: torchvision's transforms v1, with which qwen-vl-utils' `fetch_video` resizes.
+    /// Differs by up to some twenty levels where a pass overshoots the range of 8 bits.
     Once,
 }
 
@@ -55,9 +55,9 @@ pub fn resize(
     }
 }
 
-/// Resizes packed RGB pixels in f32, with the same kernel as [`resize_rgb`], and rounds once, ties to
-/// even. Every value equals that of torchvision's `functional.resize` (v1) of an 8-bit tensor, but for
-/// one in a million, which is off by one level.
+/// Resizes packed RGB pixels in f32, with the same kernel as [`resize_rgb`], and rounds once, ties
+/// to even. Every value equals that of torchvision's `functional.resize` (v1) of an 8-bit tensor,
+/// but for one in a million, which is off by one level.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! Resizing in f32, rounded once.
 //!
-//! ATen's `upsample_bicubic2d_aa` for float tensors, operation by operation: weights and sums in f32,
-//! fused where its compiler fuses them. Sums in f64 break ties differently; in noise one value in two
-//! hundred is a tie.
+//! ATen's `upsample_bicubic2d_aa` for float tensors, operation by operation: weights and sums in
+//! f32, fused where its compiler fuses them. Sums in f64 break ties differently; in noise one value
+//! in two hundred is a tie.
 
 use std::ops::Range;
 
@@ -10,8 +10,8 @@ use multiversion::multiversion;
 
 use super::Size;
 
-/// Resizes packed RGB pixels: rows, then columns, then rounds, ties to even (torchvision's transforms
-/// v1). `src` has the bytes that `from` says, and no side is zero.
+/// Resizes packed RGB pixels: rows, then columns, then rounds, ties to even (torchvision's
+/// transforms v1). `src` has the bytes that `from` says, and no side is zero.
 pub(super) fn resize(src: &[u8], from: Size, to: Size) -> Vec<u8> {
     let side = |side: u32| side as usize;
     let wide: Vec<f32> = src.iter().map(|value| f32::from(*value)).collect();

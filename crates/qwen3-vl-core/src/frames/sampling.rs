@@ -1,4 +1,5 @@
-//! Frame sampling of a file of known length. Live windows sample by time instead ([`crate::window`]).
+//! Frame sampling of a file of known length. Live windows sample by time instead
+//! ([`crate::window`]).
 
 /// Why a file cannot be sampled.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]

@@ -71,8 +71,9 @@ pub enum Piece {
 
 /// Builds the prompt of one window as its parts arrive.
 ///
-/// Text between two control tokens is one string for the tokenizer, as in the reference, even if its
-/// parts (role, timestamp) come at different times: it is kept until the control token after it.
+/// Text between two control tokens is one string for the tokenizer, as in the reference, even if
+/// its parts (role, timestamp) come at different times: it is kept until the control token after
+/// it.
 #[derive(Clone, Debug)]
 pub struct PromptBuilder {
     layout: PromptLayout,

@@ -2,9 +2,9 @@
 
 /// Gives the (time, height, width) position of every token, in order.
 ///
-/// A text token has the same position on all three axes. The tokens of one vision grid have one time
-/// position and count rows and columns from there; the next token comes after the larger side of the
-/// grid. So positions grow more slowly than the number of tokens.
+/// A text token has the same position on all three axes. The tokens of one vision grid have one
+/// time position and count rows and columns from there; the next token comes after the larger side
+/// of the grid. So positions grow more slowly than the number of tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PositionCursor {
     next: u32,

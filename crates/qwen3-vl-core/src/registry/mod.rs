@@ -1,9 +1,9 @@
 //! One engine for all users of the same model in the process.
 //!
 //! The registry holds engines weakly: an engine ends with its last user. A load has a thread of its
-//! own, and all users of the model wait for that load. So each can give up without harm to the others,
-//! and the load is cancelled when the last one has. A cancelled load keeps its memory until it ends, so
-//! later loads wait for it: see `turn`.
+//! own, and all users of the model wait for that load. So each can give up without harm to the
+//! others, and the load is cancelled when the last one has. A cancelled load keeps its memory until
+//! it ends, so later loads wait for it: see `turn`.
 
 mod turn;
 
@@ -56,9 +56,9 @@ impl<K: Key> Default for Registry<K> {
 }
 
 impl<K: Key> Registry<K> {
-    /// The engine for this key: the loaded one, the one that is being loaded, or a new one, which `load`
-    /// loads. Later calls get neither a failed load nor a broken engine. Blocks until the engine is
-    /// loaded; `progress` is called in this thread, with no lock held.
+    /// The engine for this key: the loaded one, the one that is being loaded, or a new one, which
+    /// `load` loads. Later calls get neither a failed load nor a broken engine. Blocks until the
+    /// engine is loaded; `progress` is called in this thread, with no lock held.
     ///
     /// # Errors
     ///
@@ -86,7 +86,8 @@ impl<K: Key> Registry<K> {
         }
     }
 
-    /// The engine or load of this key. If there is none, registers a load, which the caller must start.
+    /// The engine or load of this key. If there is none, registers a load, which the caller must
+    /// start.
     fn find(&self, key: &K) -> Found {
         let (waiter, updates) = mpsc::channel();
         let mut engine = None;

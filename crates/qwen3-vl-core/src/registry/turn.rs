@@ -1,8 +1,8 @@
 //! Bounds the loads that run at a time.
 //!
-//! A cancelled load ends after its current tensor or connection, and holds its memory until then. So
-//! that such loads do not pile up, a load waits for all earlier ones of the same model, and while too
-//! many cancelled ones of other models run.
+//! A cancelled load ends after its current tensor or connection, and holds its memory until then.
+//! So that such loads do not pile up, a load waits for all earlier ones of the same model, and
+//! while too many cancelled ones of other models run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

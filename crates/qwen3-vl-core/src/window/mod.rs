@@ -1,5 +1,5 @@
-//! Windows of frames: frame sampling, the windows of a frame, their start and end. No tensors, no clock:
-//! time is a parameter.
+//! Windows of frames: frame sampling, the windows of a frame, their start and end. No tensors, no
+//! clock: time is a parameter.
 //!
 //! ```text
 //! time of every frame ─► FrameSampler ── kept ─► Windows ─► Opened · Frame · Closed · Discarded

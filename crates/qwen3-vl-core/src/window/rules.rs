@@ -173,8 +173,8 @@ impl WindowRules {
     }
 }
 
-/// The distance of two samples in nanoseconds, as a fraction. Time is divided into cells of this length;
-/// a cell begins at its exact start rounded down, as timestamps are.
+/// The distance of two samples in nanoseconds, as a fraction. Time is divided into cells of this
+/// length; a cell begins at its exact start rounded down, as timestamps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interval {
     num: u128,

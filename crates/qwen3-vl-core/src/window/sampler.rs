@@ -4,10 +4,10 @@ use super::rules::{Nanos, WindowRules};
 
 /// Keeps one frame for every sampling interval, counted from the first frame.
 ///
-/// The grid does not move with the kept frames, so a stream whose rate is no multiple of the sampling
-/// rate is still sampled at that rate on average. A frame is kept if it is due, or if the next one would
-/// lie farther from the due time: otherwise a stream about as slow as the sampling rate would lose frames
-/// to a jitter of a millisecond.
+/// The grid does not move with the kept frames, so a stream whose rate is no multiple of the
+/// sampling rate is still sampled at that rate on average. A frame is kept if it is due, or if the
+/// next one would lie farther from the due time: otherwise a stream about as slow as the sampling
+/// rate would lose frames to a jitter of a millisecond.
 #[derive(Clone, Debug)]
 pub struct FrameSampler {
     rules: WindowRules,
@@ -34,8 +34,8 @@ struct Grid {
 }
 
 impl Grid {
-    /// Whether a frame at `time`, before the due time, is nearer to it than the next frame would be, if
-    /// that came at the distance of the last two.
+    /// Whether a frame at `time`, before the due time, is nearer to it than the next frame would
+    /// be, if that came at the distance of the last two.
     fn is_nearest(&self, time: Nanos) -> bool {
         self.due - time.min(self.due) < time.saturating_sub(self.before) / 2
     }
@@ -62,8 +62,8 @@ impl FrameSampler {
 
     /// Samples the next frame by its time; `None` if the frame is not kept.
     ///
-    /// Frames without a time are never kept. If time jumps back by more than a window, sampling starts
-    /// again there; by less, frames are left out until time has caught up.
+    /// Frames without a time are never kept. If time jumps back by more than a window, sampling
+    /// starts again there; by less, frames are left out until time has caught up.
     pub fn push(&mut self, time: Option<Nanos>) -> Option<Kept> {
         let before = time?;
         let interval = self.rules.interval();

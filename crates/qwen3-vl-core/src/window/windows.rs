@@ -45,8 +45,8 @@ pub enum Discard {
 /// Cuts a stream of sampled frames into windows.
 ///
 /// The first window starts at the first frame, the others a stride apart; each covers
-/// `start <= time < start + duration`. A window opens with the first frame that it covers, so there is
-/// none in a gap of the stream.
+/// `start <= time < start + duration`. A window opens with the first frame that it covers, so there
+/// is none in a gap of the stream.
 #[derive(Clone, Debug)]
 pub struct Windows {
     rules: WindowRules,
@@ -114,7 +114,8 @@ impl Windows {
         events
     }
 
-    /// The stream ends or breaks here: closes the open windows. Windows start again with the next frame.
+    /// The stream ends or breaks here: closes the open windows. Windows start again with the next
+    /// frame.
     pub fn finish(&mut self) -> Vec<Event> {
         self.restart();
         self.open

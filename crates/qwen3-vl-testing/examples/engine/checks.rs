@@ -1,5 +1,5 @@
-//! Groups of checks. Each check is printed at once, and each group runs in a process of its own, so that a
-//! fault of one hides no other.
+//! Groups of checks. Each check is printed at once, and each group runs in a process of its own, so
+//! that a fault of one hides no other.
 
 use std::process::Command;
 

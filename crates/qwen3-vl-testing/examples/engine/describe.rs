@@ -7,8 +7,8 @@
 //!     [--quantization none|q8-0|q4-k]
 //! ```
 //!
-//! FRAMES.rgb has the frames one after the other, 3 bytes a pixel, at the model's input size (multiples
-//! of 32). Greedy. Prints one JSON object with text and token ids.
+//! FRAMES.rgb has the frames one after the other, 3 bytes a pixel, at the model's input size
+//! (multiples of 32). Greedy. Prints one JSON object with text and token ids.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -6,9 +6,9 @@
 //! engine kernels --list
 //! ```
 //!
-//! Each group, which `--list` names, runs in a process of its own. `--exact`: recorded steps must equal
-//! the others to the bit, as on the emulated driver; cuBLAS may differ. With `QWEN3_VL_SYNC=1` an error
-//! names its kernel and grid.
+//! Each group, which `--list` names, runs in a process of its own. `--exact`: recorded steps must
+//! equal the others to the bit, as on the emulated driver; cuBLAS may differ. With
+//! `QWEN3_VL_SYNC=1` an error names its kernel and grid.
 
 use anyhow::bail;
 use lexopt::prelude::*;

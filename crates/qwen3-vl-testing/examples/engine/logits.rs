@@ -5,9 +5,9 @@
 //!     [--tolerance 1e-3]
 //! ```
 //!
-//! LOGITS has the logits of `tools/reference/logits_hf.py` for the same frames, as f32 in this machine's
-//! byte order. Fails if the norm of all differences, relative to that of the logits, is larger than the
-//! tolerance. Rounding to bf16 after each operation gives about 1e-2.
+//! LOGITS has the logits of `tools/reference/logits_hf.py` for the same frames, as f32 in this
+//! machine's byte order. Fails if the norm of all differences, relative to that of the logits, is
+//! larger than the tolerance. Rounding to bf16 after each operation gives about 1e-2.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each checkpoint runs in a process of its own. If the folder of the reference values or of Qwen's
-//! tokenizer is not where it was at build time, `QWEN3_VL_TEST_DATA` or `QWEN_TOKENIZER` names it. Fails
-//! if a check does.
+//! tokenizer is not where it was at build time, `QWEN3_VL_TEST_DATA` or `QWEN_TOKENIZER` names it.
+//! Fails if a check does.
 
 use anyhow::{anyhow, bail};
 use lexopt::prelude::*;

@@ -4,10 +4,10 @@
 //! engine profile FOLDER --device cuda:N [--dtype auto|bf16|f32] [--tokens 2048] [--no-graph]
 //! ```
 //!
-//! Prints a table for a prefill pass of `--tokens` tokens and for a decode step after them: each kernel,
-//! and each matrix product between two kernels, with its time by CUDA events, and its least bytes and
-//! operations by that time. Then the recorded decode step against the same kernel by kernel; `--no-graph`
-//! leaves that out.
+//! Prints a table for a prefill pass of `--tokens` tokens and for a decode step after them: each
+//! kernel, and each matrix product between two kernels, with its time by CUDA events, and its least
+//! bytes and operations by that time. Then the recorded decode step against the same kernel by
+//! kernel; `--no-graph` leaves that out.
 
 use std::path::PathBuf;
 

@@ -38,8 +38,8 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Seed of the random inputs.
     pub seed: u64,
-    /// Whether recorded steps must equal those kernel by kernel to the bit. A library may choose another
-    /// algorithm for the same product while it is recorded.
+    /// Whether recorded steps must equal those kernel by kernel to the bit. A library may choose
+    /// another algorithm for the same product while it is recorded.
     pub exact: bool,
 }
 
@@ -53,8 +53,8 @@ struct On<'a> {
     say: &'a mut dyn FnMut(Check),
 }
 
-/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and reports each at once. One that
-/// cannot be made is reported as failed.
+/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and reports each at once. One
+/// that cannot be made is reported as failed.
 ///
 /// # Errors
 ///
@@ -112,8 +112,8 @@ fn load_options(
 }
 
 impl On<'_> {
-    /// A random tensor of the type, on the CPU. Norms' weights and biases are as in a checkpoint, other
-    /// values from -3 to 3, so that attention weighs keys very differently.
+    /// A random tensor of the type, on the CPU. Norms' weights and biases are as in a checkpoint,
+    /// other values from -3 to 3, so that attention weighs keys very differently.
     fn random(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let count = shape.iter().product();
         let scale = if name.contains("norm") { 1.0 } else { 30.0 };

@@ -1,5 +1,5 @@
-//! The time of each kernel of a pass, by CUDA events. Between two kernels there is a matrix product of
-//! cuBLAS.
+//! The time of each kernel of a pass, by CUDA events. Between two kernels there is a matrix product
+//! of cuBLAS.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
@@ -12,8 +12,8 @@ use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
 
 /// Number of passes of a kind, of which the fastest counts.
 const PASSES: usize = 3;
-/// Bytes that are cleared before a pass, and how often: about 3 ms on an H100, in which the host gets
-/// ahead. Else the device's waits for the host would count.
+/// Bytes that are cleared before a pass, and how often: about 3 ms on an H100, in which the host
+/// gets ahead. Else the device's waits for the host would count.
 const AHEAD: (usize, usize) = (64 << 20, 128);
 
 /// One kind of work in a pass.
@@ -44,8 +44,8 @@ pub struct Table {
     pub recorded: std::result::Result<f64, String>,
 }
 
-/// Times a prefill of `tokens` tokens in one pass, and a decode step after them; with `graphs` also the
-/// recorded step.
+/// Times a prefill of `tokens` tokens in one pass, and a decode step after them; with `graphs` also
+/// the recorded step.
 ///
 /// # Errors
 ///
@@ -142,8 +142,8 @@ impl Bench<'_> {
         Ok(state)
     }
 
-    /// Seconds of a pass, and the events around it. The cache grows by its tokens, which changes the time
-    /// of a step little.
+    /// Seconds of a pass, and the events around it. The cache grows by its tokens, which changes
+    /// the time of a step little.
     fn timed(&mut self, state: &mut SequenceState, rows: usize) -> Result<(f64, [CudaEvent; 2])> {
         let stream = self.on.cuda_stream();
         let (bytes, times) = AHEAD;

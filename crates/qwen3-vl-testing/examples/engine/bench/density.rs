@@ -1,6 +1,6 @@
-//! The number of live cameras that one engine keeps up with. Each camera pushes chunks without a pause, a
-//! pair of frames at a time, and makes a request at the end of each. An engine keeps up if 99 of 100
-//! answers come before the next chunk ends.
+//! The number of live cameras that one engine keeps up with. Each camera pushes chunks without a
+//! pause, a pair of frames at a time, and makes a request at the end of each. An engine keeps up if
+//! 99 of 100 answers come before the next chunk ends.
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread;

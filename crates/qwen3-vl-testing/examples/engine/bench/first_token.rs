@@ -19,8 +19,8 @@ pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Valu
     Ok(json!({ "first_token": rows }))
 }
 
-/// Time to the first token, and the frames a second that were encoded and prefilled before the last pair.
-/// With `streaming` each pair comes when the one before is done.
+/// Time to the first token, and the frames a second that were encoded and prefilled before the last
+/// pair. With `streaming` each pair comes when the one before is done.
 fn window(
     runner: &mut Runner,
     options: &Options,

@@ -12,18 +12,18 @@
 //!     --cameras 1,2,4,8
 //! ```
 //!
-//! - `window`: vision, prefill and decode of one window after the other, for each number of `--frames`
-//!   (`--pairs` by default). The first one also pays for memory that is touched for the first time.
-//!   `tools/reference/bench_hf.py` times transformers on the same input.
+//! - `window`: vision, prefill and decode of one window after the other, for each number of
+//!   `--frames` (`--pairs` by default). The first one also pays for memory that is touched for the
+//!   first time. `tools/reference/bench_hf.py` times transformers on the same input.
 //! - `first-token`: time from the last frame to the first token, for windows of each number of
 //!   `--frames`, with frames that come pair by pair and with all at once.
 //! - `batch`: tokens a second, for each number of windows (`--batches`) that decode together.
 //! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
-//! - `density`: how soon live cameras get their answers, for each number of `--cameras` up to the first
-//!   that is too large; `--windows` chunks of `--seconds` each.
+//! - `density`: how soon live cameras get their answers, for each number of `--cameras` up to the
+//!   first that is too large; `--windows` chunks of `--seconds` each.
 //!
-//! `--chunk` is the number of tokens of a window in one pass, for the first three; the engine takes 512
-//! on a CPU, and up to 2048 on a GPU.
+//! `--chunk` is the number of tokens of a window in one pass, for the first three; the engine takes
+//! 512 on a CPU, and up to 2048 on a GPU.
 
 mod batch;
 mod density;
@@ -198,8 +198,8 @@ fn request(tokens: u32) -> Request {
     }
 }
 
-/// Encodes and prefills the inputs of the sequence, `chunk` tokens a pass; if it is closed, up to its
-/// first token.
+/// Encodes and prefills the inputs of the sequence, `chunk` tokens a pass; if it is closed, up to
+/// its first token.
 fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow::Result<()> {
     runner.supply(sequence);
     while sequence.inputs().next().is_some() {
