@@ -1,4 +1,4 @@
-//! What `gst-inspect-1.0` and graphs of a pipeline show, and what an element says unasked.
+//! The output of `gst-inspect-1.0`, graphs of a pipeline, and the messages of a new element.
 
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;

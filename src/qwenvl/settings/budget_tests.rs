@@ -48,8 +48,8 @@ fn a_maximum_never_makes_frames_larger() {
                     frame_cap,
                     ..Settings::default()
                 };
-                // With min-pixels it is qwen-vl-utils' rule as it is, which can make frames that are
-                // narrower than a block a little longer when it shrinks them.
+                // With min-pixels it is qwen-vl-utils' rule as it is, which can make frames that
+                // are narrower than a block a little longer when it shrinks them.
                 let sources = sources.iter().filter(|size| min_pixels == 0 || size.0 > 32);
                 for &(width, height) in sources {
                     for frames in [2, 8, 61, 768] {

@@ -190,8 +190,8 @@ fn such_a_muxer_may_stay_at_a_long_gap() {
     assert_eq!(t.next(Push::Stuck), None);
 }
 
-/// It looks at no GAP, and lets no video go past the last text. One that lies ahead frees it, and from
-/// then on there always is one.
+/// It looks at no GAP, and lets no video go past the last text. One that lies ahead frees it, and
+/// from then on there always is one.
 #[test]
 fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     for placing in [Placing::Span, ANSWER] {
@@ -229,7 +229,8 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     }
 }
 
-/// One that is known from the start gets no GAP, and the texts of held video where their windows are.
+/// One that is known from the start gets no GAP, and the texts of held video where their windows
+/// are.
 #[test]
 fn a_muxer_that_is_known_to_need_texts_gets_nothing_else() {
     let mut t = Timeline::new(Placing::Span);

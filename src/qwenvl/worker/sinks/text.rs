@@ -13,7 +13,7 @@ pub(super) struct TextPad {
 
 impl Sink for TextPad {
     fn hear(&self, event: &WindowEvent<'_>) {
-        self.text.tell(|text| match event {
+        self.text.with(|text| match event {
             WindowEvent::Opened {
                 window, requests, ..
             } => text.opened(window.id, requests, window.start),
