@@ -1,4 +1,4 @@
-//! The GObject: pads, states, and what a run of the element consists of.
+//! The GObject: pads, states, and the parts of a run.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
