@@ -1,4 +1,4 @@
-//! What the threads share while the element runs: one session from READY→PAUSED to PAUSED→READY.
+//! The state that the threads share in a run: one session from READY→PAUSED to PAUSED→READY.
 //!
 //! Two queues lead to the worker. `work` is in stream order and bounded; `control` overtakes it:
 //! answers, flushes, the loaded model. All waits are for one condition variable, so an event that
@@ -30,7 +30,7 @@ const MAX_WORK_IN_HANDLER: usize = 2 * MAX_WORK;
 /// lock, and an event to the pipeline takes its state lock.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the worker does in the order of the stream.
+/// Work for the worker, in the order of the stream.
 pub(super) enum Work {
     /// A sampled frame.
     Frame(Box<Sample>),
@@ -45,7 +45,7 @@ pub(super) enum Work {
     Mark(Mark),
 }
 
-/// What the worker does at once.
+/// Commands for the worker, which overtake its work.
 pub(super) enum Control {
     /// The model is loaded.
     Ready(Arc<dyn Backend>),
@@ -63,7 +63,7 @@ pub(super) enum Control {
     Stop,
 }
 
-/// What the worker takes from its queues.
+/// The worker's next entry of its queues.
 pub(super) enum Next {
     Control(Control),
     Work(Work),
