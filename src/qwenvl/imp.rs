@@ -350,14 +350,13 @@ impl ElementImpl for QwenVL {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        let pad = {
-            let mut slot = lock(&self.textpad);
-            if slot.is_some() {
-                gst::warning!(CAT, imp = self, "There is a text pad already");
-                return None;
-            }
-            slot.insert(Self::new_text_pad(template)).clone()
-        };
+        let pad = Self::new_text_pad(template);
+        // The lock ends here: a log function of the application may do anything.
+        let taken = *lock(&self.textpad).get_or_insert_with(|| pad.clone()) != pad;
+        if taken {
+            gst::warning!(CAT, imp = self, "There is a text pad already");
+            return None;
+        }
         if let Err(error) = self.obj().add_pad(&pad) {
             gst::error!(CAT, imp = self, "{error}");
             *lock(&self.textpad) = None;
