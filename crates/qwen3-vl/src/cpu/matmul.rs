@@ -13,7 +13,7 @@ use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
 /// weights for a matrix product.
-const FEW_ROWS: usize = 16;
+pub(crate) const FEW_ROWS: usize = 16;
 /// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.

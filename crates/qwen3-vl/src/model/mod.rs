@@ -6,6 +6,7 @@ pub mod attention;
 pub mod attention_metadata;
 pub mod chunk;
 pub mod executor;
+pub(crate) mod experts;
 pub mod heads;
 pub mod kv_cache;
 pub(crate) mod layer;
@@ -126,7 +127,6 @@ impl Model {
         weights: &mut Weights,
         vision_device: Device,
     ) -> Result<Self, ModelError> {
-        Self::check(&config)?;
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);
@@ -143,15 +143,6 @@ impl Model {
             kv,
             platform,
         })
-    }
-
-    /// Whether `config` describes a model that can be built.
-    ///
-    /// # Errors
-    ///
-    /// See [`ModelError`].
-    pub fn check(config: &Config) -> Result<(), ModelError> {
-        Ok(config.ensure_dense()?)
     }
 }
 

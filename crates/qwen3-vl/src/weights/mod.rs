@@ -5,10 +5,12 @@
 
 mod at_load;
 mod error;
+mod experts;
 mod names;
 mod number;
 mod safetensors;
 mod source;
+mod transposed;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
@@ -71,7 +73,7 @@ impl Weights {
     pub fn open(folder: &Path, target: Target) -> Result<Self, WeightsError> {
         let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
         for path in files(folder)? {
-            sources.push(Box::new(Safetensors::open(&path)?));
+            sources.push(experts::split(Safetensors::open(&path)?)?);
         }
         Self::new(sources, target)
     }
@@ -82,7 +84,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
-        Self::new(vec![Box::new(Safetensors::embedded(bytes)?)], target)
+        Self::new(vec![experts::split(Safetensors::embedded(bytes)?)?], target)
     }
 
     fn new(sources: Vec<Box<dyn TensorSource>>, target: Target) -> Result<Self, WeightsError> {
@@ -292,7 +294,7 @@ impl Weights {
 
 /// That there is memory for a tensor, before it is taken: a system that lends more than it has ends
 /// the process later, and a vector that cannot grow ends it at once.
-fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
+pub(crate) fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
     match fits(bytes, spare_memory) {
         true => Ok(()),
         false => Err(WeightsError::Memory(name.into())),
