@@ -1,11 +1,11 @@
-//! What is fuzzed (`fuzz/`, docs/fuzzing.md): each reads bytes as a file of a checkpoint, and
+//! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and
 //! panics if a promise does not hold.
 
 use qwen3_vl::config::{Config, GenerationConfig, PixelRange, ProcessorFiles, Processors};
 use qwen3_vl::tokenizer::Tokenizer;
 use qwen3_vl_core::frames::{Budget, Size};
 
-/// Reads `config.json`. What passes has dimensions that can be multiplied.
+/// Reads `config.json`. The products of an accepted one's dimensions must not overflow.
 ///
 /// # Panics
 ///
@@ -70,8 +70,7 @@ pub fn generation(bytes: &[u8]) {
     }
 }
 
-/// Reads the files of the processors: the bytes up to each 0 are those of one of them, none if
-/// there are none.
+/// Reads the files of the processors. A 0 byte separates them; no bytes stand for no file.
 ///
 /// # Panics
 ///
@@ -136,7 +135,7 @@ fn check_budgets(
     }
 }
 
-/// Reads `tokenizer.json`. What passes encodes any text, to ids that it decodes.
+/// Reads `tokenizer.json`. An accepted one must encode any text, to ids that it can decode.
 ///
 /// # Panics
 ///
@@ -155,7 +154,7 @@ pub fn tokenizer(bytes: &[u8]) {
         let Ok(decoded) = ids.and_then(|ids| tokenizer.decode(&ids)) else {
             panic!("{text:?} cannot be encoded and decoded")
         };
-        // Bytes that the vocabulary lacks are lost, none are made.
+        // Bytes that the vocabulary lacks are lost; no bytes are added.
         assert!(decoded.len() <= 4 * text.len() + 4, "{decoded:?}");
     }
 }

@@ -63,7 +63,7 @@ const OF_EXPERTS: [&str; 7] = [
     "decoder_sparse_step",
 ];
 
-/// What the file says, and else the defaults of that architecture.
+/// The file's fields over the defaults of the architecture.
 pub(super) fn complete(mut said: Map<String, Value>, kind: Kind) -> Result<Value, ConfigError> {
     let rope = rope::text(&said)?;
     said.insert("rope".into(), rope);

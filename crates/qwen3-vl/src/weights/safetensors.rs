@@ -1,8 +1,7 @@
 //! A safetensors file as a source of tensors.
 //!
-//! They are read, not mapped: a file that another process cuts off while it is mapped ends this
-//! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a
-//! copy in memory of its own.
+//! Files are read, not mapped: if another process truncates a mapped file, SIGBUS ends this
+//! process. Mapping would save no memory, because the model computes with copies.
 
 use std::fs::File;
 use std::io;
@@ -22,11 +21,10 @@ use crate::quote::{quoted, shortened};
 
 /// Most bytes of a header, as in the safetensors crate.
 const HEADER_LIMIT: u64 = 100_000_000;
-/// Bytes that are read at a time: what is read stays in the processor's cache until it is
-/// converted.
+/// Bytes to read at a time, few enough to stay in the processor's cache until they are converted.
 const CHUNK: usize = 256 << 10;
 
-/// Where the bytes of a safetensors file are.
+/// The bytes of a safetensors file.
 #[derive(Debug)]
 enum Source {
     File(File),
@@ -36,10 +34,10 @@ enum Source {
 /// One safetensors file whose header has been checked against its size.
 #[derive(Debug)]
 pub(super) struct Safetensors {
-    /// For errors.
+    /// Name in errors.
     file: String,
     source: Source,
-    /// Where the first tensor begins.
+    /// Offset of the first tensor in the file.
     data: u64,
     metadata: Metadata,
 }
@@ -91,7 +89,7 @@ impl Safetensors {
         source
             .read(8, &mut json)
             .map_err(|e| damaged(e.to_string()))?;
-        // Checks that shapes, types and offsets agree.
+        // Parsing checks that shapes, types and offsets agree.
         let metadata: Metadata =
             serde_json::from_slice(&json).map_err(|e| damaged(shortened(e)))?;
         let data = 8 + header;
@@ -195,7 +193,7 @@ impl TensorSource for Safetensors {
     }
 }
 
-/// The first 8 bytes of what [`is_lfs_pointer`] tells.
+/// Whether these are the first 8 bytes of a pointer, see [`is_lfs_pointer`].
 fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
     start == b"version "
 }
@@ -238,7 +236,7 @@ fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<
 struct Stored<'a> {
     file: &'a Safetensors,
     name: &'a str,
-    /// Of its first byte.
+    /// Offset of its first byte in the file.
     start: u64,
     dtype: DType,
     shape: &'a [usize],
@@ -322,15 +320,15 @@ impl Stored<'_> {
     ) -> Result<Tensor, WeightsError> {
         let count = self.shape.iter().product();
         let mut values: Vec<T> = Vec::new();
-        let room = values.try_reserve_exact(count);
-        room.map_err(|_| WeightsError::Memory(self.name.into()))?;
+        let reserved = values.try_reserve_exact(count);
+        reserved.map_err(|_| WeightsError::Memory(self.name.into()))?;
         self.chunks(0..count, size_of::<S>(), |bytes| {
             S::append(bytes, &mut values, &convert)
         })?;
         on_device(self.name, Tensor::from_vec(values, self.shape, device))
     }
 
-    /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether
+    /// Passes the bytes of some values, in chunks of whole values, to `each`, which returns whether
     /// they are finite.
     fn chunks(
         &self,
@@ -352,7 +350,7 @@ impl Stored<'_> {
     }
 }
 
-/// What stands for a file that was never fetched.
+/// The error text for a Git LFS pointer in place of a file.
 pub(super) fn pointer(file: &str) -> String {
     format!("{}: {LFS_ADVICE}", quoted(file))
 }
@@ -365,7 +363,7 @@ mod tests {
     use super::*;
     use crate::weights::source::same;
 
-    /// A file of two tensors of as many values.
+    /// A file of two tensors of equal size.
     fn file(a: &[f32], b: &[f32]) -> Safetensors {
         let (count, bytes) = (a.len(), size_of_val(a));
         let header = json!({

@@ -1,4 +1,4 @@
-//! Matrices in ggml's blocks of 8 or 4 bits.
+//! Matrices in ggml's blocks of 8 or 4 bits per weight.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,17 +11,17 @@ use super::{slice, slice_mut};
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, on_device};
 
-/// A rounded weight `[out, in]`.
+/// A weight `[out, in]` in ggml's blocks.
 #[derive(Clone, Debug)]
 pub enum GgmlWeight {
     /// For the kernels of [`crate::cpu::quantized`].
     Cpu(Arc<QuantizedMatrix>),
-    /// For candle's, elsewhere.
+    /// For candle's kernels, on other devices.
     Device(QMatMul, Format),
 }
 
 impl GgmlWeight {
-    /// Rounds a matrix of a checkpoint, straight from its file.
+    /// Quantizes a matrix of a checkpoint while reading it.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl GgmlWeight {
     ///
     /// # Errors
     ///
-    /// If the shapes do not fit or the device is another.
+    /// If the shapes do not fit or the weight is not on the CPU.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
             Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(matrix)),
@@ -95,7 +95,7 @@ impl GgmlWeight {
         }
     }
 
-    /// What the weights are rounded to.
+    /// Format of the blocks.
     pub fn format(&self) -> Format {
         match self {
             Self::Cpu(matrix) => matrix.format(),
@@ -103,7 +103,7 @@ impl GgmlWeight {
         }
     }
 
-    /// Rows of the matrix, on the CPU.
+    /// Rows of the matrix; none if it is not on the CPU.
     pub(super) fn outputs(&self) -> Option<usize> {
         match self {
             Self::Cpu(matrix) => Some(matrix.dims().0),
@@ -111,7 +111,7 @@ impl GgmlWeight {
         }
     }
 
-    /// Memory that the weights take.
+    /// Bytes of the weights.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Cpu(matrix) => matrix.bytes(),
@@ -163,8 +163,8 @@ impl InplaceOp2 for MatmulT<'_> {
     }
 }
 
-/// What was asked for, and how many layers got something else: `q4-k`, or
-/// `q4-k, 4 of 29 layers q8-0`. None if nothing was asked for.
+/// The requested format, and how many layers got another: `q4-k`, or `q4-k, 4 of 29 layers q8-0`.
+/// None if none was requested.
 pub(crate) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
     let wanted = match asked {
         QuantizeAtLoad::None => return None,

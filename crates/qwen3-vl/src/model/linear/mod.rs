@@ -20,8 +20,8 @@ pub struct Linear {
     bias: Option<Tensor>,
 }
 
-/// Room for a large result that one layer after the other makes and uses up: in fresh memory the
-/// system clears each page when it is touched first.
+/// Memory of a large intermediate result, reused from layer to layer: in fresh memory, the system
+/// clears each page on first use.
 #[derive(Debug, Default)]
 pub struct Reused(Option<Tensor>);
 
@@ -40,7 +40,7 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// Loads the layer `name`, rounded if the load rounds layers and its blocks fit.
+    /// Loads the layer `name`, quantized if the load quantizes layers and the blocks divide a row.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ impl Linear {
         })
     }
 
-    /// One layer that gives what all of these give, side by side. None if their matrices are not
+    /// One layer whose output is those of the parts, side by side. None if their matrices are not
     /// [joined](LinearMethod::join) or one has a bias.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Linear {
         Ok(joined.map(|weight| Self { weight, bias: None }))
     }
 
-    /// A layer of given weight `[out, in]` and bias `[out]`.
+    /// A layer with the given weight `[out, in]` and bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self {
             weight: LinearMethod::Dense(weight),
@@ -107,7 +107,7 @@ impl Linear {
         }
     }
 
-    /// The same without the bias.
+    /// [`Linear::forward`] without the bias.
     ///
     /// # Errors
     ///
@@ -116,12 +116,12 @@ impl Linear {
         self.weight.product(x)
     }
 
-    /// What is added to every row `[out]`.
+    /// The bias `[out]`.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 
-    /// [`Linear::forward`] into the memory of an earlier result, which nobody needs any more then.
+    /// [`Linear::forward`] into the memory of an earlier result, if that is no longer in use.
     ///
     /// # Errors
     ///
@@ -143,21 +143,21 @@ impl Linear {
         }
     }
 
-    /// Values of a row of the result.
+    /// Number of outputs.
     ///
     /// # Errors
     ///
-    /// If the weight is rounded and not on the CPU.
+    /// If the weight is quantized and not on the CPU.
     pub(super) fn outputs(&self) -> Result<usize> {
         self.weight.outputs()
     }
 
-    /// The blocks that the weight is stored in, if it is.
+    /// Format of the weight's blocks, if it is quantized.
     pub fn format(&self) -> Option<Format> {
         self.weight.format()
     }
 
-    /// Memory that the weight takes.
+    /// Bytes of the weight.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }
@@ -171,7 +171,7 @@ pub(super) fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> 
     }
 }
 
-/// The same, to be changed.
+/// The contiguous data of a CPU tensor in f32, mutable.
 pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
