@@ -237,14 +237,14 @@ fn the_configuration_is_not_that_of_the_weights() {
 }
 
 #[test]
-fn a_mixture_of_experts() {
+fn experts_that_the_file_lacks() {
     let model = config(|config| {
         config["model_type"] = json!("qwen3_vl_moe");
         config["text_config"]["num_experts"] = json!(128);
         config["text_config"]["num_experts_per_tok"] = json!(8);
         config["text_config"]["moe_intermediate_size"] = json!(768);
     });
-    unusable(&model, &["mixture-of-experts", "use a dense one"]);
+    unusable(&model, &["mlp.experts.0.gate_proj", "is missing"]);
 }
 
 #[test]

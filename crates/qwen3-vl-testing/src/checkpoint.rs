@@ -86,15 +86,35 @@ pub fn write_wide(
     dir: &Path,
     change: impl Fn(&str, &[usize], Vec<f32>) -> Vec<f32>,
 ) -> io::Result<()> {
-    let dimensions = Dimensions {
-        hidden: 256,
+    write_changed(dir, &WIDE, change)
+}
+
+/// The same as a mixture of experts: four, of which `active` work.
+///
+/// # Errors
+///
+/// Those of writing.
+pub fn write_wide_experts(
+    dir: &Path,
+    active: usize,
+    change: impl Fn(&str, &[usize], Vec<f32>) -> Vec<f32>,
+) -> io::Result<()> {
+    let experts = Some(Experts {
+        count: 4,
+        active,
         intermediate: 512,
-        heads: 8,
-        tied: false,
-        ..SMALL
-    };
-    write_configs(dir, &dimensions, "float32")?;
-    write_weights(dir, &dimensions, Dtype::F32, |name, shape| {
+    });
+    let dimensions = Dimensions { experts, ..WIDE };
+    write_changed(dir, &dimensions, change)
+}
+
+fn write_changed(
+    dir: &Path,
+    dimensions: &Dimensions,
+    change: impl Fn(&str, &[usize], Vec<f32>) -> Vec<f32>,
+) -> io::Result<()> {
+    write_configs(dir, dimensions, "float32")?;
+    write_weights(dir, dimensions, Dtype::F32, |name, shape| {
         let values = change(name, shape, hash_fill(name, shape, 4));
         values.into_iter().flat_map(f32::to_le_bytes).collect()
     })
@@ -109,18 +129,26 @@ pub enum Real {
     FourB,
     /// 18 GB.
     EightB,
+    /// Mixture of experts, 62 GB.
+    ThirtyB,
+    /// Not a real one: dense layers that read as much for a token as those of [`Real::ThirtyB`] do, 7 GB.
+    ThirtyBDense,
 }
 
 impl FromStr for Real {
     type Err = String;
 
-    /// `2b`, `4b` or `8b`.
+    /// `2b`, `4b`, `8b`, `30b-a3b` or `30b-a3b-dense`.
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "2b" => Ok(Self::TwoB),
             "4b" => Ok(Self::FourB),
             "8b" => Ok(Self::EightB),
-            _ => Err(format!("unknown size {name:?}: use 2b, 4b or 8b")),
+            "30b-a3b" => Ok(Self::ThirtyB),
+            "30b-a3b-dense" => Ok(Self::ThirtyBDense),
+            _ => Err(format!(
+                "unknown size {name:?}: use 2b, 4b, 8b, 30b-a3b or 30b-a3b-dense"
+            )),
         }
     }
 }
@@ -137,6 +165,12 @@ pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<(
         Real::TwoB => TWO_B,
         Real::FourB => FOUR_B,
         Real::EightB => EIGHT_B,
+        Real::ThirtyB => THIRTY_B,
+        Real::ThirtyBDense => Dimensions {
+            intermediate: 8 * 768,
+            experts: None,
+            ..THIRTY_B
+        },
     };
     dimensions.layers = layers.unwrap_or(dimensions.layers);
     write_configs(dir, &dimensions, "bfloat16")?;
@@ -194,12 +228,29 @@ const SMALL: Dimensions = Dimensions {
     },
 };
 
+/// Of [`SMALL`], with rows of whole blocks of 256 values.
+const WIDE: Dimensions = Dimensions {
+    hidden: 256,
+    intermediate: 512,
+    heads: 8,
+    tied: false,
+    ..SMALL
+};
+
 const VISION_S: Vision = Vision {
     hidden: 1024,
     depth: 24,
     heads: 16,
     intermediate: 4096,
     taps: [5, 11, 17],
+};
+
+const VISION_L: Vision = Vision {
+    hidden: 1152,
+    depth: 27,
+    heads: 16,
+    intermediate: 4304,
+    taps: [8, 16, 24],
 };
 
 const TWO_B: Dimensions = Dimensions {
@@ -230,13 +281,21 @@ const EIGHT_B: Dimensions = Dimensions {
     heads: 32,
     intermediate: 12_288,
     tied: false,
-    vision: Vision {
-        hidden: 1152,
-        depth: 27,
-        heads: 16,
-        intermediate: 4304,
-        taps: [8, 16, 24],
-    },
+    vision: VISION_L,
+    ..TWO_B
+};
+
+const THIRTY_B: Dimensions = Dimensions {
+    layers: 48,
+    heads: 32,
+    kv_heads: 4,
+    tied: false,
+    experts: Some(Experts {
+        count: 128,
+        active: 8,
+        intermediate: 768,
+    }),
+    vision: VISION_L,
     ..TWO_B
 };
 

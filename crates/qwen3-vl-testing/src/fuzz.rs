@@ -30,6 +30,11 @@ pub fn config(bytes: &[u8]) {
         vision.position_side().pow(2),
         vision.num_position_embeddings
     );
+    let (experts, chosen) = (text.num_experts, text.num_experts_per_tok);
+    assert!(experts == 0 || (experts <= 4096 && (1..=experts).contains(&chosen)));
+    for layer in [0, 1, text.num_hidden_layers - 1] {
+        assert!(!text.is_sparse(layer) || experts > 0);
+    }
     let taps = &vision.deepstack_visual_indexes;
     assert!(taps.iter().all(|tap| *tap < vision.depth));
     assert!(text.rope.theta > 0.0 && vision.rope_theta > 0.0);

@@ -19,7 +19,9 @@ pub mod weights;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide};
+pub use checkpoint::{
+    Checkpoint, Real, write_checkpoint, write_real, write_wide, write_wide_experts,
+};
 pub use compare::{Check, Worst};
 pub use golden::Golden;
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 pub use generation::GenerationConfig;
 pub use preprocessor::{PixelRange, PreprocessorConfig, ProcessorFiles, Processors};
 pub use rope::Rope;
+pub(crate) use text::MOST_EXPERTS;
 pub use text::TextConfig;
 pub use vision::VisionConfig;
 
@@ -116,17 +117,6 @@ impl Config {
                 "image_token_id and video_token_id are both {}",
                 self.image_token_id
             )
-        })
-    }
-
-    /// Checks that there are no experts, which are not supported yet.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError::Unsupported`].
-    pub fn ensure_dense(&self) -> Result<(), ConfigError> {
-        ensure(self.text_config.num_experts == 0, || {
-            "mixture-of-experts models cannot be loaded yet: use a dense one".into()
         })
     }
 }

@@ -32,20 +32,56 @@ pub struct TextConfig {
     pub hidden_act: String,
     /// Bias on the attention projections; must be false.
     pub attention_bias: bool,
-    /// Experts of a mixture of experts; 0 in a dense model.
+    /// Experts of each sparse layer; 0 in a dense model.
     pub num_experts: usize,
+    /// Experts that each token goes through, those with the largest probabilities.
+    pub num_experts_per_tok: usize,
+    /// Width of an expert.
+    pub moe_intermediate_size: usize,
+    /// Whether the probabilities of a token's experts are scaled to a sum of 1; must be true, as
+    /// `Qwen3VLMoeTextTopKRouter` always does it.
+    pub norm_topk_prob: bool,
+    /// Layers that are dense in spite of `decoder_sparse_step`.
+    pub mlp_only_layers: Vec<i64>,
+    /// Every so many layers one is sparse, beginning with layer `decoder_sparse_step - 1`.
+    pub decoder_sparse_step: usize,
     /// Position embeddings.
     pub rope: Rope,
 }
+
+/// Most experts of a layer: eight times as many as the largest models of any kind have.
+pub(crate) const MOST_EXPERTS: usize = 4096;
+
+/// Fields that only a mixture of experts has.
+const OF_EXPERTS: [&str; 7] = [
+    "num_experts",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+];
 
 /// The file's fields over the defaults of the architecture.
 pub(super) fn complete(mut said: Map<String, Value>, kind: Kind) -> Result<Value, ConfigError> {
     let rope = rope::text(&said)?;
     said.insert("rope".into(), rope);
-    // transformers 5 writes `num_local_experts`.
-    let experts = ["num_experts", "num_local_experts"].map(|name| said.remove(name));
-    if let (Kind::Experts, Some(count)) = (kind, experts.into_iter().flatten().next()) {
-        said.insert("num_experts".into(), count);
+    match kind {
+        Kind::Dense => OF_EXPERTS.iter().for_each(|name| drop(said.remove(*name))),
+        Kind::Experts => {
+            // transformers 5 writes the first name, and reads it last (`attribute_map`).
+            let counts = ["num_local_experts", "num_experts"].map(|name| said.remove(name));
+            if let Some(count) = counts.into_iter().flatten().next() {
+                said.insert("num_experts".into(), count);
+            }
+            // Both may be null there: no layers, and a field that is not read.
+            for name in ["mlp_only_layers", "norm_topk_prob"] {
+                if said.get(name).is_some_and(Value::is_null) {
+                    said.remove(name);
+                }
+            }
+        }
     }
     let mut all = merged(defaults(kind), said);
     if all["num_key_value_heads"].is_null() {
@@ -74,6 +110,11 @@ fn defaults(kind: Kind) -> Value {
             "rms_norm_eps": 1e-6,
             "attention_bias": false,
             "num_experts": 0,
+            "num_experts_per_tok": 0,
+            "moe_intermediate_size": 0,
+            "norm_topk_prob": true,
+            "mlp_only_layers": [],
+            "decoder_sparse_step": 1,
         }),
         Kind::Experts => json!({
             "vocab_size": 151_936,
@@ -88,11 +129,45 @@ fn defaults(kind: Kind) -> Value {
             "rms_norm_eps": 1e-6,
             "attention_bias": false,
             "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "norm_topk_prob": true,
+            "mlp_only_layers": [],
+            "decoder_sparse_step": 1,
         }),
     }
 }
 
 impl TextConfig {
+    /// Whether that layer has experts (transformers: `Qwen3VLMoeTextDecoderLayer`).
+    pub fn is_sparse(&self, layer: usize) -> bool {
+        let dense = |index: &i64| usize::try_from(*index) == Ok(layer);
+        self.num_experts > 0
+            && (layer + 1).is_multiple_of(self.decoder_sparse_step)
+            && !self.mlp_only_layers.iter().any(dense)
+    }
+
+    fn check_experts(&self) -> Result<(), ConfigError> {
+        if self.num_experts == 0 {
+            return Ok(());
+        }
+        let (experts, chosen) = (self.num_experts, self.num_experts_per_tok);
+        ensure(experts <= MOST_EXPERTS, || {
+            format!("num_experts = {experts} is out of range")
+        })?;
+        ensure((1..=experts).contains(&chosen), || {
+            format!("num_experts_per_tok = {chosen} is not between 1 and num_experts = {experts}")
+        })?;
+        ensure_sizes(&[
+            ("moe_intermediate_size", self.moe_intermediate_size),
+            ("decoder_sparse_step", self.decoder_sparse_step),
+        ])?;
+        // transformers does not read it and always scales; others read it and do not.
+        ensure(self.norm_topk_prob, || {
+            "norm_topk_prob = false is not supported".into()
+        })
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         ensure_sizes(&[
             ("hidden_size", self.hidden_size),
@@ -123,6 +198,7 @@ impl TextConfig {
         ensure(!self.attention_bias, || {
             "attention_bias = true is not supported".into()
         })?;
+        self.check_experts()?;
         self.rope.check(self.head_dim)
     }
 }

@@ -13,7 +13,7 @@ use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights are cheaper than transposing the weights for
 /// a matrix product.
-const FEW_ROWS: usize = 16;
+pub(crate) const FEW_ROWS: usize = 16;
 /// Weight rows that are transposed and multiplied at a time: a multiple of the width of gemm's
 /// widest kernel, so that gemm does no packing. Packing would read with a stride of k values,
 /// usually a power of two, and keep hitting the same few cache sets.

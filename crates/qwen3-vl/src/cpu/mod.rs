@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod attention;
 pub mod dot;
+pub mod experts;
 pub mod matmul;
 pub mod norm;
 pub mod patchify;

@@ -11,6 +11,7 @@ use crate::model::TextModel;
 use crate::model::attention::attend_products;
 use crate::model::attention_metadata::{AttentionMetadata, SequenceInput};
 use crate::model::chunk::{Chunk, SequenceSlice, batch, overlay};
+use crate::model::experts::SparseMoeBlock;
 use crate::model::heads::Heads;
 use crate::model::layer::Attention;
 use crate::model::merged::MergedLinear;
@@ -179,5 +180,11 @@ impl TextOps for TextKernels<'_, '_> {
     fn silu_mul(&mut self, gate_up: &MergedLinear<2>, x: &Tensor) -> Result<Tensor> {
         let [gate, up] = gate_up.forward(x)?;
         silu_mul(&gate, &up)
+    }
+
+    /// One expert after the other, whose rows the host reads from the device: no kernel of ours yet.
+    fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor> {
+        let silu_mul = |gate: Tensor, up: &Tensor| silu_mul(&gate, up);
+        block.forward(x, |expert, rows| expert.forward(rows, silu_mul))
     }
 }

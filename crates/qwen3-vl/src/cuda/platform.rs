@@ -24,10 +24,12 @@ pub(crate) fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn 
         true => Kernels::Ours,
         false => Kernels::Candle,
     };
-    // A step with quantized weights does not launch the same kernels every time.
-    let repeats = text
-        .linears()
-        .all(|linear: &Linear| linear.format().is_none());
+    // A step with quantized weights does not launch the same kernels every time, and a step with
+    // experts waits for the host, which chooses them: such steps cannot be recorded.
+    let repeats = !text.has_experts()
+        && text
+            .linears()
+            .all(|linear: &Linear| linear.format().is_none());
     Some(Arc::new(Cuda {
         values: ours(is_supported(text.norm.dtype())),
         text: match decoder::supports(text) {

@@ -64,7 +64,6 @@ impl Files {
     /// supported.
     pub(super) fn configs(&self) -> Result<Configs, LoadError> {
         let config = Config::from_json(&self.read("config.json")?).map_err(invalid)?;
-        config.ensure_dense().map_err(invalid)?;
         let generation = match self.find("generation_config.json")? {
             Some(json) => GenerationConfig::from_json(&json).map_err(invalid)?,
             None => GenerationConfig::default(),

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::experts::SparseMoeBlock;
 use super::linear::Linear;
 use super::merged::MergedLinear;
 use super::norm::RmsNorm;
@@ -32,18 +33,20 @@ pub(crate) struct Attention {
 #[derive(Debug)]
 pub(crate) enum Mlp {
     /// The gated MLP of a dense model (transformers: `Qwen3VLTextMLP`).
-    Dense(DenseMlp),
+    Dense(GatedMlp),
+    /// A mixture of experts (transformers: `Qwen3VLMoeTextSparseMoeBlock`).
+    Experts(SparseMoeBlock),
 }
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(silu(gate(x)) * up(x))`: all of a dense layer's MLP, or one expert.
 #[derive(Debug)]
-pub(crate) struct DenseMlp {
+pub(crate) struct GatedMlp {
     gate_up: MergedLinear<2>,
     down: Linear,
 }
 
 impl Layer {
-    /// Loads `{name}.*`.
+    /// Loads `{name}.*`, the layer `index` of all.
     ///
     /// # Errors
     ///
@@ -51,8 +54,10 @@ impl Layer {
     pub(super) fn load(
         weights: &Weights,
         name: &str,
+        index: usize,
         c: &TextConfig,
     ) -> std::result::Result<Self, WeightsError> {
+        let mlp = format!("{name}.mlp");
         let norm = |part: &str| {
             let (name, eps) = (format!("{name}.{part}"), c.rms_norm_eps);
             RmsNorm::load(weights, &name, c.hidden_size, eps)
@@ -61,16 +66,32 @@ impl Layer {
             attention: Attention::load(weights, &format!("{name}.self_attn"), c)?,
             input_norm: norm("input_layernorm")?,
             post_norm: norm("post_attention_layernorm")?,
-            mlp: Mlp::Dense(DenseMlp::load(weights, &format!("{name}.mlp"), c)?),
+            mlp: match c.is_sparse(index) {
+                true => Mlp::Experts(SparseMoeBlock::load(weights, &mlp, c)?),
+                false => Mlp::Dense(GatedMlp::load(
+                    weights,
+                    &mlp,
+                    (c.hidden_size, c.intermediate_size),
+                )?),
+            },
         })
     }
 
-    /// Its linear layers.
+    /// Its linear layers, without the router of experts.
     pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
         let Attention { qkv, o, .. } = &self.attention;
         let attention = qkv.parts().iter().chain([o]);
-        let Mlp::Dense(mlp) = &self.mlp;
-        attention.chain(mlp.gate_up.parts()).chain([&mlp.down])
+        let (dense, sparse) = match &self.mlp {
+            Mlp::Dense(mlp) => (Some(mlp.linears()), None),
+            Mlp::Experts(block) => (None, Some(block.linears())),
+        };
+        let mlp = dense.into_iter().flatten();
+        attention.chain(mlp).chain(sparse.into_iter().flatten())
+    }
+
+    /// Whether it has experts.
+    pub(super) fn is_sparse(&self) -> bool {
+        matches!(self.mlp, Mlp::Experts(_))
     }
 }
 
@@ -96,22 +117,49 @@ impl Attention {
 
 impl Mlp {
     pub(super) fn forward(&self, ops: &mut impl TextOps, x: &Tensor) -> Result<Tensor> {
-        let Self::Dense(mlp) = self;
-        mlp.down.forward(&ops.silu_mul(&mlp.gate_up, x)?)
+        match self {
+            Self::Dense(mlp) => mlp.down.forward(&ops.silu_mul(&mlp.gate_up, x)?),
+            Self::Experts(block) => ops.experts(block, x),
+        }
     }
 }
 
-impl DenseMlp {
-    fn load(
+impl GatedMlp {
+    /// Loads `{name}.gate_proj`, `up_proj` and `down_proj` of these widths: of the residual stream and
+    /// in between.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load(
         weights: &Weights,
         name: &str,
-        c: &TextConfig,
+        (outer, inner): (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        let (d, inner) = (c.hidden_size, c.intermediate_size);
         let parts = [("gate_proj", inner), ("up_proj", inner)];
+        let down = format!("{name}.down_proj");
         Ok(Self {
-            gate_up: MergedLinear::load(weights, name, parts, d)?,
-            down: Linear::load_rounded(weights, &format!("{name}.down_proj"), (d, inner))?,
+            gate_up: MergedLinear::load(weights, name, parts, outer)?,
+            down: Linear::load_rounded(weights, &down, (outer, inner))?,
         })
+    }
+
+    /// Its linear layers.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate_up.parts().iter().chain([&self.down])
+    }
+
+    /// What it makes of `x` `[rows, hidden]`; `silu_mul` gives `silu(gate) * up`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit or the device fails.
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        silu_mul: impl Fn(Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let [gate, up] = self.gate_up.forward(x)?;
+        self.down.forward(&silu_mul(gate, &up)?)
     }
 }

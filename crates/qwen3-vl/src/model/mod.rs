@@ -6,6 +6,7 @@ pub mod attention;
 pub mod attention_metadata;
 pub mod chunk;
 pub mod executor;
+pub(crate) mod experts;
 pub mod heads;
 pub mod kv_cache;
 pub(crate) mod layer;
@@ -128,7 +129,6 @@ impl Model {
         weights: &mut Weights,
         vision_device: Device,
     ) -> Result<Self, ModelError> {
-        Self::check(&config)?;
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);
@@ -145,15 +145,6 @@ impl Model {
             kv,
             platform,
         })
-    }
-
-    /// Checks that `config` describes a model that can be built.
-    ///
-    /// # Errors
-    ///
-    /// See [`ModelError`].
-    pub fn check(config: &Config) -> Result<(), ModelError> {
-        Ok(config.ensure_dense()?)
     }
 }
 

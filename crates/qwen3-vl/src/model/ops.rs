@@ -8,6 +8,7 @@
 use candle_core::{Result, Tensor};
 
 use super::chunk::Chunk;
+use super::experts::SparseMoeBlock;
 use super::layer::Attention;
 use super::linear::Linear;
 use super::merged::MergedLinear;
@@ -78,6 +79,9 @@ pub(crate) trait TextOps {
 
     /// `silu(gate(x)) * up(x)`.
     fn silu_mul(&mut self, gate_up: &MergedLinear<2>, x: &Tensor) -> Result<Tensor>;
+
+    /// What the experts of each row give, added up by their weights `[rows, hidden]`.
+    fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor>;
 }
 
 /// The vision tower's operations for grids of one size. Hidden states are `[patches of all,

@@ -60,7 +60,7 @@ impl TextModel {
             None => Linear::load_rounded(weights, own, table.into())?,
         };
         let layers = (0..text.num_hidden_layers)
-            .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), text))
+            .map(|i| Layer::load(weights, &format!("{name}.layers.{i}"), i, text))
             .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             embeddings,
@@ -91,6 +91,11 @@ impl TextModel {
     /// Number of its layers.
     pub(super) fn depth(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Whether a layer is a mixture of experts.
+    pub(crate) fn has_experts(&self) -> bool {
+        self.layers.iter().any(Layer::is_sparse)
     }
 
     /// The embedding table `[vocabulary, hidden]`.

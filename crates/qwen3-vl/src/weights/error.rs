@@ -73,6 +73,16 @@ pub enum WeightsError {
         /// Shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A tensor that should hold the matrices of all experts of a layer.
+    #[error("tensor {name} of shape {found} {reason}", found = shortened(format_args!("{found:?}")))]
+    Experts {
+        /// Name of the tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// Why it cannot be used.
+        reason: &'static str,
+    },
     /// A tensor has a type that is not supported.
     #[error(
         "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16: give the checkpoint \

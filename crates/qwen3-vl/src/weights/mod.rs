@@ -6,10 +6,12 @@
 
 mod at_load;
 mod error;
+mod experts;
 mod names;
 mod number;
 mod safetensors;
 mod source;
+mod transposed;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
@@ -72,7 +74,7 @@ impl Weights {
     pub fn open(folder: &Path, target: Target) -> Result<Self, WeightsError> {
         let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
         for path in files(folder)? {
-            sources.push(Box::new(Safetensors::open(&path)?));
+            sources.push(experts::split(Safetensors::open(&path)?)?);
         }
         Self::new(sources, target)
     }
@@ -83,7 +85,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
-        Self::new(vec![Box::new(Safetensors::embedded(bytes)?)], target)
+        Self::new(vec![experts::split(Safetensors::embedded(bytes)?)?], target)
     }
 
     fn new(sources: Vec<Box<dyn TensorSource>>, target: Target) -> Result<Self, WeightsError> {
@@ -294,7 +296,7 @@ impl Weights {
 
 /// Checks that there is memory for a tensor before it is allocated: a system that overcommits kills
 /// the process later, and a vector that cannot grow aborts it at once.
-fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
+pub(crate) fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
     match fits(bytes, spare_memory) {
         true => Ok(()),
         false => Err(WeightsError::Memory(name.into())),

@@ -10,10 +10,11 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use half::{bf16, f16};
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::number::{Number, narrow};
 use super::source::{StoredTensor, TensorSource};
+use super::transposed::Transposed;
 use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
 use crate::quote::{quoted, shortened};
@@ -108,6 +109,57 @@ impl Safetensors {
     }
 }
 
+impl Safetensors {
+    /// Shape of a tensor; none if there is none of that name.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.metadata.info(name)?.shape)
+    }
+
+    /// A part of the tensor `whole` as a tensor of its own: from its value `first` on, row by row or
+    /// transposed.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Missing`], [`WeightsError::Type`]. The shape must fit.
+    pub(super) fn part<'a>(
+        &'a self,
+        whole: &str,
+        name: &'a str,
+        shape: &'a [usize],
+        first: usize,
+        transposed: Option<Transposed>,
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
+        let (info, dtype) = self.info(whole)?;
+        let start = info.data_offsets.0 + first * dtype.size_in_bytes();
+        Ok(Box::new(Stored {
+            file: self,
+            name,
+            start: self.data + start as u64,
+            dtype,
+            shape,
+            transposed,
+        }))
+    }
+
+    fn info(&self, name: &str) -> Result<(&TensorInfo, DType), WeightsError> {
+        let info = self.metadata.info(name);
+        let info = info.ok_or_else(|| WeightsError::Missing(name.into()))?;
+        let dtype = match info.dtype {
+            safetensors::Dtype::F64 => DType::F64,
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::F16 => DType::F16,
+            other => {
+                return Err(WeightsError::Type {
+                    name: name.into(),
+                    dtype: other.to_string(),
+                });
+            }
+        };
+        Ok((info, dtype))
+    }
+}
+
 impl TensorSource for Safetensors {
     fn names(&self) -> Vec<String> {
         self.metadata.tensors().into_keys().collect()
@@ -122,8 +174,7 @@ impl TensorSource for Safetensors {
         name: &'a str,
         shape: &'a [usize],
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
-        let info = self.metadata.info(name);
-        let info = info.ok_or_else(|| WeightsError::Missing(name.into()))?;
+        let (info, dtype) = self.info(name)?;
         if info.shape != shape {
             return Err(WeightsError::Shape {
                 name: name.into(),
@@ -131,24 +182,13 @@ impl TensorSource for Safetensors {
                 expected: shape.into(),
             });
         }
-        let dtype = match info.dtype {
-            safetensors::Dtype::F64 => DType::F64,
-            safetensors::Dtype::F32 => DType::F32,
-            safetensors::Dtype::BF16 => DType::BF16,
-            safetensors::Dtype::F16 => DType::F16,
-            other => {
-                return Err(WeightsError::Type {
-                    name: name.into(),
-                    dtype: other.to_string(),
-                });
-            }
-        };
         Ok(Box::new(Stored {
             file: self,
             name,
             start: self.data + info.data_offsets.0 as u64,
             dtype,
             shape,
+            transposed: None,
         }))
     }
 }
@@ -200,6 +240,8 @@ struct Stored<'a> {
     start: u64,
     dtype: DType,
     shape: &'a [usize],
+    /// How it lies, if it is transposed.
+    transposed: Option<Transposed>,
 }
 
 impl StoredTensor for Stored<'_> {
@@ -237,6 +279,30 @@ impl StoredTensor for Stored<'_> {
     }
 
     fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
+        let Some(transposed) = &self.transposed else {
+            return self.read_file(first, out);
+        };
+        let (size, dims) = (
+            self.dtype.size_in_bytes(),
+            on_device(self.name, self.dims2())?,
+        );
+        let read = |first, out: &mut [u8]| self.read_file(first, out);
+        let bytes = transposed.bytes(self.name, dims, size, read)?;
+        out.copy_from_slice(&bytes[first..][..out.len()]);
+        Ok(())
+    }
+
+    fn scratch(&self) -> usize {
+        match self.transposed {
+            Some(_) => self.size(),
+            None => 0,
+        }
+    }
+}
+
+impl Stored<'_> {
+    /// Bytes of the file, `first` of them behind its start.
+    fn read_file(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
         let read = self.file.source.read(self.start + first as u64, out);
         read.map_err(|e| WeightsError::Damaged {
             file: shortened(&self.file.file),
@@ -246,9 +312,7 @@ impl StoredTensor for Stored<'_> {
             },
         })
     }
-}
 
-impl Stored<'_> {
     fn copy<S: Number, T: WithDType>(
         &self,
         device: &Device,

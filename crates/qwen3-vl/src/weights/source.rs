@@ -84,7 +84,15 @@ pub(crate) trait StoredTensor: Sync {
             true => 0,
             false => dtype.size_in_bytes(),
         };
-        (self.size() / self.stored_dtype().size_in_bytes()).saturating_mul(read + again)
+        let values = self.size() / self.stored_dtype().size_in_bytes();
+        values
+            .saturating_mul(read + again)
+            .saturating_add(self.scratch())
+    }
+
+    /// Bytes that reading it takes beside its values.
+    fn scratch(&self) -> usize {
+        0
     }
 
     /// Its shape, if it is a matrix.

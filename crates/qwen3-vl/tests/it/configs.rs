@@ -121,20 +121,31 @@ fn a_mixture_of_experts_has_other_defaults() {
     );
     // hidden_size / num_attention_heads, the only default there.
     assert_eq!(text.head_dim, 128);
-    assert!(config.ensure_dense().is_err());
+    assert_eq!(
+        (text.num_experts_per_tok, text.moe_intermediate_size),
+        (4, 1408)
+    );
+    assert_eq!(
+        (text.decoder_sparse_step, &text.mlp_only_layers[..]),
+        (1, &[][..])
+    );
+    assert!((0..24).all(|layer| text.is_sparse(layer)));
     // The spelling of transformers 5.
     let experts = |value: Value| {
         let mut config = minimal.clone();
         config["text_config"] = value;
         read(&config).unwrap()
     };
-    assert_eq!(
-        experts(json!({"num_local_experts": 8}))
-            .text_config
-            .num_experts,
-        8
-    );
-    assert!(experts(json!({"num_experts": 0})).ensure_dense().is_ok());
+    for count in [
+        json!({"num_experts": 8}),
+        json!({"num_local_experts": 8}),
+        // By an `attribute_map`, whose second name is set last.
+        json!({"num_experts": 9, "num_local_experts": 8}),
+    ] {
+        assert_eq!(experts(count).text_config.num_experts, 8);
+    }
+    let none = experts(json!({"num_experts": 0, "decoder_sparse_step": 0})).text_config;
+    assert!((0..24).all(|layer| !none.is_sparse(layer)));
     for none in [json!(null), json!(0)] {
         assert_eq!(experts(json!({"head_dim": none})).text_config.head_dim, 128);
     }
@@ -158,8 +169,83 @@ fn key_value_heads_of_null_are_as_many_as_heads() {
 
 #[test]
 fn experts_of_a_dense_model_are_ignored() {
-    let config = changed(text(json!({"num_experts": 128}))).unwrap();
-    assert!(config.ensure_dense().is_ok());
+    let ignored = json!({
+        "num_experts": 128,
+        "num_local_experts": "many",
+        "mlp_only_layers": 3,
+        "norm_topk_prob": false,
+        "decoder_sparse_step": 0,
+    });
+    let text = changed(text(ignored)).unwrap().text_config;
+    assert!((0..4).all(|layer| !text.is_sparse(layer)));
+}
+
+/// `Qwen3VLMoeTextDecoderLayer`: experts where the layer is not in the list and the number of layers
+/// up to it is a multiple of the step.
+#[test]
+fn layers_with_experts() {
+    let sparse = |step: usize, dense: Value| {
+        let config = json!({
+            "model_type": "qwen3_vl_moe",
+            "text_config": {"decoder_sparse_step": step, "mlp_only_layers": dense},
+            "vision_config": {"out_hidden_size": 2048},
+        });
+        let text = read(&config).unwrap().text_config;
+        (0..9)
+            .filter(|layer| text.is_sparse(*layer))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sparse(1, json!(null)), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(sparse(1, json!([0, 3, 8])), [1, 2, 4, 5, 6, 7]);
+    assert_eq!(sparse(2, json!([])), [1, 3, 5, 7]);
+    assert_eq!(sparse(3, json!([2, 4])), [5, 8]);
+    // As Python has it: no layer has such a number.
+    assert_eq!(sparse(2, json!([-1, 1000, 1])), [3, 5, 7]);
+    assert!(sparse(10, json!([])).is_empty());
+}
+
+#[test]
+fn settings_of_experts_are_checked() {
+    let with = |text: Value| {
+        let config = json!({
+            "model_type": "qwen3_vl_moe",
+            "text_config": text,
+            "vision_config": {"out_hidden_size": 2048},
+        });
+        read(&config)
+    };
+    for (setting, named) in [
+        (json!({"num_experts": 4097}), "num_experts = 4097"),
+        (json!({"num_experts": 3}), "num_experts_per_tok = 4"),
+        (json!({"num_experts_per_tok": 0}), "num_experts_per_tok = 0"),
+        (
+            json!({"num_experts_per_tok": 61}),
+            "num_experts_per_tok = 61",
+        ),
+        (
+            json!({"moe_intermediate_size": 0}),
+            "moe_intermediate_size = 0",
+        ),
+        (
+            json!({"moe_intermediate_size": 1 << 24}),
+            "moe_intermediate_size",
+        ),
+        (json!({"decoder_sparse_step": 0}), "decoder_sparse_step = 0"),
+        (json!({"norm_topk_prob": false}), "norm_topk_prob = false"),
+        (json!({"mlp_only_layers": ["x"]}), "config.json"),
+        (json!({"decoder_sparse_step": -1}), "config.json"),
+    ] {
+        let error = with(setting).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    for fine in [
+        json!({"num_experts": 4}),
+        json!({"num_experts": 4096, "num_experts_per_tok": 4096}),
+        json!({"norm_topk_prob": true}),
+        json!({"norm_topk_prob": null}),
+    ] {
+        with(fine).unwrap();
+    }
 }
 
 /// `RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`.

@@ -275,7 +275,7 @@ fn a_model_that_cannot_be_loaded_is_refused_before_its_weights_come() {
     };
     assert!(fetch(demo.to_string().into_bytes()).0.is_ok());
     for config in [
-        with("", "model_type", json!("qwen3_vl_moe")),
+        with("", "model_type", json!("qwen3_moe")),
         with("text_config", "hidden_act", json!("gelu")),
         with("", "model_type", json!("llava")),
         b"not JSON".to_vec(),

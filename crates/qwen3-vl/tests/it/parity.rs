@@ -38,3 +38,8 @@ fn dense_tied() {
 fn dense_untied() {
     all_stages(Checkpoint::DenseUntied);
 }
+
+#[test]
+fn mixture_of_experts() {
+    all_stages(Checkpoint::Moe);
+}

@@ -10,7 +10,9 @@ use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
 use qwen3_vl::model::{Chunk, SequenceSlice, Workspace};
 use qwen3_vl::weights::QuantizeAtLoad;
-use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide};
+use qwen3_vl_testing::{
+    Checkpoint, write_checkpoint, write_tokenizer, write_wide, write_wide_experts,
+};
 
 fn options(folder: &Path, quantization: QuantizeAtLoad) -> LoadOptions {
     LoadOptions {
@@ -68,37 +70,56 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// The linear layers of the language model after candle's own rounding, in f32.
 fn rounded_by_candle(name: &str, shape: &[usize], values: Vec<f32>, dtype: GgmlDType) -> Vec<f32> {
     let is_linear = name.contains("language_model") && name.ends_with("_proj.weight");
-    if !is_linear && name != "lm_head.weight" {
+    let is_stack = name.contains(".mlp.experts.");
+    if !is_linear && !is_stack && name != "lm_head.weight" {
         return values;
     }
-    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    // Rows of a linear layer are the columns of an expert in a stack.
+    let turned = |tensor: Tensor| match is_stack {
+        true => tensor.transpose(1, 2).unwrap().contiguous().unwrap(),
+        false => tensor,
+    };
+    let tensor = turned(Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
     let rounded = QTensor::quantize(&tensor, dtype).unwrap();
-    let wide = rounded.dequantize(&Device::Cpu).unwrap();
+    let wide = turned(rounded.dequantize(&Device::Cpu).unwrap());
     wide.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+type Change<'a> = &'a dyn Fn(&str, &[usize], Vec<f32>) -> Vec<f32>;
+
+/// A checkpoint whose rows are whole blocks, with its weights changed.
+fn wide(experts: bool, change: Change<'_>) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    match experts {
+        // All of them work: which ones a token goes to would depend on how its values are rounded.
+        true => write_wide_experts(folder.path(), 4, change).unwrap(),
+        false => write_wide(folder.path(), change).unwrap(),
+    }
+    write_tokenizer(folder.path()).unwrap();
+    folder
 }
 
 #[test]
 fn logits_are_those_of_weights_that_candle_has_rounded() {
-    let stored = tempfile::tempdir().unwrap();
-    write_wide(stored.path(), |_, _, values| values).unwrap();
-    write_tokenizer(stored.path()).unwrap();
-    for (quantization, dtype) in [
-        (QuantizeAtLoad::Q8_0, GgmlDType::Q8_0),
-        (QuantizeAtLoad::Q4K, GgmlDType::Q4K),
-    ] {
-        let rounded = tempfile::tempdir().unwrap();
-        let round =
-            |name: &str, shape: &[usize], values| rounded_by_candle(name, shape, values, dtype);
-        write_wide(rounded.path(), round).unwrap();
-        write_tokenizer(rounded.path()).unwrap();
-        let ours = runner(stored.path(), quantization);
-        let reference = runner(rounded.path(), QuantizeAtLoad::None);
-        // Each layer's input is rounded too, by the same rule in a pass of few tokens and of many.
-        for (tokens, least) in [(60, 0.999), (20, 0.999)] {
-            let (got, want) = (logits(&ours, tokens), logits(&reference, tokens));
-            let rows = got.iter().zip(&want);
-            let worst = rows.map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
-            assert!(worst > least, "{quantization:?}, {tokens} tokens: {worst}");
+    for experts in [false, true] {
+        let stored = wide(experts, &|_, _, values| values);
+        for (quantization, dtype) in [
+            (QuantizeAtLoad::Q8_0, GgmlDType::Q8_0),
+            (QuantizeAtLoad::Q4K, GgmlDType::Q4K),
+        ] {
+            let rounded = wide(experts, &|name, shape, values| {
+                rounded_by_candle(name, shape, values, dtype)
+            });
+            let ours = runner(stored.path(), quantization);
+            let reference = runner(rounded.path(), QuantizeAtLoad::None);
+            // Each layer's input is rounded too, by the same rule in a pass of few tokens and of many.
+            for (tokens, least) in [(60, 0.999), (20, 0.999)] {
+                let (got, want) = (logits(&ours, tokens), logits(&reference, tokens));
+                let rows = got.iter().zip(&want);
+                let worst = rows.map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+                let case = format!("{quantization:?}, {tokens} tokens, experts: {experts}");
+                assert!(worst > least, "{case}: {worst}");
+            }
         }
     }
 }
@@ -108,7 +129,21 @@ fn logits_are_those_of_weights_that_candle_has_rounded() {
 #[test]
 fn a_token_does_not_depend_on_other_tokens() {
     let folder = checkpoint(Checkpoint::DenseTied);
-    let runner = runner(folder.path(), QuantizeAtLoad::Q8_0);
+    independent(&runner(folder.path(), QuantizeAtLoad::Q8_0));
+}
+
+/// Neither do its experts.
+#[test]
+fn experts_of_a_token_do_not_depend_on_other_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    write_wide_experts(folder.path(), 2, |_, _, values| values).unwrap();
+    write_tokenizer(folder.path()).unwrap();
+    for quantization in [QuantizeAtLoad::Q8_0, QuantizeAtLoad::Q4K] {
+        independent(&runner(folder.path(), quantization));
+    }
+}
+
+fn independent(runner: &Runner) {
     let model = &runner.parts.model;
     let chunk = |ids: std::ops::Range<u32>| Chunk {
         positions: ids.clone().map(|position| [position; 3]).collect(),

@@ -1,9 +1,10 @@
 //! Times the engine on a checkpoint. Prints one JSON object for each part.
 //!
 //! ```text
-//! engine write-random 2b|4b|8b FOLDER [--layers N]
-//!     random weights of a real model's dimensions, 4, 9 or 18 GB, with N layers; needs Qwen's
-//!     tokenizer (QWEN_TOKENIZER)
+//! engine write-random 2b|4b|8b|30b-a3b|30b-a3b-dense FOLDER [--layers N]
+//!     random weights of a real model's dimensions, 4, 9, 18 or 62 GB, with N layers; the last one is
+//!     a dense model that reads as much for a token as 30b-a3b; needs Qwen's tokenizer
+//!     (QWEN_TOKENIZER)
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
@@ -65,7 +66,7 @@ struct Options {
 }
 
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
-    let size = args.value().context("a size: 2b, 4b or 8b")?.parse()?;
+    let size = args.value().context("a size, such as 2b")?.parse()?;
     let folder = PathBuf::from(args.value().context("a folder")?);
     let layers = match args.next()? {
         None => None,

@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::super::activation::{add, silu_mul};
 use super::super::attention::{Span, attend_all};
 use super::super::chunk::{Chunk, SequenceSlice, overlay};
+use super::super::experts::SparseMoeBlock;
 use super::super::layer::Attention;
 use super::super::linear::Reused;
 use super::super::merged::MergedLinear;
@@ -155,6 +156,10 @@ impl TextOps for TensorText<'_, '_> {
         let gate = gate.forward_into(x, &mut self.reused.0)?;
         let up = up.forward_into(x, &mut self.reused.1)?;
         silu_mul(gate, &up)
+    }
+
+    fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor> {
+        block.forward(x, |expert, rows| expert.forward(rows, silu_mul))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::support::ask;
 use crate::support::demo;
 
+mod experts;
 mod files;
 mod names;
 mod values;
