@@ -4,6 +4,7 @@
 //! comes out four lanes at a time and a decode step is bound by it instead of by memory.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -121,6 +122,28 @@ impl<'a> Inputs<'a> {
             values: Cow::Owned(values),
             rows,
             len,
+        }
+    }
+
+    /// Some columns of all rows.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such columns, or they do not begin with a vector.
+    pub fn part(&self, columns: Range<usize>) -> Inputs<'_> {
+        let lanes = self.level.lanes();
+        assert!(
+            columns.end <= self.len && columns.start.is_multiple_of(lanes),
+            "inputs: part"
+        );
+        // One row has no padding at its end.
+        let end = columns.end.next_multiple_of(lanes) * self.rows;
+        let values = columns.start * self.rows..end.min(self.values.len());
+        Inputs {
+            level: self.level,
+            values: Cow::Borrowed(&self.values[values]),
+            rows: self.rows,
+            len: columns.len(),
         }
     }
 

@@ -13,14 +13,14 @@ use super::transpose::transpose;
 
 /// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
 /// weights for a matrix product.
-const FEW_ROWS: usize = 16;
+pub(super) const FEW_ROWS: usize = 16;
 /// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
 /// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
 /// most often a power of two and then hits the same few cache sets again and again.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
 /// cache.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 
 /// `x[m, k] * w[n, k]ᵀ`: `[m, n]`, all row-major.
 ///
@@ -71,7 +71,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
         panels.for_each(|(index, w)| match interrupted() {
             // SAFETY: these columns belong to this task alone.
             true => unsafe { Output(output.at(index * panel)).clear(w.len() / k, m, n) },
-            false => few_rows(&x, w, output, index * panel, (m, n, k)),
+            false => few_rows(&x, w, output, index * panel, (m, n, k), false),
         });
         return;
     }
@@ -98,7 +98,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
 /// # Safety
 ///
 /// `out` is the first of `rows` columns of an `[m, n]` output that no other task writes.
-unsafe fn many_rows(
+pub(super) unsafe fn many_rows(
     x: &[f32],
     rows: usize,
     out: *mut f32,
@@ -135,12 +135,15 @@ pub(super) fn few_rows_panel(n: usize) -> usize {
 /// Rows of weights that stay in a core's first-level cache while all rows of x meet them.
 pub(super) const TOGETHER: usize = 24;
 
-fn few_rows<W: DotWeight>(
+/// Rows of weights `w` `[rows, k]` with all of `x` `[m, k]`, into (or, if `add`, onto) the columns from
+/// `first` on of an `[m, n]` output.
+pub(super) fn few_rows<W: DotWeight>(
     x: &Inputs<'_>,
     w: &[W],
     output: Output,
     first: usize,
     (m, n, k): (usize, usize, usize),
+    add: bool,
 ) {
     for (group, w) in w.chunks(TOGETHER * k).enumerate() {
         let task = FewRows {
@@ -150,6 +153,7 @@ fn few_rows<W: DotWeight>(
             first: first + group * TOGETHER,
             n,
             k,
+            add,
         };
         let mut i = 0;
         while i < m {
@@ -174,6 +178,7 @@ struct FewRows<'a, W> {
     first: usize,
     n: usize,
     k: usize,
+    add: bool,
 }
 
 impl<W: DotWeight> FewRows<'_, W> {
@@ -196,7 +201,10 @@ impl<W: DotWeight> FewRows<'_, W> {
             for (m, value) in values.into_iter().enumerate() {
                 let place = (i + m) * self.n + self.first + row + n;
                 // SAFETY: row and column are inside, and the column belongs to this task alone.
-                unsafe { *self.output.at(place) = value };
+                unsafe {
+                    let out = self.output.at(place);
+                    *out = if self.add { *out + value } else { value };
+                }
             }
         }
     }

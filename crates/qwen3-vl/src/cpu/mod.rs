@@ -13,6 +13,7 @@ pub mod product;
 pub mod quantized;
 pub mod transpose;
 pub mod vector;
+pub mod widen;
 
 /// A base pointer that tasks may share because each writes elements of its own.
 #[derive(Clone, Copy)]
