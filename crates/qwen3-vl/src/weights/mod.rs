@@ -4,6 +4,7 @@
 //! is for [`LinearMethod`](crate::model::linear::LinearMethod) to know.
 
 mod at_load;
+mod bytes;
 mod error;
 mod names;
 mod number;

@@ -1,36 +1,21 @@
 //! A safetensors file as a source of tensors.
-//!
-//! They are read, not mapped: a file that another process cuts off while it is mapped ends this
-//! process with SIGBUS. Nothing is held twice either way, because what a model computes with is a
-//! copy in memory of its own.
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, WithDType};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::Metadata;
 
-use super::number::{Number, narrow};
+use super::WeightsError;
+use super::bytes::{Source, cut_off};
+use super::number::{Number, chunks, copy, narrow};
 use super::source::{StoredTensor, TensorSource};
-use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
 use crate::quote::{quoted, shortened};
 
 /// Most bytes of a header, as in the safetensors crate.
 const HEADER_LIMIT: u64 = 100_000_000;
-/// Bytes that are read at a time: what is read stays in the processor's cache until it is
-/// converted.
-const CHUNK: usize = 256 << 10;
-
-/// Where the bytes of a safetensors file are.
-#[derive(Debug)]
-enum Source {
-    File(File),
-    Static(&'static [u8]),
-}
 
 /// One safetensors file whose header has been checked against its size.
 #[derive(Debug)]
@@ -160,40 +145,6 @@ fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
     start == b"version "
 }
 
-impl Source {
-    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => read_exact_at(file, start, out),
-            Self::Static(bytes) => {
-                let range = usize::try_from(start).ok().and_then(|start| {
-                    let end = start.checked_add(out.len())?;
-                    bytes.get(start..end)
-                });
-                out.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
-                Ok(())
-            }
-        }
-    }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
-    while !out.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        start += read as u64;
-        out = &mut out[read..];
-    }
-    Ok(())
-}
-
 /// A tensor in its file.
 struct Stored<'a> {
     file: &'a Safetensors,
@@ -219,17 +170,17 @@ impl StoredTensor for Stored<'_> {
 
     fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
         match self.dtype {
-            DType::BF16 => self.copy(device, |number: bf16| number),
-            DType::F16 => self.copy(device, |number: f16| number),
-            DType::F64 => self.copy(device, narrow),
-            _ => self.copy(device, |number: f32| number),
+            DType::BF16 => copy(self, device, |number: bf16| number),
+            DType::F16 => copy(self, device, |number: f16| number),
+            DType::F64 => copy(self, device, narrow),
+            _ => copy(self, device, |number: f32| number),
         }
     }
 
     fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
         let mut out = Vec::with_capacity(values.len());
         let size = self.dtype.size_in_bytes();
-        self.chunks(values, size, |bytes| match self.dtype {
+        chunks(self, values, size, |bytes| match self.dtype {
             DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
             DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
             DType::F64 => f64::append(bytes, &mut out, narrow),
@@ -240,51 +191,7 @@ impl StoredTensor for Stored<'_> {
 
     fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
         let read = self.file.source.read(self.start + first as u64, out);
-        read.map_err(|e| WeightsError::Damaged {
-            file: shortened(&self.file.file),
-            reason: match e.kind() {
-                io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
-                _ => e.to_string(),
-            },
-        })
-    }
-}
-
-impl Stored<'_> {
-    fn copy<S: Number, T: WithDType>(
-        &self,
-        device: &Device,
-        convert: impl Fn(S) -> T,
-    ) -> Result<Tensor, WeightsError> {
-        let count = self.shape.iter().product();
-        let mut values: Vec<T> = Vec::new();
-        let room = values.try_reserve_exact(count);
-        room.map_err(|_| WeightsError::Memory(self.name.into()))?;
-        self.chunks(0..count, size_of::<S>(), |bytes| {
-            S::append(bytes, &mut values, &convert)
-        })?;
-        on_device(self.name, Tensor::from_vec(values, self.shape, device))
-    }
-
-    /// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether
-    /// they are finite.
-    fn chunks(
-        &self,
-        values: Range<usize>,
-        size: usize,
-        mut each: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), WeightsError> {
-        let mut buffer = vec![0; CHUNK.min(values.len() * size)];
-        let (mut first, end) = (values.start * size, values.end * size);
-        while first < end {
-            let piece = &mut buffer[..CHUNK.min(end - first)];
-            self.read(first, piece)?;
-            if !each(piece) {
-                return Err(WeightsError::NotFinite(self.name.into()));
-            }
-            first += piece.len();
-        }
-        Ok(())
+        read.map_err(|e| cut_off(&self.file.file, &e))
     }
 }
 
@@ -299,6 +206,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::weights::number::CHUNK;
     use crate::weights::source::same;
 
     /// A file of two tensors of as many values.
