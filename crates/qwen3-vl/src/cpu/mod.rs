@@ -5,8 +5,10 @@
 pub mod activation;
 pub mod attention;
 pub mod dot;
+pub mod fp8;
 pub mod matmul;
 pub mod norm;
+pub mod packed;
 pub mod patchify;
 pub mod pool;
 pub mod product;

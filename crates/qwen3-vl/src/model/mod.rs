@@ -127,6 +127,7 @@ impl Model {
         vision_device: Device,
     ) -> Result<Self, ModelError> {
         Self::check(&config)?;
+        weights.set_quantization(config.quantization.clone());
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);

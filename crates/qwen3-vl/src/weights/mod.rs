@@ -8,23 +8,25 @@ mod bytes;
 mod error;
 mod names;
 mod number;
+mod quantised;
 mod safetensors;
 mod source;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
 pub use at_load::QuantizeAtLoad;
 pub use error::WeightsError;
 use safetensors::Safetensors;
-pub(crate) use source::StoredTensor;
+pub(crate) use source::{StoredTensor, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 
+use crate::config::Quantization;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::index::{self, INDEX, SINGLE};
 use crate::memory::spare_memory;
@@ -42,6 +44,8 @@ pub struct Weights {
     /// Type of matrices; as stored if none.
     store: Option<DType>,
     quantize_at_load: QuantizeAtLoad,
+    /// What config.json says of weights that are quantised already.
+    quantization: Option<Quantization>,
     watch: Arc<Watch>,
     /// Names of the tensors that have been read.
     read: Mutex<BTreeSet<String>>,
@@ -119,6 +123,7 @@ impl Weights {
             compute,
             store,
             quantize_at_load,
+            quantization: None,
             watch: Arc::default(),
             read: Mutex::default(),
         })
@@ -242,7 +247,7 @@ impl Weights {
     ///
     /// [`WeightsError::Unread`].
     pub fn ensure_all_read(&self, prefixes: &[&str]) -> Result<(), WeightsError> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.lock_read();
         let unread = |name: &&String| {
             prefixes.iter().any(|prefix| name.starts_with(prefix))
                 && !name.ends_with("inv_freq")
@@ -261,7 +266,7 @@ impl Weights {
     /// What has been left unread, and an example or two; nothing if all has been read.
     pub fn left_out(&self) -> Option<String> {
         const SHOWN: usize = 2;
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.lock_read();
         let unread: BTreeSet<&String> = self
             .places
             .keys()
@@ -281,19 +286,31 @@ impl Weights {
         name: &'a str,
         shape: &'a [usize],
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
+        let stored = self.peek(name, shape)?;
+        self.watch.count(stored.size())?;
+        self.lock_read().insert(name.into());
+        Ok(stored)
+    }
+
+    /// A tensor that is not about to be read.
+    fn peek<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
         let place = self.places.get(name);
         let place = place.ok_or_else(|| WeightsError::Missing(name.into()))?;
-        let stored = self.sources[place.source].find(&place.name, shape)?;
-        self.watch.count(stored.size())?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.insert(name.into());
-        Ok(stored)
+        self.sources[place.source].find(&place.name, shape)
+    }
+
+    fn lock_read(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// That there is memory for a tensor, before it is taken: a system that lends more than it has ends
 /// the process later, and a vector that cannot grow ends it at once.
-fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
+pub(crate) fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
     match fits(bytes, spare_memory) {
         true => Ok(()),
         false => Err(WeightsError::Memory(name.into())),

@@ -10,7 +10,7 @@ use safetensors::tensor::Metadata;
 use super::WeightsError;
 use super::bytes::{Source, cut_off};
 use super::number::{Number, chunks, copy, narrow};
-use super::source::{StoredTensor, TensorSource};
+use super::source::{StoredTensor, TensorSource, is_number, no_number};
 use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
 use crate::quote::{quoted, shortened};
 
@@ -123,6 +123,11 @@ impl TensorSource for Safetensors {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
+            // What quantised layers consist of.
+            safetensors::Dtype::F8_E4M3 => DType::F8E4M3,
+            safetensors::Dtype::I64 => DType::I64,
+            safetensors::Dtype::I32 => DType::I32,
+            safetensors::Dtype::U8 => DType::U8,
             other => {
                 return Err(WeightsError::Type {
                     name: name.into(),
@@ -173,11 +178,15 @@ impl StoredTensor for Stored<'_> {
             DType::BF16 => copy(self, device, |number: bf16| number),
             DType::F16 => copy(self, device, |number: f16| number),
             DType::F64 => copy(self, device, narrow),
-            _ => copy(self, device, |number: f32| number),
+            DType::F32 => copy(self, device, |number: f32| number),
+            other => Err(no_number(self.name, other)),
         }
     }
 
     fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        if !is_number(self.dtype) {
+            return Err(no_number(self.name, self.dtype));
+        }
         let mut out = Vec::with_capacity(values.len());
         let size = self.dtype.size_in_bytes();
         chunks(self, values, size, |bytes| match self.dtype {

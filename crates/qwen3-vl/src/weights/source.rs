@@ -42,7 +42,8 @@ pub(crate) trait StoredTensor: Sync {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read any more, no memory, a value that is not finite.
+    /// A file that cannot be read any more, no memory, a value that is not finite, a type whose
+    /// values are no weights by themselves.
     fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError>;
 
     /// Some of its values as f32.
@@ -93,6 +94,27 @@ pub(crate) trait StoredTensor: Sync {
     /// If it has another number of axes.
     fn dims2(&self) -> DeviceResult<(usize, usize)> {
         Shape::from(self.shape()).dims2()
+    }
+}
+
+/// Whether values of that type are weights by themselves.
+pub(super) fn is_number(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// Why a tensor has no values that are weights by themselves.
+pub(crate) fn no_number(name: &str, dtype: DType) -> WeightsError {
+    WeightsError::Type {
+        name: name.into(),
+        dtype: type_name(dtype),
+    }
+}
+
+/// What safetensors calls a type.
+pub(crate) fn type_name(dtype: DType) -> String {
+    match dtype {
+        DType::F8E4M3 => "F8_E4M3".into(),
+        other => other.as_str().to_ascii_uppercase(),
     }
 }
 

@@ -165,7 +165,7 @@ impl InplaceOp2 for MatmulT<'_> {
 
 /// What was asked for, and how many layers got something else: `q4-k`, or
 /// `q4-k, 4 of 29 layers q8-0`. None if nothing was asked for.
-pub(crate) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
+pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
     let wanted = match asked {
         QuantizeAtLoad::None => return None,
         QuantizeAtLoad::Q8_0 => Format::Q8_0,
