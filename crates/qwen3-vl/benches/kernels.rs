@@ -5,12 +5,15 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use qwen3_vl::cpu::attention::{Block, Shape, attend};
 use qwen3_vl::cpu::dot::DotWeight;
+use qwen3_vl::cpu::fp8::Fp8Matrix;
 use qwen3_vl::cpu::matmul::matmul_t;
+use qwen3_vl::cpu::packed::{Columns, PackedMatrix, Scales, Zeros};
 use qwen3_vl::cpu::quantized::{Format, QuantizedMatrix};
 use qwen3_vl_testing::weights::hash_fill;
 
@@ -47,6 +50,31 @@ fn linear(c: &mut Criterion) {
             out.copy_from_slice(&weights[rows.start * k..rows.end * k]);
         });
         time(name, &|x, m| matrix.matmul_t(x, m));
+    }
+    // As a checkpoint has them: 8 bits in blocks of 128, integers in groups of 128.
+    let into = |run: &dyn Fn(&[f32], usize, &mut [f32]), x: &[f32], m: usize| {
+        let mut out = vec![0.0; m * n];
+        run(x, m, &mut out);
+        out
+    };
+    let bytes: Vec<u8> = (0..n * k).map(|i| (i * 31 % 0x7f) as u8).collect();
+    let scales = vec![0.01; n.div_ceil(128) * k.div_ceil(128)];
+    let matrix = Fp8Matrix::new((n, k), bytes.clone(), (128, 128), scales);
+    time("fp8", &|x, m| {
+        into(&|x, m, out| matrix.matmul_t_into(x, m, out), x, m)
+    });
+    for (name, wide) in [("int4", false), ("int8", true)] {
+        let columns = Columns::in_sequence(k, 128);
+        let groups = n * columns.groups().len();
+        let scales = Scales::F16(vec![f16::from_f32(0.01); groups]);
+        let zeros = Zeros::new((0..groups).map(|group| (group % 16) as u8).collect(), 0);
+        let fill = |rows: Range<usize>, out: &mut [u8]| {
+            out.copy_from_slice(&bytes[rows.start * k..rows.end * k]);
+        };
+        let matrix = PackedMatrix::new(n, columns, wide, (scales, zeros), fill).unwrap();
+        time(name, &|x, m| {
+            into(&|x, m, out| matrix.matmul_t_into(x, m, out), x, m)
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, ensure, unsupported};
+use super::{ConfigError, unsupported};
 use crate::quote::{quoted, value};
 
 /// The two architectures, whose defaults differ.
@@ -51,24 +51,5 @@ pub(super) fn of(file: &Map<String, Value>) -> Result<Kind, ConfigError> {
             return unsupported(format!("model_type is {}: {SUPPORTED}", value(other)));
         }
     };
-    let nested = file.get("text_config").and_then(Value::as_object);
-    for part in [Some(file), nested].into_iter().flatten() {
-        for name in ["quantization_config", "compression_config"] {
-            let quantised = part.get(name).filter(|value| !value.is_null());
-            ensure(quantised.is_none(), || quantised_by(name, quantised))?;
-        }
-    }
     Ok(kind)
-}
-
-/// The error for a checkpoint with quantized weights.
-fn quantised_by(name: &str, settings: Option<&Value>) -> String {
-    let method = settings.and_then(|settings| settings.get("quant_method"));
-    let method = method.map_or("an unnamed method".into(), value);
-    format!(
-        "the weights are quantised ({name}: quant_method {method}), which is not known: known are \
-         weights in F64, F32, BF16 and F16. Use \
-         the checkpoint that is not, and the property quantization, which rounds weights while \
-         they are loaded"
-    )
 }

@@ -4,6 +4,7 @@
 mod generation;
 mod kind;
 mod preprocessor;
+pub mod quantization;
 mod rope;
 mod text;
 mod vision;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 pub use generation::GenerationConfig;
 pub use preprocessor::{PixelRange, PreprocessorConfig, ProcessorFiles, Processors};
+pub use quantization::Quantization;
 pub use rope::Rope;
 pub(crate) use text::MOST_EXPERTS;
 pub use text::TextConfig;
@@ -62,6 +64,9 @@ pub struct Config {
     pub text_config: TextConfig,
     /// The vision tower.
     pub vision_config: VisionConfig,
+    /// How the weights were quantised; none if they were not.
+    #[serde(skip)]
+    pub quantization: Option<Quantization>,
 }
 
 impl Config {
@@ -73,6 +78,7 @@ impl Config {
     pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
         let mut file = object(FILE, json)?;
         let kind = kind::of(&file)?;
+        let quantization = Quantization::of(&file)?;
         let part = |file: &mut Map<String, Value>, name: &str| match file.remove(name) {
             None | Some(Value::Null) => Ok(Map::new()),
             Some(Value::Object(part)) => Ok(part),
@@ -83,8 +89,9 @@ impl Config {
         file.insert("text_config".into(), text::complete(text, kind)?);
         file.insert("vision_config".into(), vision::complete(vision)?);
         let file = merged(defaults(), file);
-        let config: Self = serde_json::from_value(file)
+        let mut config: Self = serde_json::from_value(file)
             .map_err(|source| ConfigError::Json { file: FILE, source })?;
+        config.quantization = quantization;
         config.check()?;
         Ok(config)
     }

@@ -4,6 +4,7 @@
 //! time, which would bound a decode step instead of memory.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -124,7 +125,29 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Vector instructions that the layout is for.
+    /// Some columns of all rows.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such columns, or they do not begin with a vector.
+    pub fn part(&self, columns: Range<usize>) -> Inputs<'_> {
+        let lanes = self.level.lanes();
+        assert!(
+            columns.end <= self.len && columns.start.is_multiple_of(lanes),
+            "inputs: part"
+        );
+        // One row has no padding at its end.
+        let end = columns.end.next_multiple_of(lanes) * self.rows;
+        let values = columns.start * self.rows..end.min(self.values.len());
+        Inputs {
+            level: self.level,
+            values: Cow::Borrowed(&self.values[values]),
+            rows: self.rows,
+            len: columns.len(),
+        }
+    }
+
+    /// Vector instructions that they are laid out for.
     pub fn level(&self) -> Level {
         self.level
     }

@@ -17,10 +17,10 @@ pub(crate) const FEW_ROWS: usize = 16;
 /// Weight rows that are transposed and multiplied at a time: a multiple of the width of gemm's
 /// widest kernel, so that gemm does no packing. Packing would read with a stride of k values,
 /// usually a power of two, and keep hitting the same few cache sets.
-const PANEL: usize = 64;
+pub(super) const PANEL: usize = 64;
 /// Columns of a panel that are transposed at a time: 128 KiB of f32, which fit into a core's
 /// second-level cache.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 
 /// `x[m, k] * w[n, k]ᵀ`: `[m, n]`, all row-major.
 ///
@@ -71,7 +71,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
         panels.for_each(|(index, w)| match interrupted() {
             // SAFETY: these columns belong to this task alone.
             true => unsafe { Output(output.at(index * panel)).clear(w.len() / k, m, n) },
-            false => few_rows(&x, w, output, index * panel, (m, n, k)),
+            false => few_rows(&x, w, output, index * panel, (m, n, k), false),
         });
         return;
     }
@@ -98,7 +98,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
 /// # Safety
 ///
 /// `out` points to the first of `rows` columns of an `[m, n]` output that no other task writes.
-unsafe fn many_rows(
+pub(super) unsafe fn many_rows(
     x: &[f32],
     rows: usize,
     out: *mut f32,
@@ -136,12 +136,15 @@ pub(super) fn few_rows_panel(n: usize) -> usize {
 /// them.
 pub(super) const TOGETHER: usize = 24;
 
-fn few_rows<W: DotWeight>(
+/// Rows of weights `w` `[rows, k]` with all of `x` `[m, k]`, into (or, if `add`, onto) the columns from
+/// `first` on of an `[m, n]` output.
+pub(super) fn few_rows<W: DotWeight>(
     x: &Inputs<'_>,
     w: &[W],
     output: Output,
     first: usize,
     (m, n, k): (usize, usize, usize),
+    add: bool,
 ) {
     for (group, w) in w.chunks(TOGETHER * k).enumerate() {
         let task = FewRows {
@@ -151,6 +154,7 @@ fn few_rows<W: DotWeight>(
             first: first + group * TOGETHER,
             n,
             k,
+            add,
         };
         let mut i = 0;
         while i < m {
@@ -175,6 +179,7 @@ struct FewRows<'a, W> {
     first: usize,
     n: usize,
     k: usize,
+    add: bool,
 }
 
 impl<W: DotWeight> FewRows<'_, W> {
@@ -196,8 +201,11 @@ impl<W: DotWeight> FewRows<'_, W> {
         for (n, values) in values.into_iter().enumerate() {
             for (m, value) in values.into_iter().enumerate() {
                 let place = (i + m) * self.n + self.first + row + n;
-                // SAFETY: row and column are in bounds, and the column belongs to this task alone.
-                unsafe { *self.output.at(place) = value };
+                // SAFETY: row and column are inside, and the column belongs to this task alone.
+                unsafe {
+                    let out = self.output.at(place);
+                    *out = if self.add { *out + value } else { value };
+                }
             }
         }
     }

@@ -6,14 +6,17 @@ pub mod activation;
 pub mod attention;
 pub mod dot;
 pub mod experts;
+pub mod fp8;
 pub mod matmul;
 pub mod norm;
+pub mod packed;
 pub mod patchify;
 pub mod pool;
 pub mod product;
 pub mod quantized;
 pub mod transpose;
 pub mod vector;
+pub mod widen;
 
 /// A pointer to an output that tasks share, each writing elements of its own.
 #[derive(Clone, Copy)]

@@ -15,8 +15,9 @@ const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
 pub(super) const CONFIG: &str = "config.json";
 
 /// Files that are used where they exist.
-const USED: [&str; 7] = [
+const USED: [&str; 8] = [
     "generation_config.json",
+    "quantize_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",

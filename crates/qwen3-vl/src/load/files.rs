@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use qwen3_vl_core::load::{LoadError, Progress};
 
-use super::{ModelSource, invalid};
-use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors};
+use super::{LoadOptions, ModelSource, invalid, quantised};
+use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors, Quantization};
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
 use crate::folder;
 use crate::quote::shortened;
@@ -28,11 +28,11 @@ pub(super) struct Configs {
 
 /// Finds a model's name and files, and downloads them if they are at the hub.
 pub(super) fn locate(
-    source: &ModelSource,
+    options: &LoadOptions,
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<(String, Files), LoadError> {
-    match source {
+    match &options.source {
         ModelSource::Embedded { name, files } => Ok((name.clone(), Files::Embedded(files))),
         ModelSource::Folder(path) => {
             folder::ensure_folder(path)?;
@@ -40,7 +40,7 @@ pub(super) fn locate(
         }
         ModelSource::Hub { id, revision } => {
             // An unsupported model is refused before its weights are downloaded.
-            let check = super::check_config;
+            let check = quantised::check_for(options);
             let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)
                 .map_err(|error| neither_id_nor_path(id, error))?;
             Ok((id.clone(), Files::Folder(folder)))
@@ -63,7 +63,13 @@ impl Files {
     /// Reads the configuration files, `config.json` first, because it tells whether the model is
     /// supported.
     pub(super) fn configs(&self) -> Result<Configs, LoadError> {
-        let config = Config::from_json(&self.read("config.json")?).map_err(invalid)?;
+        let mut config = Config::from_json(&self.read("config.json")?).map_err(invalid)?;
+        if config.quantization.is_none()
+            && let Some(json) = self.find("quantize_config.json")?
+        {
+            let older = Quantization::from_quantize_config(&json).map_err(invalid)?;
+            config.quantization = Some(older);
+        }
         let generation = match self.find("generation_config.json")? {
             Some(json) => GenerationConfig::from_json(&json).map_err(invalid)?,
             None => GenerationConfig::default(),

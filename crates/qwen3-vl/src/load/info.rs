@@ -7,7 +7,6 @@ use crate::config::{GenerationConfig, PreprocessorConfig};
 use crate::device::DeviceChoice;
 use crate::engine::runner::Runner;
 use crate::model::linear;
-use crate::model::linear::Linear;
 use qwen3_vl_core::load::LoadError;
 use qwen3_vl_core::model::ModelInfo;
 use qwen3_vl_core::request::SamplingParams;
@@ -24,19 +23,13 @@ pub(super) fn model_info(
         (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
         _ => "cuda:0".into(),
     };
-    let layers: Vec<_> = runner
-        .parts
-        .model
-        .text
-        .linears()
-        .map(Linear::format)
-        .collect();
+    let layers = runner.parts.model.text.linears();
     let generation = &runner.parts.generation;
     Ok(ModelInfo {
         name,
         backend: "local",
         runs_on,
-        quantization: linear::summary(options.quantization, &layers),
+        quantization: linear::summary(options.quantization, layers),
         factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
         temporal_patch: vision.temporal_patch_size as u32,
         video_pixels: range(&runner.parts.video),

@@ -5,6 +5,7 @@ mod info;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod lost_device;
+mod quantised;
 mod target;
 
 use std::path::PathBuf;
@@ -77,7 +78,7 @@ pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
     };
     folder::ensure_folder(path)?;
     let files = Files::Folder(path.clone());
-    files.configs()?;
+    quantised::ensure_applies(&files.configs()?.config, options)?;
     files.ensure_complete()
 }
 
@@ -121,7 +122,7 @@ pub fn load_runner(
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<(String, Runner), LoadError> {
-    let (name, files) = files::locate(&options.source, progress, cancel)?;
+    let (name, files) = files::locate(options, progress, cancel)?;
     let target = target::target(options)?;
     let cancelled = || match cancel.load(Ordering::Relaxed) {
         true => Err(LoadError::Cancelled),
@@ -133,6 +134,7 @@ pub fn load_runner(
         percent: 0,
     });
     let configs = files.configs()?;
+    quantised::ensure_applies(&configs.config, options)?;
     let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
     tokenizer.check(&configs.config).map_err(invalid)?;
     let others = &configs.generation.not_applied;

@@ -129,6 +129,7 @@ impl Model {
         weights: &mut Weights,
         vision_device: Device,
     ) -> Result<Self, ModelError> {
+        weights.set_quantization(config.quantization.clone());
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);

@@ -9,7 +9,7 @@ use super::activation::add;
 use super::chunk::{Chunk, SequenceSlice, deepstack_rows};
 use super::heads::Heads;
 use super::layer::Layer;
-use super::linear::Linear;
+use super::linear::{Linear, is_packed};
 use super::norm::RmsNorm;
 use super::ops::{Rows, TextOps};
 use super::platform::Platform;
@@ -185,7 +185,7 @@ fn tied_to<'a>(
 ) -> std::result::Result<Option<&'a str>, WeightsError> {
     let tensor = |name: &str| format!("{name}.weight");
     let (embed_tensor, own_tensor) = (tensor(embed), tensor(own));
-    if !config.tie_word_embeddings {
+    if !config.tie_word_embeddings || is_packed(weights, own) {
         return Ok(None);
     }
     match (

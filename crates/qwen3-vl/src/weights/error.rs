@@ -85,8 +85,8 @@ pub enum WeightsError {
     },
     /// A tensor has a type that is not supported.
     #[error(
-        "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16: give the checkpoint \
-         as it was before its weights were quantised or converted"
+        "tensor {name} has type {dtype}, supported are F64, F32, BF16 and F16, and in quantised \
+         layers F8_E4M3 and I32: give the checkpoint as it was before its weights were converted"
     )]
     Type {
         /// Name of the tensor.
@@ -94,15 +94,56 @@ pub enum WeightsError {
         /// Its type.
         dtype: String,
     },
-    /// A linear layer is stored in an unsupported format.
-    #[error("the weights of {name} are stored as {found}, which is not known: known is {known}")]
+    /// A linear layer is stored in a way that is not known.
+    #[error(
+        "the weights of {name} are stored as {found}, which is not known: known are weight in F64, \
+         F32, BF16 or F16, weight in F8_E4M3 with scales, qweight of AWQ or GPTQ and weight_packed of \
+         compressed-tensors"
+    )]
     Method {
         /// Name of the layer.
         name: String,
-        /// Format in the file.
-        found: &'static str,
-        /// Supported formats.
-        known: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A part of a quantised layer has another type than its format gives it.
+    #[error("tensor {name} has type {found}, {format} asks for {expected}")]
+    Part {
+        /// Name of the tensor.
+        name: String,
+        /// Its type.
+        found: String,
+        /// The format of the layer.
+        format: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
+    /// A part of a quantised layer does not fit the layer.
+    #[error("tensor {name} {reason}: these are not the weights of this config.json")]
+    Unfit {
+        /// Name of the tensor.
+        name: String,
+        /// What it has and what it would need.
+        reason: String,
+    },
+    /// A layer is quantised already.
+    #[error(
+        "the weights of {name} are quantised already ({format}): leave the property quantization \
+         unset, or use the checkpoint that is not quantised"
+    )]
+    Quantised {
+        /// Name of the layer.
+        name: String,
+        /// How.
+        format: String,
+    },
+    /// A layer is stored in a way that is multiplied on the CPU only.
+    #[error("the weights of {name} are {format}, which cannot run on a GPU yet: use device=cpu")]
+    CpuOnly {
+        /// Name of the layer.
+        name: String,
+        /// How it is stored.
+        format: String,
     },
     /// The load was cancelled.
     #[error("loading was cancelled")]

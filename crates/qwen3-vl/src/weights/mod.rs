@@ -5,10 +5,12 @@
 //! multiplied.
 
 mod at_load;
+mod bytes;
 mod error;
 mod experts;
 mod names;
 mod number;
+mod quantised;
 mod safetensors;
 mod source;
 mod transposed;
@@ -16,17 +18,18 @@ mod watch;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
 pub use at_load::QuantizeAtLoad;
 pub use error::WeightsError;
 use safetensors::Safetensors;
-pub(crate) use source::StoredTensor;
+pub(crate) use source::{StoredTensor, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 
+use crate::config::Quantization;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::index::{self, INDEX, SINGLE};
 use crate::memory::spare_memory;
@@ -44,6 +47,8 @@ pub struct Weights {
     /// Type of matrices; as stored if none.
     store: Option<DType>,
     quantize_at_load: QuantizeAtLoad,
+    /// What config.json says of weights that are quantised already.
+    quantization: Option<Quantization>,
     watch: Arc<Watch>,
     /// Names of the tensors that have been read.
     read: Mutex<BTreeSet<String>>,
@@ -122,6 +127,7 @@ impl Weights {
             compute,
             store,
             quantize_at_load,
+            quantization: None,
             watch: Arc::default(),
             read: Mutex::default(),
         })
@@ -245,7 +251,7 @@ impl Weights {
     ///
     /// [`WeightsError::Unread`].
     pub fn ensure_all_read(&self, prefixes: &[&str]) -> Result<(), WeightsError> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.lock_read();
         let unread = |name: &&String| {
             prefixes.iter().any(|prefix| name.starts_with(prefix))
                 && !name.ends_with("inv_freq")
@@ -264,7 +270,7 @@ impl Weights {
     /// Describes the unread tensors, with one or two examples; none if all have been read.
     pub fn left_out(&self) -> Option<String> {
         const SHOWN: usize = 2;
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.lock_read();
         let unread: BTreeSet<&String> = self
             .locations
             .keys()
@@ -284,13 +290,25 @@ impl Weights {
         name: &'a str,
         shape: &'a [usize],
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
+        let stored = self.peek(name, shape)?;
+        self.watch.count(stored.size())?;
+        self.lock_read().insert(name.into());
+        Ok(stored)
+    }
+
+    /// A tensor that is not about to be read.
+    fn peek<'a>(
+        &'a self,
+        name: &'a str,
+        shape: &'a [usize],
+    ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
         let place = self.locations.get(name);
         let place = place.ok_or_else(|| WeightsError::Missing(name.into()))?;
-        let stored = self.sources[place.source].find(&place.name, shape)?;
-        self.watch.count(stored.size())?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.insert(name.into());
-        Ok(stored)
+        self.sources[place.source].find(&place.name, shape)
+    }
+
+    fn lock_read(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,19 +1,15 @@
 //! A safetensors file as a source of tensors.
-//!
-//! Files are read, not mapped: if another process truncates a mapped file, SIGBUS ends this
-//! process. Mapping would save no memory, because the model computes with copies.
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, WithDType};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::number::{Number, narrow};
-use super::source::{StoredTensor, TensorSource};
+use super::bytes::{Source, cut_off};
+use super::number::{Number, chunks, copy, narrow};
+use super::source::{StoredTensor, TensorSource, is_number, no_number};
 use super::transposed::Transposed;
 use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
@@ -21,15 +17,6 @@ use crate::quote::{quoted, shortened};
 
 /// Most bytes of a header, as in the safetensors crate.
 const HEADER_LIMIT: u64 = 100_000_000;
-/// Bytes to read at a time, few enough to stay in the processor's cache until they are converted.
-const CHUNK: usize = 256 << 10;
-
-/// The bytes of a safetensors file.
-#[derive(Debug)]
-enum Source {
-    File(File),
-    Static(&'static [u8]),
-}
 
 /// One safetensors file whose header has been checked against its size.
 #[derive(Debug)]
@@ -149,6 +136,11 @@ impl Safetensors {
             safetensors::Dtype::F32 => DType::F32,
             safetensors::Dtype::BF16 => DType::BF16,
             safetensors::Dtype::F16 => DType::F16,
+            // Parts of quantised layers.
+            safetensors::Dtype::F8_E4M3 => DType::F8E4M3,
+            safetensors::Dtype::I64 => DType::I64,
+            safetensors::Dtype::I32 => DType::I32,
+            safetensors::Dtype::U8 => DType::U8,
             other => {
                 return Err(WeightsError::Type {
                     name: name.into(),
@@ -198,40 +190,6 @@ fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
     start == b"version "
 }
 
-impl Source {
-    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => read_exact_at(file, start, out),
-            Self::Static(bytes) => {
-                let range = usize::try_from(start).ok().and_then(|start| {
-                    let end = start.checked_add(out.len())?;
-                    bytes.get(start..end)
-                });
-                out.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
-                Ok(())
-            }
-        }
-    }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
-    while !out.is_empty() {
-        let read = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        start += read as u64;
-        out = &mut out[read..];
-    }
-    Ok(())
-}
-
 /// A tensor in its file.
 struct Stored<'a> {
     file: &'a Safetensors,
@@ -259,17 +217,21 @@ impl StoredTensor for Stored<'_> {
 
     fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError> {
         match self.dtype {
-            DType::BF16 => self.copy(device, |number: bf16| number),
-            DType::F16 => self.copy(device, |number: f16| number),
-            DType::F64 => self.copy(device, narrow),
-            _ => self.copy(device, |number: f32| number),
+            DType::BF16 => copy(self, device, |number: bf16| number),
+            DType::F16 => copy(self, device, |number: f16| number),
+            DType::F64 => copy(self, device, narrow),
+            DType::F32 => copy(self, device, |number: f32| number),
+            other => Err(no_number(self.name, other)),
         }
     }
 
     fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError> {
+        if !is_number(self.dtype) {
+            return Err(no_number(self.name, self.dtype));
+        }
         let mut out = Vec::with_capacity(values.len());
         let size = self.dtype.size_in_bytes();
-        self.chunks(values, size, |bytes| match self.dtype {
+        chunks(self, values, size, |bytes| match self.dtype {
             DType::BF16 => bf16::append(bytes, &mut out, bf16::to_f32),
             DType::F16 => f16::append(bytes, &mut out, f16::to_f32),
             DType::F64 => f64::append(bytes, &mut out, narrow),
@@ -304,49 +266,7 @@ impl Stored<'_> {
     /// Bytes of the file, `first` of them behind its start.
     fn read_file(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
         let read = self.file.source.read(self.start + first as u64, out);
-        read.map_err(|e| WeightsError::Damaged {
-            file: shortened(&self.file.file),
-            reason: match e.kind() {
-                io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
-                _ => e.to_string(),
-            },
-        })
-    }
-
-    fn copy<S: Number, T: WithDType>(
-        &self,
-        device: &Device,
-        convert: impl Fn(S) -> T,
-    ) -> Result<Tensor, WeightsError> {
-        let count = self.shape.iter().product();
-        let mut values: Vec<T> = Vec::new();
-        let reserved = values.try_reserve_exact(count);
-        reserved.map_err(|_| WeightsError::Memory(self.name.into()))?;
-        self.chunks(0..count, size_of::<S>(), |bytes| {
-            S::append(bytes, &mut values, &convert)
-        })?;
-        on_device(self.name, Tensor::from_vec(values, self.shape, device))
-    }
-
-    /// Passes the bytes of some values, in chunks of whole values, to `each`, which returns whether
-    /// they are finite.
-    fn chunks(
-        &self,
-        values: Range<usize>,
-        size: usize,
-        mut each: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), WeightsError> {
-        let mut buffer = vec![0; CHUNK.min(values.len() * size)];
-        let (mut first, end) = (values.start * size, values.end * size);
-        while first < end {
-            let piece = &mut buffer[..CHUNK.min(end - first)];
-            self.read(first, piece)?;
-            if !each(piece) {
-                return Err(WeightsError::NotFinite(self.name.into()));
-            }
-            first += piece.len();
-        }
-        Ok(())
+        read.map_err(|e| cut_off(&self.file.file, &e))
     }
 }
 
@@ -361,6 +281,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::weights::number::CHUNK;
     use crate::weights::source::same;
 
     /// A file of two tensors of equal size.

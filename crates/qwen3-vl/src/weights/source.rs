@@ -42,7 +42,8 @@ pub(crate) trait StoredTensor: Sync {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read any more, memory is lacking, or a value is not finite.
+    /// If the file cannot be read any more, memory is lacking, a value is not finite, or values of
+    /// this type are no weights by themselves.
     fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError>;
 
     /// Some of its values as f32.
@@ -105,7 +106,28 @@ pub(crate) trait StoredTensor: Sync {
     }
 }
 
-/// Bytes to compare at a time.
+/// Whether values of that type are weights by themselves.
+pub(super) fn is_number(dtype: DType) -> bool {
+    matches!(dtype, DType::F64 | DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// Why a tensor has no values that are weights by themselves.
+pub(crate) fn no_number(name: &str, dtype: DType) -> WeightsError {
+    WeightsError::Type {
+        name: name.into(),
+        dtype: type_name(dtype),
+    }
+}
+
+/// What safetensors calls a type.
+pub(crate) fn type_name(dtype: DType) -> String {
+    match dtype {
+        DType::F8E4M3 => "F8_E4M3".into(),
+        other => other.as_str().to_ascii_uppercase(),
+    }
+}
+
+/// Bytes that are compared at a time.
 const CHUNK: usize = 256 << 10;
 
 /// Whether two tensors have the same type, shape and values, byte for byte.

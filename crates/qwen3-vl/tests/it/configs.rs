@@ -61,7 +61,9 @@ fn what_is_absent_is_as_in_transformers() {
         tie_word_embeddings,
         text_config: text,
         vision_config: vision,
+        quantization,
     } = read(&minimal).unwrap();
+    assert!(quantization.is_none());
     assert_eq!((image_token_id, video_token_id), (151_655, 151_656));
     assert_eq!(
         (vision_start_token_id, vision_end_token_id),
@@ -528,32 +530,7 @@ fn other_models_are_called_by_their_names() {
     }
 }
 
-#[test]
-fn weights_that_were_quantised_are_called_by_their_method() {
-    for method in [
-        "awq",
-        "gptq",
-        "fp8",
-        "compressed-tensors",
-        "bitsandbytes",
-        "mxfp4",
-    ] {
-        let quantised = |config: &mut Value| {
-            config["quantization_config"] = json!({"quant_method": method, "bits": 4});
-        };
-        refused(quantised, &["quantised", method, "property quantization"]);
-        let nested = |config: &mut Value| {
-            config["text_config"]["quantization_config"] = json!({"quant_method": method});
-        };
-        refused(nested, &["quantised", method]);
-    }
-    let unnamed = |config: &mut Value| config["compression_config"] = json!({});
-    refused(unnamed, &["quantised", "unnamed"]);
-    let none = |config: &mut Value| config["quantization_config"] = Value::Null;
-    assert!(changed(none).is_ok());
-}
-
-/// An error quotes at most a line of a file.
+/// An error never carries more of a file than a line.
 #[test]
 fn errors_are_short_and_on_one_line() {
     let long = "x\n\u{1b}[2J".repeat(2_000_000);

@@ -236,8 +236,8 @@ fn other_models_and_quantised_ones_are_recognised() {
     demo::refused_at_once(qwen.path(), &["Qwen2.5-VL", "Qwen/Qwen3-VL-2B-Instruct"]);
     let llava = with_config(json!({"model_type": "llava", "text_config": {"model_type": "llama"}}));
     demo::refused_at_once(llava.path(), &["LLaVA", "only Qwen3-VL"]);
-    let awq = json!({"model_type": "qwen3_vl", "quantization_config": {"quant_method": "awq"}});
-    demo::refused_at_once(with_config(awq).path(), &["awq", "property quantization"]);
+    let aqlm = json!({"model_type": "qwen3_vl", "quantization_config": {"quant_method": "aqlm"}});
+    demo::refused_at_once(with_config(aqlm).path(), &["aqlm", "property quantization"]);
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl InplaceOp2 for MatmulT<'_> {
 
 /// The requested format, and how many layers got another: `q4-k`, or `q4-k, 4 of 29 layers q8-0`.
 /// None if none was requested.
-pub(crate) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
+pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
     let wanted = match asked {
         QuantizeAtLoad::None => return None,
         QuantizeAtLoad::Q8_0 => Format::Q8_0,

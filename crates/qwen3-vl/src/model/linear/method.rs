@@ -1,11 +1,13 @@
 //! How a linear layer's matrix is stored and multiplied.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::dense;
+use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
+use super::packed::{self, PackedWeight};
 use crate::cpu::quantized::Format;
-use crate::weights::{Weights, WeightsError};
+use crate::weights::{Weights, WeightsError, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
 /// variant; the tensors of the checkpoint decide which ([`LinearMethod::load`]).
@@ -15,18 +17,21 @@ pub enum LinearMethod {
     Dense(Tensor),
     /// ggml's blocks of 8 or 4 bits per weight.
     Ggml(GgmlWeight),
+    /// FP8 with scales of blocks, as stored.
+    Fp8(Fp8Weight),
+    /// Integers in groups: AWQ, GPTQ, compressed-tensors.
+    Packed(PackedWeight),
 }
 
-/// The formats that can be loaded, as errors name them.
-const KNOWN: &str = "{name}.weight in F64, F32, BF16 or F16";
-
-/// Tensors that tell formats which cannot be loaded, and their names in errors.
-const OTHERS: [(&str, &str); 4] = [
-    ("qweight", "qweight (GPTQ or AWQ)"),
-    ("weight_packed", "weight_packed (compressed-tensors)"),
-    ("weight_scale_inv", "weight_scale_inv (FP8 blocks)"),
-    ("weight_scale", "weight_scale (FP8 or INT8)"),
-];
+/// How a checkpoint stores a layer: its tensors tell.
+enum Stored {
+    /// `weight` alone, in numbers.
+    Plain,
+    /// `weight` in FP8.
+    Fp8,
+    /// Integers, in the tensor of that name.
+    Packed(&'static str),
+}
 
 impl LinearMethod {
     /// Loads the layer `name` as the checkpoint stores it, in the type in which weights are kept.
@@ -39,9 +44,23 @@ impl LinearMethod {
         name: &str,
         (out, input): (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        ensure_known(weights, name)?;
-        let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
-        Ok(Self::Dense(weight))
+        let shape = (out, input);
+        let loaded = match Stored::of(weights, name, shape)? {
+            Stored::Plain => {
+                let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
+                return Ok(Self::Dense(weight));
+            }
+            _ if !weights.device().is_cpu() => {
+                let format = quantised_as(weights);
+                let name = name.into();
+                return Err(WeightsError::CpuOnly { name, format });
+            }
+            Stored::Fp8 => Self::Fp8(Fp8Weight::load(weights, name, shape)?),
+            Stored::Packed(tensor) => {
+                Self::Packed(PackedWeight::load(weights, name, tensor, shape)?)
+            }
+        };
+        Ok(loaded)
     }
 
     /// Like [`LinearMethod::load`], but quantized at load if that is requested and the blocks
@@ -58,7 +77,12 @@ impl LinearMethod {
         let Some(format) = weights.quantize_at_load().format(shape.1) else {
             return Self::load(weights, name, shape);
         };
-        ensure_known(weights, name)?;
+        if !matches!(Stored::of(weights, name, shape)?, Stored::Plain) {
+            return Err(WeightsError::Quantised {
+                name: name.into(),
+                format: quantised_as(weights),
+            });
+        }
         let weight = GgmlWeight::round(weights, &format!("{name}.weight"), shape, format)?;
         Ok(Self::Ggml(weight))
     }
@@ -72,6 +96,8 @@ impl LinearMethod {
         match self {
             Self::Dense(weight) => dense::product(weight, x),
             Self::Ggml(weight) => weight.product(x),
+            Self::Fp8(weight) => weight.product(x),
+            Self::Packed(weight) => weight.product(x),
         }
     }
 
@@ -84,6 +110,8 @@ impl LinearMethod {
         match self {
             Self::Dense(weight) => dense::product_into(weight, x, out),
             Self::Ggml(weight) => weight.product_into(x, out),
+            Self::Fp8(weight) => weight.product_into(x, out),
+            Self::Packed(weight) => weight.product_into(x, out),
         }
     }
 
@@ -126,14 +154,25 @@ impl LinearMethod {
                 Some(outputs) => Ok(outputs),
                 None => bail!("a rounded weight that is not on the CPU"),
             },
+            Self::Fp8(weight) => Ok(weight.outputs()),
+            Self::Packed(weight) => Ok(weight.outputs()),
         }
     }
 
-    /// Format of its blocks, if it is quantized.
+    /// The blocks that it was rounded to, if it was.
     pub fn format(&self) -> Option<Format> {
         match self {
-            Self::Dense(_) => None,
             Self::Ggml(weight) => Some(weight.format()),
+            _ => None,
+        }
+    }
+
+    /// How the checkpoint had it quantised, for users: `awq 4-bit`; none if it had not.
+    pub fn quantised(&self) -> Option<String> {
+        match self {
+            Self::Dense(_) | Self::Ggml(_) => None,
+            Self::Fp8(_) => Some("fp8".into()),
+            Self::Packed(weight) => Some(weight.label()),
         }
     }
 
@@ -142,19 +181,43 @@ impl LinearMethod {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Self::Ggml(weight) => weight.bytes(),
+            Self::Fp8(weight) => weight.bytes(),
+            Self::Packed(weight) => weight.bytes(),
         }
     }
 }
 
-/// Checks that the layer's format is supported.
-fn ensure_known(weights: &Weights, name: &str) -> std::result::Result<(), WeightsError> {
-    let has = |part: &str| weights.contains(&format!("{name}.{part}"));
-    match OTHERS.iter().find(|(part, _)| has(part)) {
-        None => Ok(()),
-        Some((_, found)) => Err(WeightsError::Method {
-            name: name.into(),
-            found,
-            known: KNOWN,
-        }),
+impl Stored {
+    /// # Errors
+    ///
+    /// [`WeightsError::Method`] if scales are beside numbers, which need none; a tensor of another shape
+    /// or of a type that is not supported.
+    fn of(
+        weights: &Weights,
+        name: &str,
+        (out, input): (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let part = |part: &str| format!("{name}.{part}");
+        let has = |name: &str| weights.contains(&part(name));
+        if let Some(tensor) = packed::tensor(weights, name) {
+            return Ok(Self::Packed(tensor));
+        }
+        let scales = fp8::SCALES.into_iter().find(|scales| has(scales));
+        match weights.stored_dtype(&part("weight"), &[out, input])? {
+            DType::F8E4M3 => Ok(Self::Fp8),
+            dtype => match scales {
+                None => Ok(Self::Plain),
+                Some(scales) => Err(WeightsError::Method {
+                    name: name.into(),
+                    found: format!("weight in {} with {scales}", type_name(dtype)),
+                }),
+            },
+        }
     }
+}
+
+/// What config.json calls quantised layers.
+fn quantised_as(weights: &Weights) -> String {
+    let quantization = weights.quantization().map(ToString::to_string);
+    quantization.unwrap_or_else(|| "quantised".into())
 }

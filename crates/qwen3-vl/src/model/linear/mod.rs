@@ -1,17 +1,24 @@
 //! Linear layers.
 
 mod dense;
+mod fp8;
 mod ggml;
 mod method;
+mod packed;
+mod product;
+mod summary;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
 use crate::cpu::quantized::Format;
 use crate::weights::{Weights, WeightsError};
+pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
-pub(crate) use ggml::summary;
 pub use method::LinearMethod;
+pub use packed::PackedWeight;
+pub(super) use packed::is_packed;
+pub(crate) use summary::summary;
 
 /// `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -157,7 +164,12 @@ impl Linear {
         self.weight.format()
     }
 
-    /// Bytes of the weight.
+    /// How the checkpoint had the weight quantised, for users; none if it had not.
+    pub fn quantised(&self) -> Option<String> {
+        self.weight.quantised()
+    }
+
+    /// Memory that the weight takes.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }

@@ -1,0 +1,98 @@
+//! Matrices of integers in groups: AWQ, GPTQ and compressed-tensors, which differ on disk only.
+
+mod layout;
+mod load;
+mod words;
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+
+use super::product::{CpuMatrix, product, product_into};
+use crate::cpu::packed::PackedMatrix;
+use crate::weights::{Weights, WeightsError};
+use layout::Format;
+
+/// A weight `[out, in]` of integers.
+#[derive(Clone, Debug)]
+pub struct PackedWeight {
+    format: Format,
+    matrix: Arc<PackedMatrix>,
+}
+
+/// The tensor by which a layer of integers is known: of AWQ and GPTQ, of compressed-tensors.
+const TENSORS: [&str; 2] = ["qweight", "weight_packed"];
+
+/// Which of these tensors a layer has.
+pub(super) fn tensor(weights: &Weights, name: &str) -> Option<&'static str> {
+    let has = |tensor: &&str| weights.contains(&format!("{name}.{tensor}"));
+    TENSORS.into_iter().find(has)
+}
+
+/// Whether a layer consists of integers in groups.
+pub(in crate::model) fn is_packed(weights: &Weights, name: &str) -> bool {
+    tensor(weights, name).is_some()
+}
+
+impl CpuMatrix for PackedMatrix {
+    const NAME: &'static str = "packed-matmul-t";
+
+    fn dims(&self) -> (usize, usize) {
+        self.dims()
+    }
+
+    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        self.matmul_t_into(x, m, out);
+    }
+}
+
+impl PackedWeight {
+    /// Loads the layer `name`, which has this [`tensor`].
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load(
+        weights: &Weights,
+        name: &str,
+        tensor: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let (format, matrix) = load::load(weights, name, tensor, shape)?;
+        let matrix = Arc::new(matrix);
+        Ok(Self { format, matrix })
+    }
+
+    /// `x Wᵀ` for `x` `[rows, in]` in f32.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub(super) fn product(&self, x: &Tensor) -> Result<Tensor> {
+        product(&*self.matrix, x)
+    }
+
+    /// The same into `out`.
+    ///
+    /// # Errors
+    ///
+    /// If the shapes do not fit.
+    pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        product_into(&*self.matrix, x, out)
+    }
+
+    /// Rows of the matrix.
+    pub(super) fn outputs(&self) -> usize {
+        self.matrix.dims().0
+    }
+
+    /// Memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.matrix.bytes()
+    }
+
+    /// What users are told, for instance `awq 4-bit`.
+    pub(super) fn label(&self) -> String {
+        format!("{} {}-bit", self.format.name(), self.matrix.bits())
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the bytes of a file of weights are.
+//!
+//! Files are read, not mapped: one that another process cuts off while it is mapped ends this process
+//! with SIGBUS. Nothing is held twice either way, because what a model computes with is a copy in
+//! memory of its own.
+
+use std::fs::File;
+use std::io;
+
+use super::WeightsError;
+use crate::quote::shortened;
+
+/// Bytes that can be read from any place.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// In a file.
+    File(File),
+    /// In the program.
+    Static(&'static [u8]),
+    /// In memory.
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    /// Fills `out` with the bytes from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading; [`io::ErrorKind::UnexpectedEof`] if there are fewer.
+    pub(super) fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => read_exact_at(file, start, out),
+            Self::Static(bytes) => copy(bytes, start, out),
+            Self::Memory(bytes) => copy(bytes, start, out),
+        }
+    }
+}
+
+fn copy(bytes: &[u8], start: u64, out: &mut [u8]) -> io::Result<()> {
+    let range = usize::try_from(start).ok().and_then(|start| {
+        let end = start.checked_add(out.len())?;
+        bytes.get(start..end)
+    });
+    out.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, start: u64, out: &mut [u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, start)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        let read = std::os::windows::fs::FileExt::seek_read(file, out, start)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        start += read as u64;
+        out = &mut out[read..];
+    }
+    Ok(())
+}
+
+/// The error of a file whose length was checked when it was opened, and which cannot be read now.
+pub(super) fn cut_off(file: &str, error: &io::Error) -> WeightsError {
+    WeightsError::Damaged {
+        file: shortened(file),
+        reason: match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
+            _ => error.to_string(),
+        },
+    }
+}
