@@ -1,6 +1,7 @@
 //! A window: inputs on their way into the prompt, and the requests that wait for them.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use qwen3_vl_core::backend::LostSink;
@@ -305,16 +306,16 @@ impl Sequence {
             Role::Request(answering) => answering.sink.send(Event::Failed(failure)),
             Role::Lost { .. } => (),
             Role::Window(prefix) => {
-                let open = prefix.open;
-                if let Some(lost) = prefix.lost.take() {
-                    lost(failure.clone());
-                }
-                for mut queued in prefix.asks.drain(..) {
-                    queued.ask.sink.send(Event::Failed(failure.clone()));
-                }
-                self.role = Role::Lost { failure, open };
+                let (open, lost) = (prefix.open, prefix.lost.take());
+                let asks = std::mem::take(&mut prefix.asks);
+                // First: what is told may panic.
+                self.role = Role::Lost {
+                    failure: failure.clone(),
+                    open,
+                };
                 self.pending = Chunk::default();
                 self.state.free();
+                tell_all(lost, asks, &failure);
             }
         }
     }
@@ -326,5 +327,20 @@ impl Sequence {
             Role::Lost { open, .. } => !open,
             Role::Request(answering) => answering.sink.ended(),
         }
+    }
+}
+
+/// Tells all of the failure of their window, although some of them panic; goes on with the first panic.
+fn tell_all(lost: Option<LostSink>, asks: VecDeque<Queued>, failure: &Failure) {
+    let told = lost.map_or(Ok(()), |lost| {
+        catch_unwind(AssertUnwindSafe(|| lost(failure.clone())))
+    });
+    let told = asks.into_iter().fold(told, |told, mut queued| {
+        let event = Event::Failed(failure.clone());
+        let next = catch_unwind(AssertUnwindSafe(|| queued.ask.sink.send(event)));
+        told.and(next)
+    });
+    if let Err(panic) = told {
+        resume_unwind(panic);
     }
 }
