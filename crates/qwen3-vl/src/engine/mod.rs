@@ -391,7 +391,7 @@ impl Worker {
     }
 
     fn step(&mut self, step: Step) {
-        let (ids, tokens): (Vec<u64>, Vec<usize>) = match step {
+        let (mut ids, tokens): (Vec<u64>, Vec<usize>) = match step {
             Step::Encode(ids) => (ids, Vec::new()),
             Step::Forward(shares) => shares.iter().map(|s| (s.id, s.tokens)).unzip(),
         };
@@ -404,6 +404,9 @@ impl Worker {
         chosen.sort_unstable_by_key(|(place, _)| *place);
         let result = if tokens.is_empty() {
             let mut chosen: Vec<_> = chosen.into_iter().map(|(_, sequence)| sequence).collect();
+            let batch = self.runner.next_batch(&chosen);
+            let in_batch = chosen.iter().filter(|sequence| sequence.has_new(&batch));
+            ids = in_batch.map(|sequence| sequence.id()).collect();
             self.runner.encode_next(&mut chosen)
         } else {
             let (mut prefilled, mut decode) = (0, false);

@@ -119,6 +119,21 @@ impl Runner {
     ///
     /// See [`StepError`].
     pub fn encode_next(&mut self, sequences: &mut [&mut Sequence]) -> Result<(), StepError> {
+        let batch = self.next_batch(sequences);
+        let windows = sequences.iter().filter(|sequence| sequence.has_new(&batch));
+        let windows = windows.map(|sequence| sequence.interest()).collect();
+        let running = self.interrupt.begin(windows);
+        let vision_batch = self.begin(&batch);
+        drop(running);
+        self.encoding.push_back(vision_batch?);
+        for sequence in sequences {
+            sequence.mark_encoding(&batch);
+        }
+        Ok(())
+    }
+
+    /// What [`Runner::encode_next`] encodes.
+    pub fn next_batch(&self, sequences: &[&mut Sequence]) -> Vec<VisionInput> {
         let mut batch: Vec<VisionInput> = Vec::new();
         for input in sequences.iter().flat_map(|sequence| sequence.inputs()) {
             let fits = batch
@@ -131,20 +146,7 @@ impl Runner {
                 batch.push(input.clone());
             }
         }
-        let has = |sequence: &Sequence| {
-            let mut inputs = sequence.inputs();
-            inputs.any(|input| batch.iter().any(|other| same(other, input)))
-        };
-        let windows = sequences.iter().filter(|sequence| has(sequence));
-        let windows = windows.map(|sequence| sequence.interest()).collect();
-        let running = self.interrupt.begin(windows);
-        let vision_batch = self.begin(&batch);
-        drop(running);
-        self.encoding.push_back(vision_batch?);
-        for sequence in sequences {
-            sequence.mark_encoding(&batch);
-        }
-        Ok(())
+        batch
     }
 
     /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one

@@ -135,6 +135,12 @@ impl Sequence {
         new.map(|waiting| &waiting.input)
     }
 
+    /// Whether an input of a batch is to be encoded for it.
+    pub fn has_new(&self, batch: &[VisionInput]) -> bool {
+        let mut inputs = self.inputs();
+        inputs.any(|input| batch.iter().any(|other| same(other, input)))
+    }
+
     /// What `find` knows of inputs that have not been encoded is theirs.
     pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) {
         for waiting in self.waiting_mut().filter(|w| w.encoded.is_none()) {
