@@ -480,5 +480,7 @@ fn failure(error: &StepError) -> Failure {
 /// Whether a device has no memory left, which others may give back.
 fn is_out_of_memory(error: &candle_core::Error) -> bool {
     // candle keeps the driver's error as text only.
-    brief(error).contains("OUT_OF_MEMORY")
+    let text = brief(error);
+    // The driver's own, and that of cuBLAS.
+    text.contains("OUT_OF_MEMORY") || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
 }

@@ -259,6 +259,12 @@ fn a_device_without_memory_is_full_and_works_on() {
     for (at, error, name) in [
         (Operation::Encode, OUT_OF_MEMORY, "OUT_OF_MEMORY"),
         (Operation::Forward, OUT_OF_MEMORY, "OUT_OF_MEMORY"),
+        // What cuBLAS says when it finds none for itself.
+        (
+            Operation::Forward,
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "ALLOC_FAILED",
+        ),
     ] {
         let mut bench = Bench::new(at);
         bench.fails_with(Some(error));
