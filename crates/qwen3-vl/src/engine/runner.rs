@@ -99,6 +99,7 @@ impl Runner {
     /// A runner that has encoded nothing yet.
     pub fn new(parts: RunnerParts) -> Self {
         let config = EngineConfig::of(parts.model.kv.device());
+        let merge = parts.model.config.vision_config.spatial_merge_size;
         let interrupt = Arc::<Interrupt>::default();
         Self {
             limits: limits(&parts),
@@ -107,7 +108,7 @@ impl Runner {
             interrupt,
             parts,
             encoding: VecDeque::new(),
-            recent: VisionCache::new(config.vision_cache_tokens),
+            recent: VisionCache::new(config.cache_tokens(merge)),
         }
     }
 
