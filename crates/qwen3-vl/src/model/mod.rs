@@ -20,7 +20,6 @@ pub(crate) mod tensors;
 pub mod text;
 pub mod vision;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -56,8 +55,9 @@ pub struct Workspace {
     pub(crate) flag: Flag,
     /// Of passes on the CPU.
     pub(crate) cpu: tensors::CpuWorkspace,
-    /// Of passes on another device.
-    device: Option<Box<dyn Any + Send>>,
+    /// Of passes on an NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    device: crate::cuda::workspace::Workspace,
 }
 
 impl Workspace {
@@ -69,18 +69,15 @@ impl Workspace {
                 Device::Cpu => tensors::CpuWorkspace::threaded(flag),
                 _ => tensors::CpuWorkspace::default(),
             },
-            ..Self::default()
+            #[cfg(feature = "cuda")]
+            device: crate::cuda::workspace::Workspace::default(),
         }
     }
 
-    /// What passes on a kind of device keep, in that device's own type.
-    pub fn of_device<T: Default + Send + 'static>(&mut self) -> &mut T {
-        let kept = self.device.take().and_then(|kept| kept.downcast().ok());
-        let kept: Box<dyn Any + Send> = kept.unwrap_or_else(|| Box::new(T::default()));
-        match self.device.insert(kept).downcast_mut() {
-            Some(kept) => kept,
-            None => unreachable!("it has just been made of this type"),
-        }
+    /// What passes on an NVIDIA GPU keep.
+    #[cfg(feature = "cuda")]
+    pub fn of_device(&mut self) -> &mut crate::cuda::workspace::Workspace {
+        &mut self.device
     }
 
     /// An error if the pass is to end.
