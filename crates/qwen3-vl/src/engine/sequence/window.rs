@@ -164,6 +164,10 @@ impl Sequence {
 
     /// Takes a request about all inputs so far. `order` counts the requests of the engine.
     pub fn ask(&mut self, mut ask: Ask, order: u64) {
+        if ask.request.max_tokens == 0 {
+            let text = "max_tokens is 0, and an answer has at least one token".into();
+            return ask.sink.send(Event::Failed(Failure::Invalid(text)));
+        }
         match &mut self.role {
             Role::Window(prefix) => {
                 prefix.lost = None;

@@ -5,6 +5,7 @@ mod asks;
 mod ends;
 mod limits;
 mod panics;
+mod room;
 
 use std::ops::Range;
 use std::path::Path;

@@ -1,0 +1,43 @@
+//! Room in a small KV cache for several requests of several windows.
+
+use super::*;
+
+/// A window that says that it needs so many blocks.
+fn window(backend: &dyn Backend, blocks: usize, waits: bool) -> Box<dyn Window> {
+    let head = WindowHead {
+        tokens: blocks * BLOCK_TOKENS,
+        waits,
+        ..WindowHead::default()
+    };
+    backend.open(head, Box::new(|_| ()))
+}
+
+fn push(window: &mut dyn Window, inputs: Vec<VisionInput>) {
+    inputs.into_iter().for_each(|input| window.push(input));
+}
+
+fn request(window: &mut dyn Window, question: Request) -> Receiver<Event> {
+    let (sink, rx) = log();
+    window.ask(question, sink);
+    rx
+}
+
+/// Holds the engine until it is told to go on, and has ended after one more step.
+fn blocker(backend: &dyn Backend) -> Stopped {
+    let mut window = open(backend);
+    push(&mut *window, pairs(2, SMALL, 0));
+    Stopped::ask(&mut *window, question(0.0, 2))
+}
+
+/// What a request is answered alone, about the first `count` pairs.
+fn alone(count: u32, question: Request) -> Answer {
+    answer(&ask(&*backend(), pairs(count, SMALL, 0), question).1)
+}
+
+#[test]
+fn an_answer_has_at_least_one_token() {
+    let backend = backend();
+    let (_, rx) = ask(&*backend, pairs(1, SMALL, 0), question(0.0, 0));
+    assert_fails(&rx, Failure::Invalid, "max_tokens");
+    assert_works(&*backend);
+}
