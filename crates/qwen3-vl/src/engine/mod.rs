@@ -247,23 +247,18 @@ impl Worker {
                 self.pushed += 1;
                 let since = self.pushed;
                 self.one(id, |runner, window| {
-                    runner.check_next(window, &input)?;
-                    window.push(input, since, at);
-                    Ok(())
+                    match runner.check_next(window, &input) {
+                        Ok(()) => window.push(input, since, at),
+                        Err(error) => window.refuse_input(failure(&error)),
+                    }
                 });
             }
             Command::Ask { window, ask } => {
                 self.asked += 1;
                 let order = self.asked;
-                self.one(window, |_, window| {
-                    window.ask(ask, order);
-                    Ok(())
-                });
+                self.one(window, |_, window| window.ask(ask, order));
             }
-            Command::Close { id } => self.one(id, |_, window| {
-                window.close();
-                Ok(())
-            }),
+            Command::Close { id } => self.one(id, |_, window| window.close()),
             Command::Cancel { id } => {
                 self.sequences.iter_mut().for_each(|s| s.cancel(id));
                 self.sequences.retain(|s| s.id() != id && !s.ended());
@@ -380,12 +375,10 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Does something to a window. One that cannot bear it fails alone.
-    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
+    /// Does something to a window.
+    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence)) {
         if let Some(window) = self.sequences.iter_mut().find(|s| s.id() == id) {
-            if let Err(error) = act(&self.runner, window) {
-                window.fail(failure(&error));
-            }
+            act(&self.runner, window);
             self.sequences.retain(|sequence| !sequence.ended());
         }
     }

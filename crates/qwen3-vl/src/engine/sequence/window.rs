@@ -30,6 +30,8 @@ pub(super) struct Prefix {
     waiting: VecDeque<Waiting>,
     /// Requests that wait for the inputs before them, in order.
     asks: VecDeque<Queued>,
+    /// Why it takes no more inputs, after one that it cannot bear; requests about that fail.
+    refused: Option<Failure>,
     /// Inputs that have been pushed, and of those the ones that are in the prompt.
     pushed: usize,
     laid_out: usize,
@@ -61,6 +63,7 @@ impl Prefix {
             open: true,
             waiting: VecDeque::new(),
             asks: VecDeque::new(),
+            refused: None,
             pushed: 0,
             laid_out: 0,
         }
@@ -150,7 +153,9 @@ impl Sequence {
 
     /// Takes a vision input that arrived at `now`, as number `since` of all.
     pub fn push(&mut self, input: VisionInput, since: u64, now: Instant) {
-        if let Role::Window(prefix) = &mut self.role {
+        if let Role::Window(prefix) = &mut self.role
+            && prefix.refused.is_none()
+        {
             prefix.pushed += 1;
             prefix.waiting.push_back(Waiting {
                 input,
@@ -162,6 +167,16 @@ impl Sequence {
         }
     }
 
+    /// Takes no more inputs, because of one that cannot be taken. Requests about those before it go on.
+    pub fn refuse_input(&mut self, failure: Failure) {
+        match &mut self.role {
+            Role::Window(prefix) if !prefix.asks.is_empty() => {
+                prefix.refused.get_or_insert(failure);
+            }
+            _ => self.fail(failure),
+        }
+    }
+
     /// Takes a request about all inputs so far. `order` counts the requests of the engine.
     pub fn ask(&mut self, mut ask: Ask, order: u64) {
         if ask.request.max_tokens == 0 {
@@ -169,6 +184,10 @@ impl Sequence {
             return ask.sink.send(Event::Failed(Failure::Invalid(text)));
         }
         match &mut self.role {
+            Role::Window(Prefix {
+                refused: Some(failure),
+                ..
+            }) => ask.sink.send(Event::Failed(failure.clone())),
             Role::Window(prefix) => {
                 prefix.lost = None;
                 prefix.asks.push_back(Queued {
@@ -198,7 +217,8 @@ impl Sequence {
     }
 
     /// Puts into the prompt what is known of it by now: inputs that are encoded, up to those that a
-    /// request is about. A window of which nothing but one request is left becomes that request.
+    /// request is about. A window that was refused an input ends when it has no more requests. A
+    /// window of which nothing but one request is left becomes that request.
     ///
     /// # Errors
     ///
@@ -216,6 +236,12 @@ impl Sequence {
             prefix.laid_out += 1;
             let chunk = self.input_chunk(&input, encoded, tokenizer, config)?;
             self.pending.append(chunk);
+        }
+        if let Role::Window(prefix) = &mut self.role
+            && prefix.asks.is_empty()
+            && let Some(failure) = prefix.refused.take()
+        {
+            self.fail(failure);
         }
         if let Role::Window(prefix) = &mut self.role
             && prefix.is_last_asked()

@@ -41,3 +41,33 @@ fn an_answer_has_at_least_one_token() {
     assert_fails(&rx, Failure::Invalid, "max_tokens");
     assert_works(&*backend);
 }
+
+/// A request is about the inputs before it: what comes behind them does it no harm.
+#[test]
+fn an_input_that_is_refused_fails_the_requests_behind_it() {
+    let backend = backend();
+    let blocker = blocker(&*backend);
+    let mut asked = open(&*backend);
+    push(&mut *asked, pairs(2, SMALL, 0));
+    let before = [(); 2].map(|()| request(&mut *asked, question(0.0, 8)));
+    let odd = Size {
+        width: 100,
+        height: 96,
+    };
+    push(&mut *asked, pairs(1, odd, 0));
+    push(&mut *asked, pairs(1, SMALL, 0));
+    let behind = request(&mut *asked, question(0.0, 8));
+    blocker.go.send(()).unwrap();
+    let expected = alone(2, question(0.0, 8));
+    for rx in &before {
+        assert_eq!(answer(rx).tokens, expected.tokens);
+    }
+    let later = request(&mut *asked, question(0.0, 8));
+    for rx in [behind, later] {
+        assert_fails(&rx, Failure::Invalid, "multiples of 32");
+    }
+    // Nothing of it is kept, though it is open.
+    answer(&blocker.events);
+    all_blocks_are_free(&*backend);
+    drop(asked);
+}
