@@ -350,6 +350,9 @@ impl Worker {
     fn serve(&mut self) {
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
+            if !self.admission.is_admitted(id) {
+                continue;
+            }
             let tokenizer = self.runner.parts.tokenizer.clone();
             while let Some(tokens) = self.sequences[index].asked_tokens(&tokenizer) {
                 let blocks = self.sequences[index].fork_blocks(tokens);

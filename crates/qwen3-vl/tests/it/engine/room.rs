@@ -71,3 +71,18 @@ fn an_input_that_is_refused_fails_the_requests_behind_it() {
     all_blocks_are_free(&*backend);
     drop(asked);
 }
+
+#[test]
+fn a_window_that_is_asked_before_it_has_room_waits_for_it() {
+    let backend = backend_of(4);
+    let mut first = window(&*backend, 4, false);
+    let mut waiting = window(&*backend, 1, true);
+    let rx = request(&mut *waiting, question(0.0, 4));
+    // When this has been answered, the one before has been looked at.
+    answer(&request(&mut *first, question(0.0, 4)));
+    assert!(rx.try_recv().is_err(), "the first one has all room");
+    drop(first);
+    assert_eq!(answer(&rx).grid, [0; 3]);
+    drop(waiting);
+    all_blocks_are_free(&*backend);
+}
