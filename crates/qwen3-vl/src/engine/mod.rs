@@ -200,7 +200,10 @@ impl Worker {
         self.release();
         self.poll_encoded(false);
         self.advance();
-        self.serve();
+        if self.serve() {
+            // Before a step, for what has begun is to be looked at like all else.
+            return true;
+        }
         let admitted = self.sequences.iter();
         let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
         let mut states: Vec<SequenceStatus> = admitted.map(Sequence::status).collect();
@@ -211,6 +214,8 @@ impl Worker {
         match self.scheduler.next_within(&states, self.pace.bound()) {
             Some(step) => self.step(step),
             None if self.runner.is_encoding() => self.poll_encoded(true),
+            // What has failed meanwhile left its room to others.
+            None if self.release() => (),
             None => match self.inbox.recv() {
                 Ok(command) => self.command(command),
                 Err(_) => return false,
@@ -219,11 +224,12 @@ impl Worker {
         true
     }
 
-    /// What ended windows had is free, and goes to those that wait.
-    fn release(&mut self) {
+    /// What ended windows had is free, and goes to those that wait. Whether one of those has been
+    /// admitted.
+    fn release(&mut self) -> bool {
         let sequences = self.sequences.iter().filter(|s| s.needs_room());
         let windows: Vec<u64> = sequences.map(Sequence::window).collect();
-        self.admission.retain(|id| windows.contains(&id));
+        self.admission.retain(|id| windows.contains(&id))
     }
 
     fn command(&mut self, command: Command) {
@@ -346,8 +352,9 @@ impl Worker {
     }
 
     /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds no room
-    /// waits for the others of its window.
-    fn serve(&mut self) {
+    /// waits for the others of its window. Whether one has begun, or was refused.
+    fn serve(&mut self) -> bool {
+        let mut served = false;
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
             if !self.admission.is_admitted(id) {
@@ -358,6 +365,7 @@ impl Worker {
                 let blocks = self.sequences[index].fork_blocks(tokens);
                 let needed = self.needed_blocks(id, Some(blocks));
                 if self.admission.resize(id, needed) {
+                    served = true;
                     let fork = self.sequences[index].fork(&tokenizer);
                     self.sequences.extend(fork);
                 } else if self
@@ -367,6 +375,7 @@ impl Worker {
                 {
                     break;
                 } else {
+                    served = true;
                     let full = StepError::Memory {
                         needed: self.sequences[index].tokens() + tokens,
                         limit: self.runner.limits().kv_tokens,
@@ -376,6 +385,7 @@ impl Worker {
             }
         }
         self.sequences.retain(|sequence| !sequence.ended());
+        served
     }
 
     /// Does something to a window.

@@ -86,3 +86,37 @@ fn a_window_that_is_asked_before_it_has_room_waits_for_it() {
     drop(waiting);
     all_blocks_are_free(&*backend);
 }
+
+#[test]
+fn the_room_of_a_window_that_failed_goes_to_one_that_waits() {
+    let backend = backend_of(4);
+    let blocker = blocker(&*backend);
+    let mut fails = window(&*backend, 2, false);
+    let mut waiting = window(&*backend, 3, true);
+    push(&mut *waiting, pairs(2, SMALL, 0));
+    let rx = request(&mut *waiting, question(0.0, 8));
+    drop(waiting);
+    // With their times these are more than 512 tokens, which shows when they have been encoded.
+    push(&mut *fails, pairs(40, SMALL, 0));
+    blocker.go.send(()).unwrap();
+    // No other command wakes the engine.
+    assert_eq!(answer(&rx).tokens, alone(2, question(0.0, 8)).tokens);
+    let lost = request(&mut *fails, question(0.0, 8));
+    assert_fails(&lost, Failure::Invalid, "512 that fit");
+}
+
+#[test]
+fn a_request_goes_on_when_the_one_before_it_was_refused() {
+    let backend = backend_of(4);
+    let blocker = blocker(&*backend);
+    let mut asked = window(&*backend, 1, true);
+    push(&mut *asked, pairs(2, SMALL, 0));
+    let refused = request(&mut *asked, question(0.0, 1000));
+    let rx = request(&mut *asked, question(0.0, 8));
+    drop(asked);
+    blocker.go.send(()).unwrap();
+    assert_fails(&refused, Failure::Full, "KV cache");
+    assert_eq!(answer(&rx).tokens, alone(2, question(0.0, 8)).tokens);
+    answer(&blocker.events);
+    all_blocks_are_free(&*backend);
+}
