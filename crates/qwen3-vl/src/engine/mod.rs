@@ -315,10 +315,15 @@ impl Worker {
             if !self.admission.is_admitted(id) {
                 continue;
             }
-            let advanced = self.runner.advance(&mut self.sequences[index]);
+            let advanced = self.runner.lay_out(&mut self.sequences[index]);
             let advanced = advanced.and_then(|()| {
-                let needed = self.needed_blocks(id, None);
-                match self.admission.resize(id, needed) {
+                let mut fits = self.fits(id, None, true);
+                if !fits && !self.has_forks(id) {
+                    // It said less than it needs, and may come to an end before it needs that.
+                    let now = self.sequences[index].own_blocks();
+                    fits = self.admission.resize(id, now);
+                }
+                match fits {
                     true => Ok(()),
                     false => Err(StepError::Memory {
                         needed: self.sequences[index].tokens(),
@@ -333,9 +338,18 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What the
-    /// window said has room for one request.
-    fn needed_blocks(&self, window: u64, more: Option<usize>) -> usize {
+    /// Whether there is room for a window and its requests, with one more request that needs `more`. They
+    /// have it then. `tight`: also if it is too little for all that the window may still become.
+    fn fits(&mut self, window: u64, more: Option<usize>, tight: bool) -> bool {
+        let (later, needed) = self.needed_blocks(window, more);
+        self.admission.resize(window, later.max(needed))
+            || tight && self.admission.resize(window, needed)
+    }
+
+    /// Blocks that a window and its requests may need in all when it has grown to what it said, which has
+    /// room for one request, and those that they need if it does not grow. With one more request that needs
+    /// `more`.
+    fn needed_blocks(&self, window: u64, more: Option<usize>) -> (usize, usize) {
         /// The first fork may copy a block that the window goes on with, and cut another.
         const COPIED: usize = 2;
         let context = self.runner.limits().context;
@@ -345,42 +359,57 @@ impl Worker {
         let (sum, most) = forks.fold((0, 0), |(sum, most), blocks| {
             (sum + blocks, most.max(blocks))
         });
-        let copied = if sum > 0 { COPIED } else { 0 };
-        let said = self.admission.said(window) + copied + sum - most;
-        let now = family().map(Sequence::own_blocks).sum::<usize>() + more.unwrap_or(0);
-        said.max(now)
+        let grows = family().any(Sequence::grows) && sum > 0;
+        let said = self.admission.said(window) + COPIED + sum - most;
+        // Forks keep what they share with their window when that has ended.
+        let prefix = family().map(|sequence| match sequence.is_fork() {
+            true => sequence.shared_blocks(),
+            false => sequence.most_blocks(context),
+        });
+        let needed = prefix.max().unwrap_or(0) + sum;
+        (if grows { said } else { needed }, needed)
     }
 
-    /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds no room
-    /// waits for the others of its window. Whether one has begun, or was refused.
+    fn has_forks(&self, window: u64) -> bool {
+        let mut family = self.sequences.iter().filter(|s| s.window() == window);
+        family.any(Sequence::is_fork)
+    }
+
+    /// Begins requests whose inputs are all in the cache, as forks of their windows; of a window of which
+    /// nothing else is left, the last one. One that finds no room waits for the others of its window.
+    /// Whether one has begun, or was refused.
     fn serve(&mut self) -> bool {
         let mut served = false;
+        let tokenizer = self.runner.parts.tokenizer.clone();
+        let context = self.runner.limits().context;
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
             if !self.admission.is_admitted(id) {
                 continue;
             }
-            let tokenizer = self.runner.parts.tokenizer.clone();
             while let Some(tokens) = self.sequences[index].asked_tokens(&tokenizer) {
-                let blocks = self.sequences[index].fork_blocks(tokens);
-                let needed = self.needed_blocks(id, Some(blocks));
-                if self.admission.resize(id, needed) {
-                    served = true;
-                    let fork = self.sequences[index].fork(&tokenizer);
-                    self.sequences.extend(fork);
-                } else if self
-                    .sequences
-                    .iter()
-                    .any(|s| s.window() == id && s.is_fork())
-                {
+                let window = &self.sequences[index];
+                let (last, others) = (window.is_last_asked(), self.has_forks(id));
+                let blocks = window.request_blocks(tokens, context);
+                // One at a time has the room that the window has for one. The last one takes what the window
+                // has, and more as it needs it.
+                let fits = self.fits(id, Some(blocks), !others) || last && !others;
+                if !fits && others {
                     break;
+                }
+                served = true;
+                let window = &mut self.sequences[index];
+                if fits && last {
+                    window.become_request(&tokenizer);
+                } else if fits {
+                    let fork = window.fork(&tokenizer);
+                    self.sequences.extend(fork);
                 } else {
-                    served = true;
                     let full = StepError::Memory {
-                        needed: self.sequences[index].tokens() + tokens,
+                        needed: window.tokens().saturating_add(tokens),
                         limit: self.runner.limits().kv_tokens,
                     };
-                    self.sequences[index].refuse(Failure::Full(full.to_string()));
+                    window.refuse(Failure::Full(full.to_string()));
                 }
             }
         }

@@ -151,12 +151,22 @@ impl Runner {
     }
 
     /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one
-    /// had, and lays out what is known of its prompt.
+    /// had, and lays out what is known of its prompt. A window of which nothing but one request is left
+    /// becomes that request.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
     pub fn advance(&self, sequence: &mut Sequence) -> Result<(), StepError> {
+        self.lay_out(sequence)?;
+        if sequence.is_last_asked() {
+            sequence.become_request(&self.parts.tokenizer);
+        }
+        Ok(self.limits.check(sequence.tokens(), 0)?)
+    }
+
+    /// The same, but for the last request: that may have to wait for room.
+    pub(super) fn lay_out(&self, sequence: &mut Sequence) -> Result<(), StepError> {
         self.supply(sequence);
         sequence.advance(&self.parts.tokenizer, &self.parts.model.config)?;
         Ok(self.limits.check(sequence.tokens(), 0)?)

@@ -134,6 +134,11 @@ impl Sequence {
         self.own_blocks_for(self.tokens())
     }
 
+    /// Blocks that it shares with its window, if it is a fork.
+    pub fn shared_blocks(&self) -> usize {
+        self.shared / BLOCK_TOKENS
+    }
+
     /// Blocks that it will need at most, less those that its window has. Of a window, those of its prefix
     /// so far.
     pub fn most_blocks(&self, context: usize) -> usize {
@@ -150,7 +155,7 @@ impl Sequence {
         }
         tokens
             .div_ceil(BLOCK_TOKENS)
-            .saturating_sub(self.shared / BLOCK_TOKENS)
+            .saturating_sub(self.shared_blocks())
     }
 
     /// Tokens that the model has seen.

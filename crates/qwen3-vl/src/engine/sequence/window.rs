@@ -85,6 +85,12 @@ impl Prefix {
         first.is_some_and(|first| first.after == self.laid_out)
     }
 
+    /// Whether inputs may still come into the prompt.
+    fn grows(&self) -> bool {
+        let last = self.asks.back();
+        self.open && self.refused.is_none() || last.is_some_and(|last| last.after > self.laid_out)
+    }
+
     /// Whether nothing but one request is left of it.
     fn is_last_asked(&self) -> bool {
         !self.open && self.asks.len() == 1 && self.is_asked()
@@ -217,8 +223,7 @@ impl Sequence {
     }
 
     /// Puts into the prompt what is known of it by now: inputs that are encoded, up to those that a
-    /// request is about. A window that was refused an input ends when it has no more requests. A
-    /// window of which nothing but one request is left becomes that request.
+    /// request is about. A window that was refused an input ends when it has no more requests.
     ///
     /// # Errors
     ///
@@ -243,15 +248,30 @@ impl Sequence {
         {
             self.fail(failure);
         }
+        Ok(())
+    }
+
+    /// Whether nothing but one request is left of a window, which it [becomes](Sequence::become_request).
+    pub fn is_last_asked(&self) -> bool {
+        matches!(&self.role, Role::Window(prefix) if prefix.is_last_asked())
+    }
+
+    /// Whether it is a window into whose prompt inputs may still come.
+    pub fn grows(&self) -> bool {
+        matches!(&self.role, Role::Window(prefix) if prefix.grows())
+    }
+
+    /// A window becomes the request whose turn it is. If the tokenizer fails, the request has been told.
+    pub fn become_request(&mut self, tokenizer: &Tokenizer) {
         if let Role::Window(prefix) = &mut self.role
-            && prefix.is_last_asked()
             && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
         {
             self.id = ask.id;
             self.role = Role::Request(Box::new(Answering::new(ask, order)));
-            self.lay_out_request(tokenizer)?;
+            if let Err(error) = self.lay_out_request(tokenizer) {
+                self.fail(Failure::Invalid(error.to_string()));
+            }
         }
-        Ok(())
     }
 
     fn input_chunk(
@@ -275,13 +295,13 @@ impl Sequence {
         self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache. None
-    /// for the last one, which the window becomes.
+    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache, or in
+    /// the prompt if it is the last one.
     pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
         let Role::Window(prefix) = &self.role else {
             return None;
         };
-        if !prefix.is_asked() || prefix.is_last_asked() || !self.pending.is_empty() {
+        if !prefix.is_asked() || !(prefix.is_last_asked() || self.pending.is_empty()) {
             return None;
         }
         let request = &prefix.asks.front()?.ask.request;
@@ -290,10 +310,15 @@ impl Sequence {
         Some(prompt + TEMPLATE + request.max_tokens as usize)
     }
 
-    /// Blocks that a fork needs beside those that the window has, if it brings so many tokens.
-    pub fn fork_blocks(&self, tokens: usize) -> usize {
-        let all = self.own_blocks_for(self.tokens().saturating_add(tokens));
-        all.saturating_sub(self.state.len() / BLOCK_TOKENS)
+    /// Blocks that the request whose turn it is needs beside those that the window has, if it brings so many
+    /// tokens. A fork shares the full ones of the window, which the last request takes over.
+    pub fn request_blocks(&self, tokens: usize, context: usize) -> usize {
+        let all = self.own_blocks_for(self.tokens().saturating_add(tokens).min(context));
+        let has = match self.is_last_asked() {
+            true => self.own_blocks(),
+            false => self.state.len() / BLOCK_TOKENS,
+        };
+        all.saturating_sub(has)
     }
 
     /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer fails,
