@@ -1,6 +1,7 @@
 //! The engine through its seam, with the demo model: answers, failures and ends of windows.
 
 mod answers;
+mod any_order;
 mod asks;
 mod ends;
 mod limits;
