@@ -66,8 +66,8 @@ impl Drop for EventSink {
             true => Event::Cancelled,
             false => Event::Failed(Failure::Fatal("it lost a request".into())),
         };
-        // A second panic while a first one unwinds would end the process, and one in a queue that is
-        // dropped would lose the requests behind it. The panic hook has said what happened.
+        // A second panic while a first one unwinds would end the process, and one in a queue that
+        // is dropped would lose the requests behind it. The panic hook has said what happened.
         let _ = catch_unwind(AssertUnwindSafe(|| self.send(end)));
     }
 }

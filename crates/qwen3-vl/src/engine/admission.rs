@@ -102,8 +102,8 @@ impl Admission {
         fits
     }
 
-    /// Windows that are still there; what the others had goes to those that wait. Whether one of those
-    /// has been admitted.
+    /// Windows that are still there; what the others had goes to those that wait. Whether one of
+    /// those has been admitted.
     pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) -> bool {
         self.admitted.retain(|id, room| {
             let stays = is_there(*id);

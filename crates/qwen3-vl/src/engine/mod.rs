@@ -338,17 +338,18 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Whether there is room for a window and its requests, with one more request that needs `more`. They
-    /// have it then. `tight`: also if it is too little for all that the window may still become.
+    /// Whether there is room for a window and its requests, with one more request that needs
+    /// `more`. They have it then. `tight`: also if it is too little for all that the window may
+    /// still become.
     fn fits(&mut self, window: u64, more: Option<usize>, tight: bool) -> bool {
         let (later, needed) = self.needed_blocks(window, more);
         self.admission.resize(window, later.max(needed))
             || tight && self.admission.resize(window, needed)
     }
 
-    /// Blocks that a window and its requests may need in all when it has grown to what it said, which has
-    /// room for one request, and those that they need if it does not grow. With one more request that needs
-    /// `more`.
+    /// Blocks that a window and its requests may need in all when it has grown to what it said,
+    /// which has room for one request, and those that they need if it does not grow. With one more
+    /// request that needs `more`.
     fn needed_blocks(&self, window: u64, more: Option<usize>) -> (usize, usize) {
         /// The first fork may copy a block that the window goes on with, and cut another.
         const COPIED: usize = 2;
@@ -375,9 +376,9 @@ impl Worker {
         family.any(Sequence::is_fork)
     }
 
-    /// Begins requests whose inputs are all in the cache, as forks of their windows; of a window of which
-    /// nothing else is left, the last one. One that finds no room waits for the others of its window.
-    /// Whether one has begun, or was refused.
+    /// Begins requests whose inputs are all in the cache, as forks of their windows; of a window of
+    /// which nothing else is left, the last one. One that finds no room waits for the others of its
+    /// window. Whether one has begun, or was refused.
     fn serve(&mut self) -> bool {
         let mut served = false;
         let tokenizer = self.runner.parts.tokenizer.clone();
@@ -391,8 +392,8 @@ impl Worker {
                 let window = &self.sequences[index];
                 let (last, others) = (window.is_last_asked(), self.has_forks(id));
                 let blocks = window.request_blocks(tokens, context);
-                // One at a time has the room that the window has for one. The last one takes what the window
-                // has, and more as it needs it.
+                // One at a time has the room that the window has for one. The last one takes what
+                // the window has, and more as it needs it.
                 let fits = self.fits(id, Some(blocks), !others) || last && !others;
                 if !fits && others {
                     break;

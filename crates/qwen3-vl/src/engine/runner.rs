@@ -151,8 +151,8 @@ impl Runner {
     }
 
     /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one
-    /// had, and lays out what is known of its prompt. A window of which nothing but one request is left
-    /// becomes that request.
+    /// had, and lays out what is known of its prompt. A window of which nothing but one request is
+    /// left becomes that request.
     ///
     /// # Errors
     ///

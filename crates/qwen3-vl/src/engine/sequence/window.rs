@@ -173,7 +173,8 @@ impl Sequence {
         }
     }
 
-    /// Takes no more inputs, because of one that cannot be taken. Requests about those before it go on.
+    /// Takes no more inputs, because of one that cannot be taken. Requests about those before it go
+    /// on.
     pub fn refuse_input(&mut self, failure: Failure) {
         match &mut self.role {
             Role::Window(prefix) if !prefix.asks.is_empty() => {
@@ -251,7 +252,8 @@ impl Sequence {
         Ok(())
     }
 
-    /// Whether nothing but one request is left of a window, which it [becomes](Sequence::become_request).
+    /// Whether nothing but one request is left of a window, which it
+    /// [becomes](Sequence::become_request).
     pub fn is_last_asked(&self) -> bool {
         matches!(&self.role, Role::Window(prefix) if prefix.is_last_asked())
     }
@@ -261,7 +263,8 @@ impl Sequence {
         matches!(&self.role, Role::Window(prefix) if prefix.grows())
     }
 
-    /// A window becomes the request whose turn it is. If the tokenizer fails, the request has been told.
+    /// A window becomes the request whose turn it is. If the tokenizer fails, the request has been
+    /// told.
     pub fn become_request(&mut self, tokenizer: &Tokenizer) {
         if let Role::Window(prefix) = &mut self.role
             && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
@@ -295,8 +298,8 @@ impl Sequence {
         self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache, or in
-    /// the prompt if it is the last one.
+    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache,
+    /// or in the prompt if it is the last one.
     pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
         let Role::Window(prefix) = &self.role else {
             return None;
@@ -310,8 +313,9 @@ impl Sequence {
         Some(prompt + TEMPLATE + request.max_tokens as usize)
     }
 
-    /// Blocks that the request whose turn it is needs beside those that the window has, if it brings so many
-    /// tokens. A fork shares the full ones of the window, which the last request takes over.
+    /// Blocks that the request whose turn it is needs beside those that the window has, if it
+    /// brings so many tokens. A fork shares the full ones of the window, which the last request
+    /// takes over.
     pub fn request_blocks(&self, tokens: usize, context: usize) -> usize {
         let all = self.own_blocks_for(self.tokens().saturating_add(tokens).min(context));
         let has = match self.is_last_asked() {
@@ -391,7 +395,8 @@ impl Sequence {
     }
 }
 
-/// Tells all of the failure of their window, although some of them panic; goes on with the first panic.
+/// Tells all of the failure of their window, although some of them panic; goes on with the first
+/// panic.
 fn tell_all(lost: Option<LostSink>, asks: VecDeque<Queued>, failure: &Failure) {
     let told = lost.map_or(Ok(()), |lost| {
         catch_unwind(AssertUnwindSafe(|| lost(failure.clone())))

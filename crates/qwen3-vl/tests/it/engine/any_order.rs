@@ -1,5 +1,5 @@
-//! Windows and requests in any order, in a KV cache of any size: each request ends once, and an answer is
-//! the one that it has alone.
+//! Windows and requests in any order, in a KV cache of any size: each request ends once, and an
+//! answer is the one that it has alone.
 
 use std::collections::HashMap;
 
@@ -42,7 +42,8 @@ enum Operation {
 fn operation() -> impl Strategy<Value = Operation> {
     let one = 0usize..100;
     prop_oneof![
-        2 => (0usize..7, any::<bool>()).prop_map(|(blocks, waits)| Operation::Open { blocks, waits }),
+        2 => (0usize..7, any::<bool>())
+            .prop_map(|(blocks, waits)| Operation::Open { blocks, waits }),
         4 => (one.clone(), 1u32..4).prop_map(|(window, count)| Operation::Push { window, count }),
         1 => one.clone().prop_map(|window| Operation::PushOdd { window }),
         5 => (one.clone(), 0usize..5)

@@ -1,4 +1,5 @@
-//! Callers whose code panics on the engine's thread: nobody else is harmed by that, and everybody is told.
+//! Callers whose code panics on the engine's thread: nobody else is harmed by that, and everybody
+//! is told.
 
 use super::*;
 
