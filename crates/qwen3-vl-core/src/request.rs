@@ -5,7 +5,7 @@
 pub struct Request {
     /// The user's text. It can never become a special token.
     pub prompt: String,
-    /// Most tokens of the answer.
+    /// Most tokens of the answer, at least one.
     pub max_tokens: u32,
     /// Sampling parameters.
     pub sampling: SamplingParams,

@@ -1,5 +1,7 @@
 //! The sink of a request's events, which sends exactly one terminal event.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::event::Event;
 use crate::failure::Failure;
 
@@ -61,17 +63,20 @@ impl EventSink {
 
 impl Drop for EventSink {
     fn drop(&mut self) {
-        self.send(match self.cancels {
+        let end = match self.cancels {
             true => Event::Cancelled,
             false => Event::Failed(Failure::Fatal("it lost a request".into())),
-        });
+        };
+        // A second panic while a first one unwinds would end the process, and one in a queue that
+        // is dropped would lose the requests behind it. The panic hook has said what happened.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.send(end)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, PoisonError};
 
     #[test]
     fn one_terminal_event() {
@@ -103,5 +108,24 @@ mod tests {
                 "Failed(Fatal(\"it lost a request\"))",
             ]
         );
+    }
+
+    #[test]
+    fn who_drops_a_sink_does_not_hear_its_panic() {
+        let seen = Arc::new(Mutex::new(0));
+        let make = || {
+            let seen = seen.clone();
+            EventSink::new(move |_| {
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                panic!("on purpose");
+            })
+        };
+        drop([(); 3].map(|()| make()));
+        let unwinds = catch_unwind(AssertUnwindSafe(|| {
+            let _dropped = make();
+            panic!("another one");
+        }));
+        assert!(unwinds.is_err());
+        assert_eq!(*seen.lock().unwrap_or_else(PoisonError::into_inner), 4);
     }
 }

@@ -70,18 +70,18 @@ pub fn profile(runner: &Runner, tokens: usize, graphs: bool) -> Result<[Table; 2
         },
         workspace: Workspace::default(),
     };
-    kept(&mut bench.workspace).graphs.enabled = false;
+    kept(&mut bench.workspace)?.graphs.enabled = false;
     let prefill = bench.pass(0, tokens)?;
     let mut decode = bench.pass(tokens, 1)?;
     if graphs {
-        kept(&mut bench.workspace).graphs.enabled = true;
+        kept(&mut bench.workspace)?.graphs.enabled = true;
         decode.recorded = bench.recorded(tokens)?;
     }
     Ok([prefill, decode])
 }
 
 /// What passes on the device keep.
-fn kept(workspace: &mut Workspace) -> &mut qwen3_vl::cuda::workspace::Workspace {
+fn kept(workspace: &mut Workspace) -> Result<&mut qwen3_vl::cuda::workspace::Workspace> {
     workspace.of_device()
 }
 
@@ -126,7 +126,7 @@ impl Bench<'_> {
             let (time, _) = self.timed(&mut state, 1)?;
             best = if step < 2 { best } else { best.min(time) };
         }
-        let refused = kept(&mut self.workspace).notices();
+        let refused = kept(&mut self.workspace)?.notices();
         Ok(match refused.is_empty() {
             true => Ok(best),
             false => Err(refused.join("; ")),

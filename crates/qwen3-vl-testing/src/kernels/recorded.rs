@@ -74,7 +74,7 @@ pub fn check(
 fn decode(runner: &Runner, sequences: u32, record: bool) -> Result<(Vec<f32>, Option<String>)> {
     let model = &runner.parts.model;
     let mut workspace = Workspace::default();
-    let kept: &mut qwen3_vl::cuda::workspace::Workspace = workspace.of_device();
+    let kept: &mut qwen3_vl::cuda::workspace::Workspace = workspace.of_device()?;
     kept.graphs.enabled = record;
     let chunk = |first: usize, count: u32| {
         let ids = first as u32..first as u32 + count;
@@ -102,7 +102,7 @@ fn decode(runner: &Runner, sequences: u32, record: bool) -> Result<(Vec<f32>, Op
             all.extend(floats(scores)?);
         }
     }
-    let kept: &mut qwen3_vl::cuda::workspace::Workspace = workspace.of_device();
+    let kept: &mut qwen3_vl::cuda::workspace::Workspace = workspace.of_device()?;
     let graphs = &kept.graphs;
     let refused = match graphs.recorded() {
         1 => None,

@@ -76,12 +76,12 @@ impl Platform for Cuda {
             TextKernels::Candle => return Tensors.logits(model, slices, workspace),
             TextKernels::Launched => {}
             TextKernels::Recorded => {
-                if let Some(logits) = graph::decode(model, slices, kept(workspace))? {
+                if let Some(logits) = graph::decode(model, slices, kept(workspace)?)? {
                     return Ok(Some(logits));
                 }
             }
         }
-        decoder::logits(model, slices, kept(workspace))
+        decoder::logits(model, slices, kept(workspace)?)
     }
 
     fn patches(
@@ -92,7 +92,7 @@ impl Platform for Cuda {
         workspace: &mut Workspace,
     ) -> Result<Tensor> {
         match self.values {
-            Kernels::Ours => kept(workspace).frames.patches(inputs, cut, to.0, to.1),
+            Kernels::Ours => kept(workspace)?.frames.patches(inputs, cut, to.0, to.1),
             Kernels::Candle => Tensors.patches(inputs, cut, to, workspace),
         }
     }
@@ -106,7 +106,7 @@ impl Platform for Cuda {
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>> {
         let tokens = match self.vision {
-            Kernels::Ours => vision::tokens(tower, patches, geometry, kept(workspace))?,
+            Kernels::Ours => vision::tokens(tower, patches, geometry, kept(workspace)?)?,
             Kernels::Candle => Tensors::tokens(tower, patches, geometry, workspace)?,
         };
         Ok(Box::new(EncodeInProgress(Mark::new(&tokens, to)?)))
@@ -122,7 +122,7 @@ impl Platform for Cuda {
         let most = most.filter(|k| *k <= choice::MOST && *k <= logits.dims()[1]);
         match (self.values, most) {
             (Kernels::Ours, Some(k)) => {
-                let staging = &mut kept(workspace).staging;
+                let staging = &mut kept(workspace)?.staging;
                 choice::candidates(logits, k, &penalties(), staging).map(Candidates::Best)
             }
             _ => Tensors.candidates(logits, most, penalties, workspace),
@@ -130,12 +130,12 @@ impl Platform for Cuda {
     }
 
     fn notices(&self, workspace: &mut Workspace) -> Vec<String> {
-        kept(workspace).notices()
+        kept(workspace).map_or_else(|_| Vec::new(), |kept| kept.notices())
     }
 }
 
 /// The CUDA part of the workspace.
-fn kept(workspace: &mut Workspace) -> &mut super::workspace::Workspace {
+fn kept(workspace: &mut Workspace) -> Result<&mut super::workspace::Workspace> {
     workspace.of_device()
 }
 

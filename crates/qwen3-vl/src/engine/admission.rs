@@ -105,20 +105,22 @@ impl Admission {
         fits
     }
 
-    /// Keeps the windows for which `is_there` holds; the blocks of the others go to waiting
-    /// windows.
-    pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
+    /// Windows that are still there; what the others had goes to those that wait. Whether one of
+    /// those has been admitted.
+    pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) -> bool {
         self.admitted.retain(|id, reservation| {
             let stays = is_there(*id);
             self.reserved -= if stays { 0 } else { reservation.reserved };
             stays
         });
         self.waiting.retain(|(id, _)| is_there(*id));
+        let waiting = self.waiting.len();
         while let Some((id, blocks)) = self.waiting.front().copied()
             && self.reserve(id, blocks)
         {
             self.waiting.pop_front();
         }
+        self.waiting.len() < waiting
     }
 }
 

@@ -24,8 +24,8 @@ pub struct EngineConfig {
     pub vision_batches: usize,
     /// Grid sizes whose vision positions are cached; a camera has one.
     pub geometries: usize,
-    /// Vision tokens cached for overlapping windows, unless one input has more. At least those of a
-    /// batch, because windows take their tokens from this cache when the batch is ready.
+    /// Vision tokens that are kept for overlapping windows, unless one input or one batch has more:
+    /// windows find them here when it ends.
     pub vision_cache_tokens: u32,
 }
 
@@ -60,7 +60,15 @@ impl EngineConfig {
         }
     }
 
-    /// The scheduler's bounds.
+    /// Vision tokens that are kept of a model of which `merge` x `merge` patches are a token:
+    /// [`Self::vision_cache_tokens`], and at least those of a batch.
+    pub fn cache_tokens(&self, merge: usize) -> u32 {
+        let merge = u32::try_from(merge).unwrap_or(u32::MAX);
+        let batch = self.vision_batch_patches / merge.saturating_mul(merge).max(1);
+        self.vision_cache_tokens.max(batch)
+    }
+
+    /// Those of the scheduler.
     pub fn limits(&self) -> Limits {
         Limits {
             decoding: self.decoding_windows,
@@ -77,8 +85,12 @@ mod tests {
     #[test]
     fn windows_find_all_tokens_of_a_batch() {
         for config in [EngineConfig::CPU, EngineConfig::GPU] {
-            // 2 x 2 patches are merged into a token.
-            assert!(config.vision_cache_tokens >= config.vision_batch_patches / 4);
+            // A token is made of 2 x 2 patches, or of others if config.json says so.
+            assert_eq!(config.cache_tokens(2), config.vision_cache_tokens);
+            for merge in [1, 2, 3, usize::MAX] {
+                let tokens = config.vision_batch_patches as usize / merge.saturating_mul(merge);
+                assert!(config.cache_tokens(merge) as usize >= tokens, "{merge}");
+            }
         }
     }
 

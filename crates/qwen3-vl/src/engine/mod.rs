@@ -200,7 +200,10 @@ impl Worker {
         self.release();
         self.poll_encoded(false);
         self.advance();
-        self.serve();
+        if self.serve() {
+            // Before a step, for what has begun is to be looked at like all else.
+            return true;
+        }
         let admitted = self.sequences.iter();
         let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
         let mut states: Vec<SequenceStatus> = admitted.map(Sequence::status).collect();
@@ -211,6 +214,8 @@ impl Worker {
         match self.scheduler.next_within(&states, self.pace.bound()) {
             Some(step) => self.step(step),
             None if self.runner.is_encoding() => self.poll_encoded(true),
+            // What has failed meanwhile left its room to others.
+            None if self.release() => (),
             None => match self.inbox.recv() {
                 Ok(command) => self.command(command),
                 Err(_) => return false,
@@ -219,11 +224,12 @@ impl Worker {
         true
     }
 
-    /// Frees the blocks of ended windows for waiting ones.
-    fn release(&mut self) {
+    /// What ended windows had is free, and goes to those that wait. Whether one of those has been
+    /// admitted.
+    fn release(&mut self) -> bool {
         let sequences = self.sequences.iter().filter(|s| s.needs_blocks());
         let windows: Vec<u64> = sequences.map(Sequence::window).collect();
-        self.admission.retain(|id| windows.contains(&id));
+        self.admission.retain(|id| windows.contains(&id))
     }
 
     fn command(&mut self, command: Command) {
@@ -247,23 +253,18 @@ impl Worker {
                 self.pushed += 1;
                 let since = self.pushed;
                 self.one(id, |runner, window| {
-                    runner.check_next(window, &input)?;
-                    window.push(input, since, at);
-                    Ok(())
+                    match runner.check_next(window, &input) {
+                        Ok(()) => window.push(input, since, at),
+                        Err(error) => window.refuse_input(failure(&error)),
+                    }
                 });
             }
             Command::Ask { window, ask } => {
                 self.asked += 1;
                 let order = self.asked;
-                self.one(window, |_, window| {
-                    window.ask(ask, order);
-                    Ok(())
-                });
+                self.one(window, |_, window| window.ask(ask, order));
             }
-            Command::Close { id } => self.one(id, |_, window| {
-                window.close();
-                Ok(())
-            }),
+            Command::Close { id } => self.one(id, |_, window| window.close()),
             Command::Cancel { id } => {
                 self.sequences.iter_mut().for_each(|s| s.cancel(id));
                 self.sequences.retain(|s| s.id() != id && !s.ended());
@@ -313,10 +314,15 @@ impl Worker {
             if !self.admission.is_admitted(id) {
                 continue;
             }
-            let advanced = self.runner.advance(&mut self.sequences[index]);
+            let advanced = self.runner.lay_out(&mut self.sequences[index]);
             let advanced = advanced.and_then(|()| {
-                let needed = self.needed_blocks(id, None);
-                match self.admission.resize(id, needed) {
+                let mut fits = self.fits(id, None, true);
+                if !fits && !self.has_forks(id) {
+                    // It said less than it needs, and may come to an end before it needs that.
+                    let now = self.sequences[index].own_blocks();
+                    fits = self.admission.resize(id, now);
+                }
+                match fits {
                     true => Ok(()),
                     false => Err(StepError::Memory {
                         needed: self.sequences[index].tokens(),
@@ -331,10 +337,20 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What
-    /// the window declared covers one request.
-    fn needed_blocks(&self, window: u64, more: Option<usize>) -> usize {
-        /// The first fork may copy the block that the window goes on filling, and truncate another.
+    /// Whether there is room for a window and its requests, with one more request that needs
+    /// `more`. They have it then. `tight`: also if it is too little for all that the window may
+    /// still become.
+    fn fits(&mut self, window: u64, more: Option<usize>, tight: bool) -> bool {
+        let (later, needed) = self.needed_blocks(window, more);
+        self.admission.resize(window, later.max(needed))
+            || tight && self.admission.resize(window, needed)
+    }
+
+    /// Blocks that a window and its requests may need in all when it has grown to what it said,
+    /// which has room for one request, and those that they need if it does not grow. With one more
+    /// request that needs `more`.
+    fn needed_blocks(&self, window: u64, more: Option<usize>) -> (usize, usize) {
+        /// The first fork may copy a block that the window goes on with, and cut another.
         const COPIED: usize = 2;
         let context = self.runner.limits().context;
         let family = || self.sequences.iter().filter(|s| s.window() == window);
@@ -343,54 +359,74 @@ impl Worker {
         let (sum, most) = forks.fold((0, 0), |(sum, most), blocks| {
             (sum + blocks, most.max(blocks))
         });
-        let copied = if sum > 0 { COPIED } else { 0 };
-        let declared = self.admission.declared(window) + copied + sum - most;
-        let now = family().map(Sequence::own_blocks).sum::<usize>() + more.unwrap_or(0);
-        declared.max(now)
+        let grows = family().any(Sequence::grows) && sum > 0;
+        let declared = self.admission.declared(window) + COPIED + sum - most;
+        // Forks keep what they share with their window when that has ended.
+        let prefix = family().map(|sequence| match sequence.is_fork() {
+            true => sequence.shared_blocks(),
+            false => sequence.most_blocks(context),
+        });
+        let needed = prefix.max().unwrap_or(0) + sum;
+        (if grows { declared } else { needed }, needed)
     }
 
-    /// Forks windows for requests whose inputs are all in the cache. A request without free blocks
-    /// waits for the other forks of its window, and is refused if there are none.
-    fn serve(&mut self) {
+    fn has_forks(&self, window: u64) -> bool {
+        let mut family = self.sequences.iter().filter(|s| s.window() == window);
+        family.any(Sequence::is_fork)
+    }
+
+    /// Begins requests whose inputs are all in the cache, as forks of their windows; of a window of
+    /// which nothing else is left, the last one. One that finds no room waits for the others of its
+    /// window. Whether one has begun, or was refused.
+    fn serve(&mut self) -> bool {
+        let mut served = false;
+        let tokenizer = self.runner.parts.tokenizer.clone();
+        let context = self.runner.limits().context;
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
-            let tokenizer = self.runner.parts.tokenizer.clone();
+            if !self.admission.is_admitted(id) {
+                continue;
+            }
             while let Some(tokens) = self.sequences[index].asked_tokens(&tokenizer) {
-                let blocks = self.sequences[index].fork_blocks(tokens);
-                let needed = self.needed_blocks(id, Some(blocks));
-                if self.admission.resize(id, needed) {
-                    let fork = self.sequences[index].fork(&tokenizer);
-                    self.sequences.extend(fork);
-                } else if self
-                    .sequences
-                    .iter()
-                    .any(|s| s.window() == id && s.is_fork())
-                {
+                let window = &self.sequences[index];
+                let (last, others) = (window.is_last_asked(), self.has_forks(id));
+                let blocks = window.request_blocks(tokens, context);
+                // One at a time has the room that the window has for one. The last one takes what
+                // the window has, and more as it needs it.
+                let fits = self.fits(id, Some(blocks), !others) || last && !others;
+                if !fits && others {
                     break;
+                }
+                served = true;
+                let window = &mut self.sequences[index];
+                if fits && last {
+                    window.become_request(&tokenizer);
+                } else if fits {
+                    let fork = window.fork(&tokenizer);
+                    self.sequences.extend(fork);
                 } else {
                     let full = StepError::Memory {
-                        needed: self.sequences[index].tokens() + tokens,
+                        needed: window.tokens().saturating_add(tokens),
                         limit: self.runner.limits().kv_tokens,
                     };
-                    self.sequences[index].refuse(Failure::Full(full.to_string()));
+                    window.refuse(Failure::Full(full.to_string()));
                 }
             }
         }
         self.sequences.retain(|sequence| !sequence.ended());
+        served
     }
 
-    /// Applies `act` to a window; an error fails that window alone.
-    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
+    /// Does something to a window.
+    fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence)) {
         if let Some(window) = self.sequences.iter_mut().find(|s| s.id() == id) {
-            if let Err(error) = act(&self.runner, window) {
-                window.fail(failure(&error));
-            }
+            act(&self.runner, window);
             self.sequences.retain(|sequence| !sequence.ended());
         }
     }
 
     fn step(&mut self, step: Step) {
-        let (ids, tokens): (Vec<u64>, Vec<usize>) = match step {
+        let (mut ids, tokens): (Vec<u64>, Vec<usize>) = match step {
             Step::Encode(ids) => (ids, Vec::new()),
             Step::Forward(shares) => shares.iter().map(|s| (s.id, s.tokens)).unzip(),
         };
@@ -403,6 +439,9 @@ impl Worker {
         chosen.sort_unstable_by_key(|(place, _)| *place);
         let result = if tokens.is_empty() {
             let mut chosen: Vec<_> = chosen.into_iter().map(|(_, sequence)| sequence).collect();
+            let batch = self.runner.next_batch(&chosen);
+            let in_batch = chosen.iter().filter(|sequence| sequence.has_new(&batch));
+            ids = in_batch.map(|sequence| sequence.id()).collect();
             self.runner.encode_next(&mut chosen)
         } else {
             let (mut prefilled, mut decode) = (0, false);
@@ -475,6 +514,8 @@ fn failure(error: &StepError) -> Failure {
 
 /// Whether the device is out of memory, which other windows may free again.
 fn is_out_of_memory(error: &candle_core::Error) -> bool {
-    // candle keeps only the text of the driver's error.
-    brief(error).contains("OUT_OF_MEMORY")
+    // candle keeps the driver's error as text only.
+    let text = brief(error);
+    // The driver's own, and that of cuBLAS.
+    text.contains("OUT_OF_MEMORY") || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
 }

@@ -100,6 +100,7 @@ impl Runner {
     /// A runner with an empty vision cache.
     pub fn new(parts: RunnerParts) -> Self {
         let config = EngineConfig::of(parts.model.kv.device());
+        let merge = parts.model.config.vision_config.spatial_merge_size;
         let interrupt = Arc::<Interrupt>::default();
         Self {
             limits: limits(&parts),
@@ -108,7 +109,7 @@ impl Runner {
             interrupt,
             parts,
             encoding: VecDeque::new(),
-            recent: VisionCache::new(config.vision_cache_tokens),
+            recent: VisionCache::new(config.cache_tokens(merge)),
         }
     }
 
@@ -120,6 +121,21 @@ impl Runner {
     ///
     /// See [`StepError`].
     pub fn encode_next(&mut self, sequences: &mut [&mut Sequence]) -> Result<(), StepError> {
+        let batch = self.next_batch(sequences);
+        let windows = sequences.iter().filter(|sequence| sequence.has_new(&batch));
+        let windows = windows.map(|sequence| sequence.interest()).collect();
+        let running = self.interrupt.begin(windows);
+        let vision_batch = self.begin(&batch);
+        drop(running);
+        self.encoding.push_back(vision_batch?);
+        for sequence in sequences {
+            sequence.mark_encoding(&batch);
+        }
+        Ok(())
+    }
+
+    /// What [`Runner::encode_next`] encodes.
+    pub fn next_batch(&self, sequences: &[&mut Sequence]) -> Vec<VisionInput> {
         let mut batch: Vec<VisionInput> = Vec::new();
         for input in sequences.iter().flat_map(|sequence| sequence.inputs()) {
             let fits = batch
@@ -132,29 +148,26 @@ impl Runner {
                 batch.push(input.clone());
             }
         }
-        let has = |sequence: &Sequence| {
-            let mut inputs = sequence.inputs();
-            inputs.any(|input| batch.iter().any(|other| same(other, input)))
-        };
-        let windows = sequences.iter().filter(|sequence| has(sequence));
-        let windows = windows.map(|sequence| sequence.interest()).collect();
-        let running = self.interrupt.begin(windows);
-        let vision_batch = self.begin(&batch);
-        drop(running);
-        self.encoding.push_back(vision_batch?);
-        for sequence in sequences {
-            sequence.mark_encoding(&batch);
-        }
-        Ok(())
+        batch
     }
 
-    /// Makes the sequence ready for the next step: supplies encoded tokens and lays out the known
-    /// part of its prompt.
+    /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one
+    /// had, and lays out what is known of its prompt. A window of which nothing but one request is
+    /// left becomes that request.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
     pub fn advance(&self, sequence: &mut Sequence) -> Result<(), StepError> {
+        self.lay_out(sequence)?;
+        if sequence.is_last_asked() {
+            sequence.become_request(&self.parts.tokenizer);
+        }
+        Ok(self.limits.check(sequence.tokens(), 0)?)
+    }
+
+    /// The same, but for the last request: that may have to wait for room.
+    pub(super) fn lay_out(&self, sequence: &mut Sequence) -> Result<(), StepError> {
         self.supply(sequence);
         sequence.advance(&self.parts.tokenizer, &self.parts.model.config)?;
         Ok(self.limits.check(sequence.tokens(), 0)?)

@@ -41,13 +41,26 @@ enum Operation {
 struct Failing {
     device: Arc<dyn Platform>,
     at: Operation,
-    error: Arc<Mutex<Option<&'static str>>>,
+    error: Arc<Mutex<Option<Error>>>,
 }
+
+/// What the driver says, and whether it says it once only.
+#[derive(Clone, Copy, Debug)]
+struct Error {
+    text: &'static str,
+    once: bool,
+}
+
+const OUT_OF_MEMORY: &str = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
 
 impl Failing {
     fn check(&self, operation: Operation) -> Result<()> {
-        match *self.error.lock().unwrap() {
-            Some(error) if operation == self.at => bail!("{error}"),
+        let mut next = self.error.lock().unwrap();
+        match *next {
+            Some(Error { text, once }) if operation == self.at => {
+                next.take_if(|_| once);
+                bail!("{text}")
+            }
             _ => Ok(()),
         }
     }
@@ -101,7 +114,7 @@ impl Platform for Failing {
 /// An engine with the demo model on such a device.
 struct Bench {
     engine: Engine,
-    error: Arc<Mutex<Option<&'static str>>>,
+    error: Arc<Mutex<Option<Error>>>,
     interest: Arc<Interest>,
     _waiter: Waiter,
     next: u64,
@@ -147,6 +160,15 @@ impl Bench {
 
     /// Opens a window with a frame pair, and makes a request if `asked`.
     fn window(&mut self, asked: bool) -> Heard {
+        let size = Size {
+            width: 128,
+            height: 96,
+        };
+        self.window_of(asked.then_some(size))
+    }
+
+    /// A window that is asked about a pair of frames of this size, if there is one.
+    fn window_of(&mut self, size: Option<Size>) -> Heard {
         let id = self.next;
         self.next += 2;
         let (tell_lost, lost) = channel();
@@ -157,16 +179,12 @@ impl Bench {
             lost: Box::new(move |failure| tell_lost.send(failure).unwrap()),
             interest: self.interest.clone(),
         });
-        let size = Size {
-            width: 128,
-            height: 96,
-        };
-        let frame = |t: u32| Frame {
-            rgb: clip(t, size, 0).into(),
-            size,
-            seconds: f64::from(t) / 2.0,
-        };
-        if asked {
+        if let Some(size) = size {
+            let frame = |t: u32| Frame {
+                rgb: clip(t, size, 0).into(),
+                size,
+                seconds: f64::from(t) / 2.0,
+            };
             self.send(Command::Push {
                 id,
                 input: VisionInput::Pair([frame(0), frame(1)]),
@@ -193,7 +211,11 @@ impl Bench {
     }
 
     fn fails_with(&self, error: Option<&'static str>) {
-        *self.error.lock().unwrap() = error;
+        *self.error.lock().unwrap() = error.map(|text| Error { text, once: false });
+    }
+
+    fn fails_once(&self, text: &'static str) {
+        *self.error.lock().unwrap() = Some(Error { text, once: true });
     }
 }
 
@@ -234,15 +256,22 @@ fn a_lost_device_is_the_end_of_the_engine() {
 
 #[test]
 fn a_device_without_memory_is_full_and_works_on() {
-    for at in [Operation::Encode, Operation::Forward] {
+    for (at, error, name) in [
+        (Operation::Encode, OUT_OF_MEMORY, "OUT_OF_MEMORY"),
+        (Operation::Forward, OUT_OF_MEMORY, "OUT_OF_MEMORY"),
+        // What cuBLAS says when it finds none for itself.
+        (
+            Operation::Forward,
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "ALLOC_FAILED",
+        ),
+    ] {
         let mut bench = Bench::new(at);
-        bench.fails_with(Some(
-            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
-        ));
+        bench.fails_with(Some(error));
         let Event::Failed(Failure::Full(text)) = end(&bench.window(true)) else {
             panic!("{at:?}: not full");
         };
-        assert!(text.contains("OUT_OF_MEMORY"), "{text}");
+        assert!(text.contains(name), "{text}");
         bench.fails_with(None);
         assert!(!bench.engine.is_broken());
         assert!(
@@ -250,4 +279,36 @@ fn a_device_without_memory_is_full_and_works_on() {
             "{at:?}"
         );
     }
+}
+
+/// What a batch lacks memory for is no harm to windows whose inputs are not in it.
+#[test]
+fn a_batch_that_fails_fails_only_the_windows_in_it() {
+    let mut bench = Bench::new(Operation::Encode);
+    // The engine waits here until both windows are there.
+    let (at_lost, reached) = channel();
+    let (go, gate) = channel::<()>();
+    let id = bench.next;
+    bench.next += 2;
+    bench.send(Command::Open {
+        id,
+        head: WindowHead {
+            tokens: usize::MAX,
+            ..WindowHead::default()
+        },
+        lost: Box::new(move |_| {
+            at_lost.send(()).unwrap();
+            gate.recv_timeout(WATCHDOG).unwrap();
+        }),
+        interest: bench.interest.clone(),
+    });
+    reached.recv_timeout(WATCHDOG).unwrap();
+    let [first, second] = [(128, 96), (96, 128)].map(|(width, height)| {
+        let size = Size { width, height };
+        bench.window_of(Some(size))
+    });
+    bench.fails_once(OUT_OF_MEMORY);
+    go.send(()).unwrap();
+    assert!(matches!(end(&first), Event::Failed(Failure::Full(_))));
+    assert!(matches!(end(&second), Event::Answer(_)));
 }

@@ -146,9 +146,11 @@ impl KvCache {
     /// A second cache with the same tokens. It shares all blocks; [`KvCache::reserve`] copies a
     /// shared block before it is written to.
     pub fn fork(&self) -> Self {
+        // Without those that are only reserved: both would write into them.
+        let kept = self.len.div_ceil(BLOCK_TOKENS);
         Self {
             pool: self.pool.clone(),
-            blocks: self.blocks.clone(),
+            blocks: self.blocks.iter().take(kept).cloned().collect(),
             len: self.len,
         }
     }
@@ -300,6 +302,22 @@ mod tests {
         drop(a);
         assert_eq!(keys(&b), expect((0..300).chain(1000..1010)));
         drop(b);
+        assert_eq!(pool.used(), 0);
+    }
+
+    /// As after a pass that failed.
+    #[test]
+    fn blocks_that_are_only_reserved_are_not_shared() {
+        let pool = KvPool::new((2, 1, 2), DType::F32, Device::Cpu);
+        let mut a = KvCache::new(&pool);
+        append(&mut a, 0..100);
+        a.reserve(200).unwrap();
+        let mut b = a.fork();
+        append(&mut a, 1000..1200);
+        append(&mut b, 2000..2200);
+        assert_eq!(keys(&a), expect((0..100).chain(1000..1200)));
+        assert_eq!(keys(&b), expect((0..100).chain(2000..2200)));
+        drop((a, b));
         assert_eq!(pool.used(), 0);
     }
 

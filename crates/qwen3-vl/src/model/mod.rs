@@ -71,18 +71,20 @@ impl Workspace {
                 Device::Cpu => tensors::CpuWorkspace::threaded(flag),
                 _ => tensors::CpuWorkspace::default(),
             },
-            ..Self::default()
+            device: None,
         }
     }
 
     /// The workspace of a kind of device, in that device's own type.
-    pub fn of_device<T: Default + Send + 'static>(&mut self) -> &mut T {
+    ///
+    /// # Errors
+    ///
+    /// If it is of another type, which it never is: it has just been made.
+    pub fn of_device<T: Default + Send + 'static>(&mut self) -> candle_core::Result<&mut T> {
         let kept = self.device.take().and_then(|kept| kept.downcast().ok());
         let kept: Box<dyn Any + Send> = kept.unwrap_or_else(|| Box::new(T::default()));
-        match self.device.insert(kept).downcast_mut() {
-            Some(kept) => kept,
-            None => unreachable!("it has just been made of this type"),
-        }
+        let kept = self.device.insert(kept).downcast_mut();
+        kept.ok_or_else(|| candle_core::Error::msg("a workspace of another device"))
     }
 
     /// An error if the pass is interrupted.

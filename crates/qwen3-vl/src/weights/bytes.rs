@@ -1,8 +1,7 @@
-//! Where the bytes of a file of weights are.
+//! The bytes of a file of weights.
 //!
-//! Files are read, not mapped: one that another process cuts off while it is mapped ends this process
-//! with SIGBUS. Nothing is held twice either way, because what a model computes with is a copy in
-//! memory of its own.
+//! Files are read, not mapped: if another process truncates a mapped file, SIGBUS ends this
+//! process. Mapping would save no memory, because the model computes with copies.
 
 use std::fs::File;
 use std::io;
@@ -17,8 +16,6 @@ pub(super) enum Source {
     File(File),
     /// In the program.
     Static(&'static [u8]),
-    /// In memory.
-    Memory(Vec<u8>),
 }
 
 impl Source {
@@ -31,7 +28,6 @@ impl Source {
         match self {
             Self::File(file) => read_exact_at(file, start, out),
             Self::Static(bytes) => copy(bytes, start, out),
-            Self::Memory(bytes) => copy(bytes, start, out),
         }
     }
 }

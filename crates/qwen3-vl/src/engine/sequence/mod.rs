@@ -134,8 +134,13 @@ impl Sequence {
         self.own_blocks_for(self.tokens())
     }
 
-    /// KV blocks that it can need at most, less those that it shares. For a window, those of its
-    /// prefix so far.
+    /// Blocks that it shares with its window, if it is a fork.
+    pub fn shared_blocks(&self) -> usize {
+        self.shared / BLOCK_TOKENS
+    }
+
+    /// Blocks that it will need at most, less those that its window has. Of a window, those of its prefix
+    /// so far.
     pub fn most_blocks(&self, context: usize) -> usize {
         let answer = match &self.role {
             Role::Request(answering) => answering.left(),
@@ -150,7 +155,7 @@ impl Sequence {
         }
         tokens
             .div_ceil(BLOCK_TOKENS)
-            .saturating_sub(self.shared / BLOCK_TOKENS)
+            .saturating_sub(self.shared_blocks())
     }
 
     /// Tokens in the KV cache.

@@ -1,6 +1,7 @@
 //! A window: inputs that are not in the prompt yet, and the requests that wait for them.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use qwen3_vl_core::backend::LostSink;
@@ -29,7 +30,9 @@ pub(super) struct Prefix {
     waiting: VecDeque<Waiting>,
     /// Requests that wait for the inputs before them, in order.
     asks: VecDeque<Queued>,
-    /// Counts the pushed inputs, and those of them that are in the prompt.
+    /// Why it takes no more inputs, after one that it cannot bear; requests about that fail.
+    refused: Option<Failure>,
+    /// Inputs that have been pushed, and of those the ones that are in the prompt.
     pushed: usize,
     laid_out: usize,
 }
@@ -60,6 +63,7 @@ impl Prefix {
             open: true,
             waiting: VecDeque::new(),
             asks: VecDeque::new(),
+            refused: None,
             pushed: 0,
             laid_out: 0,
         }
@@ -81,7 +85,13 @@ impl Prefix {
         first.is_some_and(|first| first.after == self.laid_out)
     }
 
-    /// Whether it is closed and its only request has all inputs.
+    /// Whether inputs may still come into the prompt.
+    fn grows(&self) -> bool {
+        let last = self.asks.back();
+        self.open && self.refused.is_none() || last.is_some_and(|last| last.after > self.laid_out)
+    }
+
+    /// Whether nothing but one request is left of it.
     fn is_last_asked(&self) -> bool {
         !self.open && self.asks.len() == 1 && self.is_asked()
     }
@@ -134,7 +144,13 @@ impl Sequence {
         new.map(|waiting| &waiting.input)
     }
 
-    /// Takes the tokens that `find` has for inputs that are not encoded.
+    /// Whether an input of a batch is to be encoded for it.
+    pub fn has_new(&self, batch: &[VisionInput]) -> bool {
+        let mut inputs = self.inputs();
+        inputs.any(|input| batch.iter().any(|other| same(other, input)))
+    }
+
+    /// What `find` knows of inputs that have not been encoded is theirs.
     pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) {
         for waiting in self.waiting_mut().filter(|w| w.encoded.is_none()) {
             waiting.encoded = find(&waiting.input);
@@ -143,7 +159,9 @@ impl Sequence {
 
     /// Adds a vision input that arrived at `now` with arrival number `since`.
     pub fn push(&mut self, input: VisionInput, since: u64, now: Instant) {
-        if let Role::Window(prefix) = &mut self.role {
+        if let Role::Window(prefix) = &mut self.role
+            && prefix.refused.is_none()
+        {
             prefix.pushed += 1;
             prefix.waiting.push_back(Waiting {
                 input,
@@ -155,9 +173,28 @@ impl Sequence {
         }
     }
 
-    /// Queues a request about all inputs so far. `order` counts the engine's requests.
-    pub fn ask(&mut self, mut ask: Ask, order: u64) {
+    /// Takes no more inputs, because of one that cannot be taken. Requests about those before it go
+    /// on.
+    pub fn refuse_input(&mut self, failure: Failure) {
         match &mut self.role {
+            Role::Window(prefix) if !prefix.asks.is_empty() => {
+                prefix.refused.get_or_insert(failure);
+            }
+            _ => self.fail(failure),
+        }
+    }
+
+    /// Takes a request about all inputs so far. `order` counts the requests of the engine.
+    pub fn ask(&mut self, mut ask: Ask, order: u64) {
+        if ask.request.max_tokens == 0 {
+            let text = "max_tokens is 0, and an answer has at least one token".into();
+            return ask.sink.send(Event::Failed(Failure::Invalid(text)));
+        }
+        match &mut self.role {
+            Role::Window(Prefix {
+                refused: Some(failure),
+                ..
+            }) => ask.sink.send(Event::Failed(failure.clone())),
             Role::Window(prefix) => {
                 prefix.lost = None;
                 prefix.asks.push_back(Queued {
@@ -186,8 +223,8 @@ impl Sequence {
         }
     }
 
-    /// Appends encoded inputs to the prompt, up to those of the next request. A closed window with
-    /// one request left becomes that request.
+    /// Puts into the prompt what is known of it by now: inputs that are encoded, up to those that a
+    /// request is about. A window that was refused an input ends when it has no more requests.
     ///
     /// # Errors
     ///
@@ -207,14 +244,37 @@ impl Sequence {
             self.pending.append(chunk);
         }
         if let Role::Window(prefix) = &mut self.role
-            && prefix.is_last_asked()
+            && prefix.asks.is_empty()
+            && let Some(failure) = prefix.refused.take()
+        {
+            self.fail(failure);
+        }
+        Ok(())
+    }
+
+    /// Whether nothing but one request is left of a window, which it
+    /// [becomes](Sequence::become_request).
+    pub fn is_last_asked(&self) -> bool {
+        matches!(&self.role, Role::Window(prefix) if prefix.is_last_asked())
+    }
+
+    /// Whether it is a window into whose prompt inputs may still come.
+    pub fn grows(&self) -> bool {
+        matches!(&self.role, Role::Window(prefix) if prefix.grows())
+    }
+
+    /// A window becomes the request whose turn it is. If the tokenizer fails, the request has been
+    /// told.
+    pub fn become_request(&mut self, tokenizer: &Tokenizer) {
+        if let Role::Window(prefix) = &mut self.role
             && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
         {
             self.id = ask.id;
             self.role = Role::Request(Box::new(Answering::new(ask, order)));
-            self.lay_out_request(tokenizer)?;
+            if let Err(error) = self.lay_out_request(tokenizer) {
+                self.fail(Failure::Invalid(error.to_string()));
+            }
         }
-        Ok(())
     }
 
     fn input_chunk(
@@ -238,13 +298,13 @@ impl Sequence {
         self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// Most tokens that the next request adds, if its inputs are all in the KV cache. None for the
-    /// last request, which the window becomes.
+    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache,
+    /// or in the prompt if it is the last one.
     pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
         let Role::Window(prefix) = &self.role else {
             return None;
         };
-        if !prefix.is_asked() || prefix.is_last_asked() || !self.pending.is_empty() {
+        if !prefix.is_asked() || !(prefix.is_last_asked() || self.pending.is_empty()) {
             return None;
         }
         let request = &prefix.asks.front()?.ask.request;
@@ -253,10 +313,16 @@ impl Sequence {
         Some(prompt + TEMPLATE + request.max_tokens as usize)
     }
 
-    /// KV blocks that a fork with `tokens` more tokens needs beside those that it shares.
-    pub fn fork_blocks(&self, tokens: usize) -> usize {
-        let all = self.own_blocks_for(self.tokens().saturating_add(tokens));
-        all.saturating_sub(self.state.len() / BLOCK_TOKENS)
+    /// Blocks that the request whose turn it is needs beside those that the window has, if it
+    /// brings so many tokens. A fork shares the full ones of the window, which the last request
+    /// takes over.
+    pub fn request_blocks(&self, tokens: usize, context: usize) -> usize {
+        let all = self.own_blocks_for(self.tokens().saturating_add(tokens).min(context));
+        let has = match self.is_last_asked() {
+            true => self.own_blocks(),
+            false => self.state.len() / BLOCK_TOKENS,
+        };
+        all.saturating_sub(has)
     }
 
     /// The next request as a fork, which shares the window's KV blocks. If the tokenizer fails, the
@@ -305,16 +371,16 @@ impl Sequence {
             Role::Request(answering) => answering.sink.send(Event::Failed(failure)),
             Role::Lost { .. } => (),
             Role::Window(prefix) => {
-                let open = prefix.open;
-                if let Some(lost) = prefix.lost.take() {
-                    lost(failure.clone());
-                }
-                for mut queued in prefix.asks.drain(..) {
-                    queued.ask.sink.send(Event::Failed(failure.clone()));
-                }
-                self.role = Role::Lost { failure, open };
+                let (open, lost) = (prefix.open, prefix.lost.take());
+                let asks = std::mem::take(&mut prefix.asks);
+                // First: what is told may panic.
+                self.role = Role::Lost {
+                    failure: failure.clone(),
+                    open,
+                };
                 self.pending = Chunk::default();
                 self.state.free();
+                tell_all(lost, asks, &failure);
             }
         }
     }
@@ -326,5 +392,21 @@ impl Sequence {
             Role::Lost { open, .. } => !open,
             Role::Request(answering) => answering.sink.ended(),
         }
+    }
+}
+
+/// Tells all of the failure of their window, although some of them panic; goes on with the first
+/// panic.
+fn tell_all(lost: Option<LostSink>, asks: VecDeque<Queued>, failure: &Failure) {
+    let told = lost.map_or(Ok(()), |lost| {
+        catch_unwind(AssertUnwindSafe(|| lost(failure.clone())))
+    });
+    let told = asks.into_iter().fold(told, |told, mut queued| {
+        let event = Event::Failed(failure.clone());
+        let next = catch_unwind(AssertUnwindSafe(|| queued.ask.sink.send(event)));
+        told.and(next)
+    });
+    if let Err(panic) = told {
+        resume_unwind(panic);
     }
 }

@@ -2,9 +2,12 @@
 //! windows.
 
 mod answers;
+mod any_order;
 mod asks;
 mod ends;
 mod limits;
+mod panics;
+mod room;
 
 use std::ops::Range;
 use std::path::Path;
@@ -45,6 +48,16 @@ fn options() -> LoadOptions {
 
 fn backend() -> Arc<dyn Backend> {
     load(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap()
+}
+
+/// A backend whose KV cache has so many blocks.
+fn backend_of(blocks: u64) -> Arc<dyn Backend> {
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let options = LoadOptions {
+        kv_memory: Some(blocks * runner.parts.model.kv.block_bytes() as u64),
+        ..options()
+    };
+    load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap()
 }
 
 fn assert_cancelled(rx: &Receiver<Event>) {
