@@ -65,6 +65,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
     let request = Request {
         prompt: options.prompt,
         max_tokens: options.tokens,
+        reasoning_tokens: 0,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,

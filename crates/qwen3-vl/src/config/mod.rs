@@ -5,6 +5,7 @@ mod generation;
 mod kind;
 mod preprocessor;
 mod rope;
+mod template;
 mod text;
 mod vision;
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 pub use generation::GenerationConfig;
 pub use preprocessor::{PixelRange, PreprocessorConfig, ProcessorFiles, Processors};
 pub use rope::Rope;
+pub use template::{ChatTemplateFiles, chat_template};
 pub use text::TextConfig;
 pub use vision::VisionConfig;
 

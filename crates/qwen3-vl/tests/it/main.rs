@@ -16,5 +16,6 @@ mod hub_hostile;
 mod parity;
 mod processors;
 mod quantized;
+mod thinking;
 mod tokenizer_file;
 mod weights;

@@ -16,7 +16,7 @@ use crate::model::Chunk;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// Most tokens of the chat template behind a prompt.
+/// Most tokens of the chat template behind a prompt, with the tags of a thought.
 const TEMPLATE: usize = 16;
 
 /// The state that only a window has.
@@ -211,7 +211,7 @@ impl Sequence {
             && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
         {
             self.id = ask.id;
-            self.role = Role::Request(Box::new(Answering::new(ask, order)));
+            self.role = Role::Request(Box::new(Answering::new(ask, order, tokenizer)));
             self.lay_out_request(tokenizer)?;
         }
         Ok(())
@@ -250,7 +250,8 @@ impl Sequence {
         let request = &prefix.asks.front()?.ask.request;
         // A prompt that cannot be tokenized fails when the request begins.
         let prompt = tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
-        Some(prompt + TEMPLATE + request.max_tokens as usize)
+        let generated = request.reasoning_tokens.saturating_add(request.max_tokens);
+        Some(prompt + TEMPLATE + generated as usize)
     }
 
     /// KV blocks that a fork with `tokens` more tokens needs beside those that it shares.
@@ -270,7 +271,7 @@ impl Sequence {
             id: ask.id,
             window: self.window,
             interest: self.interest.clone(),
-            role: Role::Request(Box::new(Answering::new(ask, order))),
+            role: Role::Request(Box::new(Answering::new(ask, order, tokenizer))),
             pending: Chunk::default(),
             state: self.state.fork(),
             fork: true,

@@ -5,6 +5,7 @@ mod answers;
 mod asks;
 mod ends;
 mod limits;
+mod thinking;
 
 use std::ops::Range;
 use std::path::Path;
