@@ -258,7 +258,7 @@ impl Request {
     }
 }
 
-/// What a description says: the field `text`.
+/// The field `text` of a description.
 pub(crate) fn text(description: &gst::StructureRef) -> &str {
     description.get("text").unwrap_or_default()
 }

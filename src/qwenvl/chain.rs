@@ -240,9 +240,9 @@ impl QwenVL {
         gst::element_imp_warning!(
             self,
             gst::StreamError::Format,
-            ("The frames have no timestamps, so none is described: let the source give them (appsrc: \
-                 format=time and timestamps or do-timestamp=true; still images: imagefreeze, or \
-                 videorate behind a decoder that knows the frame rate)"),
+            ("The frames have no timestamps, so none is described: let the source give them \
+                 (appsrc: format=time and timestamps or do-timestamp=true; still images: \
+                 imagefreeze, or videorate behind a decoder that knows the frame rate)"),
             ["Frames are sampled by PTS in a TIME segment"]
         );
     }

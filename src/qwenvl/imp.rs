@@ -1,4 +1,4 @@
-//! The GObject: pads, states, and what a run of the element consists of.
+//! The GObject: pads, states, and the parts of a run.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -322,10 +322,10 @@ impl ElementImpl for QwenVL {
             gst::subclass::ElementMetadata::new(
                 "Qwen3-VL video describer",
                 "Filter/Analyzer/Video",
-                "Describes the video that passes through it with Qwen3-VL, in the process. Every window \
-                 of a few seconds ends in an element message qwenvl/description or qwenvl/dropped; \
-                 descriptions also come as signal, as QwenVLDescriptionMeta on buffers and as timed \
-                 text on the request pad text",
+                "Describes the video that passes through it with Qwen3-VL, in the process. Every \
+                 window of a few seconds ends in an element message qwenvl/description or \
+                 qwenvl/dropped; descriptions also come as signal, as QwenVLDescriptionMeta on \
+                 buffers and as timed text on the request pad text",
                 env!("CARGO_PKG_REPOSITORY"),
             )
         });
@@ -355,14 +355,13 @@ impl ElementImpl for QwenVL {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        let pad = {
-            let mut slot = lock(&self.textpad);
-            if slot.is_some() {
-                gst::warning!(CAT, imp = self, "There is a text pad already");
-                return None;
-            }
-            slot.insert(Self::new_text_pad(template)).clone()
-        };
+        let pad = Self::new_text_pad(template);
+        // The lock ends here: a log function of the application may do anything.
+        let taken = *lock(&self.textpad).get_or_insert_with(|| pad.clone()) != pad;
+        if taken {
+            gst::warning!(CAT, imp = self, "There is a text pad already");
+            return None;
+        }
         if let Err(error) = self.obj().add_pad(&pad) {
             gst::error!(CAT, imp = self, "{error}");
             *lock(&self.textpad) = None;
@@ -394,8 +393,8 @@ impl ElementImpl for QwenVL {
             // The worker would wait for itself.
             gst::StateChange::PausedToReady if self.is_worker() => {
                 self.warn(
-                    "The state cannot be changed in a handler of the element's messages and signals: do \
-                     it in another thread",
+                    "The state cannot be changed in a handler of the element's messages and \
+                     signals: do it in another thread",
                 );
                 return Err(gst::StateChangeError);
             }

@@ -170,7 +170,8 @@ pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
         .into_iter()
         .find_map(|field| Some(format!(" ({field}={})", of_field(structure, field)?)));
     Some(format!(
-        "Frames in {memory}{} cannot be read: put {element} and the caps filter video/x-raw in front",
+        "Frames in {memory}{} cannot be read: put {element} and the caps filter video/x-raw \
+         in front",
         kind.unwrap_or_default()
     ))
 }

@@ -1,10 +1,10 @@
 //! The element. Its files in the order in which a frame meets them:
 //!
-//! - `chain`: the streaming thread: sample, hand over, push on
-//! - `sample`: what is handed over
+//! - `chain`: the streaming thread: samples, hands over, pushes on
+//! - `sample`: a sampled frame
 //! - `session`: the queues and waits between the threads
 //! - `worker`: converts and resizes, makes windows, asks the engine, posts the answers
-//! - `hold`: where the video waits for its descriptions, if it shall
+//! - `hold`: the video that waits for its descriptions (`attach=window`)
 //! - `text`: the request pad with the answers as timed text, and its task
 //!
 //! and around them `imp` (pads, states), `properties`, `signals`, `settings`, `events`, `queries`,

@@ -1,4 +1,4 @@
-//! What the threads share while the element runs: one session from READY→PAUSED to PAUSED→READY.
+//! The state that the threads share in a run: one session from READY→PAUSED to PAUSED→READY.
 //!
 //! Two queues lead to the worker. `work` is in stream order and bounded; `control` overtakes it:
 //! answers, flushes, the loaded model. All waits are for one condition variable, so an event that
@@ -30,7 +30,7 @@ const MAX_WORK_IN_HANDLER: usize = 2 * MAX_WORK;
 /// lock, and an event to the pipeline takes its state lock.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the worker does in the order of the stream.
+/// Work for the worker, in the order of the stream.
 pub(super) enum Work {
     /// A sampled frame.
     Frame(Box<Sample>),
@@ -45,7 +45,7 @@ pub(super) enum Work {
     Mark(Mark),
 }
 
-/// What the worker does at once.
+/// Commands for the worker, which overtake its work.
 pub(super) enum Control {
     /// The model is loaded.
     Ready(Arc<dyn Backend>),
@@ -63,7 +63,7 @@ pub(super) enum Control {
     Stop,
 }
 
-/// What the worker takes from its queues.
+/// The worker's next entry of its queues.
 pub(super) enum Next {
     Control(Control),
     Work(Work),
@@ -340,23 +340,31 @@ impl Session {
 
     /// `eos-timeout` has passed: drops the frames in the queue, and the worker drops its windows.
     pub(super) fn expire(&self) {
-        self.0.change(|state| {
+        // Frames are freed without the lock: that may call code of their pool.
+        let _frames = self.0.change(|state| {
             let lost = state.frames_waiting() as u64;
             state.stats.skipped = state.stats.skipped.saturating_add(lost);
-            state.work.retain(|work| !matches!(work, Work::Frame(_)));
+            let work = std::mem::take(&mut state.work).into_iter();
+            let (frames, rest) = work.partition(|work| matches!(work, Work::Frame(_)));
+            state.work = rest;
             state.control.push_back(Control::Expire);
+            let frames: VecDeque<Work> = frames;
+            frames
         });
     }
 
     /// Ends all waits and drops the work and descriptions of the stream before the flush.
     pub(super) fn flush_start(&self) {
-        self.0.change(|state| {
+        // Dropped without the lock.
+        let _before = self.0.change(|state| {
             state.flushing = true;
             state.epoch = state.epoch.wrapping_add(1);
-            state.work.clear();
-            state.attach.clear();
             let epoch = state.epoch;
             state.control.push_front(Control::Flush(epoch));
+            (
+                std::mem::take(&mut state.work),
+                std::mem::take(&mut state.attach),
+            )
         });
     }
 
@@ -377,10 +385,10 @@ impl Session {
 
     /// Ends all waits for good and stops the worker.
     pub(super) fn stop(&self) {
-        self.0.change(|state| {
+        let _work = self.0.change(|state| {
             state.stopping = true;
-            state.work.clear();
             state.control.push_front(Control::Stop);
+            std::mem::take(&mut state.work)
         });
     }
 
@@ -394,10 +402,10 @@ impl Session {
 
     /// The element failed, because of `why`: ends all waits and makes the worker drop its windows.
     pub(super) fn fail(&self, why: &str) {
-        self.0.change(|state| {
+        let _work = self.0.change(|state| {
             state.failed = true;
-            state.work.clear();
             state.control.push_front(Control::Abort(why.into()));
+            std::mem::take(&mut state.work)
         });
     }
 

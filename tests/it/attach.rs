@@ -408,7 +408,11 @@ fn another_window_duration_is_another_latency() {
 /// A sink that follows the clock shows every frame of a live stream in time.
 #[test]
 fn a_live_sink_drops_nothing() {
-    let line = "videotestsrc is-live=true num-buffers=30 !                 video/x-raw,width=64,height=64,framerate=20/1 !                 qwenvl name=q attach=window window-duration=500000000 fps=4/1 min-frames=2                 attach-timeout=500000000 !                 fakevideosink name=v sync=true qos=true max-lateness=5000000";
+    let line = "videotestsrc is-live=true num-buffers=30 ! \
+                video/x-raw,width=64,height=64,framerate=20/1 ! \
+                qwenvl name=q attach=window window-duration=500000000 fps=4/1 min-frames=2 \
+                attach-timeout=500000000 ! \
+                fakevideosink name=v sync=true qos=true max-lateness=5000000";
     let run = Run::new(line, hooks(echo(Duration::from_millis(100))));
     let sink = run.pipeline.by_name("v").unwrap();
     let messages = run.finish();

@@ -109,7 +109,8 @@ struct Stream {
 impl Stream {
     fn new(caps: &str, properties: &str, hooks: Hooks) -> Self {
         let line = format!(
-            "appsrc name=in format=time ! qwenvl name=q {properties} ! fakesink name=end async=false"
+            "appsrc name=in format=time ! qwenvl name=q {properties} ! \
+             fakesink name=end async=false"
         );
         let run = Run::new(&line, hooks);
         let source = run.pipeline.by_name("in").unwrap();

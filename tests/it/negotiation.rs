@@ -38,7 +38,8 @@ fn memory_that_can_be_read() {
         "video/x-raw,format=NV12",
         "video/x-raw(memory:SystemMemory, meta:GstVideoOverlayComposition),format=NV12",
         "video/x-raw(memory:DMABuf),format=NV12",
-        "video/x-raw(memory:DMABuf, meta:GstVideoOverlayComposition),format=DMA_DRM,drm-format=NV12",
+        "video/x-raw(memory:DMABuf, meta:GstVideoOverlayComposition),format=DMA_DRM,\
+         drm-format=NV12",
         "video/x-raw(memory:GLMemory),format=NV12,texture-target=2D",
         "video/x-raw(memory:GLMemory),format=NV12",
         "video/x-raw(memory:CUDAMemory),format=NV12",
@@ -145,7 +146,8 @@ fn upstream_chooses_among_what_can_be_read() {
             "memory:DMABuf: video/x-raw, format=(string)DMA_DRM, drm-format=(string)NV12",
             "memory:GLMemory: video/x-raw, format=(string)RGBA, texture-target=(string)2D",
             "memory:SystemMemory: video/x-raw, format=(string)NV12",
-            "memory:SystemMemory, meta:GstVideoOverlayComposition: video/x-raw, format=(string)NV12",
+            "memory:SystemMemory, meta:GstVideoOverlayComposition: video/x-raw, \
+             format=(string)NV12",
         ]
     );
 }

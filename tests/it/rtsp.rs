@@ -25,7 +25,8 @@ fn the_film_is_described_live_over_rtsp() {
     });
     let server = Server::film();
     let line = format!(
-        "rtspsrc protocols=tcp location={} ! decodebin ! qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
+        "rtspsrc protocols=tcp location={} ! decodebin ! \
+         qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
         server.url("rtsp")
     );
     let run = Run::new(&line, Hooks::default());

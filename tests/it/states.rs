@@ -239,7 +239,8 @@ fn one_run() {
         return;
     }
     let line = "videotestsrc num-buffers=80 ! video/x-raw,width=64,height=64,framerate=10/1 \
-                ! qwenvl name=q emit-tokens=true ! tee name=t ! queue ! fakesink t. ! queue ! fakesink";
+                ! qwenvl name=q emit-tokens=true ! tee name=t ! queue ! fakesink \
+                t. ! queue ! fakesink";
     let run = Run::new(line, hooks(echo(Duration::from_millis(5))));
     assert_eq!(run.finish().descriptions().len(), 2);
     for down in [gst::State::Ready, gst::State::Null] {

@@ -268,9 +268,9 @@ mod tests {
         /// For any settings and any checkpoint nothing overflows, and the tokens are bounded.
         #[test]
         fn a_forecast_is_within_the_limits(
-            min_pixels: u64, max_pixels: u64, total_pixels: u64, width: u32, height: u32, frames: u32,
-            images: bool, text_bytes: usize, text_tokens: usize, max_tokens: u32, context: usize, kv_tokens: usize,
-            extreme in 0..4u32
+            min_pixels: u64, max_pixels: u64, total_pixels: u64, width: u32, height: u32,
+            frames: u32, images: bool, text_bytes: usize, text_tokens: usize, max_tokens: u32,
+            context: usize, kv_tokens: usize, extreme in 0..4u32
         ) {
             let pick = |value: u64| match extreme { 0 => u64::MAX, 1 => 1 << 34, _ => value };
             let (frames, max_tokens) = match extreme {

@@ -68,9 +68,9 @@ impl Default for Limits {
 pub enum LimitError {
     /// More than the model's context.
     #[error(
-        "the window needs {needed} tokens, more than the model's {limit} tokens of context: use fewer \
-         frames (fps, max-frames, window-duration), fewer pixels (max-pixels, total-pixels, a lower \
-         min-pixels) or a shorter prompt"
+        "the window needs {needed} tokens, more than the model's {limit} tokens of context: use \
+         fewer frames (fps, max-frames, window-duration), fewer pixels (max-pixels, total-pixels, \
+         a lower min-pixels) or a shorter prompt"
     )]
     Context {
         /// Tokens of the window, at least.
@@ -81,8 +81,8 @@ pub enum LimitError {
     /// More than the KV cache.
     #[error(
         "the window needs {needed} tokens, more than the {limit} that fit into the KV cache: raise \
-         kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels (max-pixels, \
-         total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens or \
+         kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels \
+         (max-pixels, total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens or \
          reasoning-tokens"
     )]
     KvMemory {

@@ -60,7 +60,9 @@ proptest! {
     }
 
     #[test]
-    fn the_cap_limits_a_frame(size in sizes(), pairs in 1..200u32, range in ranges(), factor in factors()) {
+    fn the_cap_limits_a_frame(
+        size in sizes(), pairs in 1..200u32, range in ranges(), factor in factors()
+    ) {
         let budget = Budget::HfVideo {
             min_pixels: range.0,
             max_pixels: range.1,
@@ -95,7 +97,8 @@ proptest! {
 
     #[test]
     fn qwen_vl_utils_frames_fit(
-        size in sizes(), frames in 1..800u32, range in ranges(), total in 1..1u64 << 32, factor in factors()
+        size in sizes(), frames in 1..800u32, range in ranges(), total in 1..1u64 << 32,
+        factor in factors()
     ) {
         let budget = Budget::QwenVlUtils {
             min_pixels: range.0,
@@ -119,7 +122,13 @@ proptest! {
     ) {
         let own = Budget::HfVideo { min_pixels: whole.0, max_pixels: whole.1, cap_per_frame };
         let min_pixels = max_pixels.min(128 * 1024);
-        let smaller = Budget::Smaller { min_pixels, max_pixels, total_pixels, whole, cap_per_frame };
+        let smaller = Budget::Smaller {
+            min_pixels,
+            max_pixels,
+            total_pixels,
+            whole,
+            cap_per_frame,
+        };
         let [own, smaller] = [own, smaller].map(|budget| budget.size(frames, source, 32, TEMPORAL));
         match (own, smaller) {
             (Ok(own), Ok(smaller)) => {

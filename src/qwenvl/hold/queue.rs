@@ -217,7 +217,7 @@ impl<T, D: Clone> HoldQueue<T, D> {
     }
 }
 
-/// What the first entry waits for.
+/// The wait of the first entry.
 enum Front {
     Ready,
     /// For a change, or for this time.

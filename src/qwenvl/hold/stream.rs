@@ -36,6 +36,11 @@ impl State {
             flow: Ok(gst::FlowSuccess::Ok),
         }
     }
+
+    /// Takes all entries out.
+    fn clear(&mut self) -> HoldQueue<Item, gst::Structure> {
+        std::mem::take(&mut self.queue)
+    }
 }
 
 /// The hold queue with its lock; see the module.
@@ -60,7 +65,9 @@ impl HeldBuffers {
         self.active.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// What `change` returns is dropped without the lock: to free a buffer may call code of its
+    /// pool.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) {
         if self.active() {
             self.state.change(change);
         }
@@ -160,22 +167,21 @@ impl HeldBuffers {
     // The pad.
 
     pub(super) fn start(&self) {
-        *self.state.lock() = State::new();
+        let _before = std::mem::replace(&mut *self.state.lock(), State::new());
         self.active.store(true, Ordering::Release);
     }
 
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
         // Under the lock: another thread has either not read `active` yet or is in its wait.
-        self.state.lock().queue = HoldQueue::default();
-        self.state.wake();
+        let _held = self.state.change(State::clear);
     }
 
     /// Drops all entries and pauses the task.
     pub(super) fn flush_start(&self) {
         self.change(|state| {
             state.flushing = true;
-            state.queue = HoldQueue::default();
+            state.clear()
         });
     }
 
@@ -187,7 +193,7 @@ impl HeldBuffers {
     pub(super) fn refused(&self, why: gst::FlowError) {
         self.change(|state| {
             state.flow = Err(why);
-            state.queue = HoldQueue::default();
+            state.clear()
         });
     }
 

@@ -105,10 +105,9 @@ impl Text {
         self.active.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        if self.active() {
-            self.state.change(change);
-        }
+    /// `None` without an active pad.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> Option<R> {
+        self.active().then(|| self.state.change(change))
     }
 
     // The application's thread.
@@ -175,23 +174,20 @@ impl Text {
         self.change(|state| state.timeline.opened(window, requests, start));
     }
 
-    /// A request ended; with an answer, its text and the running time at its window's end.
+    /// A request ended; with an answer, its text and the running time at its window's end. Returns
+    /// whether a text was lost, because the peer is too slow.
     pub(in crate::qwenvl) fn ended(
         &self,
         request: RequestId,
         text: Option<(&str, gst::ClockTime)>,
-    ) {
+    ) -> bool {
         let text = text.map(|(text, end)| (text.to_owned(), end.nseconds()));
-        self.change(|state| {
-            let lost = state.timeline.lost;
+        let lost = self.change(|state| {
+            let before = state.timeline.lost;
             state.timeline.ended(request, text);
-            if state.timeline.lost > lost {
-                gst::warning!(
-                    crate::qwenvl::imp::CAT,
-                    "The text pad's peer is too slow: a text is lost"
-                );
-            }
+            state.timeline.lost > before
         });
+        lost.unwrap_or_default()
     }
 
     // The pad.

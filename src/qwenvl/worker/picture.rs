@@ -22,8 +22,8 @@ pub(super) enum PictureError {
     #[error("cannot map a buffer of {bytes} bytes as {format:?} video")]
     Map { bytes: usize, format: VideoFormat },
     #[error(
-        "the buffer's GstVideoMeta tells of {}x{} pixels that do not lie in its {bytes} bytes: mend \
-         the element in front that made it",
+        "the buffer's GstVideoMeta tells of {}x{} pixels that do not lie in its {bytes} bytes: \
+         mend the element in front that made it",
         size.width, size.height
     )]
     Layout { bytes: usize, size: Size },

@@ -42,7 +42,8 @@ impl Worker {
         Ok(())
     }
 
-    /// The backend lost a window. If it has requests by now, those fail on their own.
+    /// The backend lost a window. If its requests have gone to the backend by now, they fail on
+    /// their own.
     pub(super) fn lost(&mut self, window: u64, failure: &Failure) -> Result<(), Fatal> {
         if self.is_flushed() {
             return Ok(());
@@ -103,7 +104,7 @@ impl Worker {
                 self.end_by(asked, event);
                 continue;
             }
-            // The backend may be what has just panicked.
+            // The backend may have caused the panic that led here.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
             asked.request.dropped(reason, message);
         }

@@ -30,7 +30,8 @@ const AT_ONCE: usize = 4;
 /// Parts of the commands, and their replacements.
 fn substitutes(camera: &str, broker: Option<u16>, webhook: u16) -> Vec<(&'static str, String)> {
     let text = String::from;
-    let source = "videotestsrc is-live=true pattern=black num-buffers=360 ! video/x-raw,width=320,height=240,framerate=30/1";
+    let source = "videotestsrc is-live=true pattern=black num-buffers=360 ! \
+                  video/x-raw,width=320,height=240,framerate=30/1";
     let broker = broker.map(|port| ("-h broker", format!("-h 127.0.0.1 -p {port}")));
     let others = [
         ("rtsp://camera/stream", text(camera)),
@@ -47,8 +48,8 @@ fn substitutes(camera: &str, broker: Option<u16>, webhook: u16) -> Vec<(&'static
             "autovideosink",
             format!(
                 "videoconvert ! videoscale ! videorate ! \
-                 video/x-raw,format=GRAY8,width=640,height=480,pixel-aspect-ratio=1/1,framerate=1/1 ! \
-                 filesink location={SCREEN}.grey"
+                 video/x-raw,format=GRAY8,width=640,height=480,pixel-aspect-ratio=1/1,\
+                 framerate=1/1 ! filesink location={SCREEN}.grey"
             ),
         ),
         ("Qwen/Qwen3-VL-2B-Instruct", text("demo")),

@@ -180,7 +180,8 @@ fn a_paused_video_is_not_stuck() {
     for queue in ["", "queue !"] {
         let path = folder.path().join("film.vtt");
         let line = format!(
-            "{FILE} ! qwenvl name=q ! fakesink q.text ! {queue} webvttenc ! filesink location=\"{}\"",
+            "{FILE} ! qwenvl name=q ! fakesink q.text ! {queue} webvttenc ! \
+             filesink location=\"{}\"",
             path.display()
         );
         let run = Run::new(&line, hooks(echo(Duration::ZERO)));

@@ -41,7 +41,8 @@ fn the_pad_comes_and_goes_while_the_video_plays() {
 fn the_pad_goes_while_its_peer_waits() {
     let line = "videotestsrc num-buffers=400 ! video/x-raw,width=64,height=64,framerate=10/1 ! \
                 qwenvl name=q window-duration=30000000000 fps=1/5 text-timing=span ! \
-                fakesink name=v sync=false async=false q.text ! fakesink name=t sync=true async=false";
+                fakesink name=v sync=false async=false \
+                q.text ! fakesink name=t sync=true async=false";
     let run = Run::new(line, hooks(echo(Duration::ZERO)));
     let seen = watch(&run);
     let frames = video(&run);

@@ -59,8 +59,8 @@ pub enum BudgetError {
     },
     /// The rule yields more than [`MOST_PIXELS`].
     #[error(
-        "a frame of {}x{} pixels would be enlarged, or kept, beyond the {MOST_PIXELS} pixels that a \
-         frame can have: lower min-pixels, or set max-pixels",
+        "a frame of {}x{} pixels would be enlarged, or kept, beyond the {MOST_PIXELS} pixels that \
+         a frame can have: lower min-pixels, or set max-pixels",
         .0.width,
         .0.height
     )]

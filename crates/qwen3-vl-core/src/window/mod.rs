@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! time of every frame ─► FrameSampler ── kept ─► Windows ─► Opened · Frame · Closed · Discarded
-//!                                                         └─► Pairs: two frames, one temporal patch
+//!                                                         └─► Pairs: a temporal patch
 //! ```
 //!
 //! Times are nanoseconds of running time, which goes on over seeks and gaps.

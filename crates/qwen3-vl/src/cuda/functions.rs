@@ -40,11 +40,11 @@ static LOADED: RwLock<Vec<Functions>> = RwLock::new(Vec::new());
 ///
 /// If the driver accepts neither the machine code nor the PTX, or a kernel is missing.
 pub fn load(context: &Arc<CudaContext>) -> Result<()> {
-    let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
-    loaded.retain(|of| of.context.strong_count() > 0);
-    if loaded.iter().any(|of| of.is_of(context)) {
+    let is_loaded = |loaded: &[Functions]| loaded.iter().any(|of| of.is_of(context));
+    if is_loaded(&LOADED.read().unwrap_or_else(PoisonError::into_inner)) {
         return Ok(());
     }
+    // Without the lock: the driver may compile, and other devices look kernels up meanwhile.
     context.bind_to_thread().w()?;
     let module = module(context)?;
     let mut by_name = HashMap::new();
@@ -54,10 +54,16 @@ pub fn load(context: &Arc<CudaContext>) -> Result<()> {
         let function = unsafe { get_function(module, symbol) }.w()?;
         by_name.insert(name, Function(function));
     }
-    loaded.push(Functions {
-        context: Arc::downgrade(context),
-        by_name,
-    });
+    let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
+    loaded.retain(|of| of.context.strong_count() > 0);
+    // Another thread may have been faster. Its kernels are the same, and both modules live as long
+    // as the context.
+    if !is_loaded(&loaded) {
+        loaded.push(Functions {
+            context: Arc::downgrade(context),
+            by_name,
+        });
+    }
     Ok(())
 }
 
