@@ -249,9 +249,10 @@ pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) -> R
     let set = (property.set)(settings, value);
     if name == PRESET {
         let preset = settings.preset.settings();
-        let others = TABLE.iter().filter(|other| other.spec.name() != PRESET);
-        for other in others.filter(|other| !settings.chosen.contains(other.spec.name())) {
-            (other.set)(settings, &(other.get)(&preset))?;
+        for other in TABLE.iter().filter(|other| other.spec.name() != PRESET) {
+            if !settings.chosen.contains(other.spec.name()) {
+                (other.set)(settings, &(other.get)(&preset))?;
+            }
         }
     } else if !matches!(set, Err(Remark::Refused { .. })) {
         settings.chosen.insert(property.spec.name());

@@ -62,7 +62,10 @@ fn answered(more: &[(&str, &str)]) -> (Vec<String>, Vec<gst::Structure>, gst::St
     bench.push(1_000).unwrap();
     let buffer = bench.harness.pull().unwrap();
     let [description] = <[gst::Structure; 1]>::try_from(meta::descriptions(&buffer)).unwrap();
-    assert_eq!(*signals.lock().unwrap(), [description.clone()]);
+    assert_eq!(
+        signals.lock().unwrap().as_slice(),
+        std::slice::from_ref(&description)
+    );
     bench.stop();
     let texts = texts.lock().unwrap().clone();
     (texts, bench.messages.structures, description)
@@ -224,7 +227,7 @@ fn an_empty_text_does_not_move_the_others() {
 mod presets {
     use super::*;
 
-    fn element(properties: &[(&str, &str)]) -> gst::Element {
+    fn with(properties: &[(&str, &str)]) -> gst::Element {
         crate::common::init();
         let element = gst::ElementFactory::make("qwenvl").build().unwrap();
         for (name, value) in properties {
@@ -251,7 +254,7 @@ mod presets {
 
     #[test]
     fn what_was_set_wins_in_any_order() {
-        let element = element(&[PRESET]);
+        let element = with(&[PRESET]);
         assert_eq!(values(&element), cosmos());
         element.set_property_from_str("preset", "none");
         assert_eq!(
@@ -263,7 +266,7 @@ mod presets {
             [("fps", "1/1"), PRESET, ("max-tokens", "9")],
             [("fps", "1/1"), ("max-tokens", "9"), PRESET],
         ] {
-            let element = super::presets::element(&properties);
+            let element = with(&properties);
             let (system, _, _, reasoning) = cosmos();
             let expected = (system, gst::Fraction::new(1, 1), 9, reasoning);
             assert_eq!(values(&element), expected);
@@ -272,7 +275,7 @@ mod presets {
             assert_eq!(values(&element), expected);
         }
         // Also what was set to the default, and a NULL.
-        let element = super::presets::element(&[("max-tokens", "256")]);
+        let element = with(&[("max-tokens", "256")]);
         element.set_property("system-prompt", None::<&str>);
         element.set_property_from_str("preset", "cosmos-reason2");
         assert_eq!(
@@ -283,7 +286,7 @@ mod presets {
 
     #[test]
     fn others_are_told_of_the_change() {
-        let element = element(&[("fps", "1/1")]);
+        let element = with(&[("fps", "1/1")]);
         let told = Arc::new(Mutex::new(Vec::new()));
         let note = told.clone();
         element.connect_notify(None, move |_, property| {
