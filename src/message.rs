@@ -206,11 +206,12 @@ impl Request {
     }
 
     /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with
-    /// it.
-    pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
+    /// it. `reasoning` says that it is of the thought before the answer.
+    pub(crate) fn token(&self, index: u32, id: u32, text: &str, reasoning: bool) -> gst::Structure {
         let token = self.structure(TOKEN);
         let token = token.field("index", index).field("token-id", id);
-        with_json(token.field("text", c_text(text)))
+        let token = token.field("text", c_text(text));
+        with_json(token.field("reasoning", reasoning))
     }
 
     /// `qwenvl/description`. `late` is the time between the arrival of the last frame and its
@@ -227,6 +228,7 @@ impl Request {
             .times(self.structure(DESCRIPTION))
             .field("prompt", &self.prompt)
             .field("text", c_text(&answer.text))
+            .field_if_some("reasoning", answer.reasoning.as_deref().map(c_text))
             .field("finish-reason", answer.finish_reason.as_str())
             .field("grid", gst::Array::new(answer.grid))
             .field("prompt-tokens", answer.prompt_tokens)

@@ -18,8 +18,11 @@ pub struct Description {
     pub window: Window,
     /// The prompt.
     pub prompt: String,
-    /// The answer.
+    /// The answer. Empty if the model ended, or was ended, in its thought.
     pub text: String,
+    /// The thought before the answer, with the property `reasoning`; `None` if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
     /// Why the answer ended.
     pub finish_reason: FinishReason,
     /// Patches in time, rows and columns, as transformers' `video_grid_thw`. With `mode=images` the
@@ -27,7 +30,7 @@ pub struct Description {
     pub grid: [u32; 3],
     /// Tokens of the prompt with its frames.
     pub prompt_tokens: u32,
-    /// Tokens of the answer.
+    /// Tokens of the answer and of its thought.
     pub completion_tokens: u32,
     /// Name of the model.
     pub model: String,
@@ -111,7 +114,7 @@ pub struct Window {
 pub enum FinishReason {
     /// The model ended it.
     Stop,
-    /// `max-tokens` were reached.
+    /// `max-tokens` were reached, or the end of the model's context.
     Length,
     /// It repeated itself: `repetition-guard`.
     Repetition,
@@ -126,6 +129,7 @@ impl TryFrom<&gst::StructureRef> for Description {
             window: Window::read(&fields)?,
             prompt: fields.get("prompt")?,
             text: fields.get("text")?,
+            reasoning: fields.optional("reasoning")?,
             finish_reason: fields.choice("finish-reason")?,
             grid: fields.array("grid")?,
             prompt_tokens: fields.get("prompt-tokens")?,

@@ -170,6 +170,11 @@ impl QwenVL {
         if let Some(remark) = remark {
             self.warn(&remark.to_string());
         }
+        if name == super::properties::PRESET {
+            for name in super::properties::changed(&before, &after) {
+                self.obj().notify(name);
+            }
+        }
         if hold::longest_hold(&before) != hold::longest_hold(&after) {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
             // Fails without a bus only, where no message is read.

@@ -3,6 +3,7 @@
 
 mod setters;
 
+use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 use gst::glib::{self, ParamSpecEnum};
@@ -47,6 +48,9 @@ macro_rules! table {
     };
 }
 
+/// The property `preset`, which gives others their values.
+pub(super) const PRESET: &str = "preset";
+
 /// The property `stats`, which is read-only and no setting.
 pub(super) const STATS: &str = "stats";
 
@@ -73,6 +77,10 @@ table! {
     "prompt-layout", "Prompt layout", prompt_layout by put, mutable_ready,
         |name, default| ParamSpecEnum::builder_with_default(name, default),
         "Where the vision tokens stand in the prompt";
+    "preset", "Preset", preset by put, mutable_playing,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Defaults that go with a model, for the properties that are not set, before or after it; \
+         taken up by the next window";
     "prompt", "Prompt", prompt by text, mutable_playing,
         |name, default| string(name).default_value(Some(default.as_str())),
         "What to ask about each window; taken up by the next window";
@@ -122,6 +130,14 @@ table! {
     "max-tokens", "Maximum tokens", max_tokens by put, mutable_playing,
         |name, default| uint(name, default).minimum(1),
         "Most tokens of an answer";
+    "reasoning", "Reasoning", reasoning by put, mutable_playing,
+        |name, default| boolean(name, default),
+        "Put what a model thinks before it answers into the messages, as the field reasoning and \
+         as tokens; with preset=cosmos-reason2, ask it to think. The answer never holds it";
+    "reasoning-tokens", "Reasoning tokens", reasoning_tokens by put, mutable_playing,
+        |name, default| uint(name, default),
+        "Most tokens that a model may think before it has to answer; max-tokens does not count \
+         them (0 = it must not think)";
     "temperature", "Temperature", temperature by number, mutable_playing,
         |name, default| double(name, default),
         "Randomness of the answers; 0 = always the likeliest token (-1 = from the checkpoint)";
@@ -224,12 +240,34 @@ fn find(name: &str) -> Option<&'static Property> {
     TABLE.iter().find(|property| property.spec.name() == name)
 }
 
-/// Applies a value, whose type and range GObject has checked.
+/// Applies a value, whose type and range GObject has checked. A preset changes the properties that
+/// were never set.
 pub(super) fn set(settings: &mut Settings, name: &str, value: &glib::Value) -> Result<(), Remark> {
-    match find(name) {
-        Some(property) => (property.set)(settings, value),
-        None => Ok(()),
+    let Some(property) = find(name) else {
+        return Ok(());
+    };
+    let set = (property.set)(settings, value);
+    if name == PRESET {
+        let preset = settings.preset.settings();
+        for other in TABLE.iter().filter(|other| other.spec.name() != PRESET) {
+            if !settings.chosen.contains(other.spec.name()) {
+                (other.set)(settings, &(other.get)(&preset))?;
+            }
+        }
+    } else if !matches!(set, Err(Remark::Refused { .. })) {
+        settings.chosen.insert(property.spec.name());
     }
+    set
+}
+
+/// Names of the properties that differ.
+pub(super) fn changed(before: &Settings, after: &Settings) -> Vec<&'static str> {
+    let differ = |property: &&Property| {
+        let (before, after) = ((property.get)(before), (property.get)(after));
+        before.compare(&after) != Some(Ordering::Equal)
+    };
+    let changed = TABLE.iter().filter(differ);
+    changed.map(|property| property.spec.name()).collect()
 }
 
 /// The value of a property that is a setting.

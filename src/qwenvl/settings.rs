@@ -1,5 +1,9 @@
 //! The values of the properties, and the engine's settings that follow from them.
 
+mod preset;
+
+use std::collections::BTreeSet;
+
 use gst::glib;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::forecast::{Forecast, ForecastError, WindowPlan};
@@ -9,6 +13,7 @@ use qwen3_vl_core::prompt::PromptLayout;
 use qwen3_vl_core::request::SamplingParams;
 use qwen3_vl_core::window::{RulesError, WindowRules, WindowSettings};
 
+pub use self::preset::Preset;
 use crate::engines::{self, ModelOptions};
 
 /// Type of the weights.
@@ -155,6 +160,7 @@ pub(super) struct Settings {
     pub(super) dtype: Dtype,
     pub(super) quantization: Quantization,
     pub(super) prompt_layout: Layout,
+    pub(super) preset: Preset,
     pub(super) prompt: String,
     pub(super) system_prompt: Option<String>,
     /// Nanoseconds.
@@ -172,6 +178,10 @@ pub(super) struct Settings {
     pub(super) frame_cap: bool,
     pub(super) mode: Mode,
     pub(super) max_tokens: u32,
+    /// Whether messages hold the thought before an answer.
+    pub(super) reasoning: bool,
+    /// Most tokens of a thought.
+    pub(super) reasoning_tokens: u32,
     /// Negative = from the checkpoint; so are the next four.
     pub(super) temperature: f64,
     pub(super) top_p: f64,
@@ -196,6 +206,8 @@ pub(super) struct Settings {
     pub(super) emit_tokens: bool,
     /// `None` = the element's name.
     pub(super) stream_id: Option<String>,
+    /// Names of the properties that the application has set, which a preset leaves alone.
+    pub(super) chosen: BTreeSet<&'static str>,
 }
 
 impl Default for Settings {
@@ -207,6 +219,7 @@ impl Default for Settings {
             dtype: Dtype::default(),
             quantization: Quantization::default(),
             prompt_layout: Layout::default(),
+            preset: Preset::default(),
             prompt: "Describe this video.".into(),
             system_prompt: None,
             window_duration: 4_000_000_000,
@@ -220,6 +233,10 @@ impl Default for Settings {
             frame_cap: true,
             mode: Mode::default(),
             max_tokens: 256,
+            reasoning: false,
+            // Enough for most thoughts about a few seconds of video, and few enough that the KV
+            // cache, which has a place for all of them from the start, still holds several windows.
+            reasoning_tokens: 2048,
             temperature: -1.0,
             top_p: -1.0,
             top_k: -1,
@@ -238,6 +255,7 @@ impl Default for Settings {
             attach_analytics: false,
             emit_tokens: false,
             stream_id: None,
+            chosen: BTreeSet::new(),
         }
     }
 }
@@ -312,9 +330,23 @@ impl Settings {
             images: self.mode == Mode::Images,
             text_bytes: text.bytes,
             text_tokens: text.tokens,
-            max_tokens: self.max_tokens,
+            max_tokens: self.max_tokens.saturating_add(self.thought_tokens(model)),
         };
         plan.forecast(model)
+    }
+
+    /// Most tokens of a thought before the answer; 0 if the model is not expected to think.
+    pub(super) fn thought_tokens(&self, model: &ModelInfo) -> u32 {
+        let thinks = model.thinks || self.reasoning || self.preset.may_think();
+        if thinks { self.reasoning_tokens } else { 0 }
+    }
+
+    /// What the model is asked: a prompt, and after it how to think, where the preset says that.
+    pub(super) fn question(&self, prompt: String) -> String {
+        match self.preset.reasoning_prompt().filter(|_| self.reasoning) {
+            Some(how) => format!("{prompt}\n\n{how}"),
+            None => prompt,
+        }
     }
 
     /// The part of a window's prompt before its frames.
@@ -368,13 +400,15 @@ impl Settings {
             (None, Some(own)) => (min.min(own), own.min(max)),
             (None, None) => (min, max),
         };
+        let preset = self.preset.pixels();
         if self.mode == Mode::Images {
-            let (min_pixels, max_pixels) = limits(model.image_pixels);
+            let (min_pixels, max_pixels) = limits(preset.unwrap_or(model.image_pixels));
             return Budget::HfImage {
                 min_pixels,
                 max_pixels,
             };
         }
+        let whole = preset.unwrap_or(model.video_pixels);
         match Budget::qwen_vl_utils(model.factor) {
             Budget::QwenVlUtils {
                 min_pixels,
@@ -389,7 +423,7 @@ impl Settings {
                         min_pixels,
                         max_pixels,
                         total_pixels,
-                        whole: model.video_pixels,
+                        whole,
                         cap_per_frame: self.frame_cap,
                     },
                     _ => Budget::QwenVlUtils {
@@ -399,13 +433,13 @@ impl Settings {
                     },
                 }
             }
-            _ if model.video_pixels_per_frame => Budget::HfImage {
-                min_pixels: model.video_pixels.0,
-                max_pixels: model.video_pixels.1,
+            _ if model.video_pixels_per_frame && preset.is_none() => Budget::HfImage {
+                min_pixels: whole.0,
+                max_pixels: whole.1,
             },
             _ => Budget::HfVideo {
-                min_pixels: model.video_pixels.0,
-                max_pixels: model.video_pixels.1,
+                min_pixels: whole.0,
+                max_pixels: whole.1,
                 cap_per_frame: self.frame_cap,
             },
         }

@@ -23,6 +23,7 @@ mod pass_through;
 mod pool;
 mod properties;
 mod readable;
+mod reasoning;
 mod requests;
 mod rtsp_faults;
 mod scripts;

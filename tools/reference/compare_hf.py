@@ -92,6 +92,9 @@ def load_hf(a):
 
 def ask_hf(a, model, processor, frames, times):
     head, tail = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    message = dict(role="user", content=[dict(type="text", text=a.prompt)])
+    if processor.apply_chat_template([message], add_generation_prompt=True).endswith("<think>\n"):
+        tail += "<think>\n"
     # Times in milliseconds as frame indices at 1000 fps; the sizes are final, so nothing is resized.
     metadata = dict(fps=1000.0, frames_indices=[round(t * 1000) for t in times],
                     total_num_frames=round(times[-1] * 1000) + 1)
@@ -128,6 +131,8 @@ def compare(a, model, processor, frames, times):
     print("frames      ", len(frames), f"of {a.size}", "at", times)
     print("prompt      ", here["prompt_tokens"], "tokens here,", prompt_tokens, "in transformers; grid",
           here["grid"], grid)
+    if here["reasoning"] is not None:
+        print("thought here", here["reasoning"])
     print("here        ", here["text"])
     print("transformers", text)
     if tokens == here["tokens"]:

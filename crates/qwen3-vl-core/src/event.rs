@@ -11,9 +11,11 @@ pub enum Event {
     Token {
         /// Its id in the vocabulary.
         id: u32,
-        /// The text that it completes: whole UTF-8 characters, or nothing while a character is
-        /// incomplete. The texts of all tokens together are the answer's.
+        /// The text that it completes: whole UTF-8 characters, or nothing while a character or a
+        /// tag is incomplete. The texts of all tokens of the answer together are the answer's.
         text: String,
+        /// Whether it is of the thought before the answer, its tags included.
+        reasoning: bool,
     },
     /// The whole answer.
     Answer(Answer),
@@ -35,9 +37,11 @@ impl Event {
 pub enum FinishReason {
     /// The model generated a stop token.
     Stop,
-    /// `max_tokens` or the end of the context was reached.
+    /// `max_tokens` or the end of the context was reached. If that was in the thought, there is no
+    /// answer: the text is empty.
     Length,
-    /// It repeated itself for [`Request::repetition_guard`] tokens, which are part of the answer.
+    /// It repeated itself for [`Request::repetition_guard`] tokens, which are part of it. If that
+    /// was in the thought, there is no answer: the text is empty.
     ///
     /// [`Request::repetition_guard`]: crate::request::Request::repetition_guard
     Repetition,
@@ -57,9 +61,11 @@ impl FinishReason {
 /// A whole answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The text, special tokens left out.
+    /// The text, special tokens left out, and the thought.
     pub text: String,
-    /// The generated ids, the stop token left out.
+    /// The thought before the answer, without its tags; none if there was no thought.
+    pub reasoning: Option<String>,
+    /// The generated ids, those of the thought too, the stop token left out.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
@@ -67,7 +73,7 @@ pub struct Answer {
     pub grid: [u32; 3],
     /// Tokens of the whole prompt, vision tokens included.
     pub prompt_tokens: u32,
-    /// Generated tokens, the stop token included.
+    /// Generated tokens, those of the thought and the stop token included.
     pub completion_tokens: u32,
     /// Where its time was spent.
     pub timings: Timings,

@@ -26,7 +26,7 @@ pub struct WindowPlan {
     ///
     /// [`Backend::text_tokens`]: crate::backend::Backend::text_tokens
     pub text_tokens: usize,
-    /// Most tokens of the answer.
+    /// Most tokens of the answer, and of the thought before it.
     pub max_tokens: u32,
 }
 

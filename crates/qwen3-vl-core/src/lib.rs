@@ -10,7 +10,8 @@
 //! 5. [`forecast`]: the tokens and memory that a window will need of a [`model`], before it is
 //!    allocated.
 //! 6. [`backend`]: the interface of an engine: windows in, [events](event) out, or a [`failure`].
-//! 7. [`load`]: progress and errors of a load; [`registry`]: one engine for all loads of the same
+//! 7. [`reasoning`]: the thought of a thinking model, apart from its answer.
+//! 8. [`load`]: progress and errors of a load; [`registry`]: one engine for all loads of the same
 //!    model.
 
 pub mod backend;
@@ -24,6 +25,7 @@ pub mod load;
 pub mod model;
 mod priority;
 pub mod prompt;
+pub mod reasoning;
 pub mod registry;
 pub mod request;
 mod sink;

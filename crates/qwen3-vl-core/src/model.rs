@@ -32,6 +32,8 @@ pub struct ModelInfo {
     /// temperature that a caller sets; the card's other values are meant for the card's
     /// temperature.
     pub own_sampling: SamplingParams,
+    /// Whether its chat template begins every answer with a thought (the Thinking models).
+    pub thinks: bool,
     /// Fewest tokens of the timestamp before a pair of frames, such as `<0.2 seconds>`.
     pub time_tokens: usize,
     /// Limits of a window.
@@ -80,7 +82,8 @@ pub enum LimitError {
     #[error(
         "the window needs {needed} tokens, more than the {limit} that fit into the KV cache: raise \
          kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels \
-         (max-pixels, total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens"
+         (max-pixels, total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens or \
+         reasoning-tokens"
     )]
     KvMemory {
         /// Tokens of the window, at least.

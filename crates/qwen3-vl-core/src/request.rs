@@ -1,5 +1,7 @@
 //! A request to the model, and its sampling parameters.
 
+use crate::reasoning::Opening;
+
 /// The part of a prompt after its frames, and how to answer it.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -7,6 +9,14 @@ pub struct Request {
     pub prompt: String,
     /// Most tokens of the answer, at least one.
     pub max_tokens: u32,
+    /// Most tokens of a thought before the answer, which `max_tokens` does not count. A thought
+    /// that reaches them is ended with `</think>`, and the answer follows, as with vLLM's
+    /// `thinking_token_budget`.
+    ///
+    /// 0 means no thought: a model that [always thinks](crate::model::ModelInfo::thinks) gets
+    /// `</think>` at once. With more, another model may begin with `<think>`; with 0 this tag is
+    /// part of its answer.
+    pub reasoning_tokens: u32,
     /// Sampling parameters.
     pub sampling: SamplingParams,
     /// Seed of the sampler.
@@ -18,6 +28,18 @@ pub struct Request {
     ///
     /// [`FinishReason::Repetition`]: crate::event::FinishReason::Repetition
     pub repetition_guard: u32,
+}
+
+impl Request {
+    /// How the text that a model generates for it begins. `thinks` is
+    /// [`ModelInfo::thinks`](crate::model::ModelInfo::thinks).
+    pub fn opening(&self, thinks: bool) -> Opening {
+        match (thinks, self.reasoning_tokens) {
+            (true, _) => Opening::Thought,
+            (false, 0) => Opening::Answer,
+            (false, _) => Opening::Either,
+        }
+    }
 }
 
 /// How the next token is chosen from the logits, in transformers' order: penalties, temperature,

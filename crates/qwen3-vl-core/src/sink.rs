@@ -89,6 +89,7 @@ mod tests {
         let token = |id| Event::Token {
             id,
             text: "a".into(),
+            reasoning: false,
         };
         sink.send(token(1));
         sink.send(Event::Cancelled);
@@ -101,7 +102,7 @@ mod tests {
         assert_eq!(
             *seen.lock().unwrap(),
             [
-                "Token { id: 1, text: \"a\" }",
+                "Token { id: 1, text: \"a\", reasoning: false }",
                 "Cancelled",
                 "Failed(Fatal(\"it lost a request\"))",
                 "Cancelled",

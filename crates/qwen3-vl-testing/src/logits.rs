@@ -33,6 +33,7 @@ pub fn last_logits(
     let request = Request {
         prompt: prompt.into(),
         max_tokens: 1,
+        reasoning_tokens: 0,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,

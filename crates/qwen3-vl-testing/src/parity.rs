@@ -243,6 +243,7 @@ fn prompt(
     let request = Request {
         prompt,
         max_tokens: 24,
+        reasoning_tokens: 0,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,

@@ -50,7 +50,7 @@ prop_compose! {
 
 prop_compose! {
     fn answer()(
-        text in any::<String>(),
+        (text, reasoning) in any::<(String, Option<String>)>(),
         finish_reason in prop::sample::select(vec![
             event::FinishReason::Stop,
             event::FinishReason::Length,
@@ -62,6 +62,7 @@ prop_compose! {
         let [queue, vision, prefill, first_token, last_token] = times.map(Duration::from_nanos);
         Answer {
             text,
+            reasoning,
             tokens: Vec::new(),
             finish_reason,
             grid,
@@ -110,6 +111,8 @@ proptest! {
         let description: Description = converted(&structure);
         prop_assert_eq!(description.grid, answer.grid);
         prop_assert_eq!(description.text, answer.text.replace('\0', "\u{fffd}"));
+        let reasoning = answer.reasoning.map(|text| text.replace('\0', "\u{fffd}"));
+        prop_assert_eq!(description.reasoning, reasoning);
         prop_assert_eq!(description.window.utc, request.window.utc);
         prop_assert_eq!(description.window.frames as usize, request.window.frames.len());
     }

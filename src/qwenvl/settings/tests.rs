@@ -8,7 +8,7 @@ use qwen3_vl_core::frames::Budget;
 use qwen3_vl_core::model::ModelInfo;
 use qwen3_vl_core::request::SamplingParams;
 
-use super::Settings;
+use super::{Mode, Preset, Settings};
 
 fn model() -> ModelInfo {
     FakeBackend::new(Duration::ZERO, Outcome::Echo)
@@ -147,4 +147,45 @@ fn the_checkpoint_s_budget_is_of_what_its_processor_says() {
         max_pixels,
     };
     assert_eq!((budget(false), budget(true)), (whole, each));
+}
+
+/// NVIDIA's example sets the sizes of both processors, and what was set here goes before it.
+#[test]
+fn the_preset_s_budget_is_of_the_whole_video() {
+    let settings = Settings {
+        preset: Preset::CosmosReason2,
+        ..Settings::default()
+    };
+    let (min_pixels, max_pixels) = (256 * 1024, 8192 * 1024);
+    for video_pixels_per_frame in [false, true] {
+        let model = ModelInfo {
+            video_pixels_per_frame,
+            ..model()
+        };
+        let whole = Budget::HfVideo {
+            min_pixels,
+            max_pixels,
+            cap_per_frame: true,
+        };
+        assert_eq!(settings.budget(&model), whole);
+    }
+    let images = Settings {
+        mode: Mode::Images,
+        ..settings.clone()
+    };
+    let each = Budget::HfImage {
+        min_pixels,
+        max_pixels,
+    };
+    assert_eq!(images.budget(&model()), each);
+    let own = Settings {
+        min_pixels: 4096,
+        max_pixels: 65_536,
+        ..settings
+    };
+    let without = Settings {
+        preset: Preset::None,
+        ..own.clone()
+    };
+    assert_eq!(own.budget(&model()), without.budget(&model()));
 }

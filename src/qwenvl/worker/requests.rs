@@ -33,9 +33,9 @@ impl PendingRequest {
         &self.request.prompt
     }
 
-    /// Publishes the token at `index` of its answer.
-    pub(super) fn token(&self, index: u32, id: u32, text: &str) {
-        let token = self.request.token(index, id, text);
+    /// Publishes the token at `index` of its answer, or of the thought before it.
+    pub(super) fn token(&self, index: u32, id: u32, text: &str, reasoning: bool) {
+        let token = self.request.token(index, id, text, reasoning);
         self.publisher.publish(&WindowEvent::Token(&token));
     }
 

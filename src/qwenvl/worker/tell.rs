@@ -22,8 +22,16 @@ impl Worker {
         }
         let asked = self.asked.iter_mut().find(|asked| asked.request.id() == id);
         match (asked, event) {
-            (Some(asked), Event::Token { id, text }) => {
-                asked.request.token(asked.tokens, id, &text);
+            (Some(asked), Event::Token { reasoning, .. }) if reasoning && !asked.reasoning => (),
+            (
+                Some(asked),
+                Event::Token {
+                    id,
+                    text,
+                    reasoning,
+                },
+            ) => {
+                asked.request.token(asked.tokens, id, &text, reasoning);
                 asked.tokens = asked.tokens.saturating_add(1);
             }
             (Some(asked), end) => asked.end = Some(end),
@@ -70,8 +78,9 @@ impl Worker {
     /// Ends a request by its terminal event.
     fn end_by(&self, asked: Asked, event: Event) {
         match (event, &self.backend) {
-            (Event::Answer(answer), Some(backend)) => {
+            (Event::Answer(mut answer), Some(backend)) => {
                 let Asked { request, late, .. } = asked;
+                answer.reasoning = answer.reasoning.filter(|_| asked.reasoning);
                 request.described(&answer, backend.model(), late, self.epoch);
             }
             (Event::Failed(error), _) => {

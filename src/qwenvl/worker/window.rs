@@ -120,6 +120,7 @@ impl OpenWindow {
         let backend_request = |prompt: &str| Request {
             prompt: prompt.to_owned(),
             max_tokens: settings.max_tokens,
+            reasoning_tokens: settings.thought_tokens(model),
             sampling: settings.sampling_params(model),
             seed: settings.seed,
             emit_tokens: settings.emit_tokens,
@@ -137,6 +138,7 @@ impl OpenWindow {
             let asked = Asked {
                 request,
                 handle: None,
+                reasoning: settings.reasoning,
                 tokens: 0,
                 late,
                 end: None,
@@ -154,7 +156,9 @@ pub(super) type ToAsk = (Asked, Request);
 pub(super) struct Asked {
     pub(super) request: PendingRequest,
     pub(super) handle: Option<Box<dyn RequestHandle>>,
-    /// Tokens of the answer so far.
+    /// Whether its messages hold the thought.
+    pub(super) reasoning: bool,
+    /// Token messages so far.
     pub(super) tokens: u32,
     /// From the arrival of the window's last frame to its push to the backend.
     pub(super) late: Duration,

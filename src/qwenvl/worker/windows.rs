@@ -73,7 +73,7 @@ impl Worker {
             utc: None,
         };
         let prompts = (self.hooks.prompts)(&settings.prompt).into_iter();
-        let prompts = prompts.map(|prompt| (self.next_request(), prompt));
+        let prompts = prompts.map(|prompt| (self.next_request(), settings.question(prompt)));
         let requests = PendingRequests::new(info, prompts, self.publisher.clone());
         // A frame with a due time after the segment's end still belongs to the window.
         let covers = end.max(sample.running_time.saturating_add(clock_time(1)));

@@ -21,6 +21,7 @@
 //! let request = Request {
 //!     prompt: "What happens?".into(),
 //!     max_tokens: 32,
+//!     reasoning_tokens: 0,
 //!     sampling: SamplingParams::default(),
 //!     seed: 0,
 //!     emit_tokens: false,
@@ -58,6 +59,8 @@ pub struct FakeBackend {
 pub enum Outcome {
     /// `"{pairs} inputs of {width}x{height}: {prompt}"`.
     Echo,
+    /// A thought about the input, then the same sentence.
+    ThinkAndEcho,
     /// [`Event::Failed`] with this failure.
     Fail(Failure),
 }
@@ -77,6 +80,7 @@ impl FakeBackend {
             image_pixels: (65_536, 16_777_216),
             sampling: SamplingParams::default(),
             own_sampling: SamplingParams::default(),
+            thinks: matches!(outcome, Outcome::ThinkAndEcho),
             time_tokens: 6,
             limits: Limits {
                 context: 262_144,
@@ -158,6 +162,8 @@ fn terminal(inputs: &[VisionInput], request: &Request, outcome: Outcome, delay: 
         .first()
         .map(VisionInput::size)
         .map_or((0, 0), |s| (s.width, s.height));
+    let reasoning = matches!(outcome, Outcome::ThinkAndEcho)
+        .then(|| format!("There are {} inputs.", inputs.len()));
     let text = format!(
         "{} inputs of {width}x{height}: {}",
         inputs.len(),
@@ -166,6 +172,7 @@ fn terminal(inputs: &[VisionInput], request: &Request, outcome: Outcome, delay: 
     let words = text.split_whitespace().count() as u32;
     Event::Answer(Answer {
         text,
+        reasoning,
         tokens: Vec::new(),
         finish_reason: FinishReason::Stop,
         grid: [inputs.len() as u32, height / 16, width / 16],

@@ -31,10 +31,23 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Sends a token.
+    /// Sends a token of the answer.
     pub fn token(&mut self, id: u32, text: &str) {
+        self.send_token(id, text, false);
+    }
+
+    /// Sends a token of the thought.
+    pub fn reasoning_token(&mut self, id: u32, text: &str) {
+        self.send_token(id, text, true);
+    }
+
+    fn send_token(&mut self, id: u32, text: &str, reasoning: bool) {
         let text = text.into();
-        self.sink.send(Event::Token { id, text });
+        self.sink.send(Event::Token {
+            id,
+            text,
+            reasoning,
+        });
     }
 
     /// Sends the terminal event.
@@ -50,8 +63,14 @@ impl Asked {
 
     /// Answers with this text.
     pub fn answer_with(self, text: String) {
+        self.answer_after(None, text);
+    }
+
+    /// Answers with this thought and this text.
+    pub fn answer_after(self, reasoning: Option<String>, text: String) {
         let answer = Answer {
             text,
+            reasoning,
             tokens: vec![1, 2, 3],
             finish_reason: FinishReason::Length,
             grid: [self.inputs.len() as u32, 4, 6],
@@ -97,7 +116,18 @@ pub struct ManualBackend {
 
 impl Default for ManualBackend {
     fn default() -> Self {
-        let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
+        Self::with(Outcome::Echo)
+    }
+}
+
+impl ManualBackend {
+    /// One whose model always thinks.
+    pub fn thinking() -> Self {
+        Self::with(Outcome::ThinkAndEcho)
+    }
+
+    fn with(outcome: Outcome) -> Self {
+        let fake = FakeBackend::new(Duration::ZERO, outcome);
         Self {
             model: fake.model().clone(),
             asked: Arc::default(),
@@ -105,9 +135,7 @@ impl Default for ManualBackend {
             requests: Arc::default(),
         }
     }
-}
 
-impl ManualBackend {
     fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
         // The list is valid after every statement, so a panic elsewhere does not matter.
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)

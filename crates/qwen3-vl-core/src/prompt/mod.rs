@@ -6,17 +6,19 @@
 //! ```
 //! use qwen3_vl_core::prompt::PromptLayout;
 //! use qwen3_vl_core::prompt::{Piece, PromptBuilder, Special};
+//! use qwen3_vl_core::reasoning::Opening;
 //!
 //! let mut prompt = PromptBuilder::new(PromptLayout::Canonical, None);
 //! prompt.video_patch(0.25);
 //! prompt.video_patch(1.25);
-//! prompt.finish("What happens?");
+//! prompt.finish("What happens?", Opening::Answer);
 //! let text: String = prompt.take().iter().map(|piece| match piece {
 //!     Piece::Text(text) => text.as_str(),
 //!     Piece::Special(Special::ImStart) => "<|im_start|>",
 //!     Piece::Special(Special::ImEnd) => "<|im_end|>",
 //!     Piece::Special(Special::VisionStart) => "<|vision_start|>",
 //!     Piece::Special(Special::VisionEnd) => "<|vision_end|>",
+//!     Piece::Think => "<think>",
 //!     Piece::Vision => "…",
 //! }).collect();
 //! assert_eq!(
@@ -33,6 +35,7 @@ mod position;
 pub use position::{Position, PositionCursor};
 
 use crate::frames::timestamp_text;
+use crate::reasoning::Opening;
 
 /// Layout of the vision tokens in the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -65,6 +68,8 @@ pub enum Piece {
     Text(String),
     /// One control token.
     Special(Special),
+    /// `<think>`, which is one token too, but not a control token: it appears in decoded text.
+    Think,
     /// Where the tokens of one vision input go: a temporal patch of a video or a still image.
     Vision,
 }
@@ -126,8 +131,9 @@ impl PromptBuilder {
         self.special(Special::VisionEnd);
     }
 
-    /// The user's text and the head of the assistant's turn: the prompt is complete.
-    pub fn finish(&mut self, prompt: &str) {
+    /// The user's text and the head of the assistant's turn: the prompt is complete. For
+    /// [`Opening::Thought`] it ends `<think>\n`, as the chat template of the Thinking models does.
+    pub fn finish(&mut self, prompt: &str, opening: Opening) {
         if self.nested_open {
             self.special(Special::VisionEnd);
             self.nested_open = false;
@@ -137,6 +143,11 @@ impl PromptBuilder {
         self.text("\n");
         self.special(Special::ImStart);
         self.text("assistant\n");
+        if opening == Opening::Thought {
+            self.flush();
+            self.pieces.push(Piece::Think);
+            self.text("\n");
+        }
         self.flush();
     }
 
@@ -175,6 +186,7 @@ mod tests {
                 Piece::Special(Special::ImEnd) => "<|im_end|>",
                 Piece::Special(Special::VisionStart) => "<|vision_start|>",
                 Piece::Special(Special::VisionEnd) => "<|vision_end|>",
+                Piece::Think => "<think>",
                 Piece::Vision => "V",
             })
             .collect()
@@ -184,7 +196,7 @@ mod tests {
         let mut builder = PromptBuilder::new(layout, None);
         builder.video_patch(0.25);
         builder.video_patch(1.25);
-        builder.finish("Why?");
+        builder.finish("Why?", Opening::Answer);
         render(&builder.take())
     }
 
@@ -212,13 +224,34 @@ mod tests {
         let mut builder = PromptBuilder::new(PromptLayout::Canonical, Some("Be brief."));
         builder.image();
         builder.image();
-        builder.finish("Why?");
+        builder.finish("Why?", Opening::Answer);
         assert_eq!(
             render(&builder.take()),
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n\
              <|vision_start|>V<|vision_end|><|vision_start|>V<|vision_end|>Why?<|im_end|>\n\
              <|im_start|>assistant\n"
         );
+    }
+
+    /// As the chat template of the Thinking models ends: `<|im_start|>assistant\n<think>\n`.
+    #[test]
+    fn a_thinking_model_begins_in_its_thought() {
+        let end = |opening| {
+            let mut builder = PromptBuilder::new(PromptLayout::Canonical, None);
+            builder.finish("Why <think>?", opening);
+            builder.take().split_off(2)
+        };
+        let text = |text: &str| Piece::Text(text.into());
+        let plain = [
+            Piece::Special(Special::ImEnd),
+            text("\n"),
+            Piece::Special(Special::ImStart),
+            text("assistant\n"),
+        ];
+        assert_eq!(end(Opening::Answer), plain);
+        assert_eq!(end(Opening::Either), plain);
+        let thought = [&plain[..], &[Piece::Think, text("\n")]].concat();
+        assert_eq!(end(Opening::Thought), thought);
     }
 
     #[test]

@@ -65,6 +65,12 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
     let request = Request {
         prompt: options.prompt,
         max_tokens: options.tokens,
+        // No thought is ended before all tokens are there.
+        reasoning_tokens: if backend.model().thinks {
+            options.tokens
+        } else {
+            0
+        },
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,
@@ -73,11 +79,13 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
     window.ask(request, sink);
     drop(window);
     match answers.recv()? {
-        Event::Answer(answer) => {
+        Event::Answer(mut answer) => {
+            answer.tokens.truncate(options.tokens as usize);
             println!(
                 "{}",
                 serde_json::json!({
                     "text": answer.text,
+                    "reasoning": answer.reasoning,
                     "tokens": answer.tokens,
                     "finish_reason": answer.finish_reason.as_str(),
                     "prompt_tokens": answer.prompt_tokens,

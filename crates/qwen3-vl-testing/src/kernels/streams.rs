@@ -77,6 +77,7 @@ fn request() -> Request {
     Request {
         prompt: "Count.".into(),
         max_tokens: 10 * STEPS as u32,
+        reasoning_tokens: 0,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,

@@ -6,6 +6,7 @@ mod kind;
 mod preprocessor;
 pub mod quantization;
 mod rope;
+mod template;
 mod text;
 mod vision;
 
@@ -16,6 +17,7 @@ pub use generation::GenerationConfig;
 pub use preprocessor::{PixelRange, PreprocessorConfig, ProcessorFiles, Processors};
 pub use quantization::Quantization;
 pub use rope::Rope;
+pub use template::{ChatTemplateFiles, chat_template};
 pub(crate) use text::MOST_EXPERTS;
 pub use text::TextConfig;
 pub use vision::VisionConfig;

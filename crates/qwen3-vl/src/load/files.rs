@@ -7,7 +7,10 @@ use std::sync::atomic::AtomicBool;
 use qwen3_vl_core::load::{LoadError, Progress};
 
 use super::{LoadOptions, ModelSource, invalid, quantised};
-use crate::config::{Config, GenerationConfig, ProcessorFiles, Processors, Quantization};
+use crate::config::{
+    ChatTemplateFiles, Config, GenerationConfig, ProcessorFiles, Processors, Quantization,
+    chat_template,
+};
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
 use crate::folder;
 use crate::quote::shortened;
@@ -24,6 +27,8 @@ pub(super) struct Configs {
     pub(super) config: Config,
     pub(super) generation: GenerationConfig,
     pub(super) processors: Processors,
+    /// The chat template, if the checkpoint has one.
+    pub(super) chat_template: Option<String>,
 }
 
 /// Finds a model's name and files, and downloads them if they are at the hub.
@@ -91,10 +96,20 @@ impl Files {
             video: video.as_deref(),
         };
         let processors = Processors::from_files(files, &config.vision_config);
+        let legacy = self.find("chat_template.json")?;
+        let jinja = self.find("chat_template.jinja")?;
+        let tokenizer = self.find("tokenizer_config.json")?;
+        let template = chat_template(ChatTemplateFiles {
+            processor: processor.as_deref(),
+            legacy: legacy.as_deref(),
+            jinja: jinja.as_deref(),
+            tokenizer: tokenizer.as_deref(),
+        });
         Ok(Configs {
             config,
             generation,
             processors: processors.map_err(invalid)?,
+            chat_template: template.map_err(invalid)?,
         })
     }
 

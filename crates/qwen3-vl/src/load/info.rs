@@ -25,6 +25,7 @@ pub(super) fn model_info(
     };
     let layers = runner.parts.model.text.linears();
     let generation = &runner.parts.generation;
+    let thinks = runner.parts.tokenizer.thinks();
     Ok(ModelInfo {
         name,
         backend: "local",
@@ -35,16 +36,32 @@ pub(super) fn model_info(
         video_pixels: range(&runner.parts.video),
         video_pixels_per_frame: runner.parts.video.per_frame,
         image_pixels: range(&runner.parts.image),
-        sampling: sampling_defaults(generation),
+        sampling: sampling_defaults(generation, &model_card(thinks)),
         own_sampling: own_sampling(generation),
+        thinks,
         time_tokens: runner.time_tokens().map_err(invalid)?,
         limits: *runner.limits(),
     })
 }
 
-/// The checkpoint's sampling parameters; those that it lacks are as on the model card of the
-/// Instruct models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
-fn sampling_defaults(config: &GenerationConfig) -> SamplingParams {
+/// The sampling parameters on the model cards: Instruct, and Thinking, whose values for text
+/// generation differ.
+fn model_card(thinks: bool) -> SamplingParams {
+    let (temperature, top_p, presence_penalty) = match thinks {
+        false => (0.7, 0.8, 1.5),
+        true => (1.0, 0.95, 0.0),
+    };
+    SamplingParams {
+        temperature,
+        top_p,
+        top_k: 20,
+        presence_penalty,
+        repetition_penalty: 1.0,
+    }
+}
+
+/// The checkpoint's sampling parameters; those that it lacks are as on the model card.
+fn sampling_defaults(config: &GenerationConfig, card: &SamplingParams) -> SamplingParams {
     if config.temperature == Some(0.0) {
         // This is plain argmax: the card's penalty is meant for its temperature.
         return own_sampling(config);
@@ -57,11 +74,11 @@ fn sampling_defaults(config: &GenerationConfig) -> SamplingParams {
         };
     }
     SamplingParams {
-        temperature: config.temperature.unwrap_or(0.7),
-        top_p: config.top_p.unwrap_or(0.8),
-        top_k: config.top_k.unwrap_or(20),
-        presence_penalty: config.presence_penalty.unwrap_or(1.5),
-        repetition_penalty: config.repetition_penalty.unwrap_or(1.0),
+        temperature: config.temperature.unwrap_or(card.temperature),
+        top_p: config.top_p.unwrap_or(card.top_p),
+        top_k: config.top_k.unwrap_or(card.top_k),
+        presence_penalty: config.presence_penalty.unwrap_or(card.presence_penalty),
+        repetition_penalty: config.repetition_penalty.unwrap_or(card.repetition_penalty),
     }
 }
 
@@ -94,7 +111,7 @@ mod tests {
             presence_penalty: 1.5,
             repetition_penalty: 1.0,
         };
-        assert_eq!(sampling_defaults(&config), expected);
+        assert_eq!(sampling_defaults(&config, &model_card(false)), expected);
         let own = SamplingParams {
             presence_penalty: 0.0,
             ..expected
@@ -102,11 +119,34 @@ mod tests {
         assert_eq!(own_sampling(&config), own);
     }
 
+    /// The card of the Thinking models; what the checkpoint says goes before it.
+    #[test]
+    fn the_card_of_a_thinking_model_has_other_values() {
+        let of = |json: &str| {
+            let config = GenerationConfig::from_json(json.as_bytes()).unwrap();
+            sampling_defaults(&config, &model_card(true))
+        };
+        let card = SamplingParams {
+            temperature: 1.0,
+            top_p: 0.95,
+            top_k: 20,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+        };
+        assert_eq!(of("{}"), card);
+        let own = SamplingParams {
+            temperature: 0.6,
+            top_k: 9,
+            ..card
+        };
+        assert_eq!(of(r#"{"temperature": 0.6, "top_k": 9}"#), own);
+    }
+
     #[test]
     fn a_temperature_of_zero_has_no_penalty_but_its_own() {
         let penalty = |json: &str| {
             let config = GenerationConfig::from_json(json.as_bytes()).unwrap();
-            let generation = sampling_defaults(&config);
+            let generation = sampling_defaults(&config, &model_card(false));
             assert_eq!(generation.temperature, 0.0);
             generation.presence_penalty
         };
@@ -121,7 +161,10 @@ mod tests {
     fn do_sample_false_is_greedy_whatever_else_it_says() {
         let json = br#"{"do_sample": false, "temperature": 0.6, "presence_penalty": 1.5,
                         "repetition_penalty": 1.1}"#;
-        let greedy = sampling_defaults(&GenerationConfig::from_json(json).unwrap());
+        let greedy = sampling_defaults(
+            &GenerationConfig::from_json(json).unwrap(),
+            &model_card(false),
+        );
         assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
         // transformers applies the repetition penalty to greedy decoding too.
         assert_eq!(greedy.repetition_penalty, 1.1);

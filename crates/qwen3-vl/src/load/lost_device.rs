@@ -195,6 +195,7 @@ impl Bench {
                 request: Request {
                     prompt: "Describe the traffic.".into(),
                     max_tokens: 4,
+                    reasoning_tokens: 0,
                     sampling: SamplingParams::default(),
                     seed: 0,
                     emit_tokens: false,

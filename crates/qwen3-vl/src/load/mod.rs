@@ -135,7 +135,12 @@ pub fn load_runner(
     });
     let configs = files.configs()?;
     quantised::ensure_applies(&configs.config, options)?;
-    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
+    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?);
+    let tokenizer = tokenizer.and_then(|tokenizer| match &configs.chat_template {
+        Some(template) => tokenizer.with_template(template),
+        None => Ok(tokenizer),
+    });
+    let tokenizer = tokenizer.map_err(invalid)?;
     tokenizer.check(&configs.config).map_err(invalid)?;
     let others = &configs.generation.not_applied;
     if !others.is_empty() {

@@ -6,6 +6,7 @@
 //! the text.
 
 mod file;
+mod template;
 
 use tokenizers::AddedToken;
 
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::quote::{quoted, shortened};
 use file::TokenizerFile;
 use qwen3_vl_core::prompt::Special;
+use qwen3_vl_core::reasoning::{END_THINK, THINK};
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +22,7 @@ pub enum TokenizerError {
     /// `tokenizer.json` is broken.
     #[error("tokenizer.json: {0}")]
     File(String),
-    /// The vocabulary lacks a control token that every Qwen3-VL has.
+    /// The vocabulary lacks a token that every Qwen3-VL has, or every one that thinks.
     #[error("tokenizer.json has no token {0}")]
     Missing(&'static str),
     /// Encoding or decoding failed.
@@ -41,6 +43,9 @@ pub struct Tokenizer {
     end_of_text: Option<u32>,
     vision_start: u32,
     vision_end: u32,
+    think: Option<u32>,
+    end_think: Option<u32>,
+    thinks: bool,
     /// The token with the largest id.
     last: (String, u32),
 }
@@ -58,7 +63,11 @@ impl Tokenizer {
             serde_json::from_value(file.tokenizer).map_err(|e| broken(&e))?;
         let mut decoder = encoder.clone();
         let tokens = file.added.iter();
-        let tokens = tokens.map(|token| AddedToken::from(token.content.as_str(), token.special));
+        let tokens = tokens.map(|token| {
+            // The tags of a thought must appear in the text, where it is split.
+            let tag = [THINK, END_THINK].contains(&token.content.as_str());
+            AddedToken::from(token.content.as_str(), token.special && !tag)
+        });
         decoder.add_tokens(tokens).map_err(|e| broken(&e))?;
         // `tokenizers` numbers added tokens itself, one after the other.
         let counted = |token: &&file::Added| decoder.token_to_id(&token.content) != Some(token.id);
@@ -80,10 +89,26 @@ impl Tokenizer {
             end_of_text: decoder.token_to_id("<|endoftext|>"),
             vision_start: id("<|vision_start|>")?,
             vision_end: id("<|vision_end|>")?,
+            think: decoder.token_to_id(THINK),
+            end_think: decoder.token_to_id(END_THINK),
+            thinks: false,
             decoder,
             encoder,
             last: file.last,
         })
+    }
+
+    /// Takes the checkpoint's chat template, which tells whether the model always thinks.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Missing`] if it does and the vocabulary has no `<think>`.
+    pub fn with_template(mut self, template: &str) -> Result<Self, TokenizerError> {
+        self.thinks = template::opens_thought(template);
+        match self.thinks && self.think.is_none() {
+            true => Err(TokenizerError::Missing(THINK)),
+            false => Ok(self),
+        }
     }
 
     /// Checks that every token has a row in the embedding table, and that the placeholders are
@@ -147,6 +172,21 @@ impl Tokenizer {
             Special::VisionStart => self.vision_start,
             Special::VisionEnd => self.vision_end,
         }
+    }
+
+    /// Whether the chat template begins every answer with a thought.
+    pub fn thinks(&self) -> bool {
+        self.thinks
+    }
+
+    /// Id of `<think>`, if the vocabulary has it as a token.
+    pub fn think(&self) -> Option<u32> {
+        self.think
+    }
+
+    /// Id of `</think>`, if the vocabulary has it as a token.
+    pub fn end_think(&self) -> Option<u32> {
+        self.end_think
     }
 
     /// Ids that end an answer if the checkpoint does not name any.

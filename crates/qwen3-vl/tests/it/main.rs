@@ -18,5 +18,6 @@ mod parity;
 mod processors;
 mod quantization_config;
 mod quantized;
+mod thinking;
 mod tokenizer_file;
 mod weights;

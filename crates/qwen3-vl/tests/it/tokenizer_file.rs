@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use qwen3_vl::tokenizer::Tokenizer;
 use qwen3_vl_core::prompt::PromptLayout;
 use qwen3_vl_core::prompt::{Piece, PromptBuilder};
+use qwen3_vl_core::reasoning::Opening;
 use qwen3_vl_testing::tokenizer_dir;
 use serde_json::{Value, json};
 
@@ -316,13 +317,13 @@ fn assert_text_stays_text(tokenizer: &Tokenizer, added: &[(String, u32)]) {
         for (system, prompt) in [(text.as_str(), "Why?"), ("Be brief.", text)] {
             let mut builder = PromptBuilder::new(PromptLayout::Nested, Some(system));
             builder.video_patch(0.5);
-            builder.finish(prompt);
+            builder.finish(prompt, Opening::Thought);
             let encoded: String = builder
                 .take()
                 .into_iter()
                 .filter_map(|piece| match piece {
                     Piece::Text(text) => Some(tokenizer.encode(&text).unwrap()),
-                    Piece::Special(_) | Piece::Vision => None,
+                    Piece::Special(_) | Piece::Think | Piece::Vision => None,
                 })
                 .inspect(|ids| assert!(!added.iter().any(|(_, id)| ids.contains(id)), "{text}"))
                 .map(|ids| tokenizer.decode(&ids).unwrap())

@@ -365,6 +365,40 @@ fn an_answer_starts_at_the_video_and_is_said_again_until_the_next() {
     assert!(next < again);
 }
 
+/// The answer of a model that was cut off in its thought.
+#[test]
+fn an_answer_without_text_moves_nothing() {
+    let mut t = Timeline::new(Placing::Span);
+    t.mark("segment", Some(0));
+    for window in 0..3 {
+        t.opened(window, &[0], window * 4 * SECOND);
+    }
+    t.ended(only(0), Some(("one".into(), 4 * SECOND)));
+    t.ended(only(1), Some((String::new(), 8 * SECOND)));
+    let (start, end) = (4 * SECOND, 8 * SECOND);
+    let one = text(0, start, "one");
+    assert_eq!(
+        all(&mut t),
+        [Out::Mark("segment"), one, Out::Gap { start, end }]
+    );
+    t.ended(only(2), Some(("three".into(), 12 * SECOND)));
+    assert_eq!(all(&mut t)[0], text(end, 12 * SECOND, "three"));
+
+    let mut t = Timeline::new(ANSWER);
+    t.mark("segment", Some(0));
+    t.video(5 * SECOND);
+    t.ended(only(0), Some(("one".into(), 4 * SECOND)));
+    let last = 9 * SECOND;
+    assert_eq!(
+        all(&mut t),
+        [Out::Mark("segment"), text(5 * SECOND, last, "one")]
+    );
+    t.ended(only(1), Some((String::new(), 8 * SECOND)));
+    assert_eq!(all(&mut t), [], "the last text still stands");
+    t.video(10 * SECOND);
+    assert_eq!(all(&mut t), [text(10 * SECOND, 11 * SECOND, "one")]);
+}
+
 #[test]
 fn a_peer_that_takes_nothing_costs_the_oldest_texts() {
     let mut t = Timeline::new(ANSWER);

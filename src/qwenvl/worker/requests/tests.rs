@@ -60,6 +60,7 @@ fn describe(request: PendingRequest) {
     let fake = FakeBackend::new(Duration::ZERO, Answers::Echo);
     let answer = Answer {
         text: format!("answer to {}", request.prompt()),
+        reasoning: None,
         tokens: Vec::new(),
         finish_reason: FinishReason::Stop,
         grid: [1; 3],

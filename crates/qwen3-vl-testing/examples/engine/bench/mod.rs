@@ -192,6 +192,7 @@ fn request(tokens: u32) -> Request {
     Request {
         prompt: "Describe the video.".into(),
         max_tokens: tokens,
+        reasoning_tokens: 0,
         sampling: SamplingParams::default(),
         seed: 0,
         emit_tokens: false,

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use qwen3_vl_core::EventSink;
 use qwen3_vl_core::event::{Answer, Event, FinishReason, Timings};
+use qwen3_vl_core::reasoning::Opening;
 use qwen3_vl_core::request::Request;
 
+use super::output::Output;
 use super::{Ask, Role, Sequence};
 use crate::detokenize::Detokenizer;
 use crate::engine::failure;
@@ -20,6 +22,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 pub(super) struct Answering {
     pub(super) sink: EventSink,
     request: Request,
+    opening: Opening,
     /// Number among all requests.
     pub(super) order: u64,
     /// Tokens of the prompt; 0 until it is laid out.
@@ -29,7 +32,7 @@ pub(super) struct Answering {
     sampler: TokenSampler,
     guard: RepetitionGuard,
     detokenizer: Detokenizer,
-    text: String,
+    output: Output,
     completion: u32,
     first_token: Option<Duration>,
     /// Counts as a waiter of the window until dropped.
@@ -37,7 +40,7 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    pub(super) fn new(ask: Ask, order: u64) -> Self {
+    pub(super) fn new(ask: Ask, order: u64, tokenizer: &Tokenizer) -> Self {
         let Ask {
             request,
             sink,
@@ -45,17 +48,19 @@ impl Answering {
             waiter,
             ..
         } = ask;
+        let opening = request.opening(tokenizer.thinks());
         Self {
             sink,
             sampler: TokenSampler::new(request.sampling, request.seed),
             guard: RepetitionGuard::new(request.repetition_guard),
+            output: Output::new(&request, opening),
             request,
+            opening,
             order,
             prompt_tokens: 0,
             asked: at,
             queue: None,
             detokenizer: Detokenizer::default(),
-            text: String::new(),
             completion: 0,
             first_token: None,
             _waiter: waiter,
@@ -71,14 +76,15 @@ impl Answering {
 
     /// Tokens that may still be generated.
     pub(super) fn left(&self) -> usize {
-        self.request.max_tokens.saturating_sub(self.completion) as usize
+        self.output.left()
     }
 
-    /// Adds the text that ends with this token, and sends it.
-    fn say(&mut self, id: u32, text: String) {
-        self.text.push_str(&text);
+    /// Sends the events of tokens, if they are wanted.
+    fn send(&mut self, events: Vec<Event>) {
         if self.request.emit_tokens {
-            self.sink.send(Event::Token { id, text });
+            for event in events {
+                self.sink.send(event);
+            }
         }
     }
 }
@@ -98,7 +104,8 @@ impl Sequence {
     /// If the tokenizer fails.
     pub(super) fn lay_out_request(&mut self, tokenizer: &Tokenizer) -> Result<(), TokenizerError> {
         if let Role::Request(answering) = &self.role {
-            self.prompt.finish(&answering.request.prompt);
+            let prompt = &answering.request.prompt;
+            self.prompt.finish(prompt, answering.opening);
         }
         let chunk = self.chunk(None, tokenizer)?;
         self.pending.append(chunk);
@@ -158,34 +165,36 @@ impl Sequence {
             return Ok(());
         };
         let generated = &self.ids[answering.prompt_tokens..];
-        let token = answering.sampler.next(logits, &self.ids, generated);
+        let end_think = tokenizer.end_think();
+        let forced = end_think.filter(|_| answering.output.must_answer());
+        let token = forced.unwrap_or_else(|| answering.sampler.next(logits, &self.ids, generated));
         answering.completion += 1;
         answering.first_token.get_or_insert(last_push.elapsed());
         if stop.contains(&token) {
-            return self.finish(token, String::new(), FinishReason::Stop, tokenizer);
+            answering.output.push(token, "");
+            return self.finish(FinishReason::Stop, tokenizer);
         }
         self.ids.push(token);
         let text = answering.detokenizer.push(token, tokenizer)?;
-        let text = text.unwrap_or_default();
-        let (repeats, most) = (answering.guard.push(token), answering.request.max_tokens);
-        let full = self.ids.len() - answering.prompt_tokens >= most as usize;
-        if repeats {
-            return self.finish(token, text, FinishReason::Repetition, tokenizer);
+        answering.output.push(token, &text.unwrap_or_default());
+        if answering.guard.push(token) {
+            return self.finish(FinishReason::Repetition, tokenizer);
         }
-        if full || self.ids.len() >= context {
-            return self.finish(token, text, FinishReason::Length, tokenizer);
+        // A thought that cannot be ended has no answer.
+        let endless = end_think.is_none() && answering.output.must_answer();
+        if answering.output.is_full() || endless || self.ids.len() >= context {
+            return self.finish(FinishReason::Length, tokenizer);
         }
-        answering.say(token, text);
+        let events = answering.output.events();
+        answering.send(events);
         self.pending.ids.push(token);
         self.cursor.text(1, &mut self.pending.positions);
         Ok(())
     }
 
-    /// Ends the answer with this token and its text, and flushes an incomplete character.
+    /// Ends the answer, and flushes an incomplete character.
     fn finish(
         &mut self,
-        last: u32,
-        mut text: String,
         reason: FinishReason,
         tokenizer: &Tokenizer,
     ) -> Result<(), TokenizerError> {
@@ -193,10 +202,12 @@ impl Sequence {
             return Ok(());
         };
         let rest = std::mem::take(&mut answering.detokenizer).finish(tokenizer)?;
-        text.push_str(&rest.unwrap_or_default());
-        answering.say(last, text);
+        let events = answering.output.finish(&rest.unwrap_or_default());
+        answering.send(events);
+        let (reasoning, text) = answering.output.take();
         let answer = Answer {
-            text: std::mem::take(&mut answering.text),
+            text,
+            reasoning,
             tokens: self.ids[answering.prompt_tokens..].to_vec(),
             finish_reason: reason,
             grid: self.grid,

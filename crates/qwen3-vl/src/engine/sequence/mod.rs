@@ -1,6 +1,7 @@
 //! A sequence of tokens in the engine: a window, which is a growing prefix, or a request about one.
 
 mod answer;
+mod output;
 mod window;
 
 use std::sync::Arc;
@@ -211,6 +212,8 @@ impl Sequence {
             let ids = match piece {
                 Piece::Text(text) => tokenizer.encode(&text)?,
                 Piece::Special(special) => vec![tokenizer.special(special)],
+                // Every tokenizer of a model that thinks has it.
+                Piece::Think => tokenizer.think().into_iter().collect(),
                 Piece::Vision => {
                     if let Some((input, placeholder)) = input.take() {
                         let (rows, columns) = input.merged;

@@ -17,7 +17,7 @@ use crate::model::Chunk;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// Most tokens of the chat template behind a prompt.
+/// Most tokens of the chat template behind a prompt, with the tags of a thought.
 const TEMPLATE: usize = 16;
 
 /// The state that only a window has.
@@ -270,7 +270,7 @@ impl Sequence {
             && let Some(Queued { ask, order, .. }) = prefix.asks.pop_front()
         {
             self.id = ask.id;
-            self.role = Role::Request(Box::new(Answering::new(ask, order)));
+            self.role = Role::Request(Box::new(Answering::new(ask, order, tokenizer)));
             if let Err(error) = self.lay_out_request(tokenizer) {
                 self.fail(Failure::Invalid(error.to_string()));
             }
@@ -310,7 +310,8 @@ impl Sequence {
         let request = &prefix.asks.front()?.ask.request;
         // A prompt that cannot be tokenized fails when the request begins.
         let prompt = tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
-        Some(prompt + TEMPLATE + request.max_tokens as usize)
+        let generated = request.reasoning_tokens.saturating_add(request.max_tokens);
+        Some(prompt + TEMPLATE + generated as usize)
     }
 
     /// Blocks that the request whose turn it is needs beside those that the window has, if it
@@ -336,7 +337,7 @@ impl Sequence {
             id: ask.id,
             window: self.window,
             interest: self.interest.clone(),
-            role: Role::Request(Box::new(Answering::new(ask, order))),
+            role: Role::Request(Box::new(Answering::new(ask, order, tokenizer))),
             pending: Chunk::default(),
             state: self.state.fork(),
             fork: true,

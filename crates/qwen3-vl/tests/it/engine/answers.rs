@@ -183,7 +183,7 @@ fn spelled(backend: &dyn Backend, question: Request) -> (Vec<(u32, String)>, Ans
     let mut tokens = Vec::new();
     for event in events(&rx) {
         match event {
-            Event::Token { id, text } => tokens.push((id, text)),
+            Event::Token { id, text, .. } => tokens.push((id, text)),
             Event::Answer(answer) => return (tokens, answer),
             other => panic!("{other:?}"),
         }

@@ -8,6 +8,7 @@ mod ends;
 mod limits;
 mod panics;
 mod room;
+mod thinking;
 
 use std::ops::Range;
 use std::path::Path;

@@ -38,6 +38,7 @@ pub fn question(temperature: f64, max_tokens: u32) -> Request {
     Request {
         prompt: "Describe this video.".into(),
         max_tokens,
+        reasoning_tokens: 0,
         sampling: SamplingParams {
             temperature,
             ..SamplingParams::default()

@@ -24,6 +24,28 @@ pub fn demo() -> TempDir {
     copy
 }
 
+/// The end of the chat template of the Thinking models.
+pub const THINKING_TEMPLATE: &str = "{%- if add_generation_prompt %}\n\
+     {{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}\n";
+
+/// Ids of `<think>` and `</think>` in [`thinking`].
+pub const TAGS: [u32; 2] = [509, 510];
+
+/// The demo model as one that thinks: `<think>` and `</think>` in the place of two tokens that it
+/// never gets or gives, and a chat template that ends in `<think>`.
+pub fn thinking() -> TempDir {
+    let copy = with("tokenizer.json", |file| {
+        let added = file["added_tokens"].as_array_mut().unwrap();
+        for (id, tag) in TAGS.iter().zip(["<think>", "</think>"]) {
+            let token = added.iter_mut().find(|token| token["id"] == *id).unwrap();
+            token["content"] = tag.into();
+            token["special"] = false.into();
+        }
+    });
+    fs::write(copy.path().join("chat_template.jinja"), THINKING_TEMPLATE).unwrap();
+    copy
+}
+
 /// Reads a JSON file of a folder.
 pub fn json(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
