@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod blocks;
 pub mod dot;
 pub mod matmul;
 pub mod norm;

@@ -8,6 +8,7 @@
 use candle_core::{Result, Tensor};
 
 use super::chunk::Chunk;
+use super::embedding::Embedding;
 use super::layer::Attention;
 use super::linear::Linear;
 use super::merged::MergedLinear;
@@ -48,7 +49,7 @@ pub(crate) trait TextOps {
 
     /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places. The
     /// result is the caller's alone: what uses it up may write into it.
-    fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor>;
+    fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor>;
 
     /// `x + delta`, and its RMSNorm. Both are used up.
     fn add_rms_norm(

@@ -94,6 +94,9 @@ pub enum WeightsError {
         /// What is known.
         known: &'static str,
     },
+    /// A GGUF file says something that cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] super::gguf::GgufError),
     /// Nobody waits for the weights any more.
     #[error("loading was cancelled")]
     Cancelled,

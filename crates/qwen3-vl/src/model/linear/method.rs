@@ -1,11 +1,11 @@
 //! How the matrix of a linear layer is stored and multiplied.
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{Result, Tensor, bail};
 
 use super::dense;
 use super::ggml::GgmlWeight;
-use crate::cpu::quantized::Format;
-use crate::weights::{Weights, WeightsError};
+use crate::weights::{Weights, WeightsError, on_device};
 
 /// The matrix `[out, in]` of a linear layer, and all that is done with it. A way to store weights is a
 /// variant here; what a checkpoint has decides which ([`LinearMethod::load`]).
@@ -13,7 +13,7 @@ use crate::weights::{Weights, WeightsError};
 pub enum LinearMethod {
     /// Plain numbers, in f32, bf16 or f16.
     Dense(Tensor),
-    /// ggml's blocks of 8 or 4 bits.
+    /// ggml's blocks, of a GGUF file or rounded while they were loaded.
     Ggml(GgmlWeight),
 }
 
@@ -40,7 +40,13 @@ impl LinearMethod {
         (out, input): (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
         ensure_known(weights, name)?;
-        let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
+        let tensor = format!("{name}.weight");
+        if weights.has_blocks(&tensor) {
+            let matrix = weights.blocks(&tensor, (out, input))?;
+            let weight = GgmlWeight::stored(matrix.into(), weights.device());
+            return on_device(&tensor, weight).map(Self::Ggml);
+        }
+        let weight = weights.matrix(&tensor, &[out, input])?;
         Ok(Self::Dense(weight))
     }
 
@@ -123,16 +129,16 @@ impl LinearMethod {
             Self::Dense(weight) => weight.dim(0),
             Self::Ggml(weight) => match weight.outputs() {
                 Some(outputs) => Ok(outputs),
-                None => bail!("a rounded weight that is not on the CPU"),
+                None => bail!("blocks that are not on the CPU"),
             },
         }
     }
 
     /// The blocks that it is stored in, if it is.
-    pub fn format(&self) -> Option<Format> {
+    pub fn format(&self) -> Option<GgmlDType> {
         match self {
             Self::Dense(_) => None,
-            Self::Ggml(weight) => Some(weight.format()),
+            Self::Ggml(weight) => Some(weight.dtype()),
         }
     }
 

@@ -4,10 +4,13 @@ mod dense;
 mod ggml;
 mod method;
 
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
-use crate::cpu::quantized::Format;
+use crate::cpu::blocks::BlockMatrix;
 use crate::weights::{Weights, WeightsError};
 pub use ggml::GgmlWeight;
 pub(crate) use ggml::summary;
@@ -94,6 +97,14 @@ impl Linear {
         }
     }
 
+    /// A layer without a bias whose weight is in blocks, on the CPU.
+    pub(super) fn of_blocks(matrix: Arc<BlockMatrix>) -> Self {
+        Self {
+            weight: LinearMethod::Ggml(GgmlWeight::Stored(matrix)),
+            bias: None,
+        }
+    }
+
     /// `x` `[rows, in]` to `[rows, out]`.
     ///
     /// # Errors
@@ -147,13 +158,13 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// If the weight is rounded and not on the CPU.
+    /// If the weight is in blocks and not on the CPU.
     pub(super) fn outputs(&self) -> Result<usize> {
         self.weight.outputs()
     }
 
     /// The blocks that the weight is stored in, if it is.
-    pub fn format(&self) -> Option<Format> {
+    pub fn format(&self) -> Option<GgmlDType> {
         self.weight.format()
     }
 
