@@ -11,14 +11,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use files::Files;
-
 use crate::config::GenerationConfig;
 use crate::cpu::pool::{Flag, Pool};
 use crate::cuda;
 use crate::device::{DeviceChoice, DtypeChoice, free_memory};
 use crate::engine::runner::{Runner, RunnerParts};
-use crate::folder;
 use crate::local::LocalBackend;
 use crate::model::Model;
 use crate::quote::shortened;
@@ -38,12 +35,22 @@ pub enum ModelSource {
         /// File name and bytes, as they would lie in a checkpoint folder.
         files: &'static [(&'static str, &'static [u8])],
     },
-    /// A folder as Hugging Face lays it out.
+    /// A folder as Hugging Face lays it out, a GGUF file of a language model (the first one if it is
+    /// split), or a folder with one.
     Folder(PathBuf),
     /// A hub id such as `Qwen/Qwen3-VL-4B-Instruct`.
     Hub {
         /// `owner/name`.
         id: String,
+        /// Branch, tag or commit; `main` if none.
+        revision: Option<String>,
+    },
+    /// A GGUF file on the hub.
+    HubGguf {
+        /// `owner/name`.
+        id: String,
+        /// The file's path in the repository.
+        file: String,
         /// Branch, tag or commit; `main` if none.
         revision: Option<String>,
     },
@@ -54,6 +61,9 @@ pub enum ModelSource {
 pub struct LoadOptions {
     /// Where the files are.
     pub source: ModelSource,
+    /// The vision tower of a GGUF file: a path, or the name of a file beside the model. None is the
+    /// `mmproj*.gguf` that lies there.
+    pub mmproj: Option<PathBuf>,
     /// Device.
     pub device: DeviceChoice,
     /// Type of the weights.
@@ -76,8 +86,7 @@ pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
     let ModelSource::Folder(path) = &options.source else {
         return Ok(());
     };
-    folder::ensure_folder(path)?;
-    let files = Files::Folder(path.clone());
+    let files = files::local(path, options)?;
     files.configs()?;
     files.ensure_complete()
 }
@@ -120,7 +129,7 @@ pub fn load_runner(
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<(String, Runner), LoadError> {
-    let (name, files) = files::locate(&options.source, progress, cancel)?;
+    let (name, files) = files::locate(options, progress, cancel)?;
     let target = target::target(options)?;
     let cancelled = || match cancel.load(Ordering::Relaxed) {
         true => Err(LoadError::Cancelled),
@@ -132,7 +141,7 @@ pub fn load_runner(
         percent: 0,
     });
     let configs = files.configs()?;
-    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?).map_err(invalid)?;
+    let tokenizer = files.tokenizer()?;
     tokenizer.check(&configs.config).map_err(invalid)?;
     let others = &configs.generation.not_applied;
     if !others.is_empty() {

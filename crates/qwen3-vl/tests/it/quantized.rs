@@ -15,6 +15,7 @@ use qwen3_vl_testing::{Checkpoint, write_checkpoint, write_tokenizer, write_wide
 fn options(folder: &Path, quantization: QuantizeAtLoad) -> LoadOptions {
     LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization,
