@@ -10,6 +10,7 @@ mod configs;
 mod engine;
 mod folders;
 mod fuzz_smoke;
+mod gguf;
 mod hub;
 mod hub_cancel;
 mod hub_hostile;

@@ -16,7 +16,7 @@ const MOST_KEYS: u64 = 10_000;
 
 /// What a file says about its model.
 #[derive(Debug)]
-pub(crate) struct Metadata {
+pub struct Metadata {
     /// For errors.
     file: String,
     values: HashMap<String, Value>,
@@ -54,7 +54,7 @@ impl Metadata {
     }
 
     /// Name of the file, for errors.
-    pub(crate) fn file(&self) -> &str {
+    pub fn file(&self) -> &str {
         &self.file
     }
 
@@ -87,17 +87,12 @@ impl Metadata {
         made.transpose()
     }
 
-    /// Whether there is such a key.
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.values.contains_key(key)
-    }
-
     /// A text, if there is such a key.
     ///
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
+    pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.find(key, "a text", |value| match value {
             Value::Text(place) => self.str(place.clone()),
             _ => None,
@@ -109,7 +104,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
+    pub fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.find(key, "a whole number", |value| match value {
             Value::Integer(n) => u64::try_from(*n).ok(),
             _ => None,
@@ -121,7 +116,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else or missing.
-    pub(crate) fn need_integer(&self, key: &str) -> Result<u64, GgufError> {
+    pub fn need_integer(&self, key: &str) -> Result<u64, GgufError> {
         self.integer(key)?.ok_or_else(|| self.missing(key))
     }
 
@@ -130,7 +125,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+    pub fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
         self.find(key, "a number", number)
     }
 
@@ -139,7 +134,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else or missing.
-    pub(crate) fn need_number(&self, key: &str) -> Result<f64, GgufError> {
+    pub fn need_number(&self, key: &str) -> Result<f64, GgufError> {
         self.number(key)?.ok_or_else(|| self.missing(key))
     }
 
@@ -148,7 +143,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
         self.find(key, "true or false", |value| match value {
             Value::Bool(flag) => Some(*flag),
             _ => None,
@@ -160,7 +155,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, GgufError> {
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, GgufError> {
         self.find(key, "a list of texts", |value| match value {
             Value::Array(array) if array.of == Kind::Text => self.strs(array),
             _ => None,
@@ -172,7 +167,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
         let wanted = "a list of numbers";
         self.find(key, wanted, |value| self.scalars(value, number))
     }
@@ -182,7 +177,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, GgufError> {
+    pub fn integers(&self, key: &str) -> Result<Option<Vec<u64>>, GgufError> {
         let integer = |value: &Value| match value {
             Value::Integer(n) => u64::try_from(*n).ok(),
             _ => None,
@@ -196,7 +191,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If it is something else.
-    pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
         let flag = |value: &Value| match value {
             Value::Bool(flag) => Some(*flag),
             _ => None,

@@ -26,11 +26,11 @@ use super::bytes::Source;
 use crate::file::{is_lfs_pointer, open_regular};
 use crate::quote::shortened;
 use cursor::Cursor;
-pub(crate) use metadata::Metadata;
+pub use metadata::Metadata;
 pub use model::GgufModel;
 pub(crate) use model::in_folder;
 pub(super) use stored::GgufTensors;
-pub(crate) use tensors::TensorInfo;
+pub use tensors::TensorInfo;
 pub(crate) use types::block_name;
 
 /// Where the tensors begin if the file does not say otherwise.
@@ -137,12 +137,12 @@ impl Gguf {
     }
 
     /// What it says about its model.
-    pub(crate) fn metadata(&self) -> &Metadata {
+    pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
     /// A tensor by its own name.
-    pub(crate) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name)
     }
 

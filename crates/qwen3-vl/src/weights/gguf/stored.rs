@@ -190,7 +190,7 @@ impl StoredTensor for Stored<'_> {
     }
 
     fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError> {
-        let mut read = |start: u64, out: &mut [u8]| {
+        let read = |start: u64, out: &mut [u8]| {
             let read = self.file.source.read(start, out);
             read.map_err(|e| cut_off(self.file.file(), &e))
         };

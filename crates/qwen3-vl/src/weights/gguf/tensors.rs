@@ -17,10 +17,10 @@ const MOST_TENSORS: u64 = 65_536;
 
 /// Where a tensor is and what it is like.
 #[derive(Clone, Debug)]
-pub(crate) struct TensorInfo {
+pub struct TensorInfo {
     pub(super) dtype: TensorType,
     /// Slowest axis first, as everywhere but in the file.
-    pub(crate) shape: Vec<usize>,
+    pub shape: Vec<usize>,
     /// Of its first byte, in the file.
     pub(super) start: u64,
     pub(super) bytes: usize,
