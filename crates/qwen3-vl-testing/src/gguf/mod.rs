@@ -1,6 +1,7 @@
 //! Checkpoints as GGUF files, written by the rules of llama.cpp's converter; blocks are made by candle.
 
 mod names;
+mod tiny;
 mod tokenizer;
 mod writer;
 
@@ -15,6 +16,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 
+pub use tiny::tiny;
 pub use tokenizer::set_tokenizer;
 pub use writer::{GgufFile, TensorData, Value, texts};
 

@@ -13,6 +13,7 @@ mod fuzz_smoke;
 mod gguf;
 mod hub;
 mod hub_cancel;
+mod hub_gguf;
 mod hub_hostile;
 mod parity;
 mod processors;

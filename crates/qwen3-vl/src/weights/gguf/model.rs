@@ -40,8 +40,9 @@ impl GgufModel {
             return Err(error(&name, reason).into());
         }
         let first = Gguf::open(path)?;
-        architecture(&first, &TEXT)?;
+        // A later part does not say what it is of.
         let rest = other_parts(path, &first)?;
+        architecture(&first, &TEXT)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let vision = match mmproj {
             Some(named) => beside(folder, named),

@@ -1,5 +1,8 @@
 //! Configurations out of keys.
 
+use std::fs;
+use std::path::Path;
+
 use qwen3_vl::config::{Config, GenerationConfig, PixelRange, Processors};
 use qwen3_vl_testing::gguf::{Converted, Value};
 
@@ -21,6 +24,22 @@ fn the_configuration_is_that_of_config_json() {
     let own = Config::from_json(own.as_bytes()).unwrap();
     let found = config(&demo()).unwrap();
     assert_eq!(format!("{found:?}"), format!("{own:?}"));
+}
+
+/// The seeds of the fuzz target pass everything.
+#[test]
+fn the_smallest_files_pass() {
+    let files = qwen3_vl_testing::gguf::tiny();
+    let found = config(&files).unwrap();
+    assert_eq!(found.vision_config.deepstack_visual_indexes, [1]);
+    let model = open(&files).unwrap();
+    let tokenizer = qwen3_vl::tokenizer::Tokenizer::from_gguf(&model).unwrap();
+    assert_eq!(tokenizer.encode("ab ba").unwrap(), [2, 3, 1, 0]);
+    for (name, file) in [("text", &files.text), ("vision", &files.vision)] {
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/gguf");
+        let seed = fs::read(seed.join(name)).unwrap();
+        assert!(seed == file.bytes(), "fuzz/seeds/gguf/{name} is another");
+    }
 }
 
 #[test]

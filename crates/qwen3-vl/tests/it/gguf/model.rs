@@ -192,7 +192,7 @@ fn a_model_in_several_files_is_one() {
     assert_eq!(logits(&first), expected);
 
     let later = folder.path().join("q-00002-of-00003.gguf");
-    demo::refused_at_once(&later, &["general.architecture"]);
+    demo::refused_at_once(&later, &["a later part", "q-00001-of-00003.gguf"]);
     // Another part in the place of one, then none.
     fs::copy(&later, folder.path().join("q-00003-of-00003.gguf")).unwrap();
     demo::refused_at_once(&first, &["q-00003-of-00003.gguf", "not part 3"]);
