@@ -15,6 +15,8 @@ pub(crate) const DEMO: &str = "demo";
 pub struct ModelOptions {
     /// Property `model`, which is not empty.
     pub model: String,
+    /// Property `mmproj`.
+    pub mmproj: Option<String>,
     /// Property `revision`.
     pub revision: Option<String>,
     /// Property `device`.
@@ -84,6 +86,7 @@ mod local {
         };
         Ok(LoadOptions {
             source,
+            mmproj: options.mmproj.as_ref().map(PathBuf::from),
             device: options.device.parse()?,
             dtype: match options.dtype {
                 Dtype::Auto => DtypeChoice::Auto,
@@ -100,24 +103,28 @@ mod local {
         })
     }
 
-    /// A folder if there is one, else a hub id if it looks like one (`owner/name`), else a folder
-    /// that the loader will not find.
+    /// A path if there is one, else a hub id if it looks like one (`owner/name`) or a file of one
+    /// (`owner/name/FILE.gguf`), else a path that the loader will not find.
     fn source(name: &str, revision: Option<String>) -> ModelSource {
         let path = PathBuf::from(name);
-        let hub = match name.split_once('/') {
-            Some((owner, name)) => {
-                !owner.is_empty()
-                    && !owner.starts_with(['.', '~'])
-                    && !name.is_empty()
-                    && !name.contains('/')
+        let mut parts = name.splitn(3, '/');
+        let owner = parts.next().unwrap_or_default();
+        if owner.is_empty() || owner.starts_with(['.', '~']) || path.exists() {
+            return ModelSource::Folder(path);
+        }
+        match (parts.next().filter(|repo| !repo.is_empty()), parts.next()) {
+            (Some(_), None) => ModelSource::Hub {
+                id: name.into(),
+                revision,
+            },
+            (Some(repo), Some(file)) if file.to_ascii_lowercase().ends_with(".gguf") => {
+                ModelSource::HubGguf {
+                    id: format!("{owner}/{repo}"),
+                    file: file.into(),
+                    revision,
+                }
             }
-            None => false,
-        };
-        if hub && !path.exists() {
-            let id = name.into();
-            ModelSource::Hub { id, revision }
-        } else {
-            ModelSource::Folder(path)
+            _ => ModelSource::Folder(path),
         }
     }
 
@@ -137,6 +144,37 @@ mod local {
         let options =
             load_options(options).map_err(|error| LoadError::Invalid(error.to_string()))?;
         shared::load(&options, progress, cancel)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn names_are_paths_or_of_the_hub() {
+            let of = |name: &str| match source(name, None) {
+                ModelSource::Hub { id, .. } => format!("hub {id}"),
+                ModelSource::HubGguf { id, file, .. } => format!("file {file} of {id}"),
+                ModelSource::Folder(path) => format!("path {}", path.display()),
+                ModelSource::Embedded { name, .. } => name,
+            };
+            for (name, expected) in [
+                ("Qwen/Qwen3-VL", "hub Qwen/Qwen3-VL"),
+                ("a/b/c.gguf", "file c.gguf of a/b"),
+                ("a/b/UD/c.GGUF", "file UD/c.GGUF of a/b"),
+                // No such paths.
+                ("a/b/c", "path a/b/c"),
+                ("a//c.gguf", "path a//c.gguf"),
+                ("/a/c.gguf", "path /a/c.gguf"),
+                ("./a/b/c.gguf", "path ./a/b/c.gguf"),
+                ("~/b/c.gguf", "path ~/b/c.gguf"),
+                ("c.gguf", "path c.gguf"),
+                // There is one.
+                ("src/engines.rs", "path src/engines.rs"),
+            ] {
+                assert_eq!(of(name), expected);
+            }
+        }
     }
 }
 

@@ -59,8 +59,11 @@ static TABLE: LazyLock<Vec<Property>> = LazyLock::new(table);
 table! {
     "model", "Model", model by text, mutable_ready,
         |name, default| string(name).default_value(Some(default.as_str())),
-        "demo (part of the plugin; knows synthetic traffic only), a folder, or a hub id such as \
-         Qwen/Qwen3-VL-4B-Instruct";
+        "demo (part of the plugin; knows synthetic traffic only), a folder, a GGUF file, or a hub \
+         id such as Qwen/Qwen3-VL-4B-Instruct, with a file of it if that is GGUF";
+    "mmproj", "Vision tower", mmproj by optional_text, mutable_ready,
+        |name, _| string(name),
+        "File of the vision tower of a model in GGUF (NULL = the mmproj*.gguf beside the model)";
     "revision", "Revision", revision by optional_text, mutable_ready,
         |name, _| string(name),
         "Branch, tag or commit of a model on the hub (NULL = main)";

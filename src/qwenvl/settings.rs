@@ -155,6 +155,7 @@ impl Overload {
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) model: String,
+    pub(super) mmproj: Option<String>,
     pub(super) revision: Option<String>,
     pub(super) device: String,
     pub(super) dtype: Dtype,
@@ -214,6 +215,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             model: engines::DEMO.into(),
+            mmproj: None,
             revision: None,
             device: "auto".into(),
             dtype: Dtype::default(),
@@ -267,7 +269,10 @@ pub(super) enum SettingsError {
     Rules(#[from] RulesError),
     #[error("max-pixels {max} is below min-pixels {min}")]
     Pixels { min: u64, max: u64 },
-    #[error("model is empty: give a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or demo")]
+    #[error(
+        "model is empty: give a folder, a GGUF file, a hub id such as Qwen/Qwen3-VL-4B-Instruct, or \
+         demo"
+    )]
     NoModel,
 }
 
@@ -307,6 +312,7 @@ impl Settings {
         }
         Ok(ModelOptions {
             model: self.model.clone(),
+            mmproj: self.mmproj.clone(),
             revision: self.revision.clone(),
             device: self.device.clone(),
             dtype: self.dtype,

@@ -1,8 +1,13 @@
 //! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and
 //! panics if a promise does not hold.
 
+use std::sync::LazyLock;
+
+use super::gguf::tiny;
 use qwen3_vl::config::{Config, GenerationConfig, PixelRange, ProcessorFiles, Processors};
 use qwen3_vl::tokenizer::Tokenizer;
+use qwen3_vl::weights::gguf::{Gguf, GgufModel};
+use qwen3_vl::weights::{Target, Weights};
 use qwen3_vl_core::frames::{Budget, Size};
 
 /// Reads `config.json`. The products of an accepted one's dimensions must not overflow.
@@ -11,10 +16,13 @@ use qwen3_vl_core::frames::{Budget, Size};
 ///
 /// If a promise does not hold.
 pub fn config(bytes: &[u8]) {
-    let config = match Config::from_json(bytes) {
-        Ok(config) => config,
-        Err(error) => return check_text(&error.to_string()),
-    };
+    match Config::from_json(bytes) {
+        Ok(config) => check_config(&config),
+        Err(error) => check_text(&error.to_string()),
+    }
+}
+
+fn check_config(config: &Config) {
     let (text, vision) = (&config.text_config, &config.vision_config);
     let head = text.num_attention_heads.checked_mul(text.head_dim);
     let merged = vision.spatial_merge_size.checked_pow(2);
@@ -87,10 +95,13 @@ pub fn processors(bytes: &[u8]) {
     let Ok(config) = Config::from_json(minimal) else {
         unreachable!("it has what is needed")
     };
-    let read = match Processors::from_files(files, &config.vision_config) {
-        Ok(read) => read,
-        Err(error) => return check_text(&error.to_string()),
-    };
+    match Processors::from_files(files, &config.vision_config) {
+        Ok(read) => check_processors(read),
+        Err(error) => check_text(&error.to_string()),
+    }
+}
+
+fn check_processors(read: Processors) {
     for config in [read.image, read.video] {
         assert!(config.size.shortest_edge > 0);
         assert!(config.size.shortest_edge <= config.size.longest_edge);
@@ -141,10 +152,13 @@ fn check_budgets(
 ///
 /// If a promise does not hold.
 pub fn tokenizer(bytes: &[u8]) {
-    let tokenizer = match Tokenizer::from_json(bytes) {
-        Ok(tokenizer) => tokenizer,
-        Err(error) => return check_text(&error.to_string()),
-    };
+    match Tokenizer::from_json(bytes) {
+        Ok(tokenizer) => check_tokenizer(&tokenizer),
+        Err(error) => check_text(&error.to_string()),
+    }
+}
+
+fn check_tokenizer(tokenizer: &Tokenizer) {
     for text in [
         "",
         "Why is the road empty?\n",
@@ -156,6 +170,55 @@ pub fn tokenizer(bytes: &[u8]) {
         };
         // Bytes that the vocabulary lacks are lost; no bytes are added.
         assert!(decoded.len() <= 4 * text.len() + 4, "{decoded:?}");
+    }
+}
+
+/// Reads a GGUF file, as that of a language model beside a good vision tower, and the other way round.
+/// What passes has a configuration, processors and a tokenizer as the other targets promise them.
+///
+/// # Panics
+///
+/// If a promise does not hold.
+pub fn gguf(bytes: &[u8]) {
+    static GOOD: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+        let files = tiny();
+        [files.text.bytes(), files.vision.bytes()]
+    });
+    let [text, vision] = &*GOOD;
+    for (text, vision) in [(bytes, vision.as_slice()), (text, bytes)] {
+        let open = |bytes: &[u8]| Gguf::from_bytes(bytes.to_vec());
+        let model = open(text).and_then(|text| {
+            let model = GgufModel::new(text, Vec::new(), open(vision)?)?;
+            Ok(model)
+        });
+        let model = match model {
+            Ok(model) => model,
+            Err(error) => {
+                check_text(&error.to_string());
+                continue;
+            }
+        };
+        match Config::from_gguf(&model) {
+            Err(error) => check_text(&error.to_string()),
+            Ok(config) => {
+                check_config(&config);
+                match Processors::from_gguf(&model, &config.vision_config) {
+                    Ok(read) => check_processors(read),
+                    Err(error) => check_text(&error.to_string()),
+                }
+            }
+        }
+        match GenerationConfig::from_gguf(&model) {
+            Ok(config) => assert!(config.temperature.is_none_or(|t| t >= 0.0)),
+            Err(error) => check_text(&error.to_string()),
+        }
+        match Tokenizer::from_gguf(&model) {
+            Ok(tokenizer) => check_tokenizer(&tokenizer),
+            Err(error) => check_text(&error.to_string()),
+        }
+        if let Err(error) = Weights::gguf(&model, Target::cpu()) {
+            check_text(&error.to_string());
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod compare;
 pub mod fuzz;
+pub mod gguf;
 pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;

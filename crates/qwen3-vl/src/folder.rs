@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use qwen3_vl_core::load::LoadError;
 
+use crate::index::{INDEX, SINGLE};
 use crate::quote::shortened;
+use crate::weights::gguf::{find, in_folder};
 
 /// Most entries of a folder to look at.
 const MOST_ENTRIES: usize = 10_000;
@@ -21,26 +23,38 @@ pub(crate) fn ensure_folder(path: &Path) -> Result<(), LoadError> {
     if path.is_dir() {
         return Ok(());
     }
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "gguf")
-        && path.exists()
-    {
-        return Err(LoadError::Invalid(format!("{shown} is {GGUF}")));
-    }
     if path.exists() {
         return Err(LoadError::Invalid(format!(
-            "{shown} is a file: give the folder of the checkpoint, which holds config.json"
+            "{shown} is a file: give the folder of the checkpoint, which holds config.json, or a \
+             GGUF file"
         )));
     }
     Err(LoadError::NotFound(format!(
-        "there is no folder {shown}: give demo, a checkpoint's folder or a hub id such as \
-         Qwen/Qwen3-VL-4B-Instruct"
+        "there is no folder {shown}: give demo, a checkpoint's folder, a GGUF file or a hub id \
+         such as Qwen/Qwen3-VL-4B-Instruct"
     )))
 }
 
-const GGUF: &str = "a GGUF model for llama.cpp, which cannot be loaded: give the checkpoint's \
-                    folder with config.json and safetensors";
+/// The GGUF file of the language model that a path means: itself, or the one in a folder that has no
+/// safetensors. None if the path is something else.
+///
+/// # Errors
+///
+/// [`LoadError::Invalid`] lists several in a folder.
+pub(crate) fn gguf(path: &Path) -> Result<Option<PathBuf>, LoadError> {
+    if !path.is_dir() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Ok((find::is_gguf(&name) && path.exists()).then(|| path.into()));
+    }
+    let has = |name: &str| path.join(name).symlink_metadata().is_ok();
+    if has(SINGLE) || has(INDEX) {
+        return Ok(None);
+    }
+    in_folder(path).map_err(|e| LoadError::Invalid(e.to_string()))
+}
+
+const GGUF: &str = "there are GGUF files, of which one is to be named: the path of the language \
+                    model's, or OWNER/NAME/FILE.gguf of a model on the hub";
 
 /// The error for a folder that lacks a file, explained by its other files.
 pub(crate) fn lacks(folder: &Path, file: &str) -> LoadError {
@@ -64,7 +78,7 @@ pub(crate) fn reason(names: &BTreeSet<String>, file: &str) -> String {
          (transformers: save_pretrained)"
             .into()
     } else if (weights || file == "config.json") && ends(".gguf") {
-        format!("it is {GGUF}")
+        GGUF.into()
     } else if weights && (ends(".onnx") || has("onnx")) {
         "it is an ONNX export, which cannot be loaded: give the original checkpoint".into()
     } else if weights {

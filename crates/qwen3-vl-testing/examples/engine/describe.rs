@@ -104,6 +104,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
     let mut options = Options {
         load: LoadOptions {
             source: ModelSource::Folder(folder),
+            mmproj: None,
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,

@@ -26,6 +26,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let file = PathBuf::from(args.value().context("a file of logits")?);
     let mut load = LoadOptions {
         source: ModelSource::Folder(folder),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,

@@ -41,6 +41,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mut runner = parity::load(checkpoint, folder.path(), |folder| LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device,
         dtype,
         quantization: QuantizeAtLoad::None,

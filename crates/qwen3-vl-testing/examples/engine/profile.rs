@@ -28,6 +28,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let mut options = Options {
         load: LoadOptions {
             source: ModelSource::Folder(folder),
+            mmproj: None,
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,

@@ -104,6 +104,7 @@ fn load_options(
 ) -> impl FnOnce(&std::path::Path) -> LoadOptions {
     move |folder| LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device,
         dtype,
         quantization: QuantizeAtLoad::None,

@@ -2,6 +2,7 @@
 //! 5.17.
 
 mod generation;
+mod gguf;
 mod kind;
 mod preprocessor;
 pub mod quantization;

@@ -11,6 +11,7 @@ use crate::model::TextModel;
 use crate::model::attention::attend_products;
 use crate::model::attention_metadata::{AttentionMetadata, SequenceInput};
 use crate::model::chunk::{Chunk, SequenceSlice, batch, overlay};
+use crate::model::embedding::Embedding;
 use crate::model::experts::SparseMoeBlock;
 use crate::model::heads::Heads;
 use crate::model::layer::Attention;
@@ -120,9 +121,9 @@ impl TextOps for TextKernels<'_, '_> {
         Rows::last(self.pass.outputs.1, self.pass.rows)
     }
 
-    fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor> {
-        // SAFETY: ids index the table: they come from the tokenizer or the model, or are 0.
-        let text = unsafe { embed(self.pass.ids, self.pass.rows, table)? };
+    fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor> {
+        // SAFETY: ids come from the tokenizer or the model, whose table they index, or are 0.
+        let text = unsafe { embed(self.pass.ids, self.pass.rows, table.table()?)? };
         let x = overlay(&text, batch.embeddings())?;
         match &batch.vision[..] {
             // Then x is the vision tokens' own memory, which another window may share.

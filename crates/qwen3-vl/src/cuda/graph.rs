@@ -130,7 +130,7 @@ impl Step {
         let (frequencies, axes) = workspace.rope(&model.rope, on)?;
         let mut most = metadata.clone();
         most.pages.resize(PAGES, 0);
-        let shape = (metadata.ids.len(), model.embeddings.dim(0)?);
+        let shape = (metadata.ids.len(), model.embeddings.rows()?);
         Ok(Self {
             state: State::Fresh,
             pass: Pass::empty(&most, frequencies.elem_count(), device(on)?)?,

@@ -123,12 +123,16 @@ impl Repo {
         if pointer.is_file() {
             return Ok(());
         }
-        fs::create_dir_all(self.snapshot(commit))?;
+        if let Some(folder) = pointer.parent() {
+            fs::create_dir_all(folder)?;
+        }
         match fs::remove_file(&pointer) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => (),
         }
-        let target = Path::new("../../blobs").join(&etag.0);
+        // From a folder of the snapshot it is as many folders further.
+        let up = "../".repeat(name.matches('/').count());
+        let target = Path::new(&format!("{up}../../blobs")).join(&etag.0);
         match symlink(target, &pointer) {
             // Another process made the link first.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),

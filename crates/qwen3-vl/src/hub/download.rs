@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -16,7 +16,7 @@ use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
 use super::slot::Slot;
-use super::{CheckConfig, Hub, snapshot, space};
+use super::{CheckConfig, Hub, Wanted, snapshot, space};
 use crate::file::read_bounded;
 use crate::quote::{of_json, quoted_bytes};
 use qwen3_vl_core::load::LoadError;
@@ -33,7 +33,7 @@ pub(super) struct Download {
     pub repo: Repo,
     /// Snapshot of the revision when it was last downloaded.
     pub cached: Option<PathBuf>,
-    pub check: CheckConfig,
+    pub wanted: Wanted,
     pub progress: Arc<Shared>,
     /// Receives the snapshot's folder or the error.
     pub result: Sender<Result<PathBuf, LoadError>>,
@@ -76,35 +76,56 @@ impl Download {
 
         // All files come from one commit, even if the branch moves meanwhile.
         let folder = self.repo.snapshot(&commit);
-        let unusable = |why: String| LoadError::Invalid(format!("{id} cannot be used: {why}"));
-        let first = snapshot::first_files(&available).map_err(unusable)?;
-        self.fetch(&commit, &[snapshot::CONFIG.to_string()])?;
-        let config = folder.join(snapshot::CONFIG);
-        let config = read_bounded(&config, snapshot::limit(snapshot::CONFIG))
-            .map_err(|e| self.explain("reading config.json", &e.into()))?;
-        (self.check)(&config)?;
-
-        // The index names the shards, whose sizes give the total.
-        let (mut weights, small): (Vec<_>, Vec<_>) = first
-            .into_iter()
-            .partition(|name| name.ends_with(".safetensors"));
-        self.fetch(&commit, &small)?;
-        if weights.is_empty() {
-            let shards = snapshot::shards(&folder).map_err(unusable)?;
-            if let Some(name) = shards.difference(&available).next() {
-                return Err(unusable(format!("its index names {name}, which it lacks")));
+        match &self.wanted {
+            Wanted::Checkpoint(check) => self.checkpoint(&commit, &folder, &available, *check)?,
+            Wanted::Gguf(names) => {
+                let names = names.files(&available).map_err(|why| self.unusable(&why))?;
+                self.fetch_weights(&commit, &[], &names)?;
             }
-            weights.extend(shards);
         }
-        self.fetch_weights(&commit, &small, &weights)?;
 
-        // Last, so that until here the branch keeps the commit that was complete before.
+        // Last: until here the branch stands for the commit that was complete before.
         if self.revision != commit.as_str() {
             self.repo
                 .write_ref(&self.revision, &commit)
                 .map_err(|e| self.explain(&format!("keeping {id}"), &e.into()))?;
         }
         Ok(folder)
+    }
+
+    /// Brings the files of a checkpoint.
+    fn checkpoint(
+        &self,
+        commit: &Commit,
+        folder: &Path,
+        available: &BTreeSet<String>,
+        check: CheckConfig,
+    ) -> Result<(), LoadError> {
+        let unusable = |why: String| self.unusable(&why);
+        let first = snapshot::first_files(available).map_err(unusable)?;
+        self.fetch(commit, &[snapshot::CONFIG.to_string()])?;
+        let config = folder.join(snapshot::CONFIG);
+        let config = read_bounded(&config, snapshot::limit(snapshot::CONFIG))
+            .map_err(|e| self.explain("reading config.json", &e.into()))?;
+        check(&config)?;
+
+        // The index names the shards, whose sizes give the total.
+        let (mut weights, small): (Vec<_>, Vec<_>) = first
+            .into_iter()
+            .partition(|name| name.ends_with(".safetensors"));
+        self.fetch(commit, &small)?;
+        if weights.is_empty() {
+            let shards = snapshot::shards(folder).map_err(unusable)?;
+            if let Some(name) = shards.difference(available).next() {
+                return Err(unusable(format!("its index names {name}, which it lacks")));
+            }
+            weights.extend(shards);
+        }
+        self.fetch_weights(commit, &small, &weights)
+    }
+
+    fn unusable(&self, why: &str) -> LoadError {
+        LoadError::Invalid(format!("{} cannot be used: {why}", self.id))
     }
 
     /// The commit of the revision, and the names of its files.

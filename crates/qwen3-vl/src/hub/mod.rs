@@ -13,6 +13,7 @@ mod download;
 mod environment;
 mod error;
 mod explain;
+mod gguf;
 mod http;
 mod location;
 mod pace;
@@ -24,7 +25,7 @@ mod snapshot;
 mod space;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -35,6 +36,7 @@ use crate::quote::{quoted, shortened};
 use cache::{Commit, Repo};
 use download::Download;
 use explain::explain;
+use gguf::GgufNames;
 use http::Client;
 use progress::{Reporter, Shared};
 pub use proxy::Proxies;
@@ -72,7 +74,45 @@ pub fn fetch(
         .fetch_checked(id, revision, check, progress, cancel)
 }
 
-/// A hub, and the cache for its files.
+/// Brings a GGUF file of a model onto this machine, the other parts of it and its vision tower, which
+/// is `mmproj` or else chosen by name. Gives the paths of both. Everything else is as in [`fetch`]; what
+/// the files hold is looked at when they are here.
+///
+/// # Errors
+///
+/// See [`fetch`]; no such file, no vision tower or several.
+pub fn fetch_gguf(
+    id: &str,
+    file: &str,
+    mmproj: Option<&Path>,
+    revision: Option<&str>,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &AtomicBool,
+) -> Result<(PathBuf, PathBuf), LoadError> {
+    Hub::from_variables(|name| std::env::var(name).ok())?
+        .fetch_gguf(id, file, mmproj, revision, progress, cancel)
+}
+
+/// What of a repository is fetched.
+#[derive(Clone)]
+enum Wanted {
+    /// The files of a checkpoint, if its configuration passes.
+    Checkpoint(CheckConfig),
+    /// GGUF files.
+    Gguf(GgufNames),
+}
+
+impl Wanted {
+    /// Whether a folder has all of it.
+    fn is_complete(&self, snapshot: &Path) -> bool {
+        match self {
+            Self::Checkpoint(_) => snapshot::is_complete(snapshot),
+            Self::Gguf(names) => names.find(snapshot).is_some(),
+        }
+    }
+}
+
+/// A hub and the cache for what comes from it.
 #[derive(Clone)]
 pub struct Hub {
     /// Address without a slash at the end.
@@ -131,10 +171,46 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<PathBuf, LoadError> {
+        self.bring(id, revision, Wanted::Checkpoint(check), progress, cancel)
+    }
+
+    /// See [`fetch_gguf`].
+    ///
+    /// # Errors
+    ///
+    /// See [`fetch_gguf`].
+    pub fn fetch_gguf(
+        &self,
+        id: &str,
+        file: &str,
+        mmproj: Option<&Path>,
+        revision: Option<&str>,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<(PathBuf, PathBuf), LoadError> {
+        let mmproj = mmproj.map(Path::to_string_lossy);
+        let names = GgufNames::new(file, mmproj.as_deref()).map_err(LoadError::NotFound)?;
+        let wanted = Wanted::Gguf(names.clone());
+        let snapshot = self.bring(id, revision, wanted, progress, cancel)?;
+        names.find(&snapshot).ok_or_else(|| {
+            let snapshot = shortened(snapshot.display());
+            LoadError::Invalid(format!("files of {id} are gone from {snapshot}"))
+        })
+    }
+
+    /// Gives the folder of a commit that has what is wanted.
+    fn bring(
+        &self,
+        id: &str,
+        revision: Option<&str>,
+        wanted: Wanted,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<PathBuf, LoadError> {
         let revision = revision.unwrap_or(DEFAULT_REVISION);
         check_names(id, revision)?;
         let repo = Repo::new(&self.cache, id);
-        let cached = cached(&repo, revision);
+        let cached = cached(&repo, revision, &wanted);
         if let Some(folder) = &cached
             && (self.offline || Commit::parse(revision.as_bytes()).is_some())
         {
@@ -164,7 +240,7 @@ impl Hub {
             revision: revision.into(),
             repo,
             cached,
-            check,
+            wanted,
             progress: shared.clone(),
             result,
             stop: stop.clone(),
@@ -233,12 +309,12 @@ fn wait_for_slot(
     }
 }
 
-/// The folder of a revision that is completely downloaded.
-fn cached(repo: &Repo, revision: &str) -> Option<PathBuf> {
+/// The folder of a revision of which all that is wanted was downloaded before.
+fn cached(repo: &Repo, revision: &str, wanted: &Wanted) -> Option<PathBuf> {
     let commit = repo.read_ref(revision);
     let commit = commit.or_else(|| Commit::parse(revision.as_bytes()))?;
     let snapshot = repo.snapshot(&commit);
-    snapshot::is_complete(&snapshot).then_some(snapshot)
+    wanted.is_complete(&snapshot).then_some(snapshot)
 }
 
 /// Checks names, which become parts of paths and addresses.

@@ -7,6 +7,7 @@ use crate::file::{self, read_bounded};
 use crate::folder;
 use crate::index::{self, INDEX, SINGLE};
 use crate::quote::quoted;
+use crate::weights::gguf::find::is_gguf;
 
 /// Files that every checkpoint must have.
 const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
@@ -34,7 +35,7 @@ pub(super) fn limit(name: &str) -> u64 {
     match name {
         "tokenizer.json" => file::TOKENIZER_LIMIT,
         INDEX => file::INDEX_LIMIT,
-        _ if name.ends_with(".safetensors") => 256 << 30,
+        _ if name.ends_with(".safetensors") || is_gguf(name) => 256 << 30,
         _ => file::CONFIG_LIMIT,
     }
 }
@@ -129,6 +130,7 @@ mod tests {
     #[test]
     fn only_weights_may_be_large() {
         assert!(limit("model-1.safetensors") > 100 << 30);
+        assert!(limit("Q8_0/model.gguf") > 100 << 30);
         assert!(limit(CONFIG) < 10 << 20);
         assert!(limit("chat_template.jinja") < 10 << 20);
     }

@@ -14,12 +14,15 @@ use crate::config::{
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
 use crate::folder;
 use crate::quote::shortened;
-use crate::weights::{self, Target, Weights, WeightsError};
+use crate::tokenizer::Tokenizer;
+use crate::weights::gguf::GgufModel;
+use crate::weights::{self, QuantizeAtLoad, Target, Weights, WeightsError};
 
 /// A checkpoint's files.
 pub(super) enum Files {
     Folder(PathBuf),
     Embedded(&'static [(&'static str, &'static [u8])]),
+    Gguf(Box<GgufModel>),
 }
 
 /// The parsed configuration files.
@@ -37,19 +40,63 @@ pub(super) fn locate(
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<(String, Files), LoadError> {
+    let mmproj = options.mmproj.as_deref();
     match &options.source {
-        ModelSource::Embedded { name, files } => Ok((name.clone(), Files::Embedded(files))),
-        ModelSource::Folder(path) => {
-            folder::ensure_folder(path)?;
-            Ok((path.display().to_string(), Files::Folder(path.clone())))
+        ModelSource::Embedded { name, files } => {
+            ensure_none(mmproj)?;
+            Ok((name.clone(), Files::Embedded(files)))
         }
+        ModelSource::Folder(path) => Ok((path.display().to_string(), local(path, options)?)),
         ModelSource::Hub { id, revision } => {
+            ensure_none(mmproj)?;
             // An unsupported model is refused before its weights are downloaded.
             let check = quantised::check_for(options);
             let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)
                 .map_err(|error| neither_id_nor_path(id, error))?;
             Ok((id.clone(), Files::Folder(folder)))
         }
+        ModelSource::HubGguf { id, file, revision } => {
+            ensure_not_rounded(options)?;
+            let name = format!("{id}/{file}");
+            let revision = revision.as_deref();
+            let (text, vision) =
+                crate::hub::fetch_gguf(id, file, mmproj, revision, progress, cancel)
+                    .map_err(|error| neither_id_nor_path(&name, error))?;
+            Ok((name, Files::gguf(&text, Some(&vision))?))
+        }
+    }
+}
+
+/// The files at a path: a GGUF file, or a folder with one or with a checkpoint.
+pub(super) fn local(path: &Path, options: &LoadOptions) -> Result<Files, LoadError> {
+    let mmproj = options.mmproj.as_deref();
+    if let Some(text) = folder::gguf(path)? {
+        ensure_not_rounded(options)?;
+        return Files::gguf(&text, mmproj);
+    }
+    folder::ensure_folder(path)?;
+    ensure_none(mmproj)?;
+    Ok(Files::Folder(path.into()))
+}
+
+fn ensure_none(mmproj: Option<&Path>) -> Result<(), LoadError> {
+    match mmproj {
+        None => Ok(()),
+        Some(_) => Err(LoadError::Invalid(
+            "mmproj names the vision tower of a GGUF file, and the model is none".into(),
+        )),
+    }
+}
+
+/// The weights of a GGUF file are in its own types already.
+fn ensure_not_rounded(options: &LoadOptions) -> Result<(), LoadError> {
+    match options.quantization {
+        QuantizeAtLoad::None => Ok(()),
+        asked => Err(LoadError::Invalid(format!(
+            "quantization={} rounds the weights of safetensors: a GGUF file has its own types, so \
+             leave it at none, and take a file in the type that you want",
+            asked.as_str()
+        ))),
     }
 }
 
@@ -65,20 +112,26 @@ fn neither_id_nor_path(id: &str, error: LoadError) -> LoadError {
 }
 
 impl Files {
+    /// A language model in GGUF with the vision tower that is named or lies beside it.
+    fn gguf(text: &Path, vision: Option<&Path>) -> Result<Self, LoadError> {
+        let model = GgufModel::open(text, vision).map_err(invalid)?;
+        Ok(Self::Gguf(Box::new(model)))
+    }
+
     /// Reads the configuration files, `config.json` first, because it tells whether the model is
     /// supported.
     pub(super) fn configs(&self) -> Result<Configs, LoadError> {
-        let mut config = Config::from_json(&self.read("config.json")?).map_err(invalid)?;
+        let mut config = match self {
+            Self::Gguf(model) => Config::from_gguf(model).map_err(invalid)?,
+            _ => Config::from_json(&self.read("config.json")?).map_err(invalid)?,
+        };
         if config.quantization.is_none()
             && let Some(json) = self.find("quantize_config.json")?
         {
             let older = Quantization::from_quantize_config(&json).map_err(invalid)?;
             config.quantization = Some(older);
         }
-        let generation = match self.find("generation_config.json")? {
-            Some(json) => GenerationConfig::from_json(&json).map_err(invalid)?,
-            None => GenerationConfig::default(),
-        };
+        let generation = self.generation()?;
         let vocabulary = config.text_config.vocab_size;
         let beyond = |id: &&u32| **id as usize >= vocabulary;
         if let Some(id) = generation.eos_token_id.iter().find(beyond) {
@@ -86,6 +139,28 @@ impl Files {
                 "generation_config.json: eos_token_id {id} is beyond the vocabulary \
                  (vocab_size = {vocabulary})"
             )));
+        }
+        Ok(Configs {
+            processors: self.processors(&config)?,
+            chat_template: self.chat_template()?,
+            config,
+            generation,
+        })
+    }
+
+    fn generation(&self) -> Result<GenerationConfig, LoadError> {
+        if let Self::Gguf(model) = self {
+            return GenerationConfig::from_gguf(model).map_err(invalid);
+        }
+        match self.find("generation_config.json")? {
+            Some(json) => GenerationConfig::from_json(&json).map_err(invalid),
+            None => Ok(GenerationConfig::default()),
+        }
+    }
+
+    fn processors(&self, config: &Config) -> Result<Processors, LoadError> {
+        if let Self::Gguf(model) = self {
+            return Processors::from_gguf(model, &config.vision_config).map_err(invalid);
         }
         let processor = self.find("processor_config.json")?;
         let image = self.find("preprocessor_config.json")?;
@@ -95,22 +170,33 @@ impl Files {
             image: image.as_deref(),
             video: video.as_deref(),
         };
-        let processors = Processors::from_files(files, &config.vision_config);
+        Processors::from_files(files, &config.vision_config).map_err(invalid)
+    }
+
+    fn chat_template(&self) -> Result<Option<String>, LoadError> {
+        if let Self::Gguf(model) = self {
+            let template = model.text().text("tokenizer.chat_template");
+            return Ok(template.map_err(invalid)?.map(str::to_owned));
+        }
+        let processor = self.find("processor_config.json")?;
         let legacy = self.find("chat_template.json")?;
         let jinja = self.find("chat_template.jinja")?;
         let tokenizer = self.find("tokenizer_config.json")?;
-        let template = chat_template(ChatTemplateFiles {
+        let files = ChatTemplateFiles {
             processor: processor.as_deref(),
             legacy: legacy.as_deref(),
             jinja: jinja.as_deref(),
             tokenizer: tokenizer.as_deref(),
-        });
-        Ok(Configs {
-            config,
-            generation,
-            processors: processors.map_err(invalid)?,
-            chat_template: template.map_err(invalid)?,
-        })
+        };
+        chat_template(files).map_err(invalid)
+    }
+
+    /// The tokenizer.
+    pub(super) fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        match self {
+            Self::Gguf(model) => Tokenizer::from_gguf(model).map_err(invalid),
+            _ => Tokenizer::from_json(&self.read("tokenizer.json")?).map_err(invalid),
+        }
     }
 
     /// Checks that the large files exist, without reading them.
@@ -126,10 +212,10 @@ impl Files {
     }
 
     /// Reads a file that every checkpoint has.
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
+    fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
         self.find(name)?.ok_or_else(|| match self {
             Self::Folder(folder) => folder::lacks(folder, name),
-            Self::Embedded(_) => LoadError::Invalid(format!("the embedded model has no {name}")),
+            _ => LoadError::Invalid(format!("the embedded model has no {name}")),
         })
     }
 
@@ -139,6 +225,7 @@ impl Files {
                 let file = files.iter().find(|(file, _)| *file == name);
                 return Ok(file.map(|(_, bytes)| bytes.to_vec()));
             }
+            Self::Gguf(_) => return Ok(None),
             Self::Folder(folder) => folder,
         };
         let path = folder.join(name);
@@ -158,6 +245,7 @@ impl Files {
     pub(super) fn weights(&self, target: Target) -> Result<Weights, LoadError> {
         let opened = match self {
             Self::Folder(folder) => Weights::open(folder, target),
+            Self::Gguf(model) => Weights::gguf(model, target),
             Self::Embedded(files) => {
                 let name = "model.safetensors";
                 let (_, bytes) = files

@@ -131,6 +131,7 @@ impl Bench {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let options = LoadOptions {
             source: ModelSource::Folder(folder),
+            mmproj: None,
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,

@@ -12,14 +12,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use files::Files;
-
 use crate::config::GenerationConfig;
 use crate::cpu::pool::{Flag, Pool};
 use crate::cuda;
 use crate::device::{DeviceChoice, DtypeChoice, free_memory};
 use crate::engine::runner::{Runner, RunnerParts};
-use crate::folder;
 use crate::local::LocalBackend;
 use crate::model::Model;
 use crate::quote::shortened;
@@ -39,12 +36,22 @@ pub enum ModelSource {
         /// Names and bytes of the files of a checkpoint folder.
         files: &'static [(&'static str, &'static [u8])],
     },
-    /// A checkpoint folder in Hugging Face's layout.
+    /// A checkpoint folder in Hugging Face's layout, a GGUF file of a language model (the first one
+    /// if it is split), or a folder with one.
     Folder(PathBuf),
     /// A hub id such as `Qwen/Qwen3-VL-4B-Instruct`.
     Hub {
         /// `owner/name`.
         id: String,
+        /// Branch, tag or commit; `main` if none.
+        revision: Option<String>,
+    },
+    /// A GGUF file on the hub.
+    HubGguf {
+        /// `owner/name`.
+        id: String,
+        /// The file's path in the repository.
+        file: String,
         /// Branch, tag or commit; `main` if none.
         revision: Option<String>,
     },
@@ -55,6 +62,9 @@ pub enum ModelSource {
 pub struct LoadOptions {
     /// Source of the files.
     pub source: ModelSource,
+    /// The vision tower of a GGUF file: a path, or the name of a file beside the model. None is the
+    /// `mmproj*.gguf` that lies there.
+    pub mmproj: Option<PathBuf>,
     /// Device.
     pub device: DeviceChoice,
     /// Type of the weights.
@@ -76,8 +86,7 @@ pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
     let ModelSource::Folder(path) = &options.source else {
         return Ok(());
     };
-    folder::ensure_folder(path)?;
-    let files = Files::Folder(path.clone());
+    let files = files::local(path, options)?;
     quantised::ensure_applies(&files.configs()?.config, options)?;
     files.ensure_complete()
 }
@@ -135,12 +144,11 @@ pub fn load_runner(
     });
     let configs = files.configs()?;
     quantised::ensure_applies(&configs.config, options)?;
-    let tokenizer = Tokenizer::from_json(&files.read("tokenizer.json")?);
-    let tokenizer = tokenizer.and_then(|tokenizer| match &configs.chat_template {
-        Some(template) => tokenizer.with_template(template),
-        None => Ok(tokenizer),
-    });
-    let tokenizer = tokenizer.map_err(invalid)?;
+    let tokenizer = files.tokenizer()?;
+    let tokenizer = match &configs.chat_template {
+        Some(template) => tokenizer.with_template(template).map_err(invalid)?,
+        None => tokenizer,
+    };
     tokenizer.check(&configs.config).map_err(invalid)?;
     let others = &configs.generation.not_applied;
     if !others.is_empty() {

@@ -5,6 +5,7 @@ pub mod activation;
 pub mod attention;
 pub mod attention_metadata;
 pub mod chunk;
+pub mod embedding;
 pub mod executor;
 pub(crate) mod experts;
 pub mod heads;

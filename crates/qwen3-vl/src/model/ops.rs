@@ -8,6 +8,7 @@
 use candle_core::{Result, Tensor};
 
 use super::chunk::Chunk;
+use super::embedding::Embedding;
 use super::experts::SparseMoeBlock;
 use super::layer::Attention;
 use super::linear::Linear;
@@ -47,9 +48,9 @@ pub(crate) trait TextOps {
         Ok(())
     }
 
-    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in place of their
-    /// placeholders. The result shares no memory, so that later operations may write into it.
-    fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor>;
+    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places. The
+    /// result is the caller's alone: what uses it up may write into it.
+    fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor>;
 
     /// `x + delta`, and its RMSNorm. Consumes both.
     fn add_rms_norm(

@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor, bail};
 use super::Workspace;
 use super::activation::add;
 use super::chunk::{Chunk, SequenceSlice, deepstack_rows};
+use super::embedding::Embedding;
 use super::heads::Heads;
 use super::layer::Layer;
 use super::linear::{Linear, is_packed};
@@ -21,7 +22,7 @@ use crate::weights::{Weights, WeightsError};
 /// The language model.
 #[derive(Debug)]
 pub struct TextModel {
-    pub(crate) embeddings: Tensor,
+    pub(crate) embeddings: Embedding,
     layers: Vec<Layer>,
     pub(crate) norm: RmsNorm,
     head: Linear,
@@ -45,17 +46,18 @@ impl TextModel {
         let table = [text.vocab_size, text.hidden_size];
         let (embed, own) = (format!("{name}.embed_tokens"), "lm_head");
         let tied = tied_to(weights, config, &embed, own)?;
-        let embeddings = weights.matrix(&format!("{}.weight", tied.unwrap_or(&embed)), &table)?;
-        // A quantized tied head has a matrix of its own beside the embedding table, of which only
-        // rows are read. That takes 0.3 GB more than sharing (2B, q8-0), but keeps the embeddings
-        // exact. The head gets the format of the other layers, as in mistral.rs; llama.cpp gives a
-        // 4-bit model's head 6 bits, so that each token reads half as much again for it.
+        let tensor = format!("{}.weight", tied.unwrap_or(&embed));
+        let embeddings = Embedding::load(weights, &tensor, table)?;
+        // A tied head that is rounded is a matrix of its own, next to the table, from which only rows
+        // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
+        // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
+        // model's 6 bits, which costs half as much again of what each token reads for it.
         let plain = weights
             .quantize_at_load()
             .format(text.hidden_size)
             .is_none();
         let head = match tied {
-            Some(_) if plain => Linear::new(embeddings.clone(), None),
+            Some(_) if plain => embeddings.head(),
             Some(table_name) => Linear::load_rounded(weights, table_name, table.into())?,
             None => Linear::load_rounded(weights, own, table.into())?,
         };
@@ -99,7 +101,7 @@ impl TextModel {
     }
 
     /// The embedding table `[vocabulary, hidden]`.
-    pub fn embeddings(&self) -> &Tensor {
+    pub fn embeddings(&self) -> &Embedding {
         &self.embeddings
     }
 

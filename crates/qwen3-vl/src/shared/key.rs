@@ -11,6 +11,7 @@ use crate::weights::QuantizeAtLoad;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelKey {
     source: Source,
+    mmproj: Option<PathBuf>,
     device: DeviceChoice,
     dtype: DtypeChoice,
     quantization: QuantizeAtLoad,
@@ -20,7 +21,12 @@ pub struct ModelKey {
 enum Source {
     Embedded(String),
     Folder(PathBuf),
-    Hub { id: String, revision: String },
+    Hub {
+        id: String,
+        /// Of a GGUF file.
+        file: Option<String>,
+        revision: String,
+    },
 }
 
 impl ModelKey {
@@ -30,6 +36,7 @@ impl ModelKey {
         // key: the first load decides it, because two engines for it would take too much memory.
         let LoadOptions {
             source,
+            mmproj,
             device,
             dtype,
             quantization,
@@ -41,18 +48,25 @@ impl ModelKey {
             ModelSource::Folder(folder) => {
                 Source::Folder(folder.canonicalize().unwrap_or_else(|_| folder.clone()))
             }
-            ModelSource::Hub { id, revision } => Source::Hub {
-                id: id.clone(),
-                revision: revision.as_deref().unwrap_or(DEFAULT_REVISION).into(),
-            },
+            ModelSource::Hub { id, revision } => hub(id, None, revision.as_deref()),
+            ModelSource::HubGguf { id, file, revision } => hub(id, Some(file), revision.as_deref()),
         };
         let device = device.resolved();
         Self {
             source,
+            mmproj: mmproj.clone(),
             device,
             dtype: dtype.on(device),
             quantization: *quantization,
         }
+    }
+}
+
+fn hub(id: &str, file: Option<&String>, revision: Option<&str>) -> Source {
+    Source::Hub {
+        id: id.into(),
+        file: file.cloned(),
+        revision: revision.unwrap_or(DEFAULT_REVISION).into(),
     }
 }
 
@@ -70,6 +84,11 @@ mod tests {
             id: "owner/name".into(),
             revision: revision.map(Into::into),
         };
+        let gguf = |file: &str| ModelSource::HubGguf {
+            id: "owner/name".into(),
+            file: file.into(),
+            revision: None,
+        };
         let embedded = |name: &str| ModelSource::Embedded {
             name: name.into(),
             files: &[],
@@ -77,6 +96,7 @@ mod tests {
         let key = |source: ModelSource, device, dtype| {
             ModelKey::new(&LoadOptions {
                 source,
+                mmproj: None,
                 device,
                 dtype,
                 quantization: QuantizeAtLoad::None,
@@ -103,6 +123,12 @@ mod tests {
             of(folder("no such folder")),
             of(hub(None)),
             of(hub(Some("v1"))),
+            of(gguf("a.gguf")),
+            of(gguf("b.gguf")),
+            ModelKey {
+                mmproj: Some("mmproj.gguf".into()),
+                ..of(gguf("b.gguf"))
+            },
             of(embedded("demo")),
             of(embedded("other")),
             key(folder("."), DeviceChoice::Cpu, DtypeChoice::Bf16),

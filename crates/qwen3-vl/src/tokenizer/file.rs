@@ -40,7 +40,11 @@ pub(super) struct Added {
 impl TokenizerFile {
     /// Reads and checks the file. The error names the part that Qwen's tokenizers do not have.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
-        let parsed = serde_json::from_slice(json).map_err(|e| json_error(&e))?;
+        Self::check(serde_json::from_slice(json).map_err(|e| json_error(&e))?)
+    }
+
+    /// Checks what has been read.
+    pub(super) fn check(parsed: Value) -> Result<Self, String> {
         let Value::Object(mut file) = parsed else {
             return Err("it holds no object".into());
         };
@@ -61,25 +65,11 @@ impl TokenizerFile {
         let last = all
             .max_by_key(|(_, id)| *id)
             .map(|(token, id)| (token.to_owned(), id));
-        let byte_level = |use_regex: bool| {
-            json!({
-                "type": "ByteLevel",
-                "add_prefix_space": false,
-                "trim_offsets": false,
-                "use_regex": use_regex,
-            })
-        };
-        let split = json!({
-            "type": "Split",
-            "pattern": {"Regex": SPLIT},
-            "behavior": "Isolated",
-            "invert": false,
-        });
         let tokenizer = json!({
             "version": "1.0",
             "normalizer": normalizer,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level(false)]},
-            "decoder": byte_level(false),
+            "pre_tokenizer": qwen_pre_tokenizer(),
+            "decoder": byte_level(),
             "model": {
                 "type": "BPE",
                 "dropout": null,
@@ -101,7 +91,28 @@ impl TokenizerFile {
     }
 }
 
-/// The kind of a part, for errors.
+/// How Qwen's tokenizers map bytes to characters and back.
+pub(super) fn byte_level() -> Value {
+    json!({
+        "type": "ByteLevel",
+        "add_prefix_space": false,
+        "trim_offsets": false,
+        "use_regex": false,
+    })
+}
+
+/// How they cut text before merging.
+pub(super) fn qwen_pre_tokenizer() -> Value {
+    let split = json!({
+        "type": "Split",
+        "pattern": {"Regex": SPLIT},
+        "behavior": "Isolated",
+        "invert": false,
+    });
+    json!({"type": "Sequence", "pretokenizers": [split, byte_level()]})
+}
+
+/// Its kind, for errors.
 fn kind(part: &Value) -> String {
     let name = part.get("type").unwrap_or(part);
     value(name)

@@ -6,6 +6,7 @@
 //! the text.
 
 mod file;
+mod gguf;
 mod template;
 
 use tokenizers::AddedToken;
@@ -57,7 +58,10 @@ impl Tokenizer {
     ///
     /// [`TokenizerError::File`] or [`TokenizerError::Missing`].
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
-        let file = TokenizerFile::parse(json).map_err(TokenizerError::File)?;
+        Self::new(TokenizerFile::parse(json).map_err(TokenizerError::File)?)
+    }
+
+    fn new(file: TokenizerFile) -> Result<Self, TokenizerError> {
         let broken = |e: &dyn std::fmt::Display| TokenizerError::File(shortened(e));
         let encoder: tokenizers::Tokenizer =
             serde_json::from_value(file.tokenizer).map_err(|e| broken(&e))?;

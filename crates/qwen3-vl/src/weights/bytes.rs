@@ -16,6 +16,8 @@ pub(super) enum Source {
     File(File),
     /// In the program.
     Static(&'static [u8]),
+    /// In memory.
+    Memory(Vec<u8>),
 }
 
 impl Source {
@@ -28,6 +30,7 @@ impl Source {
         match self {
             Self::File(file) => read_exact_at(file, start, out),
             Self::Static(bytes) => copy(bytes, start, out),
+            Self::Memory(bytes) => copy(bytes, start, out),
         }
     }
 }

@@ -29,7 +29,7 @@ pub enum WeightsError {
     #[error("{}", pointer(.0))]
     Pointer(String),
     /// A tensor is missing.
-    #[error("tensor {0} is missing: these are not the weights of this config.json")]
+    #[error("tensor {0} is missing: these are not the weights of this configuration")]
     Missing(String),
     /// Two tensors have the same name in the model.
     #[error("tensors {one} and {other} are the same one of the model: these are not its weights")]
@@ -41,7 +41,7 @@ pub enum WeightsError {
     },
     /// The file has tensors that the model does not.
     #[error(
-        "{count} tensors have no place in the model of this config.json, for instance {}: these \
+        "{count} tensors have no place in the model of this configuration, for instance {}: these \
          are not its weights",
         quoted(example)
     )]
@@ -62,7 +62,7 @@ pub enum WeightsError {
     Memory(String),
     /// A tensor does not have the shape that the configuration gives it.
     #[error(
-        "tensor {name} has shape {found}, config.json asks for {expected:?}",
+        "tensor {name} has shape {found}, the configuration asks for {expected:?}",
         found = shortened(format_args!("{found:?}"))
     )]
     Shape {
@@ -145,7 +145,10 @@ pub enum WeightsError {
         /// How it is stored.
         format: String,
     },
-    /// The load was cancelled.
+    /// A GGUF file says something that cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] super::gguf::GgufError),
+    /// Nobody waits for the weights any more.
     #[error("loading was cancelled")]
     Cancelled,
     /// The device cannot hold a tensor.

@@ -5,9 +5,11 @@
 //! multiplied.
 
 mod at_load;
+mod blocks;
 mod bytes;
 mod error;
 mod experts;
+pub mod gguf;
 mod names;
 mod number;
 mod quantised;
@@ -24,6 +26,8 @@ use candle_core::{DType, Device, Tensor};
 
 pub use at_load::QuantizeAtLoad;
 pub use error::WeightsError;
+pub(crate) use gguf::block_name;
+use gguf::{GgufModel, GgufTensors};
 use safetensors::Safetensors;
 pub(crate) use source::{StoredTensor, type_name};
 use source::{TensorSource, same};
@@ -91,6 +95,19 @@ impl Weights {
     /// See [`WeightsError`].
     pub fn embedded(bytes: &'static [u8], target: Target) -> Result<Self, WeightsError> {
         Self::new(vec![experts::split(Safetensors::embedded(bytes)?)?], target)
+    }
+
+    /// The tensors of GGUF files.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub fn gguf(model: &GgufModel, target: Target) -> Result<Self, WeightsError> {
+        let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
+        for file in model.files() {
+            sources.push(Box::new(GgufTensors::new(Arc::clone(file))?));
+        }
+        Self::new(sources, target)
     }
 
     fn new(sources: Vec<Box<dyn TensorSource>>, target: Target) -> Result<Self, WeightsError> {

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result as DeviceResult, Shape, Tensor};
 
 use super::WeightsError;
@@ -15,7 +16,12 @@ pub(super) trait TensorSource: Debug + Send + Sync {
     /// Bytes of all tensors, as stored.
     fn size(&self) -> usize;
 
-    /// Finds a tensor, which must have that shape.
+    /// The type of blocks that a tensor is stored in; none if it is plain numbers, or not there.
+    fn blocks(&self, _name: &str) -> Option<GgmlDType> {
+        None
+    }
+
+    /// A tensor, which must have that shape.
     ///
     /// # Errors
     ///
@@ -35,8 +41,13 @@ pub(crate) trait StoredTensor: Sync {
     /// Its shape.
     fn shape(&self) -> &[usize];
 
-    /// Its type in the file.
+    /// Its type in the file; f32 if it is stored in [blocks](StoredTensor::blocks).
     fn stored_dtype(&self) -> DType;
+
+    /// The type of blocks that it is stored in; none if it is plain numbers.
+    fn blocks(&self) -> Option<GgmlDType> {
+        None
+    }
 
     /// A copy, in [the type that it is read in](StoredTensor::dtype).
     ///
@@ -85,7 +96,8 @@ pub(crate) trait StoredTensor: Sync {
             true => 0,
             false => dtype.size_in_bytes(),
         };
-        let values = self.size() / self.stored_dtype().size_in_bytes();
+        let values = self.shape().iter();
+        let values = values.fold(1, |n: usize, d| n.saturating_mul(*d));
         values
             .saturating_mul(read + again)
             .saturating_add(self.scratch())
@@ -136,7 +148,8 @@ const CHUNK: usize = 256 << 10;
 ///
 /// If the file cannot be read any more.
 pub(super) fn same(one: &dyn StoredTensor, other: &dyn StoredTensor) -> Result<bool, WeightsError> {
-    if (one.stored_dtype(), one.shape()) != (other.stored_dtype(), other.shape()) {
+    let kind = |stored: &dyn StoredTensor| (stored.stored_dtype(), stored.blocks());
+    if kind(one) != kind(other) || one.shape() != other.shape() {
         return Ok(false);
     }
     let bytes = one.size();

@@ -190,8 +190,10 @@ fn folders_of_other_kinds_are_recognised() {
     ];
     demo::refused_at_once(folder_of(&adapter).path(), &["LoRA", "merge"]);
     demo::refused_at_once(with_weights(&adapter[..2]).path(), &["LoRA", "merge"]);
+    // What is no GGUF in spite of its name, alone or beside a config.json; and a vision tower alone.
     demo::refused_at_once(folder_of(&["model-Q4_K_M.gguf"]).path(), &["GGUF"]);
     demo::refused_at_once(with_weights(&["model-Q4_K_M.gguf"]).path(), &["GGUF"]);
+    demo::refused_at_once(folder_of(&["mmproj-F16.gguf"]).path(), &["GGUF"]);
     demo::refused_at_once(
         with_weights(&["pytorch_model.bin"]).path(),
         &["PyTorch", "safetensors"],
@@ -247,7 +249,7 @@ fn paths_that_are_no_folder() {
     demo::refused_at_once(&weights, &["is a file", "config.json"]);
     let gguf = copy.path().join("model.gguf");
     fs::write(&gguf, "GGUF").unwrap();
-    demo::refused_at_once(&gguf, &["GGUF"]);
+    demo::refused_at_once(&gguf, &["model.gguf", "damaged"]);
     let missing = copy.path().join("gone");
     demo::refused_at_once(&missing, &["there is no folder", "hub id"]);
     let error = load::check(&demo::options(&missing)).unwrap_err();

@@ -117,6 +117,11 @@ fn processors() {
 }
 
 #[test]
+fn gguf() {
+    run("gguf", fuzz::gguf, 20_000);
+}
+
+#[test]
 fn tokenizer() {
     run("tokenizer", fuzz::tokenizer, 1_500);
 }

@@ -317,6 +317,7 @@ fn one_load() {
         return;
     }
     let options = LoadOptions {
+        mmproj: None,
         source: ModelSource::Hub {
             id: ID.into(),
             revision: None,

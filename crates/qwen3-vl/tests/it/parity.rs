@@ -11,6 +11,7 @@ fn all_stages(checkpoint: Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
     let mut runner = parity::load(checkpoint, folder.path(), |folder| LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,

@@ -17,6 +17,7 @@ use qwen3_vl_testing::{
 fn options(folder: &Path, quantization: QuantizeAtLoad) -> LoadOptions {
     LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization,

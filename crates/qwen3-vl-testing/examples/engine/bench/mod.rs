@@ -82,6 +82,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
     let mut options = Options {
         load: LoadOptions {
             source: ModelSource::Folder(folder),
+            mmproj: None,
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,

@@ -15,8 +15,8 @@ mod vnni;
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
+use candle_core::quantized::{GgmlDType, GgmlType};
 use rayon::prelude::*;
 
 use super::Output;
@@ -162,7 +162,15 @@ impl Format {
         (weights / self.block()).saturating_mul(of_block)
     }
 
-    /// Weights per block.
+    /// The type of ggml that it is.
+    pub fn dtype(self) -> GgmlDType {
+        match self {
+            Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q4K => GgmlDType::Q4K,
+        }
+    }
+
+    /// Weights in a block.
     pub fn block(self) -> usize {
         match self {
             Self::Q8_0 => BlockQ8_0::BLCK_SIZE,

@@ -1,23 +1,28 @@
-//! Matrices in ggml's blocks of 8 or 4 bits per weight.
+//! Matrices in ggml's blocks: rounded while they are loaded, or as a file has them.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{
     CpuStorage, CustomOp1, DType, Device, InplaceOp2, Layout, Module, Result, Shape, Tensor,
 };
 
 use super::{slice, slice_mut};
+use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::quantized::{Format, QuantizedMatrix};
-use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, on_device};
+use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, block_name, on_device};
 
-/// A weight `[out, in]` in ggml's blocks.
+/// A weight `[out, in]` in blocks.
 #[derive(Clone, Debug)]
 pub enum GgmlWeight {
-    /// For the kernels of [`crate::cpu::quantized`].
+    /// Rounded at load, for the kernels of [`crate::cpu::quantized`].
     Cpu(Arc<QuantizedMatrix>),
-    /// For candle's kernels, on other devices.
-    Device(QMatMul, Format),
+    /// As a file has it, for those of [`crate::cpu::blocks`].
+    Stored(Arc<BlockMatrix>),
+    /// For candle's, elsewhere.
+    Device(QMatMul, GgmlDType),
 }
 
 impl GgmlWeight {
@@ -59,14 +64,25 @@ impl GgmlWeight {
                 None => Ok(Self::Cpu(Arc::new(matrix))),
             };
         }
-        let dtype = match format {
-            Format::Q8_0 => GgmlDType::Q8_0,
-            Format::Q4K => GgmlDType::Q4K,
-        };
+        let dtype = format.dtype();
         let tensor = stored.tensor(&Device::Cpu)?;
         let rounded = QTensor::quantize_onto(&tensor, dtype, device);
         let weight = on_device(name, rounded.and_then(QMatMul::from_qtensor))?;
-        Ok(Self::Device(weight, format))
+        Ok(Self::Device(weight, dtype))
+    }
+
+    /// The blocks of a file, to be multiplied on `device`.
+    ///
+    /// # Errors
+    ///
+    /// If the device cannot hold them.
+    pub(super) fn stored(matrix: Arc<BlockMatrix>, device: &Device) -> Result<Self> {
+        if device.is_cpu() {
+            return Ok(Self::Stored(matrix));
+        }
+        let (blocks, dtype) = (Cow::Borrowed(matrix.blocks()), matrix.dtype());
+        let tensor = QTensor::new(QStorage::from_data(blocks, device, dtype)?, matrix.dims())?;
+        Ok(Self::Device(QMatMul::from_qtensor(tensor)?, dtype))
     }
 
     /// `x Wᵀ` for `x` `[rows, in]`, in the type of `x`.
@@ -76,7 +92,8 @@ impl GgmlWeight {
     /// If the shapes do not fit or the device fails.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Cpu(matrix) => x.apply_op1_no_bwd(&MatmulT(matrix)),
+            Self::Cpu(matrix) => x.apply_op1_no_bwd(&MatmulT(&**matrix)),
+            Self::Stored(matrix) => x.apply_op1_no_bwd(&MatmulT(&**matrix)),
             Self::Device(weight, _) => weight
                 .forward(&x.to_dtype(DType::F32)?)?
                 .to_dtype(x.dtype()),
@@ -90,16 +107,18 @@ impl GgmlWeight {
     /// If the shapes do not fit or the weight is not on the CPU.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
-            Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(matrix)),
+            Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(&**matrix)),
+            Self::Stored(matrix) => out.inplace_op2(x, &MatmulT(&**matrix)),
             Self::Device(..) => candle_core::bail!("quantized-matmul-t: not on the CPU"),
         }
     }
 
-    /// Format of the blocks.
-    pub fn format(&self) -> Format {
+    /// Type of the blocks.
+    pub fn dtype(&self) -> GgmlDType {
         match self {
-            Self::Cpu(matrix) => matrix.format(),
-            Self::Device(_, format) => *format,
+            Self::Cpu(matrix) => matrix.format().dtype(),
+            Self::Stored(matrix) => matrix.dtype(),
+            Self::Device(_, dtype) => *dtype,
         }
     }
 
@@ -107,6 +126,7 @@ impl GgmlWeight {
     pub(super) fn outputs(&self) -> Option<usize> {
         match self {
             Self::Cpu(matrix) => Some(matrix.dims().0),
+            Self::Stored(matrix) => Some(matrix.dims().0),
             Self::Device(..) => None,
         }
     }
@@ -115,6 +135,7 @@ impl GgmlWeight {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Cpu(matrix) => matrix.bytes(),
+            Self::Stored(matrix) => matrix.blocks().len(),
             Self::Device(QMatMul::QTensor(weight), _) => weight.storage_size_in_bytes(),
             Self::Device(QMatMul::Tensor(t) | QMatMul::TensorF16(t), _) => {
                 t.elem_count() * t.dtype().size_in_bytes()
@@ -123,7 +144,33 @@ impl GgmlWeight {
     }
 }
 
-struct MatmulT<'a>(&'a QuantizedMatrix);
+/// A matrix `[rows, columns]` in blocks, on the CPU.
+trait Blocks: Sync {
+    fn dims(&self) -> (usize, usize);
+    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]);
+}
+
+impl Blocks for QuantizedMatrix {
+    fn dims(&self) -> (usize, usize) {
+        self.dims()
+    }
+
+    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        self.matmul_t_into(x, m, out);
+    }
+}
+
+impl Blocks for BlockMatrix {
+    fn dims(&self) -> (usize, usize) {
+        self.dims()
+    }
+
+    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        self.matmul_t_into(x, m, out);
+    }
+}
+
+struct MatmulT<'a>(&'a dyn Blocks);
 
 impl CustomOp1 for MatmulT<'_> {
     fn name(&self) -> &'static str {
@@ -135,7 +182,9 @@ impl CustomOp1 for MatmulT<'_> {
         if k != columns {
             candle_core::bail!("quantized-matmul-t: [{m}, {k}] with [{n}, {columns}]");
         }
-        let out = self.0.matmul_t(slice(x.as_slice::<f32>()?, layout)?, m);
+        let mut out = vec![0.0; m * n];
+        let x = slice(x.as_slice::<f32>()?, layout)?;
+        self.0.matmul_t_into(x, m, &mut out);
         Ok((CpuStorage::F32(out), (m, n).into()))
     }
 }
@@ -163,16 +212,20 @@ impl InplaceOp2 for MatmulT<'_> {
     }
 }
 
-/// The requested format, and how many layers got another: `q4-k`, or `q4-k, 4 of 29 layers q8-0`.
-/// None if none was requested.
-pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Option<String> {
-    let wanted = match asked {
-        QuantizeAtLoad::None => return None,
-        QuantizeAtLoad::Q8_0 => Format::Q8_0,
-        QuantizeAtLoad::Q4K => Format::Q4K,
-    };
+/// How the layers are stored: what was asked for, and how many got something else (`q4-k`, or
+/// `q4-k, 4 of 29 layers q8-0`); else what blocks a file has (`q4_k, 12 of 197 layers q6_k`). None for
+/// plain numbers.
+pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<GgmlDType>]) -> Option<String> {
+    match asked {
+        QuantizeAtLoad::None => as_stored(layers),
+        QuantizeAtLoad::Q8_0 => Some(rounded(asked, GgmlDType::Q8_0, layers)),
+        QuantizeAtLoad::Q4K => Some(rounded(asked, GgmlDType::Q4K, layers)),
+    }
+}
+
+fn rounded(asked: QuantizeAtLoad, wanted: GgmlDType, layers: &[Option<GgmlDType>]) -> String {
     let mut text = asked.as_str().to_owned();
-    let others = [(Some(Format::Q8_0), "q8-0"), (None, "as stored")];
+    let others = [(Some(GgmlDType::Q8_0), "q8-0"), (None, "as stored")];
     for (other, name) in others
         .into_iter()
         .filter(|(other, _)| *other != Some(wanted))
@@ -181,6 +234,26 @@ pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<Format>]) -> Optio
         if count > 0 {
             text += &format!(", {count} of {} layers {name}", layers.len());
         }
+    }
+    text
+}
+
+fn as_stored(layers: &[Option<GgmlDType>]) -> Option<String> {
+    let name = |layer: &Option<GgmlDType>| {
+        let name = layer.map_or("plain", block_name);
+        name.to_ascii_lowercase()
+    };
+    let mut counts = BTreeMap::<String, usize>::new();
+    for layer in layers {
+        *counts.entry(name(layer)).or_default() += 1;
+    }
+    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let blocks = layers.iter().any(Option::is_some);
+    let mut counts = counts.into_iter().filter(|_| blocks);
+    let (mut text, _) = counts.next()?;
+    for (name, count) in counts {
+        text += &format!(", {count} of {} layers {name}", layers.len());
     }
     Some(text)
 }
@@ -191,9 +264,8 @@ mod tests {
 
     #[test]
     fn the_summary_tells_what_fell_back() {
-        let layers = [Some(Format::Q4K), Some(Format::Q8_0), None];
+        let layers = [Some(GgmlDType::Q4K), Some(GgmlDType::Q8_0), None];
         let told = |asked, layers: &[_]| summary(asked, layers);
-        assert_eq!(told(QuantizeAtLoad::None, &layers), None);
         assert_eq!(
             told(QuantizeAtLoad::Q4K, &layers[..1]).as_deref(),
             Some("q4-k")
@@ -205,6 +277,23 @@ mod tests {
         assert_eq!(
             told(QuantizeAtLoad::Q8_0, &layers[1..]).as_deref(),
             Some("q8-0, 1 of 2 layers as stored")
+        );
+    }
+
+    #[test]
+    fn blocks_of_a_file_are_told() {
+        let told = |layers: &[_]| summary(QuantizeAtLoad::None, layers);
+        assert_eq!(told(&[None, None]), None);
+        assert_eq!(told(&[Some(GgmlDType::Q8_0); 2]).as_deref(), Some("q8_0"));
+        let mixed = [
+            Some(GgmlDType::Q6K),
+            Some(GgmlDType::Q4K),
+            None,
+            Some(GgmlDType::Q4K),
+        ];
+        assert_eq!(
+            told(&mixed).as_deref(),
+            Some("q4_k, 1 of 4 layers plain, 1 of 4 layers q6_k")
         );
     }
 }

@@ -1,13 +1,13 @@
 //! How a linear layer's matrix is stored and multiplied.
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::dense;
 use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
 use super::packed::{self, PackedWeight};
-use crate::cpu::quantized::Format;
-use crate::weights::{Weights, WeightsError, type_name};
+use crate::weights::{Weights, WeightsError, on_device, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
 /// variant; the tensors of the checkpoint decide which ([`LinearMethod::load`]).
@@ -15,7 +15,7 @@ use crate::weights::{Weights, WeightsError, type_name};
 pub enum LinearMethod {
     /// A dense matrix in f32, bf16 or f16.
     Dense(Tensor),
-    /// ggml's blocks of 8 or 4 bits per weight.
+    /// ggml's blocks, of a GGUF file or rounded while they were loaded.
     Ggml(GgmlWeight),
     /// FP8 with scales of blocks, as stored.
     Fp8(Fp8Weight),
@@ -45,11 +45,14 @@ impl LinearMethod {
         (out, input): (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
         let shape = (out, input);
+        let tensor = format!("{name}.weight");
+        if weights.has_blocks(&tensor) {
+            let matrix = weights.blocks(&tensor, shape)?;
+            let weight = GgmlWeight::stored(matrix.into(), weights.device());
+            return on_device(&tensor, weight).map(Self::Ggml);
+        }
         let loaded = match Stored::of(weights, name, shape)? {
-            Stored::Plain => {
-                let weight = weights.matrix(&format!("{name}.weight"), &[out, input])?;
-                return Ok(Self::Dense(weight));
-            }
+            Stored::Plain => Self::Dense(weights.matrix(&tensor, &[out, input])?),
             _ if !weights.device().is_cpu() => {
                 let format = quantised_as(weights);
                 let name = name.into();
@@ -152,17 +155,17 @@ impl LinearMethod {
             Self::Dense(weight) => weight.dim(0),
             Self::Ggml(weight) => match weight.outputs() {
                 Some(outputs) => Ok(outputs),
-                None => bail!("a rounded weight that is not on the CPU"),
+                None => bail!("blocks that are not on the CPU"),
             },
             Self::Fp8(weight) => Ok(weight.outputs()),
             Self::Packed(weight) => Ok(weight.outputs()),
         }
     }
 
-    /// The blocks that it was rounded to, if it was.
-    pub fn format(&self) -> Option<Format> {
+    /// The blocks that it is stored in, if it is.
+    pub fn format(&self) -> Option<GgmlDType> {
         match self {
-            Self::Ggml(weight) => Some(weight.format()),
+            Self::Ggml(weight) => Some(weight.dtype()),
             _ => None,
         }
     }

@@ -8,10 +8,13 @@ mod packed;
 mod product;
 mod summary;
 
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
-use crate::cpu::quantized::Format;
+use crate::cpu::blocks::BlockMatrix;
 use crate::weights::{Weights, WeightsError};
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
@@ -101,6 +104,14 @@ impl Linear {
         }
     }
 
+    /// A layer without a bias whose weight is in blocks, on the CPU.
+    pub(super) fn of_blocks(matrix: Arc<BlockMatrix>) -> Self {
+        Self {
+            weight: LinearMethod::Ggml(GgmlWeight::Stored(matrix)),
+            bias: None,
+        }
+    }
+
     /// `x` `[rows, in]` to `[rows, out]`.
     ///
     /// # Errors
@@ -154,13 +165,13 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// If the weight is quantized and not on the CPU.
+    /// If the weight is in blocks and not on the CPU.
     pub(super) fn outputs(&self) -> Result<usize> {
         self.weight.outputs()
     }
 
-    /// Format of the weight's blocks, if it is quantized.
-    pub fn format(&self) -> Option<Format> {
+    /// The blocks that the weight is stored in, if it is.
+    pub fn format(&self) -> Option<GgmlDType> {
         self.weight.format()
     }
 

@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::super::activation::{add, silu_mul};
 use super::super::attention::{Span, attend_all};
 use super::super::chunk::{Chunk, SequenceSlice, overlay};
+use super::super::embedding::Embedding;
 use super::super::experts::SparseMoeBlock;
 use super::super::layer::Attention;
 use super::super::linear::Reused;
@@ -79,9 +80,8 @@ impl TextOps for TensorText<'_, '_> {
         check(self.flag)
     }
 
-    fn embed(&mut self, table: &Tensor, batch: &Chunk) -> Result<Tensor> {
-        let ids = Tensor::new(batch.ids.as_slice(), table.device())?;
-        let text = table.index_select(&ids, 0)?.to_dtype(self.dtype)?;
+    fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor> {
+        let text = table.lookup(&batch.ids)?.to_dtype(self.dtype)?;
         overlay(&text, batch.embeddings())
     }
 

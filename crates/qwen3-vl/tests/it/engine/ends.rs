@@ -21,6 +21,7 @@ fn large() -> (tempfile::TempDir, LoadOptions) {
     std::fs::write(config, long).unwrap();
     let options = LoadOptions {
         source: ModelSource::Folder(folder.path().into()),
+        mmproj: None,
         ..options()
     };
     (folder, options)

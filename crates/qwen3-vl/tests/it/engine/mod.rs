@@ -40,6 +40,7 @@ fn options() -> LoadOptions {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
     LoadOptions {
         source: ModelSource::Folder(folder),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,

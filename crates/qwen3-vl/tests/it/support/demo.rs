@@ -68,6 +68,7 @@ pub fn edit(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) {
 pub fn options(folder: &Path) -> LoadOptions {
     LoadOptions {
         source: ModelSource::Folder(folder.into()),
+        mmproj: None,
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,

@@ -196,7 +196,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::i
         return reply.status("404 Not Found");
     };
     let known = format!("x-repo-commit: {}\r\n", now.commit);
-    if name.ends_with(".safetensors") {
+    if name.ends_with(".safetensors") || name.ends_with(".gguf") {
         let (etag, size) = (sha256(&now.files[name]), now.files[name].len());
         let cdn = now.cdn.as_deref().unwrap_or(endpoint);
         let head = format!(

@@ -75,7 +75,7 @@ fn head_and_embeddings(model: &Model) -> (Vec<f32>, Vec<f32>) {
     use candle_core::{DType, Device, Tensor};
     let (head, embeddings) = (
         model.text.linears().last().unwrap(),
-        model.text.embeddings(),
+        model.text.embeddings().table().unwrap(),
     );
     let hidden = embeddings.dim(1).unwrap();
     let eye = Tensor::eye(hidden, DType::F32, &Device::Cpu).unwrap();

@@ -1,0 +1,113 @@
+//! The embedding table, as numbers or in the blocks of a file.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::linear::Linear;
+use crate::cpu::blocks::BlockMatrix;
+use crate::cpu::widen::WidenRows;
+use crate::weights::{Weights, WeightsError};
+
+/// A row `[hidden]` for each token of the vocabulary.
+#[derive(Clone, Debug)]
+pub enum Embedding {
+    /// As one tensor `[vocabulary, hidden]`.
+    Table(Tensor),
+    /// In blocks, on the CPU: a row is widened when it is looked up. A table of plain numbers would
+    /// take more memory than all the layers of a small model in 4 bits.
+    Blocks(Arc<BlockMatrix>),
+}
+
+impl Embedding {
+    /// Loads the tensor `name` `[vocabulary, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load(
+        weights: &Weights,
+        name: &str,
+        shape: [usize; 2],
+    ) -> std::result::Result<Self, WeightsError> {
+        if weights.device().is_cpu() && weights.has_blocks(name) {
+            let matrix = weights.blocks(name, shape.into())?;
+            return Ok(Self::Blocks(matrix.into()));
+        }
+        weights.matrix(name, &shape).map(Self::Table)
+    }
+
+    /// The output head that is tied to it.
+    pub(super) fn head(&self) -> Linear {
+        match self {
+            Self::Table(table) => Linear::new(table.clone(), None),
+            Self::Blocks(matrix) => Linear::of_blocks(Arc::clone(matrix)),
+        }
+    }
+
+    /// The table as a tensor.
+    ///
+    /// # Errors
+    ///
+    /// If it is in blocks.
+    pub fn table(&self) -> Result<&Tensor> {
+        match self {
+            Self::Table(table) => Ok(table),
+            Self::Blocks(_) => bail!("the embedding table is in blocks"),
+        }
+    }
+
+    /// Tokens of the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// If the table is no matrix.
+    pub fn rows(&self) -> Result<usize> {
+        match self {
+            Self::Table(table) => table.dim(0),
+            Self::Blocks(matrix) => Ok(matrix.dims().0),
+        }
+    }
+
+    /// Type of the values that rows are looked up in.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::Table(table) => table.dtype(),
+            Self::Blocks(_) => DType::F32,
+        }
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Table(table) => table.device(),
+            Self::Blocks(_) => &Device::Cpu,
+        }
+    }
+
+    /// The rows of these tokens `[ids, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// If a token has none or the device fails.
+    pub fn lookup(&self, ids: &[u32]) -> Result<Tensor> {
+        match self {
+            Self::Table(table) => {
+                let ids = Tensor::new(ids, table.device())?;
+                table.index_select(&ids, 0)
+            }
+            Self::Blocks(matrix) => {
+                let (rows, columns) = matrix.dims();
+                let mut values = vec![0.0; ids.len() * columns];
+                for (id, out) in ids.iter().zip(values.chunks_exact_mut(columns)) {
+                    let row = *id as usize;
+                    if row >= rows {
+                        bail!("token {id} of a vocabulary of {rows}");
+                    }
+                    matrix.widen(row, 0..columns, out);
+                }
+                Tensor::from_vec(values, (ids.len(), columns), &Device::Cpu)
+            }
+        }
+    }
+}
