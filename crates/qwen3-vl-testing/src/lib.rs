@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 pub mod compare;
+pub mod formats;
 pub mod fuzz;
 pub mod golden;
 #[cfg(feature = "cuda")]
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide};
 pub use compare::{Check, Worst};
+pub use formats::Format;
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it where the program runs elsewhere than
