@@ -12,21 +12,29 @@ def fnv1a64(data):
     return h
 
 
-def hash_fill(name, shape, seed):
-    """The tensor `name` as float32, bit-exact in any language.
+def hash24(name, count, seed):
+    """24 random bits for each index of the tensor `name`.
 
     key = fnv1a64(utf8(name)) ^ seed; z = the splitmix64 finaliser of key + (i + 1) * GOLDEN mod 2^64,
-    where i is the flat row-major index; u = float32(z >> 40) / 2^23 - 1, exact, in [-1, 1);
-    w = offset + scale * u, the product and the sum each rounded to float32.
+    where i is the flat row-major index; z >> 40.
     """
-    count = int(np.prod(shape))
     key = np.uint64(fnv1a64(name.encode()) ^ seed)
     with np.errstate(over="ignore"):
         z = key + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    u = (z >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
+    return z >> np.uint64(40)
+
+
+def hash_fill(name, shape, seed):
+    """The tensor `name` as float32, bit-exact in any language.
+
+    u = float32(hash24) / 2^23 - 1, exact, in [-1, 1); w = offset + scale * u, the product and the sum
+    each rounded to float32.
+    """
+    count = int(np.prod(shape))
+    u = hash24(name, count, seed).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
     offset, scale = rule(name, shape)
     w = np.float32(scale) * u
     if offset:

@@ -92,13 +92,17 @@ def whole_config(family, text, vision, dtype):
     )
 
 
+def keep_v5(out):
+    """save_pretrained has written config.json as transformers 5 spells it."""
+    os.replace(out / "config.json", out / "config.v5.json")
+
+
 def write_json(path, value, indent):
     path.write_text(json.dumps(value, indent=indent, ensure_ascii=path.name != "tokenizer_config.json"))
 
 
 def write_other_files(out, config, tokenizer):
-    """Everything of a checkpoint but its weights. save_pretrained has written config.json before."""
-    os.replace(out / "config.json", out / "config.v5.json")
+    """Everything of a checkpoint but its weights."""
     write_json(out / "config.json", config, 2)
 
     shutil.copy(tokenizer / "tokenizer.json", out)
@@ -171,6 +175,7 @@ def make_small(out, family, tie, seed, tokenizer):
     config_class, model_class, _ = family
     model = model_class(config_class.from_dict(json.loads(json.dumps(config)))).float().eval()
     model.save_pretrained(out)
+    keep_v5(out)
     write_other_files(out, config, tokenizer)
     shapes = refill(out / "model.safetensors", seed)
     (out / "tensors.json").write_text(json.dumps(shapes, indent=0))
@@ -200,6 +205,7 @@ def make_2b(out, tokenizer):
     torch.manual_seed(0)
     model = Qwen3VLForConditionalGeneration(Qwen3VLConfig.from_dict(json.loads(json.dumps(config)))).eval()
     model.save_pretrained(out, max_shard_size="10GB")
+    keep_v5(out)
     write_other_files(out, config, tokenizer)
     print(out, sum(p.numel() for p in model.parameters()) / 1e9, "billion parameters")
 

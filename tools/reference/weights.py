@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""SHA-256 of every file that `testing::checkpoint` in Rust must repeat, so that neither weights nor
-configs of the random checkpoints need to be stored."""
+"""SHA-256 of every file that `testing::checkpoint` and `testing::formats` in Rust must repeat, so that
+neither weights nor configs of the random checkpoints need to be stored."""
 
 import argparse
 import hashlib
@@ -14,7 +14,9 @@ CONFIGS = (
     "generation_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
+    "model.safetensors.index.json",
 )
+WEIGHTS = (".safetensors", ".gguf")
 
 
 def main():
@@ -24,9 +26,11 @@ def main():
     args = parser.parse_args()
     result = {}
     for folder in sorted(args.checkpoints.iterdir()):
+        files = (file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS)
+        configs = (folder / name for name in CONFIGS)
         result[folder.name] = {
-            "model.safetensors": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-            **{name: json.loads((folder / name).read_text()) for name in CONFIGS},
+            **{file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+            **{file.name: json.loads(file.read_text()) for file in configs if file.is_file()},
         }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 

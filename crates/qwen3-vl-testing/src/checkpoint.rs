@@ -177,38 +177,38 @@ pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<(
     write_weights(dir, &dimensions, Dtype::BF16, cheap_bf16)
 }
 
-struct Dimensions {
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    intermediate: usize,
-    sections: [usize; 3],
-    context: usize,
-    tied: bool,
-    experts: Option<Experts>,
-    vision: Vision,
+pub(crate) struct Dimensions {
+    pub(crate) hidden: usize,
+    pub(crate) layers: usize,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) sections: [usize; 3],
+    pub(crate) context: usize,
+    pub(crate) tied: bool,
+    pub(crate) experts: Option<Experts>,
+    pub(crate) vision: Vision,
 }
 
-struct Experts {
-    count: usize,
-    active: usize,
-    intermediate: usize,
+pub(crate) struct Experts {
+    pub(crate) count: usize,
+    pub(crate) active: usize,
+    pub(crate) intermediate: usize,
 }
 
-struct Vision {
-    hidden: usize,
-    depth: usize,
-    heads: usize,
-    intermediate: usize,
-    taps: [usize; 3],
+pub(crate) struct Vision {
+    pub(crate) hidden: usize,
+    pub(crate) depth: usize,
+    pub(crate) heads: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) taps: &'static [usize],
 }
 
-const VOCABULARY: usize = 151_936;
+pub(crate) const VOCABULARY: usize = 151_936;
 const POSITIONS: usize = 2304;
 
-const SMALL: Dimensions = Dimensions {
+pub(crate) const SMALL: Dimensions = Dimensions {
     hidden: 64,
     layers: 4,
     heads: 4,
@@ -224,7 +224,7 @@ const SMALL: Dimensions = Dimensions {
         depth: 6,
         heads: 4,
         intermediate: 128,
-        taps: [1, 2, 4],
+        taps: &[1, 2, 4],
     },
 };
 
@@ -242,7 +242,7 @@ const VISION_S: Vision = Vision {
     depth: 24,
     heads: 16,
     intermediate: 4096,
-    taps: [5, 11, 17],
+    taps: &[5, 11, 17],
 };
 
 const VISION_L: Vision = Vision {
@@ -250,7 +250,7 @@ const VISION_L: Vision = Vision {
     depth: 27,
     heads: 16,
     intermediate: 4304,
-    taps: [8, 16, 24],
+    taps: &[8, 16, 24],
 };
 
 const TWO_B: Dimensions = Dimensions {
@@ -301,7 +301,7 @@ const THIRTY_B: Dimensions = Dimensions {
 
 impl Dimensions {
     /// Names and shapes of all tensors.
-    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all = Vec::new();
         let mut add = |name: String, shape: &[usize]| all.push((name, shape.to_vec()));
         let hidden = self.hidden;
@@ -436,7 +436,7 @@ fn write_weights(
         .map_err(io::Error::other)
 }
 
-fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result<()> {
+pub(crate) fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let write =
         |name: &str, value: &Value| fs::write(dir.join(name), serde_json::to_vec_pretty(value)?);
@@ -480,7 +480,7 @@ fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result
 }
 
 /// As official checkpoints have it (transformers 4.57).
-fn config_v4(d: &Dimensions, dtype: &str) -> Value {
+pub(crate) fn config_v4(d: &Dimensions, dtype: &str) -> Value {
     let rope = json!({
         "rope_scaling": {
             "mrope_interleaved": true, "mrope_section": d.sections, "rope_type": "default",
@@ -609,7 +609,7 @@ fn architecture(d: &Dimensions) -> &'static str {
 }
 
 /// The union of JSON objects.
-fn merged(parts: &[&Value]) -> Value {
+pub(crate) fn merged(parts: &[&Value]) -> Value {
     let entries = parts.iter().filter_map(|part| part.as_object()).flatten();
     Value::Object(
         entries

@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 pub mod compare;
+pub mod formats;
 pub mod fuzz;
 pub mod gguf;
 pub mod golden;
@@ -24,6 +25,7 @@ pub use checkpoint::{
     Checkpoint, Real, write_checkpoint, write_real, write_wide, write_wide_experts,
 };
 pub use compare::{Check, Worst};
+pub use formats::Format;
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it for a program that runs on another

@@ -13,18 +13,19 @@ fn fnv1a64(data: &[u8]) -> u64 {
     })
 }
 
+/// 24 random bits for each index of the tensor `name`, bit-exact.
+pub(crate) fn hash24(name: &str, count: usize, seed: u64) -> impl Iterator<Item = u32> {
+    let key = fnv1a64(name.as_bytes()) ^ seed;
+    (0..count as u64).map(move |i| (splitmix64(key, i) >> 40) as u32)
+}
+
 /// The tensor `name` of a checkpoint with this seed, row-major, bit-exact.
 ///
 /// Uniform in `offset ± scale` by name ([`rule`]): product and sum are each rounded to f32.
 pub fn hash_fill(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
-    let key = fnv1a64(name.as_bytes()) ^ seed;
     let (offset, scale) = rule(name, shape);
-    let count: usize = shape.iter().product();
-    (0..count as u64)
-        .map(|i| {
-            let u = (splitmix64(key, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;
-            offset + scale * u
-        })
+    hash24(name, shape.iter().product(), seed)
+        .map(|bits| offset + scale * (bits as f32 / (1 << 23) as f32 - 1.0))
         .collect()
 }
 

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
-//!     [--only dense-tied|dense-untied]
+//!     [--only dense-tied|dense-untied|FORMAT]
 //! ```
 //!
-//! Each checkpoint runs in a process of its own. If the folder of the reference values or of Qwen's
-//! tokenizer is not where it was at build time, `QWEN3_VL_TEST_DATA` or `QWEN_TOKENIZER` names it.
-//! Fails if a check does.
+//! FORMAT is a checkpoint in another weight format, for instance `ct`; these are checked only if named.
+//! Each checkpoint runs in a process of its own. `QWEN3_VL_TEST_DATA` names the folder of the reference values
+//! and `QWEN_TOKENIZER` the one of Qwen's tokenizer, where they are not where they were at build time. Fails
+//! if a check does.
+
+use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
-use qwen3_vl_testing::{Check, Checkpoint, parity};
+use qwen3_vl_testing::{Check, Checkpoint, Format, parity};
 
 use crate::checks::{Tally, each_alone};
 
@@ -35,21 +38,27 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let Some(name) = only else {
         return each_alone(CHECKPOINTS.map(Checkpoint::name));
     };
-    let Some(checkpoint) = CHECKPOINTS.into_iter().find(|c| c.name() == name) else {
-        bail!("no checkpoint {name}");
-    };
     let folder = tempfile::tempdir()?;
-    let mut runner = parity::load(checkpoint, folder.path(), |folder| LoadOptions {
+    let options = |folder: &Path| LoadOptions {
         source: ModelSource::Folder(folder.into()),
         mmproj: None,
         device,
         dtype,
         quantization: QuantizeAtLoad::None,
         kv_memory: None,
-    })
-    .map_err(|e| anyhow!(e))?;
+    };
+    let (runner, cases) = if let Some(format) = Format::find(&name) {
+        let runner = parity::load_format(format, folder.path(), options);
+        (runner, parity::format_cases(format).into())
+    } else if let Some(checkpoint) = CHECKPOINTS.into_iter().find(|c| c.name() == name) {
+        let runner = parity::load(checkpoint, folder.path(), options);
+        (runner, parity::cases(checkpoint))
+    } else {
+        bail!("no checkpoint {name}");
+    };
+    let mut runner = runner.map_err(|e| anyhow!(e))?;
     let mut tally = Tally::default();
-    for case in parity::cases(checkpoint) {
+    for case in cases {
         let made = parity::check_each(&mut runner, case, tolerance, &mut |c| tally.print(&c));
         if let Err(error) = made {
             let case = format!("{name} {}", case.name);

@@ -9,6 +9,7 @@ mod checkpoints;
 mod configs;
 mod engine;
 mod folders;
+mod formats;
 mod fuzz_smoke;
 mod gguf;
 mod hub;
