@@ -1,8 +1,8 @@
-//! What `qwenvl` adds to the way of a frame of live 1080p60 NV12 video while the engine never answers:
-//! the time from entering its sink pad to leaving its source pad, for every frame. The camera has a
-//! pool of [`BUFFERS`] buffers and pushes by the clock.
+//! The delay that `qwenvl` adds to live 1080p60 NV12 video while the engine never answers: the time
+//! from its sink pad to its source pad, for every frame. The camera has a pool of [`BUFFERS`]
+//! buffers and pushes by the clock.
 //!
-//! `cargo bench --bench live [-- SECONDS]`: of each run, 60 if not given.
+//! `cargo bench --bench live [-- SECONDS]`: the length of each run, 60 by default.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,10 @@ const CAPS: &str = "video/x-raw,format=NV12,width=1920,height=1080,framerate=60/
 const BYTES: u32 = 1920 * 1080 * 3 / 2;
 const BUFFERS: u32 = 8;
 const RATE: u64 = 60;
-/// The first frames warm up and meet a model that is not there yet.
+/// Frames before the measurement: warm-up, and frames before the model is loaded.
 const WARM: u64 = 2 * RATE;
 
-/// A frame on its way.
+/// A frame inside the element.
 #[derive(Clone, Copy)]
 struct Frame {
     number: u64,
@@ -28,7 +28,7 @@ struct Frame {
     at: Instant,
 }
 
-/// What came out.
+/// The measured frames.
 #[derive(Default)]
 struct Seen {
     inside: Option<Frame>,
@@ -58,7 +58,7 @@ fn seen(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap()
 }
 
-/// Notes when a frame enters the element and when it leaves.
+/// Records when a frame enters and leaves the element.
 fn watch(element: &gst::Element) -> Arc<Mutex<Seen>> {
     let notes = Arc::<Mutex<Seen>>::default();
     let note = notes.clone();
@@ -122,7 +122,7 @@ fn link(element: &gst::Element) -> (gst::Pad, gst::Pad) {
     (src, sink)
 }
 
-/// Pushes for so many seconds; gives the number of frames that found a buffer, and of the others.
+/// Pushes for `seconds`. Returns the number of frames that got a buffer, and of those that did not.
 fn play(src: &gst::Pad, seconds: u64) -> (u64, u64) {
     let pool = gst::BufferPool::new();
     let mut config = pool.config();
@@ -159,7 +159,7 @@ fn row(name: &str, times: &mut [u64]) {
     println!("{name:<28} {:>6} {p50:>9} {p99:>9} {max:>9}", times.len());
 }
 
-/// `busy`: what the worker takes for a frame besides its work.
+/// `busy`: time that the worker needs for a frame besides its work.
 fn run(name: &str, busy: Duration, seconds: u64) {
     let backend = Arc::new(FakeBackend::new(Duration::from_secs(3600), Outcome::Echo));
     let element = gst::ElementFactory::make("qwenvl").build().unwrap();
@@ -206,7 +206,7 @@ fn main() {
         "", "frames", "p50", "p99", "max"
     );
     run("the engine never answers", Duration::ZERO, seconds);
-    // Samples come every 500 ms: all that may be held is held, and the rest copied or skipped.
+    // Samples come every 500 ms, so two buffers are held, and further frames copied or skipped.
     run(
         "the worker is too slow, too",
         Duration::from_millis(700),

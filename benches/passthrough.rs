@@ -1,8 +1,8 @@
-//! What `qwenvl` costs the streaming thread for a frame that passes: the time of one
-//! `gst_pad_push` of 1080p NV12 into it, against `identity` and `queue`, frame by frame in one run.
-//! The backend takes 10 s an answer, so the engine is always behind, as in a live pipeline.
+//! The cost of a passing frame in the streaming thread: the time of one `gst_pad_push` of 1080p
+//! NV12 into `qwenvl`, against `identity` and `queue`, frame by frame in one run. The backend takes
+//! 10 s an answer, so the engine is always behind, as in a live pipeline.
 //!
-//! `cargo bench --bench passthrough [-- SAMPLED]`: frames to sample, 400 if not given.
+//! `cargo bench --bench passthrough [-- SAMPLED]`: number of sampled frames, 400 by default.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const FRAME: gst::ClockTime = gst::ClockTime::from_nseconds(33_333_333);
 /// The worker converts a sampled frame in this time; a stream at its own pace leaves it 500 ms.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// An element between a live source pad and a sink pad that only looks.
+/// An element between a live source pad and a sink pad that drops buffers.
 struct Chain {
     element: gst::Element,
     src: gst::Pad,
@@ -69,7 +69,7 @@ impl Chain {
         }
     }
 
-    /// Nanoseconds of pushing a buffer, and whether another memory came out.
+    /// Nanoseconds of a push, and whether the buffer left with other memory.
     fn push(&self, memory_in: &gst::Buffer, pts: gst::ClockTime) -> (u64, bool) {
         let mut buffer = memory_in.copy();
         let header = buffer.get_mut().unwrap();
@@ -152,10 +152,10 @@ fn main() {
     let mut others = 0;
     let mut pts = gst::ClockTime::ZERO;
     let mut before = 0;
-    // The first frames warm up and meet a model that is not there yet.
+    // The first frames are a warm-up, and come before the model is loaded.
     for i in 0u64.. {
         let buffer = &buffers[i as usize % buffers.len()];
-        // In turns, since who comes first meets the coldest caches.
+        // In turns, because the first one has the coldest caches.
         let mut took = [(0, false); 3];
         for j in 0..3 {
             let which = (i as usize + j) % 3;

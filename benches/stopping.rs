@@ -1,5 +1,5 @@
-//! How long a state change to NULL takes while the element is at something that takes long: a loader
-//! that does not notice, a backend that does not return, and passes of the demo model over frames of 8
+//! Time of the state change to NULL during slow work: a loader that does not notice its
+//! cancellation, a backend that does not return, and passes of the demo model over frames of 8
 //! megapixels. The promise is a second.
 //!
 //! `cargo bench --bench stopping`
@@ -38,7 +38,7 @@ fn slow_worker() -> Hooks {
     }
 }
 
-/// Plays for so long, and stops. Gives the time that stopping took.
+/// Plays for `play`, and stops. Returns the time of the stop.
 fn stop(caps: &str, properties: &str, hooks: Hooks, play: Duration) -> Duration {
     let line = format!(
         "videotestsrc is-live=true pattern=ball ! {caps} ! qwenvl name=q {properties} ! \

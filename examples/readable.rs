@@ -27,7 +27,7 @@ Prints a line for every description and every dropped window of qwenvl, as soon 
 
 Errors, warnings and progress pass through. Ends with 1 if nothing was described.";
 
-/// Beginnings of lines that pass.
+/// Beginnings of lines that are copied.
 const PASS: [&str; 3] = ["ERROR", "WARNING", "Progress:"];
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match read(io::stdin().lock(), io::stdout().lock(), as_json) {
         Ok(0) => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
-        // Who reads has seen enough: `readable | head`.
+        // The reader has ended, as in `readable | head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("readable: {error}");
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Copies what is to be seen, and counts the descriptions.
+/// Prints a line for each message, and counts the descriptions.
 fn read(mut input: impl BufRead, mut output: impl Write, as_json: bool) -> io::Result<u64> {
     gst::init().map_err(io::Error::other)?;
     let mut described = 0;
@@ -83,7 +83,7 @@ fn read(mut input: impl BufRead, mut output: impl Write, as_json: bool) -> io::R
     Ok(described)
 }
 
-/// The structure in `Got message #7 from element "q" (element): qwenvl/…;`, if that is the line.
+/// The structure in a line such as `Got message #7 from element "q" (element): qwenvl/…;`.
 fn structure(line: &str) -> Option<gst::Structure> {
     let (_, text) = line.split_once("(element): ")?;
     let structure = gst::Structure::from_str(text).ok()?;
@@ -92,7 +92,7 @@ fn structure(line: &str) -> Option<gst::Structure> {
         .then_some(structure)
 }
 
-/// Stream, window, and what was said of it.
+/// Stream, window, and its description or reason.
 fn sentence(s: &gst::Structure) -> String {
     let start = nanoseconds(s, "start-running-time").map_or_else(|| "?".into(), clock);
     let end = nanoseconds(s, "end-running-time").map_or_else(|| "?".into(), clock);
@@ -124,7 +124,7 @@ fn nanoseconds(s: &gst::Structure, name: &str) -> Option<u64> {
     s.get(name).ok()
 }
 
-/// A text in one line, without what a terminal would take as a command.
+/// A text in one line, without control characters for the terminal.
 fn line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();

@@ -1,6 +1,6 @@
 # Sourced by the scripts before anything else: source "$(dirname "$0")/common.sh"
 
-# A script that ends early says where and at what, also where a command says nothing (needs set -E).
+# A script that fails prints the line and the command, also if the command prints nothing (needs set -E).
 explain_failures() {
     trap 'status=$?; echo "$0, line $LINENO: \"$BASH_COMMAND\" ended with $status" >&2' ERR
 }
@@ -11,17 +11,17 @@ show_help() {
     case ${1:-} in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;; esac
 }
 
-# die TEXT: says what is wrong and what to do, and ends.
+# die TEXT: prints what is wrong and what to do, and ends the script.
 die() {
     echo "$0: $1" >&2
     exit 1
 }
 
-# What building and running the plugin needs on Debian 12+ and Ubuntu 22.04+.
+# Packages to build and run the plugin on Debian 12+ and Ubuntu 22.04+.
 PACKAGES=(build-essential pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
     gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
     gstreamer1.0-x fonts-dejavu-core)
-# And what its tests need besides: the examples in Python, frames in GL memory, recipes of the cookbook.
+# Further packages for its tests: the examples in Python, frames in GL memory, recipes of the cookbook.
 TEST_PACKAGES=(python3-gi gir1.2-gstreamer-1.0 python3-jsonschema gstreamer1.0-gl jq curl mosquitto mosquitto-clients)
 
 # Cargo puts its files here; tools and data of the scripts go to target/ in any case.
@@ -59,7 +59,7 @@ debian_mirror() {
     echo "${mirror:-http://deb.debian.org/debian}"
 }
 
-# Puts the plugin alone into a folder: GStreamer would look at every library in Cargo's.
+# Puts the plugin alone into a folder, because GStreamer loads every library in a folder of plugins.
 use_plugin() {
     mkdir -p target/gst
     install "$BUILD/libgstqwenvl.so" target/gst/

@@ -1,4 +1,4 @@
-//! The model that works without a download: a small Qwen3-VL that knows synthetic traffic.
+//! The demo model, which needs no download: a small Qwen3-VL that knows synthetic traffic.
 
 use qwen3_vl::load::ModelSource;
 

@@ -10,7 +10,7 @@ use crate::qwenvl::settings::{Dtype, Quantization};
 /// Value of the property `model` that means the model inside the plugin.
 pub(crate) const DEMO: &str = "demo";
 
-/// What the properties say of the model and where it runs.
+/// The properties that choose the model and its device.
 #[derive(Clone, Debug)]
 pub struct ModelOptions {
     /// Property `model`, which is not empty.
@@ -36,11 +36,11 @@ impl ModelOptions {
     }
 }
 
-/// Loads a model: blocks, says how far it is, and returns soon after the flag is set.
+/// Loads a model. Blocks, reports its progress, and returns soon after the flag is set.
 pub type LoadFn =
     Arc<dyn Fn(&ModelOptions, &mut dyn FnMut(Progress), &AtomicBool) -> Loaded + Send + Sync>;
 
-/// Why options cannot work, as far as that is known at once.
+/// Why options cannot work, as far as that shows before the load.
 #[derive(Debug)]
 #[cfg_attr(
     not(feature = "local"),
@@ -74,7 +74,7 @@ mod local {
     use crate::demo;
     use crate::qwenvl::settings::{Dtype, Quantization};
 
-    /// What the engine is to load.
+    /// The options of the engine's loader.
     ///
     /// # Errors
     ///
@@ -128,14 +128,14 @@ mod local {
         }
     }
 
-    /// Quick, and never waits for a network.
+    /// Checks the options before the load; never waits for a network.
     pub(crate) fn check(options: &ModelOptions) -> Result<(), Unusable> {
         let options =
             load_options(options).map_err(|error| Unusable::Setting(error.to_string()))?;
         load::check(&options).map_err(Unusable::Model)
     }
 
-    /// Gives the engine that is there for this model already, if there is one.
+    /// Loads the model, or returns the engine that already runs it.
     pub(crate) fn load(
         options: &ModelOptions,
         progress: &mut dyn FnMut(Progress),

@@ -7,11 +7,11 @@ use serde::{Serialize, Serializer};
 
 /// The fields as one JSON object on one line, in their order, with their names as keys.
 ///
-/// Numbers and booleans stay what they are (a float that is not finite becomes `null`). Arrays and
-/// lists become arrays, structures objects, fractions strings such as `"2/1"`. Of any other type
-/// it is the text that GStreamer writes.
+/// Numbers and booleans stay as they are (a float that is not finite becomes `null`). Arrays and
+/// lists become arrays, structures objects, fractions strings such as `"2/1"`. A value of any other
+/// type becomes GStreamer's text for it.
 pub(crate) fn object(structure: &gst::StructureRef) -> String {
-    // Nothing in it can fail: every key is a string.
+    // It cannot fail: every key is a string.
     serde_json::to_string(&Fields(structure)).unwrap_or_default()
 }
 

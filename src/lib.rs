@@ -1,9 +1,9 @@
 //! GStreamer plugin with one element, `qwenvl`: it describes the video that passes through it with
 //! Qwen3-VL, in the process.
 //!
-//! From a frame to a message: [`qwenvl`] takes the frame from the sink pad, may keep it, and pushes
-//! it on. A worker makes windows of those that it kept and asks the engine (crate `qwen3_vl`). The
-//! answers become bus messages ([`message`]) and buffer metas ([`meta`]).
+//! From a frame to a message: [`qwenvl`] samples frames on the sink pad and pushes all buffers on.
+//! A worker makes windows of the sampled frames and asks the engine (crate `qwen3_vl`). The answers
+//! become bus messages ([`message`]) and buffer metas ([`meta`]).
 
 // Any 64 bits may come as a time or a number: nothing here may overflow or panic.
 #![cfg_attr(

@@ -97,7 +97,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What to do about it, where nothing more is known of the window; none where nothing is wrong.
+    /// The default `message`, which says what to do; `None` where no fault is behind it.
     pub(crate) fn remedy(self) -> Option<&'static str> {
         match self {
             Self::Overload => Some(
@@ -133,7 +133,7 @@ impl Reason {
 /// The segment that a window's frames came in.
 pub(crate) type Segment = Arc<gst::FormattedSegment<gst::ClockTime>>;
 
-/// What the messages of a window's requests say about the window.
+/// The fields of a window's messages that describe the window.
 #[derive(Clone, Debug)]
 pub(crate) struct WindowInfo {
     pub(crate) stream_id: String,
@@ -178,7 +178,7 @@ impl WindowInfo {
     }
 }
 
-/// What messages say about a request, whatever became of it.
+/// The fields of a request's messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) window: Arc<WindowInfo>,
@@ -205,7 +205,8 @@ impl Request {
             .field("kind", "window")
     }
 
-    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with it.
+    /// `qwenvl/token`: token number `index` of the answer, and the text that became certain with
+    /// it.
     pub(crate) fn token(&self, index: u32, id: u32, text: &str) -> gst::Structure {
         let token = self.structure(TOKEN);
         let token = token.field("index", index).field("token-id", id);
@@ -255,12 +256,12 @@ impl Request {
     }
 }
 
-/// What a description says: the field `text`.
+/// The field `text` of a description.
 pub(crate) fn text(description: &gst::StructureRef) -> &str {
     description.get("text").unwrap_or_default()
 }
 
-/// Adds the field [`JSON`], which holds those that are there.
+/// Adds the field [`JSON`], which holds the other fields.
 fn with_json(builder: gst::structure::Builder) -> gst::Structure {
     let mut structure = builder.build();
     let json = json::object(&structure);

@@ -3,7 +3,7 @@
 //! A custom meta without tags, so that no element has a reason to leave it behind. Its structure
 //! has one field, `descriptions`: a `GstValueList` of structures as in the bus messages.
 //!
-//! With `attach=window` every buffer carries what is said of it:
+//! With `attach=window` every buffer carries the descriptions of its windows:
 //!
 //! ```
 //! use gst::prelude::*;

@@ -49,7 +49,7 @@ check Rust "$BUILD/examples/describe"
 check Python "${python[@]}"
 check C "$work/describe"
 
-# JSON from Python: a fraction is set, arrays are lists, and a validator that is not ours finds the schema kept.
+# JSON from Python: a fraction is set, arrays are lists, and an independent validator accepts the messages.
 /usr/bin/python3 examples/embedding/json_lines.py media/film.mp4 fps=1/1 >"$work/json"
 /usr/bin/python3 examples/embedding/json_lines.py media/film.mp4 fps=1/1 kv-memory=1 >>"$work/json"
 /usr/bin/python3 - "$work/json" <<'END'
@@ -75,9 +75,9 @@ assert all(message["reason"] == "error" for message in dropped)
 END
 echo 'JSON in Python: as it should be'
 
-# A camera that ends is started again, and one that is not there stops no other.
+# A camera that ends is started again, and a missing one stops no other.
 truth=$(jq -r '.[].describe' media/film.json)
-# It ends at its 21st line, which nobody reads.
+# It ends at its 21st line, because head has ended.
 timeout 60 examples/embedding/cameras.py prompt='Describe the traffic.' film="file://$PWD/media/film.mp4" \
     gone=file:///missing.mp4 2>"$work/error" | head -n 20 >"$work/json" || [ $? = 141 ]
 diff <(jq -r '[."stream-id", .text] | join(": ")' "$work/json") <(sed 's/^/film: /' <<<"$truth"$'\n'"$truth")

@@ -1,5 +1,5 @@
 //! With the feature `cuda`: compiles `kernels/kernels.cu` to PTX, which a driver compiles for its
-//! device, and to machine code for compute capability 9.0, which it need not compile.
+//! device, and to machine code for compute capability 9.0, which needs no compilation.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,13 +17,13 @@ fn main() {
         .filter(|nvcc| nvcc.exists())
         .unwrap_or_else(|| "nvcc".into());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
-    // candle's kernels need at least 8.0.
+    // candle's kernels need at least compute capability 8.0.
     compile(
         &nvcc,
         &["-ptx", "-arch=compute_80"],
         &out.join("kernels.ptx"),
     );
-    // With lines, so that a profiler and compute-sanitizer name them.
+    // With line numbers, for profilers and compute-sanitizer.
     let cubin = ["-cubin", "-arch=sm_90", "-lineinfo"];
     compile(&nvcc, &cubin, &out.join("kernels.cubin"));
     if let Err(e) = write_names(&out) {
@@ -47,7 +47,7 @@ fn compile(nvcc: &Path, options: &[&str], out: &Path) {
     }
 }
 
-/// Writes the kernels' names, one a line: a driver before CUDA 12.4 cannot list them.
+/// Writes the kernels' names, one per line: drivers before CUDA 12.4 cannot list them.
 fn write_names(out: &Path) -> std::io::Result<()> {
     let ptx = std::fs::read_to_string(out.join("kernels.ptx"))?;
     let entries = ptx.lines().filter_map(|line| line.split_once(".entry "));

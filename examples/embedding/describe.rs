@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
             if let Some(Ok(structure)) = structure
                 && let Ok(description) = Description::try_from(structure.as_ref())
             {
-                // A panic here would end the program: who reads may have gone.
+                // An error means that the reader has gone; a panic here would end the program.
                 let _ = print(&description);
             }
             None
@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<()> {
     }
 
     let bus = pipeline.bus().context("no bus")?;
-    // If this fails, the bus knows why.
+    // If this fails, the bus has the ERROR.
     let _ = pipeline.set_state(gst::State::Playing);
     let end = watch(&bus, !by_signal);
     pipeline.set_state(gst::State::Null)?;
@@ -71,7 +71,7 @@ fn watch(bus: &gst::Bus, by_message: bool) -> anyhow::Result<()> {
                 if let Some(structure) = structure
                     && print(&Description::try_from(structure)?).is_err()
                 {
-                    // Who reads has gone.
+                    // The reader has gone.
                     break;
                 }
             }

@@ -32,7 +32,7 @@ pub enum MessageError {
         field: &'static str,
         /// GLib's name of its type.
         found: String,
-        /// What it must be.
+        /// The right type.
         wanted: &'static str,
     },
     /// A field has a value that this version does not know.

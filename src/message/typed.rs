@@ -8,7 +8,7 @@ use super::{DESCRIPTION, DROPPED, Reason, SCHEMA_VERSION};
 /// The answer to a window: `qwenvl/description`, as on the bus, in the signal `description` and in
 /// `QwenVLDescriptionMeta`.
 ///
-/// As JSON it is what the field `json-message` holds. Durations are in nanoseconds.
+/// Its JSON is that of the field `json-message`. Durations are in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -16,7 +16,7 @@ pub struct Description {
     /// The window that is described. Its fields stand beside the others in JSON.
     #[serde(flatten)]
     pub window: Window,
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
     /// The answer.
     pub text: String,
@@ -47,7 +47,7 @@ pub struct Description {
     pub last_token_time: u64,
 }
 
-/// A window without an answer: `qwenvl/dropped`. As JSON it is what the field `json-message` holds.
+/// A window without an answer: `qwenvl/dropped`. Its JSON is that of the field `json-message`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -1,5 +1,5 @@
-//! Feature `analytics` (GStreamer 1.24): descriptions as `GstAnalyticsRelationMeta`, which elements
-//! use that know nothing of this one.
+//! Feature `analytics` (GStreamer 1.24): descriptions as `GstAnalyticsRelationMeta`, for elements
+//! that do not know this one.
 //!
 //! A description is an object detection as large as the frame, and a classification that it
 //! relates to; the label of both is the text, in one line. `objectdetectionoverlay` draws them.
@@ -47,7 +47,7 @@ fn size(caps: &gst::CapsRef) -> Option<(i32, i32)> {
     Some((caps.get("width").ok()?, caps.get("height").ok()?))
 }
 
-/// Adds labels to what the buffer may already carry, the next one a line below the last one.
+/// Adds labels to the buffer's meta, each a line below the one before.
 fn add(
     buffer: &mut gst::BufferRef,
     (width, height): (i32, i32),
@@ -80,7 +80,7 @@ impl QwenVL {
         if !lock(&self.settings).attach_analytics {
             return;
         }
-        // What the sink pad has may be ahead of what is held.
+        // The sink pad's caps may be ahead of the held buffers.
         let caps = self.srcpad.current_caps();
         let Some(size) = caps.and_then(|caps| size(&caps)) else {
             return;

@@ -20,17 +20,17 @@ use super::time;
 use crate::message::Segment;
 use crate::meta;
 
-/// What the streaming thread knows of its stream.
+/// The state of the stream in the streaming thread.
 #[derive(Default)]
 pub(super) struct Stream {
     pub(super) info: Option<Arc<gst_video::VideoInfo>>,
     pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Option<Segment>,
-    /// A new stream has begun, of this group, and had no segment yet.
+    /// The group of a new stream that has had no segment yet.
     pub(super) started: Option<Option<gst::GroupId>>,
     /// Running time at the end of the last buffer.
     pub(super) position: Option<gst::ClockTime>,
-    /// Where the stream has come to.
+    /// Position of the last buffer with a time.
     reached: StreamPosition,
     live: Option<bool>,
     sampler: Option<FrameSampler>,
@@ -38,22 +38,22 @@ pub(super) struct Stream {
     untimed: Untimed,
 }
 
-/// Frames that have no time, and so are not described.
+/// Counts frames without a time, which cannot be described.
 #[derive(Default)]
 struct Untimed {
-    /// Since the last one that had a time.
+    /// Frames without a time since the last one with a time.
     in_a_row: u64,
     frames: u64,
     timed: u64,
-    /// The user knows.
-    told: bool,
+    /// The WARNING has been posted.
+    warned: bool,
 }
 
 impl Untimed {
-    /// A stream may begin with a few of them.
+    /// Frames in a row before the WARNING: a stream may begin with a few.
     const MANY: u64 = 10;
 
-    /// A frame came. Whether to tell the user now.
+    /// Counts a frame. Returns whether to post the WARNING now.
     fn frame(&mut self, timed: bool) -> bool {
         if timed {
             count(&mut self.timed);
@@ -62,32 +62,32 @@ impl Untimed {
             count(&mut self.frames);
             count(&mut self.in_a_row);
         }
-        self.in_a_row >= Self::MANY && self.tell()
+        self.in_a_row >= Self::MANY && self.warn_once()
     }
 
-    /// The stream ends. Whether to tell the user now.
+    /// The stream ends. Returns whether to post the WARNING now.
     fn end(&mut self) -> bool {
-        self.frames > self.timed && self.tell()
+        self.frames > self.timed && self.warn_once()
     }
 
-    fn tell(&mut self) -> bool {
-        !std::mem::replace(&mut self.told, true)
+    fn warn_once(&mut self) -> bool {
+        !std::mem::replace(&mut self.warned, true)
     }
 }
 
-/// The settings in force, and those that they were made of.
+/// The plan in force, and the settings that it was made of.
 struct Current {
     seen: Arc<Settings>,
     plan: Arc<Plan>,
 }
 
-/// A frame that is due.
+/// A frame that the sampler keeps.
 struct Due {
     pts: gst::ClockTime,
     kept: Kept,
 }
 
-/// What became of a buffer that was looked at.
+/// The result of sampling a buffer.
 struct Seen {
     sample: Option<Box<Sample>>,
     /// Its position; `None` for a buffer without a time.
@@ -96,7 +96,7 @@ struct Seen {
 }
 
 impl Stream {
-    /// The stream breaks here. Gives the running time at which it did.
+    /// The stream breaks here. Returns the running time of the break.
     pub(super) fn restart(&mut self) -> Option<gst::ClockTime> {
         if let Some(sampler) = &mut self.sampler {
             sampler.reset();
@@ -115,12 +115,13 @@ impl Stream {
         self.reached.part
     }
 
-    /// Whether upstream is live, if it has been asked.
+    /// Whether upstream is live; `None` before the query.
     pub(super) fn live(&self) -> Option<bool> {
         self.live
     }
 
-    /// Handles a GAP from the PTS `start` on: its end in running time, and the part of the stream.
+    /// Handles a GAP that starts at the PTS `start`. Returns its end in running time, and the part
+    /// of the stream.
     pub(super) fn handle_gap(
         &mut self,
         start: gst::ClockTime,
@@ -131,8 +132,8 @@ impl Stream {
         Some((end, self.reached.part))
     }
 
-    /// The end, in running time, of a duration that starts at the PTS `start`. The segment's rate
-    /// stretches it, and the segment's stop may cut it.
+    /// The running time at the end of `duration` from the PTS `start` on. The segment's rate scales
+    /// the duration, and the segment's stop bounds it.
     fn end_of(&self, start: gst::ClockTime, duration: gst::ClockTime) -> Option<gst::ClockTime> {
         let segment = self.segment.as_ref()?;
         let end = time::end(start, duration);
@@ -140,7 +141,8 @@ impl Stream {
         time::sane(segment.to_running_time(end)?)
     }
 
-    /// The buffer's position, and what the sampler keeps of it; `None` if it has no time.
+    /// The buffer's position, and the frame if the sampler keeps it; `None` for a buffer without a
+    /// time.
     fn stream_position(
         &mut self,
         buffer: &gst::BufferRef,
@@ -158,7 +160,7 @@ impl Stream {
         let kept = sampler.push(Some(running_time.nseconds()));
         let time = kept.map_or(running_time.nseconds(), |kept| kept.time);
         if kept.is_some() && time < self.reached.time {
-            // Time jumps back, and with it the windows.
+            // Time jumps back: windows of the new part may start earlier.
             self.begin_part();
         }
         self.reached.time = self.reached.time.max(time);
@@ -212,11 +214,12 @@ impl QwenVL {
         self.push(buffer, position)
     }
 
-    /// Counts a frame without a time. After too many of them a WARNING says so.
+    /// Counts a frame without a running time; posts a WARNING after [`Untimed::MANY`] without a
+    /// PTS.
     fn check_time(&self, buffer: &gst::BufferRef) {
         let untimed = {
             let mut stream = lock(&self.stream);
-            // A segment may leave out what has a time.
+            // A buffer outside of the segment has a time all the same.
             let timed = stream.segment.is_some() && buffer.pts().is_some();
             stream.untimed.frame(timed)
         };
@@ -225,7 +228,7 @@ impl QwenVL {
         }
     }
 
-    /// The stream ends: a short one may have had no time.
+    /// The stream ends: a short one may have had no times, and no WARNING yet.
     pub(super) fn check_time_at_end(&self) {
         let untimed = lock(&self.stream).untimed.end();
         if untimed {
@@ -237,16 +240,16 @@ impl QwenVL {
         gst::element_imp_warning!(
             self,
             gst::StreamError::Format,
-            ("The frames have no timestamps, so none is described: let the source give them (appsrc: \
-                 format=time and timestamps or do-timestamp=true; still images: imagefreeze, or \
-                 videorate behind a decoder that knows the frame rate)"),
+            ("The frames have no timestamps, so none is described: let the source give them \
+                 (appsrc: format=time and timestamps or do-timestamp=true; still images: \
+                 imagefreeze, or videorate behind a decoder that knows the frame rate)"),
             ["Frames are sampled by PTS in a TIME segment"]
         );
     }
 
     /// Copies a buffer that is about to be held, if its pool has a maximum size.
     ///
-    /// Memory of another kind than the system's stays what it is: downstream wants that kind.
+    /// Only system memory is copied: downstream negotiated the other kinds.
     fn free_from_pool(&self, buffer: &mut gst::Buffer, session: &Session) {
         let system = || {
             let caps = self.sinkpad.current_caps();
@@ -264,7 +267,7 @@ impl QwenVL {
         }
     }
 
-    /// Puts descriptions on a buffer.
+    /// Adds the descriptions as meta to the buffer.
     pub(super) fn attach(&self, buffer: &mut gst::Buffer, descriptions: Vec<gst::Structure>) {
         if !descriptions.is_empty() {
             #[cfg(feature = "analytics")]
@@ -273,7 +276,7 @@ impl QwenVL {
         }
     }
 
-    /// Pushes a buffer, after which the video is at this running time.
+    /// Pushes a buffer downstream; `position` is the running time at its end, for the text pad.
     pub(super) fn push(
         &self,
         buffer: gst::Buffer,
@@ -302,7 +305,7 @@ impl QwenVL {
         };
         seen.at = Some(at);
         if let Some(due) = due {
-            // Also true for the first buffer.
+            // `live` is unset for the first buffer.
             if self.srcpad.check_reconfigure() || lock(&self.stream).live.is_none() {
                 seen.live = self.ask_live();
             }
@@ -327,17 +330,18 @@ impl QwenVL {
             (info, stream.orientation, stream.segment.clone()?)
         };
         let overload = plan.settings.overload.resolve(live);
-        // Before a copy is made that would be dropped.
-        if overload != Overload::Block && !session.has_room() {
+        // Before a copy is made of a frame that would be skipped.
+        if overload != Overload::Block && !session.has_free_slot() {
             return None;
         }
-        // With attach=window it is held anyway, and upstream will not miss it.
+        // With attach=window the buffer is held anyway, so one more reference costs upstream
+        // nothing.
         let most = if self.hold.active() {
             usize::MAX
         } else {
             MAX_SAMPLED
         };
-        let frame = match SampledBuffer::new(buffer, &self.held, most) {
+        let frame = match SampledBuffer::new(buffer, &self.sampled_buffers, most) {
             Ok((frame, copied)) => {
                 if copied {
                     session.count(|stats| count(&mut stats.copied));
@@ -367,7 +371,7 @@ impl QwenVL {
         })
     }
 
-    /// Asks upstream whether it is live. Without an answer it counts as not live.
+    /// Asks upstream by a LATENCY query whether it is live; without an answer it is not.
     pub(super) fn ask_live(&self) -> bool {
         let mut query = gst::query::Latency::new();
         let live = self.sinkpad.peer_query(&mut query) && time::of_latency(&query).0;
@@ -376,7 +380,7 @@ impl QwenVL {
         live
     }
 
-    /// The checked settings; after a change to ones that make no sense, still the last good ones.
+    /// The checked settings. After a change to invalid ones the last valid ones stay in force.
     fn plan(&self) -> Option<Arc<Plan>> {
         let settings = lock(&self.settings).clone();
         if let Some(current) = &lock(&self.stream).current
@@ -414,7 +418,7 @@ impl QwenVL {
         Some(plan)
     }
 
-    /// Forgets whether upstream is live.
+    /// Upstream may be another one: ask it again whether it is live.
     pub(super) fn forget_live(&self) {
         lock(&self.stream).live = None;
     }

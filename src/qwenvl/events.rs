@@ -13,8 +13,8 @@ use super::settings::Mode;
 use super::text::Mark;
 use super::time::{self, clock_time};
 
-/// How long a flush or the end of the stream waits for the worker. The worker reacts at once, unless
-/// a handler of the application keeps it.
+/// How long a flush or EOS waits for the worker. The worker reacts at once, unless it is in a
+/// handler of the application.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl QwenVL {
@@ -55,7 +55,7 @@ impl QwenVL {
                 }
                 true
             }
-            // The EOS of a segment seek. The next segment follows at once, so nothing waits.
+            // The EOS of a segment seek. The next segment follows at once, so this does not wait.
             gst::EventView::SegmentDone(_) => {
                 self.break_stream();
                 true
@@ -65,7 +65,7 @@ impl QwenVL {
                 true
             }
             gst::EventView::FlushStart(_) => {
-                // First, because windows that a flush ends let go what is held.
+                // First, or the end of the windows would release held buffers.
                 self.hold_flush_start(&event);
                 if let Some(session) = self.session() {
                     session.flush_start();
@@ -80,7 +80,7 @@ impl QwenVL {
                     stream.segment = None;
                 }
                 if let Some(session) = self.session() {
-                    self.check_prompt(session.flush_stop(self.worker_timeout()));
+                    self.warn_if_late(session.flush_stop(self.worker_timeout()));
                 }
                 self.text_flush_stop(&event);
                 self.hold_flush_stop(&event);
@@ -101,7 +101,7 @@ impl QwenVL {
         goes_on && gst::Pad::event_default(pad, Some(&*self.obj()), event)
     }
 
-    /// Closes the windows: what follows is another stream. Never waits.
+    /// Closes the open windows, because the stream breaks here. Never waits.
     fn break_stream(&self) {
         let (at, part) = {
             let mut stream = lock(&self.stream);
@@ -130,7 +130,7 @@ impl QwenVL {
             }
         };
         if let Err(error) = self.check_rate(&info) {
-            // Later in the stream this is no reason to end it: its windows are too short, and say so.
+            // Later in the stream the windows are dropped as too short instead.
             if lock(&self.stream).info.is_none() {
                 self.fail(&error);
                 return false;
@@ -145,7 +145,8 @@ impl QwenVL {
         true
     }
 
-    /// Tags may say which side is up. A picture that turns has another shape, as after new caps.
+    /// Takes an orientation tag. A turned picture has another shape, so the windows close as with
+    /// new caps.
     fn set_orientation(&self, tags: &gst::TagListRef) {
         let orientation = gst_video::VideoOrientationMethod::from_tag(tags);
         if orientation.is_some() && lock(&self.stream).orientation != orientation {
@@ -179,7 +180,7 @@ impl QwenVL {
         Ok(())
     }
 
-    /// Closes the last window and waits for the last answers. Whether EOS goes on.
+    /// Closes the last window and waits for the last answers. `true` if EOS is forwarded.
     fn end_of_stream(&self) -> bool {
         self.check_time_at_end();
         self.break_stream();
@@ -193,8 +194,8 @@ impl QwenVL {
         match self.drain(&session, timeout) {
             Ok(()) => true,
             Err(Interrupted::Failed) => {
-                // Its windows' messages come before the end, as always.
-                self.check_prompt(session.wait_finished(self.worker_timeout()));
+                // Terminal messages come before EOS.
+                self.warn_if_late(session.wait_finished(self.worker_timeout()));
                 true
             }
             Err(Interrupted::Flushing) => {
@@ -214,14 +215,14 @@ impl QwenVL {
             Drained::TimedOut => {
                 session.expire();
                 let drained = session.drain(Some(self.worker_timeout()))?;
-                self.check_prompt(drained == Drained::Yes);
+                self.warn_if_late(drained == Drained::Yes);
             }
-            Drained::Kept => self.check_prompt(false),
+            Drained::InHandler => self.warn_if_late(false),
         }
         Ok(())
     }
 
-    /// How long to wait for the worker: not at all in its own thread.
+    /// How long to wait for the worker: zero in its own thread, which would wait for itself.
     fn worker_timeout(&self) -> Duration {
         if self.is_worker() {
             Duration::ZERO
@@ -230,7 +231,7 @@ impl QwenVL {
         }
     }
 
-    fn check_prompt(&self, in_time: bool) {
+    fn warn_if_late(&self, in_time: bool) {
         if !in_time {
             gst::warning!(
                 CAT,

@@ -1,4 +1,4 @@
-//! Failures: one ERROR message a session, whatever goes wrong how often in whatever thread.
+//! Failures: one ERROR message a session, for all failures of all threads.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -11,10 +11,10 @@ use qwen3_vl_core::load::LoadError;
 use super::imp::CAT;
 use super::session::Session;
 
-/// Posts the error if it is the session's first, and makes everybody give up.
+/// Posts the error if it is the session's first, and ends the session.
 ///
-/// In this order: once the streaming thread gives up, upstream posts an error that says nothing,
-/// and many applications read but the first.
+/// In this order: once the streaming thread returns an error, upstream posts a general one, and
+/// many applications read the first ERROR only.
 pub(super) fn report(element: &super::QwenVL, session: &Session, error: &glib::Error) {
     if session.claim_failure() {
         post(element, error);
@@ -28,11 +28,11 @@ pub(super) fn post(element: &super::QwenVL, error: &glib::Error) {
     let message = gst::message::Error::builder_from_error(error.clone())
         .src(element)
         .build();
-    // Fails without a bus only, and then no one reads messages.
+    // Fails without a bus only, where no message is read.
     let _ = element.post_message(message);
 }
 
-/// Does something that GObject calls without a net: a panic there would end the process. It becomes an
+/// Runs a callback of GObject, through which a panic would end the process. The panic becomes an
 /// ERROR.
 pub(super) fn guarded<T>(
     element: &super::QwenVL,

@@ -1,4 +1,4 @@
-//! The GObject: pads, states, and what a run of the element consists of.
+//! The GObject: pads, states, and the parts of a run.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -35,31 +35,31 @@ pub struct QwenVL {
     pub(super) textpad: Mutex<Option<gst::Pad>>,
     pub(super) text: Arc<Text>,
     pub(super) hold: Arc<HeldBuffers>,
-    /// Shared with the streaming thread, which sees a change by the pointer.
+    /// Replaced as a whole: the streaming thread compares the pointer to see a change.
     pub(super) settings: Mutex<Arc<Settings>>,
     pub(super) stream: Mutex<Stream>,
-    /// Upstream buffers that the worker holds.
-    pub(super) held: Arc<AtomicUsize>,
+    /// Number of upstream's buffers that the worker holds.
+    pub(super) sampled_buffers: Arc<AtomicUsize>,
     running: Mutex<Option<Running>>,
     hooks: Mutex<Hooks>,
-    /// Numbers of the next window and request, over all runs.
+    /// Numbers of the next window and request; they go on over all runs.
     ids: Arc<Mutex<Ids>>,
 }
 
-/// What lives from READY→PAUSED to PAUSED→READY.
+/// One run, from READY→PAUSED to PAUSED→READY.
 struct Running {
     session: Arc<Session>,
     hooks: Hooks,
     outlets: Outlets,
-    /// It is never joined: it may compute.
+    /// The worker is never joined, because it may compute.
     worker: thread::ThreadId,
     _loader: Loader,
 }
 
-/// How long a state change waits for the worker, which may compute or free a model.
+/// How long a state change waits for the worker, which may compute or free an engine.
 const STOP_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Says that the worker is gone, however it ended.
+/// Reports the end of the worker when dropped, also after a panic.
 struct Gone(Arc<Session>);
 
 impl Drop for Gone {
@@ -68,7 +68,7 @@ impl Drop for Gone {
     }
 }
 
-/// No code of ours panics with one of these locks held and its content half changed.
+/// Locks a mutex. A poisoned one is used: none of these is half changed where code may panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -78,12 +78,12 @@ impl QwenVL {
         *lock(&self.hooks) = hooks;
     }
 
-    /// The session, while there is one.
+    /// The session of this run, if the element runs.
     pub(super) fn session(&self) -> Option<Arc<Session>> {
         lock(&self.running).as_ref().map(|r| r.session.clone())
     }
 
-    /// Whether this is the worker's thread: in a handler of an application.
+    /// Whether this is the worker's thread, which is then in a handler of the application.
     pub(super) fn is_worker(&self) -> bool {
         let running = lock(&self.running);
         let worker = running.as_ref().map(|running| running.worker);
@@ -104,7 +104,7 @@ impl QwenVL {
         };
         settings.rules().map_err(bad)?;
         let options = settings.model_options().map_err(bad)?;
-        // A model that is none fails the state change itself: gst-launch-1.0 may miss what comes later.
+        // A bad model fails the state change itself: gst-launch-1.0 may miss a later ERROR.
         engines::check(&options).map_err(|error| match error {
             Unusable::Setting(text) => glib::Error::new(gst::LibraryError::Settings, &text),
             Unusable::Model(error) => failure::of_load(&error),
@@ -129,7 +129,7 @@ impl QwenVL {
         let worker = thread::Builder::new()
             .name("qwenvl-worker".into())
             .spawn(move || {
-                // After the worker and all that it holds.
+                // Dropped after the worker and all that it holds.
                 let _gone = gone;
                 qwen3_vl_core::lower_priority();
                 worker.run();
@@ -172,7 +172,7 @@ impl QwenVL {
         }
         if hold::longest_hold(&before) != hold::longest_hold(&after) {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
-            // Fails without a bus only, and then no one reads messages.
+            // Fails without a bus only, where no message is read.
             let _ = self.obj().post_message(message);
         }
     }
@@ -196,7 +196,7 @@ impl QwenVL {
         gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{text}"));
     }
 
-    /// Posts the error, if it is the first since READY, and gives up.
+    /// Posts the error if it is the first since READY, and ends the session.
     pub(super) fn fail(&self, error: &glib::Error) {
         if let Some(session) = self.session() {
             failure::report(&self.obj(), &session, error);
@@ -269,7 +269,7 @@ impl ObjectSubclass for QwenVL {
             hold: Arc::default(),
             settings: Mutex::default(),
             stream: Mutex::default(),
-            held: Arc::default(),
+            sampled_buffers: Arc::default(),
             running: Mutex::default(),
             hooks: Mutex::default(),
             ids: Arc::default(),
@@ -317,10 +317,10 @@ impl ElementImpl for QwenVL {
             gst::subclass::ElementMetadata::new(
                 "Qwen3-VL video describer",
                 "Filter/Analyzer/Video",
-                "Describes the video that passes through it with Qwen3-VL, in the process. Every window \
-                 of a few seconds ends in an element message qwenvl/description or qwenvl/dropped; \
-                 descriptions also come as signal, as QwenVLDescriptionMeta on buffers and as timed \
-                 text on the request pad text",
+                "Describes the video that passes through it with Qwen3-VL, in the process. Every \
+                 window of a few seconds ends in an element message qwenvl/description or \
+                 qwenvl/dropped; descriptions also come as signal, as QwenVLDescriptionMeta on \
+                 buffers and as timed text on the request pad text",
                 env!("CARGO_PKG_REPOSITORY"),
             )
         });
@@ -350,14 +350,13 @@ impl ElementImpl for QwenVL {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        let pad = {
-            let mut slot = lock(&self.textpad);
-            if slot.is_some() {
-                gst::warning!(CAT, imp = self, "There is a text pad already");
-                return None;
-            }
-            slot.insert(Self::new_text_pad(template)).clone()
-        };
+        let pad = Self::new_text_pad(template);
+        // The lock ends here: a log function of the application may do anything.
+        let taken = *lock(&self.textpad).get_or_insert_with(|| pad.clone()) != pad;
+        if taken {
+            gst::warning!(CAT, imp = self, "There is a text pad already");
+            return None;
+        }
         if let Err(error) = self.obj().add_pad(&pad) {
             gst::error!(CAT, imp = self, "{error}");
             *lock(&self.textpad) = None;
@@ -386,11 +385,11 @@ impl ElementImpl for QwenVL {
                     gst::StateChangeError
                 })?;
             }
-            // It would wait for itself.
+            // The worker would wait for itself.
             gst::StateChange::PausedToReady if self.is_worker() => {
                 self.warn(
-                    "The state cannot be changed in a handler of the element's messages and signals: do \
-                     it in another thread",
+                    "The state cannot be changed in a handler of the element's messages and \
+                     signals: do it in another thread",
                 );
                 return Err(gst::StateChangeError);
             }

@@ -1,9 +1,8 @@
 //! Loads the model in a thread of its own, with PROGRESS messages.
 //!
-//! It begins at READY→PAUSED and not before, because `model` may still change in READY. The thread
-//! is never joined: a download may take a while to notice that it was cancelled, and a state change
-//! must not wait for it. Its result goes to the session that asked for it, which by then may be
-//! over.
+//! It begins at READY→PAUSED, because `model` may still change in READY. The thread is never
+//! joined: a download may notice late that it was cancelled, and a state change must not wait for
+//! it. The result goes to the session that started the load, which may have ended by then.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -64,7 +63,7 @@ impl Task {
         self.post(gst::ProgressType::Start, "Loading the model", 0);
         let mut last: Option<Progress> = None;
         let mut progress = |mut progress: Progress| {
-            // A bar never goes back: weights are loaded after they have been downloaded.
+            // A progress bar must not go back where loading follows the download.
             let before = last.as_ref().map_or(0, |last| last.percent);
             progress.percent = progress.percent.clamp(before, 100);
             if last.as_ref() != Some(&progress) {
@@ -92,7 +91,7 @@ impl Task {
                 static WARNED: AtomicBool = AtomicBool::new(false);
                 if options.is_demo()
                     && let Some(element) = self.element.upgrade()
-                    // Once a process: eight cameras need not say it eight times.
+                    // Once a process, not once for each of eight cameras.
                     && !WARNED.swap(true, Ordering::Relaxed)
                 {
                     gst::element_warning!(
@@ -126,7 +125,7 @@ impl Task {
             // GStreamer gives every progress message this field, and 0 in it.
             .other_field("percent", percent.min(100) as i32)
             .build();
-        // Fails without a bus only, and then no one reads messages.
+        // Fails without a bus only, where no message is read.
         let _ = element.post_message(message);
     }
 }

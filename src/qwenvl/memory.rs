@@ -1,15 +1,15 @@
-//! In which memory frames can be read, and what to put in front of the element for the rest.
+//! The kinds of memory in which frames can be read, and the element to put in front for the others.
 //!
 //! Frames pass as they are. A sampled one is mapped by the worker with `gst_video_frame_map`, which
 //! follows its `GstVideoMeta` through planes, strides and several memories; the memory's own map
 //! does what its kind needs. On the list are the kinds whose source shows that a plain READ map
 //! gives the pixels:
 //!
-//! - DMABuf: `gst_dmabuf_mem_map` brackets the access with `DMA_BUF_IOCTL_SYNC`, without which a CPU
-//!   cache may show an older frame. With a modifier other than linear the pixels lie in an order
-//!   that only the device knows.
-//! - GL: `_map_data_gl` (gstglbasememory.c) reads the texture in the thread of its GL context, after
-//!   what was drawn there; not the target `external-oes` (`_gl_mem_map`, gstglmemorypbo.c).
+//! - DMABuf: `gst_dmabuf_mem_map` brackets the access with `DMA_BUF_IOCTL_SYNC`, without which a
+//!   CPU cache may show an older frame. With a modifier other than linear the pixels lie in an
+//!   order that only the device knows.
+//! - GL: `_map_data_gl` (gstglbasememory.c) reads the texture in the thread of its GL context,
+//!   after what was drawn there; not the target `external-oes` (`_gl_mem_map`, gstglmemorypbo.c).
 //! - CUDA: `cuda_mem_map` (gstcudamemory) copies to the host and waits for the copy.
 //! - VA: `_va_map_unlocked` (gstvaallocator.c) gets an image of the surface; `vah264dec` and its
 //!   kin copy frames to system memory by the same map.
@@ -71,7 +71,7 @@ const LINEAR: [(&str, VideoFormat); 42] = [
     ("R16 ", VideoFormat::Gray16Le),
 ];
 
-/// What can be read, each kind of memory by itself.
+/// Caps of the memory that can be read, one structure for each kind.
 fn all_readable() -> gst::Caps {
     let video = || gst::Caps::builder("video/x-raw");
     let dmabuf = || video().features([DMABUF]);
@@ -93,8 +93,8 @@ fn all_readable() -> gst::Caps {
     .collect()
 }
 
-/// Every raw format, in any memory. What cannot be read is refused with a text when it comes,
-/// because a refusal by template says nothing to the user.
+/// Every raw format, in any memory. Unreadable memory is refused later, with an ERROR that says
+/// what to do: a failed negotiation by template does not.
 pub(super) fn template_caps() -> gst::Caps {
     let mut caps = VideoCapsBuilder::new().build();
     caps.merge(
@@ -170,7 +170,8 @@ pub(super) fn refusal(caps: &gst::CapsRef) -> Option<String> {
         .into_iter()
         .find_map(|field| Some(format!(" ({field}={})", of_field(structure, field)?)));
     Some(format!(
-        "Frames in {memory}{} cannot be read: put {element} and the caps filter video/x-raw in front",
+        "Frames in {memory}{} cannot be read: put {element} and the caps filter video/x-raw \
+         in front",
         kind.unwrap_or_default()
     ))
 }

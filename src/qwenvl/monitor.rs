@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::sync::{Condvar, Mutex, MutexGuard, now};
 
-/// State that threads share, and wait for. Whatever changes it wakes all who wait.
+/// State that threads share and wait for. Every change wakes all waiting threads.
 #[derive(Default)]
 pub(in crate::qwenvl) struct Monitor<T> {
     state: Mutex<T>,
@@ -20,7 +20,7 @@ impl<T> Monitor<T> {
         }
     }
 
-    /// The state. A panic elsewhere must not spread: it is kept valid at any time.
+    /// The state. A panic of another thread must not spread: the state is valid at any time.
     pub(in crate::qwenvl) fn lock(&self) -> MutexGuard<'_, T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -32,7 +32,7 @@ impl<T> Monitor<T> {
         result
     }
 
-    /// The state has been changed under [`Self::lock`].
+    /// Wakes all waiting threads after a change under [`Self::lock`].
     pub(in crate::qwenvl) fn wake(&self) {
         self.changed.notify_all();
     }
@@ -43,8 +43,7 @@ impl<T> Monitor<T> {
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change, but not past `until`, if there is such a time. `false` if it has come
-    /// already.
+    /// Waits for a change, at most until `until`, if given. `false` if that has passed already.
     pub(in crate::qwenvl) fn wait_until<'a>(
         &self,
         state: MutexGuard<'a, T>,

@@ -1,4 +1,4 @@
-//! A worker's ways to what outlives it: the text pad and the held video.
+//! The worker's access to the text pad and the held video, which outlive it.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,8 +6,8 @@ use super::hold::HeldBuffers;
 use super::imp::lock;
 use super::text::Text;
 
-/// A way to something that outlives the worker. Once closed it leads nowhere: a worker that the
-/// element could not wait for must not speak into the next run.
+/// Access to an object that outlives the worker. After it is closed, calls do nothing: a worker
+/// that the element could not wait for must not touch the next run.
 pub(super) struct Outlet<T>(Mutex<Option<Arc<T>>>);
 
 impl<T> Outlet<T> {
@@ -15,9 +15,10 @@ impl<T> Outlet<T> {
         Self(Mutex::new(Some(to)))
     }
 
-    /// Tells it something, or asks it, which never waits; `None` once closed.
-    pub(super) fn tell<R>(&self, tell: impl FnOnce(&T) -> R) -> Option<R> {
-        lock(&self.0).as_deref().map(tell)
+    /// Calls `call` with the object under the outlet's lock; `None` once closed. The call must not
+    /// wait.
+    pub(super) fn with<R>(&self, call: impl FnOnce(&T) -> R) -> Option<R> {
+        lock(&self.0).as_deref().map(call)
     }
 }
 
@@ -36,6 +37,7 @@ impl Outlets {
         }
     }
 
+    /// Cuts the worker off.
     pub(super) fn close(&self) {
         lock(&self.text.0).take();
         lock(&self.hold.0).take();

@@ -1,5 +1,5 @@
-//! The properties: one table from which GObject's specifications, the getters and the setters follow.
-//! Defaults are those of [`Settings`]; `docs/properties.md` is compared with the table by a test.
+//! The properties: GObject's specifications, the getters and the setters come from one table.
+//! Defaults are those of [`Settings`]; a test compares `docs/properties.md` with the table.
 
 mod setters;
 
@@ -47,7 +47,7 @@ macro_rules! table {
     };
 }
 
-/// The property that is no setting: the element counts it.
+/// The property `stats`, which is read-only and no setting.
 pub(super) const STATS: &str = "stats";
 
 static TABLE: LazyLock<Vec<Property>> = LazyLock::new(table);
@@ -157,7 +157,7 @@ table! {
         "Most closed windows that may wait behind the one that is being answered";
     "kv-memory", "KV cache memory", kv_memory by put, mutable_ready,
         |name, default| uint64(name, default),
-        "Bytes for the KV cache of the model; windows for which it has no room wait or are \
+        "Bytes for the KV cache of the model; windows that do not fit wait or are \
          dropped, as overload says (0 = half of the memory that is free when the model is \
          loaded)";
     "eos-timeout", "EOS timeout", eos_timeout by put, mutable_playing,
@@ -201,7 +201,7 @@ fn uint64(name: &str, default: u64) -> glib::ParamSpecUInt64Builder<'_> {
     glib::ParamSpecUInt64::builder(name).default_value(default)
 }
 
-/// Of a number from 0, or -1.
+/// A number from 0 on, or -1 for unset.
 fn double(name: &str, default: f64) -> glib::ParamSpecDoubleBuilder<'_> {
     glib::ParamSpecDouble::builder(name)
         .minimum(-1.0)

@@ -16,7 +16,8 @@ impl QwenVL {
                 query.set_result(&caps);
                 true
             }
-            // Whatever fits the template may come as an event, which can be refused with a text.
+            // A CAPS event can be refused with an ERROR, this query cannot, so it takes the
+            // template's caps.
             gst::QueryViewMut::AcceptCaps(query) => {
                 let fits = query.caps().can_intersect(&pad.pad_template_caps());
                 query.set_result(fits);
@@ -27,8 +28,8 @@ impl QwenVL {
         }
     }
 
-    /// What downstream takes. Memory that cannot be read is left in only if upstream, which asks with
-    /// a filter, has nothing else: then it comes as an event and is refused with a text.
+    /// Downstream's caps. Memory that cannot be read stays in only if upstream, by its filter, has
+    /// no other: then the CAPS event is refused with an ERROR.
     fn caps(&self, pad: &gst::Pad, filter: Option<&gst::CapsRef>) -> gst::Caps {
         let filter = filter.map(ToOwned::to_owned);
         let template = pad.pad_template_caps();
@@ -40,7 +41,7 @@ impl QwenVL {
             if !readable.is_empty() {
                 caps = readable;
             }
-            // SampledBuffer buffers of a small pool are copied, which works with the system's memory alone.
+            // Held buffers of a bounded pool are copied, which works in system memory only.
             let system = memory::of_the_system(&caps);
             if lock(&self.settings).attach == Attach::Window && !system.is_empty() {
                 caps = system;
@@ -50,7 +51,8 @@ impl QwenVL {
         caps
     }
 
-    /// Asks for as many more buffers as may be held here. Without caps there is no size to tell.
+    /// Forwards the query and adds the buffers that the element may hold. Without caps there is no
+    /// buffer size to answer.
     fn allocation(&self, query: &mut gst::query::Allocation) -> bool {
         if query.get().0.is_none() {
             return false;

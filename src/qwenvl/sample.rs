@@ -1,4 +1,4 @@
-//! A frame that was kept, on its way from the streaming thread to the worker.
+//! A sampled frame, as the streaming thread hands it to the worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,30 +13,30 @@ use super::settings::{Overload, Settings};
 use super::time;
 use crate::message::Segment;
 
-/// Upstream buffers that may be held at once; beyond that frames are copied, so that the pool of a
-/// camera or a decoder never runs dry.
+/// Most of upstream's buffers that the worker holds at once. Beyond that frames are copied, so that
+/// the pool of a camera or a decoder never runs dry.
 pub(super) const MAX_SAMPLED: usize = 2;
 
-/// A sampled frame with all that its window needs to know of the stream.
+/// A sampled frame, and the state of the stream that its window needs.
 pub(super) struct Sample {
     pub(super) frame: SampledBuffer,
     pub(super) info: Arc<gst_video::VideoInfo>,
-    /// How to turn it upright, if the stream says.
+    /// The stream's orientation tag.
     pub(super) orientation: Option<gst_video::VideoOrientationMethod>,
     pub(super) segment: Segment,
     pub(super) pts: gst::ClockTime,
-    /// Running time that it stands for, see [`Kept::time`](qwen3_vl_core::window::Kept).
+    /// The due time that it was sampled for, see [`Kept::time`](qwen3_vl_core::window::Kept).
     pub(super) running_time: gst::ClockTime,
-    /// Running time before which no other frame comes.
+    /// Running time in nanoseconds before which no other frame is sampled.
     pub(super) next: Nanos,
-    /// Breaks of the stream before it.
+    /// Number of breaks of the stream before it.
     pub(super) part: u64,
     pub(super) plan: Arc<Plan>,
-    /// The policy of this stream; never `Auto`.
+    /// The overload policy of this stream; never `Auto`.
     pub(super) overload: Overload,
-    /// When it came in.
+    /// When the streaming thread sampled it.
     pub(super) arrived: Instant,
-    /// By how much it came later than at its running time, by the pipeline's clock; only of live video.
+    /// Its delay behind its running time, by the pipeline's clock; live video only.
     pub(super) delay: Option<gst::ClockTime>,
 }
 
@@ -56,26 +56,26 @@ pub(super) struct Plan {
     pub(super) rules: WindowRules,
 }
 
-/// A buffer that may be one of upstream's, which are counted.
+/// A sampled buffer: a counted reference to upstream's, or a copy.
 pub(super) struct SampledBuffer {
     buffer: gst::Buffer,
-    /// After the buffer, because fields are dropped in order: what no longer counts is back in its
-    /// pool.
+    /// Behind the buffer, because fields are dropped in order: the buffer is back in its pool
+    /// before the count goes down.
     _counted: Option<Counted>,
 }
 
-/// One of the buffers that are counted.
+/// Counts one of upstream's buffers while it lives.
 struct Counted(Arc<AtomicUsize>);
 
 impl SampledBuffer {
-    /// Takes a reference if `most` of upstream's buffers are not yet held, else a copy.
-    /// Also says whether it is a copy.
+    /// Takes a reference if fewer than `most` of upstream's buffers are held, else a copy. The flag
+    /// says whether it is a copy.
     pub(super) fn new(
         buffer: &gst::Buffer,
         count: &Arc<AtomicUsize>,
         most: usize,
     ) -> Result<(Self, bool), gst::glib::BoolError> {
-        // Only the streaming thread adds, so nothing comes between the two steps.
+        // Only the streaming thread adds, so the count cannot rise between the two steps.
         if count.load(Ordering::Acquire) < most {
             count.fetch_add(1, Ordering::AcqRel);
             let held = Self {
@@ -110,7 +110,7 @@ pub(super) fn is_scarce(buffer: &gst::BufferRef) -> bool {
     params.is_some_and(|(_, _, _, most)| most != 0)
 }
 
-/// Running time at which the segment ends, if it says.
+/// Running time at the end of the segment, if it has one.
 pub(super) fn end_of(segment: &gst::FormattedSegment<gst::ClockTime>) -> Option<gst::ClockTime> {
     let last = if segment.rate() < 0.0 {
         segment.start()
@@ -120,7 +120,7 @@ pub(super) fn end_of(segment: &gst::FormattedSegment<gst::ClockTime>) -> Option<
     segment.to_running_time(last)
 }
 
-/// When the camera took the frame, in nanoseconds since 1970 (UTC), if a reference timestamp says.
+/// When the camera took the frame, in nanoseconds since 1970 (UTC), from its reference timestamp.
 pub(super) fn utc(buffer: &gst::BufferRef) -> Option<u64> {
     /// Seconds from 1900, where NTP begins, to 1970.
     const NTP_TO_UNIX: u64 = 2_208_988_800;

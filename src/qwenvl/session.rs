@@ -1,8 +1,8 @@
-//! What the threads share while the element runs: one session from READY→PAUSED to PAUSED→READY.
+//! The state that the threads share in a run: one session from READY→PAUSED to PAUSED→READY.
 //!
 //! Two queues lead to the worker. `work` is in stream order and bounded; `control` overtakes it:
-//! answers, flushes, the loaded model. Every wait in the element is a wait for this one condition
-//! variable, so whatever can end a wait wakes all of them.
+//! answers, flushes, the loaded model. All waits are for one condition variable, so an event that
+//! can end a wait wakes every waiting thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -19,59 +19,59 @@ use super::sync::now;
 use super::text::Mark;
 use crate::message::RequestId;
 
-/// Sampled frames that may wait for the worker. At two a second they are seconds of video.
+/// Sampled frames that may wait for the worker: four seconds of video at two frames a second.
 const MAX_WORK: usize = 8;
-/// As many more, one by one, while code of the application keeps the worker.
-const MAX_KEPT_WORK: usize = 2 * MAX_WORK;
+/// The same while the worker is in a handler for longer than [`HANDLER_TIMEOUT`]. Each further
+/// frame waits that long.
+const MAX_WORK_IN_HANDLER: usize = 2 * MAX_WORK;
 
-/// How long the streaming thread, or a state change, waits for one run of code of the application, which
-/// may itself wait for them: to tell a source to end or to seek takes that source's stream lock, and
-/// any event to the pipeline its state lock.
+/// How long the streaming thread, or a state change, waits for one call of an application's
+/// handler. The handler may itself wait for them: to end or seek a source takes the source's stream
+/// lock, and an event to the pipeline takes its state lock.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the worker does in the order of the stream.
+/// Work for the worker, in the order of the stream.
 pub(super) enum Work {
     /// A sampled frame.
     Frame(Box<Sample>),
-    /// Nothing comes until this running time.
+    /// No frame comes before this running time.
     Gap { to: gst::ClockTime, part: u64 },
-    /// The stream ends or breaks here, at this running time, and another part of it follows: windows
-    /// close.
+    /// The stream ends or breaks at this running time, and `part` follows: open windows close.
     Break {
         at: Option<gst::ClockTime>,
         part: u64,
     },
-    /// An event of the text stream, which stands behind the windows before it.
+    /// An event of the text stream, behind the texts of the windows before it.
     Mark(Mark),
 }
 
-/// What the worker does at once.
+/// Commands for the worker, which overtake its work.
 pub(super) enum Control {
     /// The model is loaded.
     Ready(Arc<dyn Backend>),
-    /// Something happened to a request at the backend.
+    /// An event of a request, from the backend.
     Event(RequestId, event::Event),
-    /// The backend lost a window that has not been asked.
+    /// The backend lost a window that has no request yet.
     Lost(u64, Failure),
     /// The stream was flushed; this is the new epoch.
     Flush(u64),
-    /// The time for the last answers is over.
+    /// `eos-timeout` has passed.
     Expire,
-    /// The element failed: this is why.
+    /// The element failed, with this message.
     Abort(String),
     /// The element stops.
     Stop,
 }
 
-/// What the worker takes from its queues.
+/// The worker's next entry of its queues.
 pub(super) enum Next {
     Control(Control),
     Work(Work),
-    /// Nothing until the time it gave.
+    /// Its deadline passed first.
     Nothing,
 }
 
-/// Why a wait ended without what was waited for.
+/// Why a wait ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interrupted {
     /// By a flush or a state change.
@@ -92,39 +92,39 @@ impl From<Interrupted> for gst::FlowError {
 /// How a wait for the last answers ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// All are answered or dropped.
+    /// Every window has ended.
     Yes,
-    /// The time is over.
+    /// The timeout passed.
     TimedOut,
-    /// Code of the application does not return.
-    Kept,
+    /// A handler of the application does not return.
+    InHandler,
 }
 
 #[derive(Default)]
 struct State {
     work: VecDeque<Work>,
     control: VecDeque<Control>,
-    /// Raised by every flush. What belongs to an older one must not come out.
+    /// Raised by every flush. Answers of an older epoch are dropped.
     epoch: u64,
-    /// The epoch that the worker is in: behind, until it has ended the windows of the one before.
+    /// The worker's epoch: lower than `epoch` until it has ended the windows from before the flush.
     reached: u64,
     flushing: bool,
     stopping: bool,
-    /// Somebody posts an error.
+    /// A thread has taken it on to post an error.
     claimed: bool,
     /// The error has been posted.
     failed: bool,
-    /// There once the model is loaded, until the worker is gone, which owns it.
+    /// Set while the model is loaded and the worker, which owns it, runs.
     backend: Option<Weak<dyn Backend>>,
     /// The worker has ended every window.
     finished: bool,
-    /// The worker is gone, and what it held is free.
+    /// The worker has ended and freed all that it held.
     gone: bool,
-    /// Since when the worker runs code of the application: a handler of the bus or of a signal.
-    telling: Option<Instant>,
-    /// Whether the worker has something in its hands.
+    /// When the worker called a handler of the bus or of a signal, which has not returned.
+    handler_since: Option<Instant>,
+    /// The worker handles an entry of a queue.
     busy: bool,
-    /// Windows that the worker has opened and not yet ended.
+    /// Windows that the worker has opened and not ended.
     outstanding: usize,
     /// Descriptions for the next buffer.
     attach: Vec<gst::Structure>,
@@ -142,15 +142,15 @@ impl State {
         }
     }
 
-    /// A break does not count.
+    /// Frames in `work`; other entries do not count.
     fn frames_waiting(&self) -> usize {
         let is_frame = |work: &&Work| matches!(work, Work::Frame(_));
         self.work.iter().filter(is_frame).count()
     }
 
-    /// While code of the application runs: until when a wait that began then lasts for it.
-    fn kept_until(&self, began: Instant) -> Option<Instant> {
-        self.telling?.max(began).checked_add(HANDLER_TIMEOUT)
+    /// When a wait that began at `began` gives up on a handler; `None` if none runs.
+    fn handler_deadline(&self, began: Instant) -> Option<Instant> {
+        self.handler_since?.max(began).checked_add(HANDLER_TIMEOUT)
     }
 
     fn idle(&self) -> bool {
@@ -158,14 +158,14 @@ impl State {
     }
 }
 
-/// See the module's text.
+/// State and waits of one run; see the module.
 #[derive(Default)]
 pub(super) struct Session(Monitor<State>);
 
 impl Session {
     // The streaming thread.
 
-    /// The descriptions that the next buffer shall carry.
+    /// Takes the descriptions for the next buffer, and counts that buffer.
     pub(super) fn take_descriptions(&self) -> Result<Vec<gst::Structure>, Interrupted> {
         let mut state = self.0.lock();
         count(&mut state.stats.frames);
@@ -189,18 +189,19 @@ impl Session {
         }
     }
 
-    /// Whether a frame that does not wait would be taken. Counts one that would not.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether the work queue takes a frame now; counts a skipped frame if not.
+    pub(super) fn has_free_slot(&self) -> bool {
         let mut state = self.0.lock();
-        let room = state.frames_waiting() < MAX_WORK;
-        if !room {
+        let free = state.frames_waiting() < MAX_WORK;
+        if !free {
             count(&mut state.stats.skipped);
         }
-        room
+        free
     }
 
-    /// Hands a frame to the worker. If its queue is full, waits or skips the frame. Code of the
-    /// application that keeps the worker for long makes room for a few more.
+    /// Hands a frame to the worker. If the work queue is full, waits (`wait`) or skips the frame.
+    /// While a handler of the application blocks the worker the queue takes [`MAX_WORK_IN_HANDLER`]
+    /// frames.
     pub(super) fn push_frame(&self, sample: Box<Sample>, wait: bool) -> Result<(), Interrupted> {
         let mut began = None;
         let mut most = MAX_WORK;
@@ -218,12 +219,12 @@ impl Session {
                 return Ok(());
             }
             let began = *began.get_or_insert_with(now);
-            let kept = state.kept_until(began);
-            let until = kept.filter(|_| waiting < MAX_KEPT_WORK);
+            let handler = state.handler_deadline(began);
+            let until = handler.filter(|_| waiting < MAX_WORK_IN_HANDLER);
             let in_time;
             (state, in_time) = self.0.wait_until(state, until);
             if !in_time {
-                most = MAX_KEPT_WORK;
+                most = MAX_WORK_IN_HANDLER;
             }
         }
         count(&mut state.stats.sampled);
@@ -233,14 +234,14 @@ impl Session {
         Ok(())
     }
 
-    /// Says that the stream breaks or ends at this running time, and that `part` is what follows.
+    /// Reports that the stream breaks or ends at this running time, and that `part` follows.
     /// Never waits.
     pub(super) fn push_break(&self, at: Option<gst::ClockTime>, part: u64) {
         self.0.change(|state| {
             if state.interrupted().is_some() {
                 return;
             }
-            // Several in a row, as at the start of a stream, are one.
+            // Breaks in a row, as at the start of a stream, are merged.
             if let Some(Work::Break { part: last, .. }) = state.work.back_mut() {
                 *last = part;
             } else {
@@ -249,13 +250,13 @@ impl Session {
         });
     }
 
-    /// Says that no frame of `part` comes before this running time. Never waits.
+    /// Reports that no frame of `part` comes before this running time. Never waits.
     pub(super) fn push_gap(&self, to: gst::ClockTime, part: u64) {
         self.0.change(|state| {
             if state.interrupted().is_some() {
                 return;
             }
-            // A stream may have nothing but gaps for long.
+            // Gaps in a row are merged, so that they do not pile up.
             if let Some(Work::Gap { .. }) = state.work.back() {
                 state.work.pop_back();
             }
@@ -263,7 +264,7 @@ impl Session {
         });
     }
 
-    /// Hands the text stream an event in its order. Never waits.
+    /// Queues an event of the text stream behind the work before it. Never waits.
     pub(super) fn push_mark(&self, mark: Mark) {
         self.0.change(|state| {
             if state.interrupted().is_none() {
@@ -272,7 +273,7 @@ impl Session {
         });
     }
 
-    /// Waits until every window has ended, for at most `timeout`, if there is one.
+    /// Waits until every window has ended; at most for `timeout`, `None` being for ever.
     pub(super) fn drain(&self, timeout: Option<Duration>) -> Result<Drained, Interrupted> {
         let began = now();
         let deadline = timeout.and_then(|timeout| began.checked_add(timeout));
@@ -284,7 +285,10 @@ impl Session {
             if state.idle() {
                 return Ok(Drained::Yes);
             }
-            let first = deadline.into_iter().chain(state.kept_until(began)).min();
+            let first = deadline
+                .into_iter()
+                .chain(state.handler_deadline(began))
+                .min();
             let in_time;
             (state, in_time) = self.0.wait_until(state, first);
             if !in_time {
@@ -292,14 +296,14 @@ impl Session {
                 return Ok(if over {
                     Drained::TimedOut
                 } else {
-                    Drained::Kept
+                    Drained::InHandler
                 });
             }
         }
     }
 
-    /// After a failure: waits until the worker has ended every window, unless a flush or a stop
-    /// comes, which ends them as well; at most for `timeout`. Whether it has not timed out.
+    /// After a failure: waits until the worker has ended every window, or until a flush or a stop,
+    /// which end them too; at most for `timeout`. `false` if that passed.
     pub(super) fn wait_finished(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
         let mut state = self.0.lock();
@@ -310,18 +314,19 @@ impl Session {
         in_time
     }
 
-    /// After [`Self::stop`]: waits until the worker is gone, at most for `timeout`, because it may compute
-    /// or free memory. Code of the application that it runs has [`HANDLER_TIMEOUT`]: it may wait for a
-    /// lock that the state change holds, as sending an event to the pipeline does. Whether it is gone.
+    /// After [`Self::stop`]: waits for the end of the worker, at most for `timeout`, because it may
+    /// compute or free memory. If it is in a handler the limit is [`HANDLER_TIMEOUT`]: the handler
+    /// may wait for the state lock that the state change holds. Returns whether the worker has
+    /// ended.
     pub(super) fn wait_gone(&self, timeout: Duration) -> bool {
         let began = now();
         let mut deadline = began.checked_add(timeout);
         let mut state = self.0.lock();
         let mut in_time = true;
         while in_time && !state.gone {
-            let kept = state.telling.and(began.checked_add(HANDLER_TIMEOUT));
-            (state, in_time) = self.0.wait_until(state, kept.or(deadline));
-            if kept.is_some() {
+            let handler = state.handler_since.and(began.checked_add(HANDLER_TIMEOUT));
+            (state, in_time) = self.0.wait_until(state, handler.or(deadline));
+            if handler.is_some() {
                 deadline = now().checked_add(timeout);
             }
         }
@@ -333,30 +338,38 @@ impl Session {
         self.0.lock().stopping
     }
 
-    /// The time for the last answers is over, and for frames that have not even become windows.
+    /// `eos-timeout` has passed: drops the frames in the queue, and the worker drops its windows.
     pub(super) fn expire(&self) {
-        self.0.change(|state| {
+        // Frames are freed without the lock: that may call code of their pool.
+        let _frames = self.0.change(|state| {
             let lost = state.frames_waiting() as u64;
             state.stats.skipped = state.stats.skipped.saturating_add(lost);
-            state.work.retain(|work| !matches!(work, Work::Frame(_)));
+            let work = std::mem::take(&mut state.work).into_iter();
+            let (frames, rest) = work.partition(|work| matches!(work, Work::Frame(_)));
+            state.work = rest;
             state.control.push_back(Control::Expire);
+            let frames: VecDeque<Work> = frames;
+            frames
         });
     }
 
-    /// Ends all waits and forgets what belongs to the stream before the flush.
+    /// Ends all waits and drops the work and descriptions of the stream before the flush.
     pub(super) fn flush_start(&self) {
-        self.0.change(|state| {
+        // Dropped without the lock.
+        let _before = self.0.change(|state| {
             state.flushing = true;
             state.epoch = state.epoch.wrapping_add(1);
-            state.work.clear();
-            state.attach.clear();
             let epoch = state.epoch;
             state.control.push_front(Control::Flush(epoch));
+            (
+                std::mem::take(&mut state.work),
+                std::mem::take(&mut state.attach),
+            )
         });
     }
 
-    /// Frames are welcome again, when the worker has ended everything of before the flush, or
-    /// `timeout` is over. Whether it has not timed out.
+    /// Waits until the worker has ended the windows from before the flush, at most for `timeout`;
+    /// then takes frames again. `false` if the timeout passed.
     pub(super) fn flush_stop(&self, timeout: Duration) -> bool {
         let deadline = now().checked_add(timeout);
         let mut state = self.0.lock();
@@ -370,29 +383,29 @@ impl Session {
         in_time
     }
 
-    /// Ends all waits for good and tells the worker to finish.
+    /// Ends all waits for good and stops the worker.
     pub(super) fn stop(&self) {
-        self.0.change(|state| {
+        let _work = self.0.change(|state| {
             state.stopping = true;
-            state.work.clear();
             state.control.push_front(Control::Stop);
+            std::mem::take(&mut state.work)
         });
     }
 
     // Any thread.
 
-    /// Whether this failure is the first one, which is the one to post before [`Self::fail`].
+    /// Whether this is the first failure: then the caller posts it, and calls [`Self::fail`].
     pub(super) fn claim_failure(&self) -> bool {
         let mut state = self.0.lock();
         !std::mem::replace(&mut state.claimed, true) && !state.stopping
     }
 
-    /// The element failed, because of `why`: everybody gives up.
+    /// The element failed, because of `why`: ends all waits and makes the worker drop its windows.
     pub(super) fn fail(&self, why: &str) {
-        self.0.change(|state| {
+        let _work = self.0.change(|state| {
             state.failed = true;
-            state.work.clear();
             state.control.push_front(Control::Abort(why.into()));
+            std::mem::take(&mut state.work)
         });
     }
 
@@ -401,8 +414,9 @@ impl Session {
         self.0.lock().stats.clone()
     }
 
-    /// What is known of the engine. With the lock held, so that the worker, which forgets it under
-    /// the same lock, and never the caller is the last one to hold it: its end takes a while.
+    /// Use of the engine. The lock is held meanwhile: the worker clears `backend` under it before
+    /// it drops its own reference, so the caller never drops the last one. To drop an engine takes
+    /// long.
     pub(super) fn engine_use(&self) -> EngineUse {
         let state = self.0.lock();
         let Some(backend) = &state.backend else {
@@ -421,7 +435,7 @@ impl Session {
 
     // Loader and backend.
 
-    /// The model is loaded. If the worker is gone, it is for nobody.
+    /// The model is loaded. Without a worker the backend is dropped, outside the lock.
     pub(super) fn ready(&self, backend: Arc<dyn Backend>) {
         let mut backend = Some(backend);
         self.0.change(|state| {
@@ -433,13 +447,13 @@ impl Session {
         });
     }
 
-    /// Something happened to a request.
+    /// Queues an event of a request for the worker.
     pub(super) fn event(&self, request: RequestId, event: event::Event) {
         self.0
             .change(|state| state.control.push_back(Control::Event(request, event)));
     }
 
-    /// A window that has not been asked is lost.
+    /// Queues the loss of a window without requests for the worker.
     pub(super) fn lost(&self, window: u64, failure: Failure) {
         self.0
             .change(|state| state.control.push_back(Control::Lost(window, failure)));
@@ -447,8 +461,8 @@ impl Session {
 
     // The worker.
 
-    /// What to do next: control first, then work that `admits` lets in. Waits for it until then, if there
-    /// is such a time.
+    /// What to do next: control first, then work that `admits` takes. Waits for it until `until`,
+    /// if given.
     pub(super) fn next(
         &self,
         outstanding: usize,
@@ -482,20 +496,20 @@ impl Session {
         }
     }
 
-    /// The worker begins or ends to run code of the application.
-    pub(super) fn telling(&self, telling: bool) {
-        let since = telling.then(now);
-        self.0.change(|state| state.telling = since);
+    /// The worker calls a handler of the application, or is back from it.
+    pub(super) fn set_in_handler(&self, in_handler: bool) {
+        let since = in_handler.then(now);
+        self.0.change(|state| state.handler_since = since);
     }
 
-    /// The worker is gone, and so is what it held.
+    /// The worker has ended and freed all that it held.
     pub(super) fn gone(&self) {
         self.0.change(|state| state.gone = true);
     }
 
-    /// The worker is gone, but for the engine that it may still hold.
+    /// The worker has ended every window; it may still hold the engine.
     pub(super) fn finished(&self) {
-        // What is left may hold an engine, which does not end under the lock.
+        // A command may hold an engine, which must not be dropped under the lock.
         let _left = self.0.change(|state| {
             state.finished = true;
             state.busy = false;
@@ -505,17 +519,17 @@ impl Session {
         });
     }
 
-    /// The worker has ended everything of before this epoch.
+    /// The worker has ended every window from before this epoch.
     pub(super) fn reached(&self, epoch: u64) {
         self.0.change(|state| state.reached = epoch);
     }
 
-    /// The epoch that the stream is in now.
+    /// The stream's epoch.
     pub(super) fn epoch(&self) -> u64 {
         self.0.lock().epoch
     }
 
-    /// Puts a description on the next buffer, unless it belongs to an older epoch.
+    /// Puts a description on the next buffer, unless it is of an older epoch.
     pub(super) fn attach(&self, epoch: u64, description: gst::Structure) {
         let mut state = self.0.lock();
         if state.epoch == epoch {

@@ -1,4 +1,4 @@
-//! What the properties hold, and what follows from them.
+//! The values of the properties, and the engine's settings that follow from them.
 
 use gst::glib;
 use qwen3_vl_core::backend::WindowHead;
@@ -15,7 +15,7 @@ use crate::engines::{self, ModelOptions};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLDtype")]
 pub enum Dtype {
-    /// What suits the device.
+    /// As stored on the CPU, bf16 on CUDA.
     #[default]
     #[enum_value(name = "CPU: as stored, CUDA: bf16", nick = "auto")]
     Auto,
@@ -30,11 +30,11 @@ pub enum Dtype {
     F32,
 }
 
-/// What the linear layers of the language model are rounded to.
+/// Rounding of the language model's linear layers at load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLQuantization")]
 pub enum Quantization {
-    /// Nothing.
+    /// None.
     #[default]
     #[enum_value(name = "Nothing: as dtype says", nick = "none")]
     None,
@@ -82,20 +82,20 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLOverload")]
 pub enum Overload {
-    /// By the liveness of upstream.
+    /// `Block` if upstream is not live, else `DropOldest`.
     #[default]
     #[enum_value(
         name = "Block when upstream is not live, else drop-oldest",
         nick = "auto"
     )]
     Auto,
-    /// Hold the stream.
+    /// Block the stream.
     #[enum_value(name = "Hold the stream until the engine catches up", nick = "block")]
     Block,
-    /// Drop what waited longest.
+    /// Drop the window that has waited longest.
     #[enum_value(name = "Drop the window that has waited longest", nick = "drop-oldest")]
     DropOldest,
-    /// Drop what comes.
+    /// Drop the window that has just closed.
     #[enum_value(name = "Drop the window that has just closed", nick = "drop-newest")]
     DropNewest,
 }
@@ -104,11 +104,11 @@ pub enum Overload {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLAttach")]
 pub enum Attach {
-    /// The first after the answer.
+    /// The first buffer after the answer.
     #[default]
     #[enum_value(name = "The first buffer after the answer", nick = "next")]
     Next,
-    /// Those that it describes.
+    /// All buffers of the described window.
     #[enum_value(
         name = "All buffers of the described window, held until the answer",
         nick = "window"
@@ -116,27 +116,27 @@ pub enum Attach {
     Window,
 }
 
-/// Where texts stand in time.
+/// How the text pad places texts in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLTextTiming")]
 pub enum TextTiming {
-    /// By the liveness of upstream.
+    /// `Answer` if upstream is live, else `Span`.
     #[default]
     #[enum_value(name = "answer when upstream is live, else span", nick = "auto")]
     Auto,
-    /// Where the video is when the answer comes.
+    /// From the video's position when the answer comes.
     #[enum_value(
         name = "From the video's position when the answer comes, until the next",
         nick = "answer"
     )]
     Answer,
-    /// Where the window is.
+    /// At the described window.
     #[enum_value(name = "The time span that is described", nick = "span")]
     Span,
 }
 
 impl Overload {
-    /// What `Auto` means for this stream.
+    /// Replaces `Auto` by the policy for a stream that is live or not.
     pub(super) fn resolve(self, live: bool) -> Self {
         match self {
             Self::Auto if live => Self::DropOldest,
@@ -244,7 +244,7 @@ impl Default for Settings {
     }
 }
 
-/// Why the properties make no sense together.
+/// Why the properties cannot be used together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SettingsError {
     #[error(transparent)]
@@ -258,16 +258,16 @@ pub(super) enum SettingsError {
     NoModel,
 }
 
-/// How long the texts of a prompt are.
+/// Length of a prompt's texts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TextLength {
     pub(super) bytes: usize,
-    /// Their least number.
+    /// A lower bound of their tokens.
     pub(super) tokens: usize,
 }
 
 impl Settings {
-    /// Checks everything that can be checked before the model is there.
+    /// Checks the properties as far as that needs no model. Returns the window rules.
     pub(super) fn rules(&self) -> Result<WindowRules, SettingsError> {
         let (min, max) = (self.min_pixels, self.max_pixels);
         if min != 0 && max != 0 && max < min {
@@ -287,7 +287,7 @@ impl Settings {
         })?)
     }
 
-    /// What to load.
+    /// The model to load, and where it runs.
     pub(super) fn model_options(&self) -> Result<ModelOptions, SettingsError> {
         if self.model.is_empty() {
             return Err(SettingsError::NoModel);
@@ -303,7 +303,7 @@ impl Settings {
         })
     }
 
-    /// What a window of `frames` frames of size `shown` will need, with texts of this length.
+    /// The needs of a window of `frames` frames of size `shown`, with texts of this length.
     pub(super) fn forecast(
         &self,
         model: &ModelInfo,
@@ -323,7 +323,7 @@ impl Settings {
         plan.forecast(model)
     }
 
-    /// What stands before the frames of a window.
+    /// The part of a window's prompt before its frames.
     pub(super) fn window_head(&self, forecast: &Forecast, waits: bool) -> WindowHead {
         WindowHead {
             tokens: forecast.tokens,
@@ -336,19 +336,19 @@ impl Settings {
         }
     }
 
-    /// The checkpoint's way to choose tokens, where the properties do not say otherwise.
+    /// The sampling parameters: the properties, and the checkpoint's where one is not set.
     pub(super) fn sampling_params(&self, model: &ModelInfo) -> SamplingParams {
         let or = |value: f64, default: f64| if value < 0.0 { default } else { value };
-        // Values belong together: those of the model card that stand in for what the checkpoint does
-        // not say are meant for its temperature. Beside one that is set here only what the
-        // checkpoint says itself holds.
+        // The model card's values stand in for what the checkpoint leaves out, and are meant for
+        // the card's temperature. Beside a temperature that is set here, only the checkpoint's own
+        // hold.
         let mut base = match self.temperature < 0.0 {
             true => model.sampling,
             false => model.own_sampling,
         };
         let temperature = or(self.temperature, base.temperature);
         if temperature == 0.0 {
-            // The most likely token, as in transformers, which has no such penalty.
+            // Greedy as in transformers, which has no presence penalty.
             base.presence_penalty = 0.0;
         }
         SamplingParams {
@@ -362,11 +362,10 @@ impl Settings {
 
     /// The pixel budget.
     ///
-    /// A maximum only takes away: whatever it is, no frame becomes larger than without it. So those of
-    /// `max-pixels` and `total-pixels` that are above the defaults change nothing, and without
-    /// `min-pixels` frames that are small already stay as the checkpoint's own rule has them. A limit
-    /// that is not set gives way to the other one: `max-pixels` alone below the default least lowers
-    /// that too.
+    /// A maximum never makes a frame larger. So `max-pixels` and `total-pixels` above the defaults
+    /// change nothing, and without `min-pixels` small frames keep the size of the checkpoint's own
+    /// rule. A set limit goes before an unset one: `max-pixels` alone below the default minimum
+    /// lowers the minimum too.
     pub(super) fn budget(&self, model: &ModelInfo) -> Budget {
         let set = |value: u64| (value != 0).then_some(value);
         let limits = |(min, max): (u64, u64)| match (set(self.min_pixels), set(self.max_pixels)) {

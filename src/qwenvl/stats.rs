@@ -9,7 +9,7 @@ pub(super) struct Stats {
     pub(super) sampled: u64,
     /// Frames that were due while the worker's queue was full.
     pub(super) skipped: u64,
-    /// Frames copied, to hold no more of upstream's buffers.
+    /// Frames copied, in order not to hold more of upstream's buffers.
     pub(super) copied: u64,
     /// Requests that ended with a description.
     pub(super) described: u64,
@@ -21,23 +21,22 @@ pub(super) struct Stats {
     pub(super) outstanding: u64,
 }
 
-/// One more.
+/// Adds one to a counter.
 pub(super) fn count(counter: &mut u64) {
     *counter = counter.saturating_add(1);
 }
 
-/// How much of the engine is in use, by all who share it.
+/// Use of the engine, by all elements that share it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EngineUse {
-    /// Blocks of KV cache that windows hold.
+    /// Blocks of the KV cache in use.
     pub(super) kv_blocks: usize,
-    /// Elements.
+    /// Elements that share the engine.
     pub(super) elements: usize,
 }
 
 impl Stats {
-    /// As a structure, with the number of buffers and events that are held, and what is known of the
-    /// engine.
+    /// As a structure, with the number of held buffers and events, and the use of the engine.
     pub(super) fn structure(&self, held: usize, engine: EngineUse) -> gst::Structure {
         gst::Structure::builder("qwenvl/stats")
             .field("frames", self.frames)

@@ -1,4 +1,4 @@
-//! Strings from outside, which C does not promise to be UTF-8. glib's own conversions panic then.
+//! Strings from C, which need not be UTF-8. glib's own conversions panic then.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -7,14 +7,14 @@ use gst::glib::translate::ToGlibPtr;
 use gst::glib::{self, gobject_ffi};
 use gst::prelude::*;
 
-/// The string in a value; `None` if it is NULL or the value holds no string. Bytes that are not UTF-8
-/// become U+FFFD, and the text is owned then.
+/// The string in a value; `None` if it is NULL or the value holds no string. Bytes that are not
+/// UTF-8 become U+FFFD, and the text is owned then.
 pub(super) fn of_value(value: &glib::Value) -> Option<Cow<'_, str>> {
     if !value.type_().is_a(glib::Type::STRING) {
         return None;
     }
-    // SAFETY: the value holds a string, which lives as long as the value is borrowed; it ends with a
-    // NUL or is NULL.
+    // SAFETY: the value holds a string, which lives as long as the value is borrowed; it ends with
+    // a NUL or is NULL.
     let text = unsafe {
         let text = gobject_ffi::g_value_get_string(value.to_glib_none().0);
         (!text.is_null()).then(|| CStr::from_ptr(text))

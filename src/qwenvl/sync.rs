@@ -1,4 +1,4 @@
-//! What the hand-over between the threads is made of. The model check has another one of these.
+//! Locks and clock of the state that threads share. The model check replaces this module.
 
 pub(super) use std::sync::atomic::AtomicBool;
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard};

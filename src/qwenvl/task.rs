@@ -1,4 +1,4 @@
-//! Tasks of the pads that push by themselves.
+//! The tasks of pads that push from a thread of their own.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -9,8 +9,8 @@ use super::failure;
 use super::imp::QwenVL;
 
 impl QwenVL {
-    /// Takes turns in the pad's own task until that is paused or stopped. A panic in `place` is the
-    /// last turn, and an ERROR.
+    /// Calls `turn` in the pad's task until that is paused or stopped. A panic ends it with an
+    /// ERROR that names `place`.
     pub(super) fn start_task(
         &self,
         pad: &gst::Pad,

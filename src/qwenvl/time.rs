@@ -1,8 +1,8 @@
-//! Times that cannot overflow: the one place where numbers become times.
+//! Times that cannot overflow. Only this module turns numbers into times.
 //!
 //! Any 64 bits may come from outside as a time: in a buffer, an event, a segment or a property.
-//! `GST_CLOCK_TIME_NONE` is no time, and a [`gst::ClockTime`] made of it panics. What lies behind
-//! [`LAST`] is a "negative" time: GStreamer's differences of times are signed.
+//! `GST_CLOCK_TIME_NONE` is no time, and a [`gst::ClockTime`] made of it panics. A time above
+//! [`LAST`] is "negative": GStreamer's differences of times are signed.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use gst::glib::translate::from_glib;
 /// The last time that a frame can have, in nanoseconds: `G_MAXINT64`.
 pub(super) const LAST: u64 = i64::MAX as u64;
 
-/// These nanoseconds as a time; more than it can hold is the last time there is.
+/// Nanoseconds as a time, at most [`gst::ClockTime::MAX`].
 #[allow(clippy::disallowed_methods, reason = "here it cannot panic")]
 pub(super) fn clock_time(nanos: u64) -> gst::ClockTime {
     gst::ClockTime::from_nseconds(nanos.min(gst::ClockTime::MAX.nseconds()))
@@ -37,8 +37,8 @@ pub(super) fn of_gap(gap: &gst::event::Gap) -> (Option<gst::ClockTime>, Option<g
     }
 }
 
-/// What a LATENCY query was answered: live, least and most. `Latency::result` panics if the least is
-/// missing.
+/// The answer to a LATENCY query: live, minimum and maximum. `Latency::result` panics if the
+/// minimum is missing.
 pub(super) fn of_latency(
     query: &gst::query::Latency,
 ) -> (bool, Option<gst::ClockTime>, Option<gst::ClockTime>) {
@@ -58,8 +58,8 @@ pub(super) fn of_reference(
     unsafe { from_glib((*meta.as_ptr()).timestamp) }
 }
 
-/// Whether running times follow from the segment. GStreamer does not check what comes: a segment that
-/// is played backwards needs a stop to count from, and any needs a rate that is a number.
+/// Whether the segment gives running times. GStreamer does not check segments: one with a negative
+/// rate needs a stop to count from, and any needs a finite rate.
 pub(super) fn has_running_time(segment: &gst::FormattedSegment<gst::ClockTime>) -> bool {
     let rate = segment.rate();
     if rate > 0.0 {
@@ -72,8 +72,8 @@ pub(super) fn has_running_time(segment: &gst::FormattedSegment<gst::ClockTime>) 
     rate.is_finite() && counts.is_some_and(|(stop, offset)| stop >= offset)
 }
 
-/// Where in the medium a PTS stands, if the segment says: played backwards by who made it, it needs a
-/// stop to count from.
+/// The stream time of a PTS, if the segment gives one: with a negative applied rate it needs a stop
+/// to count from.
 pub(crate) fn stream_time(
     segment: &gst::FormattedSegment<gst::ClockTime>,
     pts: gst::ClockTime,
@@ -83,7 +83,7 @@ pub(crate) fn stream_time(
     says.then(|| segment.to_stream_time(pts)).flatten()
 }
 
-/// A property's time to wait: none is for ever, as `GST_CLOCK_TIME_NONE` says.
+/// A property's timeout; `None` is for ever (`GST_CLOCK_TIME_NONE`).
 pub(super) fn wait(nanos: u64) -> Option<Duration> {
     (nanos != u64::MAX).then(|| Duration::from_nanos(nanos))
 }

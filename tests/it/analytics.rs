@@ -1,4 +1,4 @@
-//! Feature `analytics`: elements that know nothing of this one use its descriptions.
+//! Feature `analytics`: elements that do not know this one use its descriptions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn described(bench: &mut Bench, backend: &ManualBackend, answers: &[&str]) -> gs
     bench.harness.push(black(count * 500)).unwrap();
     let buffer = bench.harness.pull().unwrap();
     assert_eq!(meta::descriptions(&buffer).len(), answers.len());
-    // Nobody asks about this frame's window.
+    // No test needs the answer about this frame's window.
     backend.take().answer_with("Nothing.".into());
     bench.ended(answers.len() + 1);
     buffer
@@ -69,7 +69,7 @@ fn add_object(buffer: &mut gst::Buffer, label: &str, top: i32, height: i32) {
         .unwrap();
 }
 
-/// What the overlay makes of a buffer.
+/// The overlay's picture of a buffer.
 fn picture(buffer: gst::Buffer) -> Vec<u8> {
     let mut overlay = Harness::new("objectdetectionoverlay");
     overlay.set_src_caps_str(CAPS);
@@ -160,7 +160,7 @@ fn none_by_default() {
     bench.stop();
 }
 
-/// What a process keeps for ever has an end.
+/// Labels stay in the process for ever, so their number is bounded.
 #[test]
 fn labels_are_bounded() {
     let backend = ManualBackend::default();

@@ -28,14 +28,14 @@ fn bench(backend: &ManualBackend, live: bool, properties: &[(&str, &str)]) -> Be
     bench.ready()
 }
 
-/// What has come out so far.
+/// The buffers that have left so far.
 fn out(bench: &mut Bench) -> Vec<Carried> {
     std::iter::from_fn(|| bench.harness.try_pull())
         .map(|buffer| carried(&buffer))
         .collect()
 }
 
-/// Waits until `count` buffers have come out.
+/// Waits until `count` buffers have left.
 fn wait_out(bench: &mut Bench, count: usize) -> Vec<Carried> {
     wait_until("buffers", || {
         bench.harness.buffers_in_queue() as usize >= count
@@ -51,7 +51,7 @@ fn window(start: u64, ids: &[u64]) -> Vec<Carried> {
 
 const TWO_SECONDS: (&str, &str) = ("window-duration", "2000000000");
 
-/// Runs a file through and gives what the last element saw.
+/// Plays a file. Returns the buffers at the last element.
 fn file(properties: &str) -> (Vec<Carried>, Messages) {
     let line = format!(
         "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=64,framerate=10/1 ! \
@@ -72,7 +72,7 @@ fn file(properties: &str) -> (Vec<Carried>, Messages) {
     (seen, messages)
 }
 
-/// What every buffer must carry, by the messages.
+/// The descriptions that every buffer must carry, by the messages.
 fn by_messages(messages: &Messages) -> Vec<Carried> {
     let span = |d: &&gst::Structure| -> (u64, u64, u64) {
         let get = |name| d.get::<u64>(name).unwrap();
@@ -133,7 +133,7 @@ fn no_longer_than_the_timeout() {
         let mut bench = bench(&backend, live, &[TWO_SECONDS, timeout]);
         bench.frames(0..2000);
         assert_eq!(wait_out(&mut bench, 4), window(0, &[]));
-        // The message comes all the same, and nobody else's buffer carries it.
+        // The message still comes, and no other buffer carries the description.
         backend.take().answer();
         bench.ended(1);
         assert_eq!(bench.messages.descriptions().len(), 1);
@@ -271,7 +271,7 @@ fn what_downstream_says_reaches_upstream() {
     peer.set_active(true).unwrap();
 }
 
-/// Upstream, which is at its end, pushes nothing more that could fail.
+/// Nothing follows EOS, so no later push would report the error.
 #[test]
 fn an_end_that_downstream_does_not_take_is_an_error() {
     for (flow, errors) in [
@@ -289,7 +289,7 @@ fn an_end_that_downstream_does_not_take_is_an_error() {
         bench.frames(0..2000);
         backend.take().answer();
         wait_until("the answer of downstream", || bench.push(2000) == Err(flow));
-        // Any other event is only not taken.
+        // Any other event is refused without an ERROR.
         let event = gst::Structure::new_empty("any");
         assert!(!bench.event(gst::event::CustomDownstream::new(event)));
         bench.collect();
@@ -307,7 +307,7 @@ fn a_pool_of_four_does_not_run_dry() {
     let (element, bus, _) = Bench::idle(hooks(Arc::new(backend.clone())));
     element.set_property_from_str("attach", "window");
     element.set_state(gst::State::Playing).unwrap();
-    // Frames that come before are lost to the window.
+    // Frames before the model is loaded would be missing in the window.
     let mut messages = Messages::default();
     wait_until("loading", || {
         messages.take_from(&bus, &element);
@@ -364,7 +364,8 @@ fn the_latency_of_both_pads() {
     }
 }
 
-/// What upstream can hold, the element can hold and all that it holds itself.
+/// The element adds its latency to the minimum and to the maximum, because held buffers are
+/// buffering.
 #[test]
 fn what_is_held_adds_to_both_ends_of_upstreams_latency() {
     let (min, max) = (ClockTime::from_seconds(1), ClockTime::from_seconds(20));
@@ -407,7 +408,11 @@ fn another_window_duration_is_another_latency() {
 /// A sink that follows the clock shows every frame of a live stream in time.
 #[test]
 fn a_live_sink_drops_nothing() {
-    let line = "videotestsrc is-live=true num-buffers=30 !                 video/x-raw,width=64,height=64,framerate=20/1 !                 qwenvl name=q attach=window window-duration=500000000 fps=4/1 min-frames=2                 attach-timeout=500000000 !                 fakevideosink name=v sync=true qos=true max-lateness=5000000";
+    let line = "videotestsrc is-live=true num-buffers=30 ! \
+                video/x-raw,width=64,height=64,framerate=20/1 ! \
+                qwenvl name=q attach=window window-duration=500000000 fps=4/1 min-frames=2 \
+                attach-timeout=500000000 ! \
+                fakevideosink name=v sync=true qos=true max-lateness=5000000";
     let run = Run::new(line, hooks(echo(Duration::from_millis(100))));
     let sink = run.pipeline.by_name("v").unwrap();
     let messages = run.finish();
@@ -419,8 +424,8 @@ fn a_live_sink_drops_nothing() {
     assert!(messages.descriptions().len() >= 2);
 }
 
-/// A worker that the element could not wait for ends while the next run plays, whose video it must
-/// not let go.
+/// A worker that the element could not wait for ends during the next run, whose video it must not
+/// release.
 #[test]
 fn a_worker_of_the_run_before_lets_no_video_go() {
     let flag = || Arc::new(AtomicBool::new(false));
@@ -459,9 +464,9 @@ fn a_worker_of_the_run_before_lets_no_video_go() {
     go_on.store(true, Ordering::SeqCst);
     bench.ended(1);
     assert!(backend.take().is_cancelled());
-    // Time for a mistake to show.
+    // Time for a fault to show.
     std::thread::sleep(Duration::from_millis(100));
-    // The worker of now has not yet said whose window this frame is.
+    // The current worker has not yet reported this frame's window.
     slow.store(true, Ordering::SeqCst);
     bench.push(0).unwrap();
     assert_eq!((bench.stat("held"), out(&mut bench)), (1, vec![]));

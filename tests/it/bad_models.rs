@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::common::{Run, WATCHDOG};
 
-/// Frames to the end of time: only the error ends the stream.
+/// An endless stream: only the ERROR ends it.
 const VIDEO: &str = "videotestsrc ! video/x-raw,width=64,height=64,framerate=10/1";
 
 /// Panics of the element's and the engine's threads.
@@ -64,7 +64,7 @@ fn config(change: impl FnOnce(&mut Value)) -> TempDir {
     copy
 }
 
-/// Plays a video and gives the one error, which must hold all these words.
+/// Plays a video. Returns the one ERROR, which must contain all these words.
 fn error_with(video: &str, properties: &str, words: &[&str]) -> gst::glib::Error {
     count_panics();
     let line = format!("{video} ! qwenvl name=q {properties} ! fakesink");
@@ -156,7 +156,7 @@ fn a_tensor_is_missing() {
     unusable(&model, &["model.language_model.norm.weight is missing"]);
 }
 
-/// What the configuration does not say is as in transformers, which does not fit the demo's weights.
+/// A missing field has transformers' default, which does not fit the demo's weights.
 #[test]
 fn the_configuration_lacks_a_field() {
     for (part, field, words) in [
@@ -324,11 +324,11 @@ fn a_mistyped_model_fails_the_state_change() {
     }
 }
 
-/// `gst-launch-1.0` shows the first error and ends, so upstream's "Internal data stream error",
-/// which tells nothing, must not be it.
+/// `gst-launch-1.0` shows the first ERROR and ends, so it must not be upstream's general "Internal
+/// data stream error".
 #[test]
 fn the_own_error_comes_before_upstreams() {
-    // What a look at the folder does not show.
+    // A fault that the check of the folder does not find.
     let model = weights(|bytes| bytes.truncate(bytes.len() / 2));
     let model = folder_property(model.path());
     for (video, overload) in [
@@ -354,7 +354,7 @@ fn the_own_error_comes_before_upstreams() {
                 error.expect(which).src().unwrap().name()
             };
             assert_eq!(from("the own error"), "q");
-            // That it comes at all shows that this test can fail.
+            // Upstream's error does come, so this test can fail.
             assert!(from("upstream's error").starts_with("videotestsrc"));
             run.set_state(gst::State::Null).unwrap();
         }

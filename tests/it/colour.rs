@@ -1,4 +1,4 @@
-//! The colours that the model gets are those that GStreamer's own converter makes of the same buffers.
+//! The model's pixels are those of GStreamer's own converter for the same buffers.
 
 use crate::common;
 use crate::common::picture_case::{CONVERT, PictureCase, Rgb, in_format, rgb_caps};
@@ -28,7 +28,7 @@ fn by_formula(yuv: [u16; 3], bits: u32, full: bool, [kr, kb]: [f64; 2]) -> [u8; 
     [r, g, b].map(|c| (c * 255.0).round().clamp(0.0, 255.0) as u8)
 }
 
-/// Not only the same as GStreamer's: also right, within what its 8-bit arithmetic gives away.
+/// The colours are right by the formula too, within the error of GStreamer's 8-bit arithmetic.
 #[test]
 fn matrices_and_ranges_by_the_formula() {
     let picture = Rgb::picture(96, 64);
@@ -80,7 +80,7 @@ fn matrices_and_ranges_by_the_formula() {
     }
 }
 
-/// With subsampled chroma, and with a transfer function that stays as it is.
+/// With subsampled chroma; the transfer function does not change.
 #[test]
 fn matrices_and_ranges() {
     let picture = Rgb::picture(96, 64);
@@ -101,7 +101,7 @@ fn matrices_and_ranges() {
     }
 }
 
-/// GStreamer 1.22 gives the same pixels for all of them; a version that does not is followed.
+/// GStreamer 1.22 gives the same pixels for all chroma sites; the test follows other versions.
 #[test]
 fn chroma_sites() {
     let picture = Rgb::picture(96, 64);
@@ -114,7 +114,7 @@ fn chroma_sites() {
     }
 }
 
-/// GStreamer takes RGB of limited range for full; so it is here, too.
+/// GStreamer treats RGB of limited range as full, and so does the element.
 #[test]
 fn grey_and_rgb() {
     let picture = Rgb::picture(96, 64);

@@ -40,7 +40,7 @@ fn eight_bit_weights_tell_the_same() {
 }
 
 #[test]
-fn without_room_in_the_cache_every_window_says_so() {
+fn every_window_that_the_cache_cannot_hold_says_so() {
     let run = demo::file(&media::path("film.mp4"), "kv-memory=1");
     let messages = run.finish();
     assert!(messages.eos && messages.errors.is_empty(), "{messages:?}");
@@ -53,9 +53,9 @@ fn without_room_in_the_cache_every_window_says_so() {
     }
 }
 
-/// Windows that overlap, in a cache that holds few of them: they wait for each other.
+/// Overlapping windows, in a cache that holds few of them, wait for each other.
 #[test]
-fn with_little_room_in_the_cache_a_file_waits() {
+fn a_file_waits_for_free_blocks_of_a_small_cache() {
     let answers = |more: &str| {
         let properties = format!("prompt=\"{DESCRIBE}\" window-stride=1000000000 {more}");
         let run = demo::file(&media::path("film.mp4"), &properties);
@@ -128,7 +128,7 @@ fn fps(row: &Value, field: &str) -> u64 {
     row[field].as_u64().unwrap()
 }
 
-/// The answer about a whole clip whose frames are declared to come at `rate` a second.
+/// The answer about a whole clip, played as `rate` frames a second.
 fn ask(row: &Value, prompt: &str, rate: u64) -> String {
     let properties = format!("prompt=\"{prompt}\" fps={rate}/1 window-duration=8000000000");
     let run = demo::file(&media::path(text(row, "file")), &properties);

@@ -1,5 +1,5 @@
-//! What the documents name is there: tests in the tables of docs/conformance.md and docs/security.md,
-//! and the ends of all links.
+//! The tests that docs/conformance.md and docs/security.md name exist, and the targets of all
+//! links.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,7 +16,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Names of functions, files and folders of the code, which a module is called by.
+/// Names of the code's functions, files and folders (modules have their names).
 fn names(root: &Path) -> HashSet<String> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "crates"] {
@@ -37,7 +37,7 @@ fn names(root: &Path) -> HashSet<String> {
     names
 }
 
-/// The words of each table's last column that stand in backticks.
+/// The text in backticks in each table's last column.
 fn named(text: &str) -> Vec<String> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
     let tests = rows.filter_map(|row| row.trim_end_matches('|').rsplit('|').next());
@@ -61,7 +61,8 @@ fn tests_that_the_documents_name_exist() {
     for document in ["docs/conformance.md", "docs/security.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for test in named(&text) {
-            // Scripts, elements and properties are named too; a test is a path of identifiers.
+            // Scripts, elements and properties are in backticks too; a test is a path of
+            // identifiers.
             let path = test.trim_start_matches("c/").trim_start_matches("s/");
             let is_test = path.contains("::") || path.len() > 30;
             let parts = path.split(['/', ':']).filter(|part| !part.is_empty());
@@ -93,7 +94,7 @@ fn pages(root: &Path) -> Vec<PathBuf> {
     pages.chain([root.join("README.md")]).collect()
 }
 
-/// Where the links of a page lead, as they are written.
+/// The targets of a page's links, as they are written.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let ends = text.split("](").skip(1);
     ends.filter_map(|rest| rest.split_once(')').map(|(link, _)| link))

@@ -1,5 +1,5 @@
-//! Every property set to every extreme of every type, as C code may do it, in every state. The
-//! process must live, the getters must answer, and the video must go on.
+//! Every property set to every extreme of every type, as C code can, in every state. The process
+//! must not end, the getters must answer, and the video must go on.
 
 use std::ffi::{CStr, CString};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use gst::prelude::*;
 use crate::common::bench::Bench;
 use crate::common::{self, Messages, echo, hooks, in_time, wait_until};
 
-/// Sets a property as `g_object_set_property` does, which warns of what it refuses.
+/// Sets a property by `g_object_set_property`, which warns of values that it refuses.
 fn set(element: &gst::Element, name: &str, value: &glib::Value) {
     let name = CString::new(name).unwrap();
     // SAFETY: the object, the name and the value live for the call.
@@ -149,7 +149,7 @@ fn in_every_state() {
                     }
                     read_all(&element);
                     if state == gst::State::Playing {
-                        // The worker takes up what was set at last.
+                        // The worker takes the last values.
                         bench.push(ms).unwrap();
                         ms += 500;
                     }
@@ -163,7 +163,7 @@ fn in_every_state() {
                 bench.messages.errors
             );
             bench.messages.ids();
-            // It is as good as new.
+            // The element still works.
             set(&element, "attach-timeout", &100_000_000_u64.to_value());
             element.set_state(gst::State::Playing).unwrap();
             for event in [
@@ -186,7 +186,7 @@ fn in_every_state() {
     }
 }
 
-/// A pipeline that begins with an extreme either says what is wrong with it or runs.
+/// A pipeline with an extreme value from the start either reports it or runs.
 #[test]
 fn from_the_start() {
     common::init();
@@ -284,7 +284,7 @@ fn numbers_that_mean_nothing_are_refused() {
     ] {
         set(&bench.element, name, &value.to_value());
         assert_eq!(bench.element.property::<f64>(name), -1.0, "{name}={value}");
-        // GObject itself refuses what is no number, and warns of it elsewhere.
+        // GObject itself refuses NaN, with a warning of its own.
         assert!(
             warned_of(&mut bench, name) || !value.is_finite(),
             "{name}={value}"

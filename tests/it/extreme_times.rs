@@ -1,5 +1,5 @@
-//! Timestamps, durations, gaps and segments at the edges of 64 bits: every frame passes, every window
-//! ends once, nothing fails.
+//! Timestamps, durations, gaps and segments at the edges of 64 bits: every frame passes, every
+//! window ends once, nothing fails.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -151,7 +151,11 @@ fn play(acts: &[Act], live: bool, properties: &[(&str, &str)]) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_times_pass(
@@ -169,7 +173,7 @@ proptest! {
     }
 }
 
-/// Timers for ever are waits for ever.
+/// The longest timeouts are waits for ever.
 #[test]
 fn timeouts_for_ever() {
     let acts: Vec<Act> = (0..16)
@@ -186,7 +190,7 @@ fn timeouts_for_ever() {
     }
 }
 
-/// What lies behind half of all times is "negative". The frame is left out, and the stream goes on.
+/// A time above half of the range is "negative". The frame is not sampled, and the stream goes on.
 #[test]
 fn a_negative_time_is_left_out() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
@@ -206,7 +210,7 @@ fn a_negative_time_is_left_out() {
     assert!(bench.messages.errors.is_empty());
 }
 
-/// C may leave out any time: in an event, in a meta, in the answer to a query.
+/// C code may leave out any time: in an event, in a meta, in the answer to a query.
 #[test]
 fn times_that_are_not_there() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
@@ -270,8 +274,8 @@ fn criticals() -> &'static Mutex<Vec<String>> {
     &CRITICALS
 }
 
-/// A segment that GStreamer cannot compute with passes, and its frames are left out: it is asked
-/// for no time that it does not have.
+/// A segment without running times passes, its frames are not sampled, and GStreamer is not asked
+/// for a time that it cannot compute.
 #[test]
 fn segments_that_give_no_times() {
     let criticals = criticals();
@@ -305,7 +309,7 @@ fn segments_that_give_no_times() {
         bench.stop();
         assert_eq!(bench.messages.descriptions().len(), told, "{what}");
         assert!(bench.messages.errors.is_empty(), "{what}");
-        // Nobody is left to guess why nothing is said.
+        // Missing descriptions have an explanation: the WARNING.
         assert_eq!(of_timestamps(&bench), usize::from(told == 0), "{what}");
         let said = std::mem::take(&mut *criticals.lock().unwrap());
         assert!(said.is_empty(), "{what}: {said:?}");
@@ -337,7 +341,7 @@ fn frames_without_times_bring_one_warning() {
         assert_eq!(told, 1, "{frames} {bytes}: {:?}", bench.messages.warnings);
         assert!(bench.messages.ids().is_empty());
     }
-    // A few here and there, as parsers give them, are nothing to speak of. More are, although the first
+    // A few frames without times, as from parsers, bring no WARNING. More do, although the first
     // frame had a time, as with still images.
     for (first, untimed, told) in [(4_000, 3, 0), (2_000, 3, 0), (500, 3, 1), (4_000, 40, 1)] {
         let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, &[]).ready();
@@ -352,7 +356,7 @@ fn frames_without_times_bring_one_warning() {
     }
 }
 
-/// A camera never ends, so the warning cannot wait for that: it comes with the tenth frame in a row.
+/// A camera's stream has no end, so the WARNING comes with the tenth frame in a row.
 #[test]
 fn a_stream_without_times_is_warned_of_while_it_plays() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();

@@ -26,7 +26,7 @@ fn run(video: &str, properties: &str, hooks: Hooks) -> Messages {
     .finish()
 }
 
-/// The one error, which must say this.
+/// The one ERROR, which must contain this text.
 fn only_error(messages: &Messages, text: &str) -> gst::glib::Error {
     assert_eq!(messages.errors.len(), 1, "{messages:?}");
     let (error, _) = messages.errors[0].clone();
@@ -64,7 +64,7 @@ fn properties_that_make_no_sense() {
     }
 }
 
-/// What devices there are is for the engine to know.
+/// Only the engine knows the devices of the machine.
 #[cfg(feature = "local")]
 #[test]
 fn devices_that_there_are_none_of() {
@@ -164,7 +164,7 @@ fn loading_reports_progress() {
         ]
     );
     assert_eq!(messages.percents, [0, 50, 100]);
-    // The demo model is the default, and says once what it is.
+    // The demo model is the default, and its WARNING comes once.
     assert_eq!(messages.warnings.len(), 1);
 }
 
@@ -233,7 +233,7 @@ fn more_pixels_than_the_model_can_see_are_refused_before_a_frame_is_resized() {
     }
 }
 
-/// Of a window that is planned to be longer than the stream, what the stream has counts.
+/// If a planned window is longer than the stream, the stream's length counts.
 #[test]
 fn a_window_longer_than_its_stream_is_measured_by_the_stream() {
     // 768 frames of 1024 tokens each, two of them together, are more than the context.
@@ -356,7 +356,7 @@ fn cancelling_by_the_backend_drops_the_window() {
     assert!(messages.errors.is_empty());
 }
 
-/// A window's trouble is the window's: the stream and its other windows go on.
+/// A window that fails ends alone: the stream and its other windows go on.
 #[test]
 fn one_odd_second_ends_no_stream() {
     for odd in [

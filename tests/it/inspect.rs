@@ -1,4 +1,4 @@
-//! What `gst-inspect-1.0` and graphs of a pipeline show, and what an element says unasked.
+//! The output of `gst-inspect-1.0`, graphs of a pipeline, and the messages of a new element.
 
 use gst::prelude::*;
 use gstqwenvl::testing::Hooks;
@@ -47,7 +47,8 @@ fn a_fresh_element_has_the_defaults() {
 
 #[test]
 fn graphs_show_model_and_prompt() {
-    let line = "videotestsrc num-buffers=1 ! qwenvl name=q model=models/demo prompt=\"What is red?\" ! fakesink";
+    let line = "videotestsrc num-buffers=1 ! \
+                qwenvl name=q model=models/demo prompt=\"What is red?\" ! fakesink";
     let run = Run::new(line, Hooks::default());
     let graph = run
         .pipeline

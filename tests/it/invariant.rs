@@ -1,4 +1,4 @@
-//! Whatever happens to a stream in whatever order: see `common::element_state_machine`.
+//! Random operations in random order: see `common::element_state_machine`.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;

@@ -93,7 +93,7 @@ fn json_message_holds_every_field_of_every_message() {
     bench.stop();
 }
 
-/// GStreamer's strings end at a NUL: what stands behind it would be lost.
+/// GStreamer's strings end at a NUL: the text behind it would be lost.
 #[test]
 fn a_nul_in_an_answer_is_replaced_everywhere() {
     const SAID: &str = "before\0after\0";

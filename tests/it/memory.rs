@@ -1,5 +1,5 @@
-//! Frames in memory that is not the system's: they pass as they are, and only those that are sampled
-//! are mapped, by the worker.
+//! Frames in other than system memory pass unchanged, and only sampled ones are mapped, by the
+//! worker.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -26,8 +26,8 @@ const SIZE: Size = Size {
 };
 const FIELDS: &str = "width=96,height=64,framerate=10/1";
 
-/// Memory over a file of this name, which stays mapped once it has been mapped: what was read shows
-/// in the list of mappings.
+/// Memory over a file of this name, which stays mapped once it has been mapped: the process's list
+/// of mappings shows what was read.
 fn dmabuf(name: &str, data: &[u8], may_read: bool) -> gst::Memory {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
     assert_eq!(rustix::io::write(&fd, data).unwrap(), data.len());
@@ -109,7 +109,8 @@ struct Stream {
 impl Stream {
     fn new(caps: &str, properties: &str, hooks: Hooks) -> Self {
         let line = format!(
-            "appsrc name=in format=time ! qwenvl name=q {properties} ! fakesink name=end async=false"
+            "appsrc name=in format=time ! qwenvl name=q {properties} ! \
+             fakesink name=end async=false"
         );
         let run = Run::new(&line, hooks);
         let source = run.pipeline.by_name("in").unwrap();
@@ -138,7 +139,7 @@ impl Stream {
         self.source.push_buffer(buffer).unwrap();
     }
 
-    /// To the end; all has passed as it was.
+    /// Ends the stream. All buffers must have passed unchanged.
     fn end(&self) -> Messages {
         self.source.end_of_stream().unwrap();
         let bus = self.run.pipeline.bus().unwrap();
@@ -149,7 +150,7 @@ impl Stream {
     }
 }
 
-/// What the model sees of these frames.
+/// The model's input for these frames.
 fn seen(caps: &str, frames: impl IntoIterator<Item = gst::Buffer>) -> (Rgb, Stream, Messages) {
     let backend = ManualBackend::default();
     let mut stream = Stream::new(caps, "", hooks(Arc::new(backend.clone())));
@@ -273,7 +274,7 @@ fn planes_in_several_memories_with_padded_rows() {
     assert_eq!(mapped("chroma"), [0, 5, 10, 15]);
 }
 
-/// Not the streaming thread maps them, but for the copies of those that may not be held.
+/// The streaming thread maps no frame, except to copy one that may not be held.
 #[test]
 fn the_worker_maps() {
     let (hooks, closed) = gate(echo(Duration::ZERO));
@@ -311,7 +312,7 @@ fn what_cannot_be_mapped_drops_its_windows_and_nothing_else() {
     assert_eq!(messages.descriptions().len(), 1);
 }
 
-/// A meta may come from another process. What it tells of must lie in the buffer.
+/// A meta may come from another process. Its planes must lie in the buffer.
 #[test]
 fn a_meta_that_leads_out_of_its_buffer_drops_its_windows_and_nothing_else() {
     let size = (SIZE.width * SIZE.height * 3) as usize;

@@ -1,4 +1,4 @@
-//! What messages and metas say.
+//! The fields of messages and metas.
 
 use std::sync::Arc;
 
@@ -192,7 +192,7 @@ fn a_failed_request_is_dropped_and_the_next_one_answered() {
 }
 
 #[test]
-fn a_window_that_the_engine_has_no_room_for_is_overload() {
+fn a_window_that_the_cache_cannot_hold_is_overload() {
     let backend = ManualBackend::default();
     let mut bench = short_windows(&backend);
     bench.frames(0..1_000);
@@ -217,7 +217,7 @@ fn properties_change_with_the_next_window() {
     let first = backend.take();
     assert_eq!(first.request.prompt, "Describe this video.");
     bench.frames(1_000..1_500);
-    // Makes no sense: the last good settings stay.
+    // Invalid, so the last valid settings stay.
     bench.element.set_property("fps", gst::Fraction::new(0, 1));
     bench.frames(1_500..3_000);
     let asked = backend.take();

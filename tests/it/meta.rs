@@ -1,5 +1,5 @@
-//! `QwenVLDescriptionMeta` on its way: several descriptions on one buffer, and which elements keep
-//! them.
+//! `QwenVLDescriptionMeta` in pipelines: several descriptions on one buffer, and the elements that
+//! keep them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,14 +37,14 @@ fn all(sink: &AppSink) -> Descriptions {
         .collect()
 }
 
-/// Sends frames through `qwenvl name=q ! way`, where the answers to two windows come between two of
-/// them. Gives what reached each of the sinks, and the descriptions of each `qwenvl`, in the order in
-/// which `names` has them.
-fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [Messages; N]) {
+/// Sends frames through `qwenvl name=q ! tail`, where the answers to two windows come between two
+/// of them. Returns the descriptions at each sink, and the messages of each `qwenvl` in the order
+/// of `names`.
+fn through<const N: usize>(tail: &str, names: [&str; N]) -> (Vec<Descriptions>, [Messages; N]) {
     let run = Run::new(
         &format!(
             "appsrc name=in format=time caps=\"video/x-raw,format=I420,width=96,height=64,\
-             framerate=2/1\" ! qwenvl name=q window-stride=2000000000 ! {way}"
+             framerate=2/1\" ! qwenvl name=q window-stride=2000000000 ! {tail}"
         ),
         hooks(Arc::new(ManualBackend::default())),
     );
@@ -101,23 +101,24 @@ fn through<const N: usize>(way: &str, names: [&str; N]) -> (Vec<Descriptions>, [
     (got, messages)
 }
 
-/// Whether the first frame after the answers has both descriptions behind `way`, and no other any.
-fn kept(way: &str) -> bool {
-    let (got, [messages]) = through(way, ["q"]);
+/// Whether, behind `tail`, the first frame after the answers has both descriptions and no other
+/// any.
+fn kept(tail: &str) -> bool {
+    let (got, [messages]) = through(tail, ["q"]);
     let answers: Vec<_> = messages.descriptions().into_iter().cloned().collect();
     let texts: Vec<String> = answers.iter().map(|s| s.get("text").unwrap()).collect();
     assert_eq!(texts, ["one", "two"]);
     assert!(!got.is_empty());
     got.iter().all(|got| {
-        assert_eq!(got.len(), FRAMES, "{way}");
+        assert_eq!(got.len(), FRAMES, "{tail}");
         let described = (0..FRAMES).filter(|i| !got[*i].is_empty());
         match described.collect::<Vec<_>>()[..] {
             [] => false,
             [i] if i == ANSWERED + 1 => {
-                assert_eq!(got[i], answers, "{way}");
+                assert_eq!(got[i], answers, "{tail}");
                 true
             }
-            ref others => panic!("{way}: on {others:?}"),
+            ref others => panic!("{tail}: on {others:?}"),
         }
     })
 }
@@ -129,8 +130,8 @@ fn two_answers_between_two_frames_go_on_one() {
 
 #[test]
 fn two_elements_in_a_row_describe_one_frame() {
-    let way = format!("qwenvl name=second window-stride=2000000000 prompt=Why? ! {SINK}");
-    let (got, messages) = through(&way, ["q", "second"]);
+    let tail = format!("qwenvl name=second window-stride=2000000000 prompt=Why? ! {SINK}");
+    let (got, messages) = through(&tail, ["q", "second"]);
     let all: Vec<_> = messages.iter().flat_map(Messages::descriptions).collect();
     assert_eq!(got[0][ANSWERED + 1].iter().collect::<Vec<_>>(), all);
     let of = |field: &str| {
@@ -147,7 +148,7 @@ fn what_keeps_descriptions() {
     let rgb = "video/x-raw,format=RGB";
     let both = format!("tee name=t ! queue ! {SINK} t. ! queue ! appsink name=out2 sync=false");
     assert!(kept(&both));
-    for way in [
+    for tail in [
         "queue",
         // New buffers.
         &format!("videoconvert ! {rgb}"),
@@ -175,25 +176,25 @@ fn what_keeps_descriptions() {
         "vp8enc deadline=1 ! rtpvp8pay ! rtpvp8depay ! vp8dec",
         "jpegenc ! matroskamux ! matroskademux ! jpegdec",
     ] {
-        assert!(kept(&format!("{way} ! {SINK}")), "{way}");
+        assert!(kept(&format!("{tail} ! {SINK}")), "{tail}");
     }
 }
 
 /// The reason why a description is also a message, a signal and a text.
 #[test]
 fn what_loses_descriptions() {
-    for way in [
+    for tail in [
         "compositor",
         "gdppay ! gdpdepay",
         "openh264enc ! h264parse ! mpegtsmux ! tsdemux ! h264parse ! openh264dec",
         "theoraenc ! oggmux ! oggdemux ! theoradec",
     ] {
-        assert!(!kept(&format!("{way} ! {SINK}")), "{way}");
+        assert!(!kept(&format!("{tail} ! {SINK}")), "{tail}");
     }
 }
 
-/// theoraenc sends nothing for a frame like the one before, and theoradec makes it of that one: of the
-/// film 926 of 1000 frames kept theirs (1.22).
+/// theoraenc sends nothing for a frame that repeats the one before, and theoradec copies that one:
+/// 926 of the film's 1000 frames kept their descriptions (1.22).
 #[test]
 fn theoradec_loses_the_descriptions_of_frames_that_repeat() {
     let described = |pattern: &str| {

@@ -1,5 +1,5 @@
-//! What the element makes of caps and queries: memory that can be read is taken as upstream prefers,
-//! the rest is refused with a text, and pools and QoS are between the neighbours.
+//! Caps and queries: readable memory is accepted in upstream's order, other memory is refused with
+//! an ERROR, and pools and QoS pass between the neighbours.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::common::{self, Messages, Run, echo, hooks};
 
 const SIZE: &str = "width=64,height=64,framerate=10/1";
 
-/// What comes of eight seconds of frames with these caps; what they hold is in system memory.
+/// The messages about eight seconds of frames with these caps; their content is in system memory.
 fn run(caps: &str, bytes: usize) -> Messages {
     let run = Run::new(
         "appsrc name=src format=time ! qwenvl name=q ! fakesink",
@@ -38,7 +38,8 @@ fn memory_that_can_be_read() {
         "video/x-raw,format=NV12",
         "video/x-raw(memory:SystemMemory, meta:GstVideoOverlayComposition),format=NV12",
         "video/x-raw(memory:DMABuf),format=NV12",
-        "video/x-raw(memory:DMABuf, meta:GstVideoOverlayComposition),format=DMA_DRM,drm-format=NV12",
+        "video/x-raw(memory:DMABuf, meta:GstVideoOverlayComposition),format=DMA_DRM,\
+         drm-format=NV12",
         "video/x-raw(memory:GLMemory),format=NV12,texture-target=2D",
         "video/x-raw(memory:GLMemory),format=NV12",
         "video/x-raw(memory:CUDAMemory),format=NV12",
@@ -145,12 +146,13 @@ fn upstream_chooses_among_what_can_be_read() {
             "memory:DMABuf: video/x-raw, format=(string)DMA_DRM, drm-format=(string)NV12",
             "memory:GLMemory: video/x-raw, format=(string)RGBA, texture-target=(string)2D",
             "memory:SystemMemory: video/x-raw, format=(string)NV12",
-            "memory:SystemMemory, meta:GstVideoOverlayComposition: video/x-raw, format=(string)NV12",
+            "memory:SystemMemory, meta:GstVideoOverlayComposition: video/x-raw, \
+             format=(string)NV12",
         ]
     );
 }
 
-/// As many as are held would be missing in upstream's pool.
+/// Held frames of another memory would be missing in upstream's pool.
 #[test]
 fn frames_that_are_held_are_in_system_memory_if_upstream_has_any() {
     common::init();

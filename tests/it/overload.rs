@@ -1,4 +1,4 @@
-//! When the engine is slower than the stream, or not there yet.
+//! An engine that is slower than the stream, or not loaded yet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -52,7 +52,7 @@ fn drop_oldest_spares_the_window_that_is_being_answered() {
         assert_eq!(cancelled, [false, true, true, false]);
         bench.ended(4);
         assert_eq!(bench.messages.descriptions().len(), 2);
-        // The answers to those that had been dropped went nowhere.
+        // The answers to dropped windows were ignored.
         assert_eq!(bench.stat("late"), 2);
         bench.stop();
     }
@@ -237,7 +237,7 @@ fn no_more_than_two_buffers_are_held() {
         bench.harness.push(buffer.clone()).unwrap();
         drop(bench.harness.pull().unwrap());
     }
-    // Whoever else has a reference makes a buffer read-only.
+    // A buffer with another reference is read-only.
     let held: Vec<bool> = buffers
         .into_iter()
         .map(|mut buffer| buffer.get_mut().is_none())

@@ -26,8 +26,8 @@ fn watch(pad: &gst::Pad) -> Arc<Mutex<Vec<Identity>>> {
 #[test]
 fn the_same_memory_in_the_same_order() {
     let run = Run::new(
-        "videotestsrc num-buffers=300 ! video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 \
-         ! qwenvl name=q ! fakesink",
+        "videotestsrc num-buffers=300 ! \
+         video/x-raw,format=NV12,width=1280,height=720,framerate=30/1 ! qwenvl name=q ! fakesink",
         hooks(echo(Duration::ZERO)),
     );
     let before = watch(&run.element.static_pad("sink").unwrap());

@@ -1,5 +1,5 @@
 //! Upstream has four buffers, as V4L2 and VA-API do, and the engine is slow: no frame is lost, none
-//! waits, none is copied on its way.
+//! waits, none is copied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +52,7 @@ fn stream(overload: &str, worker_stands_still: bool) {
     let stat = |name: &str| stats.get::<u64>(name).unwrap();
     assert_eq!(stat("sampled") + stat("skipped"), FRAMES / 5);
     if worker_stands_still {
-        // One in its hands and eight in the queue, of which two may be the camera's.
+        // The worker has one and the queue eight, of which two may be the camera's buffers.
         assert_eq!(camera.in_pool(), BUFFERS as usize - 2);
         assert_eq!((stat("sampled"), stat("copied")), (9, 9 - 2));
     }

@@ -6,7 +6,7 @@ use gst::prelude::*;
 use crate::common;
 
 const PAGE: &str = include_str!("../../docs/properties.md");
-/// Listed in any case; there is no such property without the feature.
+/// A property that the page lists always, and that exists with the feature only.
 const WITH_ANALYTICS: &str = "attach-analytics";
 
 /// ` from 1 to 9`, without the ends that the type itself has.

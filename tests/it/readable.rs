@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// What a model may write, and what shells, GStreamer's structures and terminals do not like.
+/// An answer with characters that are special to shells, GStreamer's structures and terminals.
 const TEXT: &str =
     "She said \"stop; go\\\" (string)x, NULL\r\n\tüber 🚦 \u{1}\u{1b}[2J \u{2028} {a} <b> [c]";
 
@@ -23,7 +23,7 @@ fn readable(arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// What the program makes of these lines.
+/// The program's output for these lines.
 fn read(arguments: &[&str], lines: &[u8]) -> Output {
     let mut child = readable(arguments);
     child.stdin.take().unwrap().write_all(lines).unwrap();
@@ -126,7 +126,7 @@ fn a_reader_that_goes_ends_it_quietly() {
         output.read_line(&mut said).unwrap();
         assert!(said.contains("One."), "{said}");
         drop(output);
-        // It ends at the next line; what is written after that finds nobody.
+        // It ends at the next line; later writes fail.
         while input.write_all(one.as_bytes()).is_ok() {}
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0));

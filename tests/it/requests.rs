@@ -1,4 +1,4 @@
-//! Several requests of one window: what is told of each, in which order, and that each ends once.
+//! Several requests of one window: the messages of each, their order, and that each ends once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use crate::common::bench::Bench;
 use crate::common::terminal::Terminal;
 use crate::common::{Messages, Run, echo, hooks, wait_until};
 
-/// Every window is asked two things.
+/// Hooks with two requests a window.
 fn two(backend: Arc<dyn Backend>) -> Hooks {
     let prompts = |prompt: &str| vec![format!("{prompt} first"), format!("{prompt} second")];
     Hooks {
@@ -35,7 +35,7 @@ fn bench(backend: &ManualBackend, properties: &[(&str, &str)]) -> Bench {
     Bench::new(two(Arc::new(backend.clone())), true, &properties).ready()
 }
 
-/// Window, request and what became of it, in the order of the messages. Fails if one ended twice.
+/// Window, request and its text or reason, in the order of the messages. Fails if one ended twice.
 fn ends(messages: &Messages) -> Vec<(u64, u64, String)> {
     let terminals = messages.structures.iter().filter_map(|structure| {
         let terminal = Terminal::read(structure).unwrap()?;
@@ -54,7 +54,7 @@ fn ends(messages: &Messages) -> Vec<(u64, u64, String)> {
     ends
 }
 
-/// Waits until that many requests have ended, and says how.
+/// Waits until `count` requests have ended. Returns how.
 fn ended(bench: &mut Bench, count: usize) -> Vec<(u64, u64, String)> {
     wait_until("the end of a request", || {
         bench.collect();

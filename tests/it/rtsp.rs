@@ -14,7 +14,8 @@ const SCENES: usize = 4;
 #[test]
 fn the_film_is_described_live_over_rtsp() {
     common::init();
-    // The engine is there when the camera begins, as with a second camera: the windows are the scenes.
+    // The engine is there when the camera begins, as with a second camera: the windows are the
+    // scenes.
     let other = Run::new("videotestsrc ! qwenvl name=q ! fakesink", Hooks::default());
     other.set_state(gst::State::Paused).unwrap();
     let mut loading = Messages::default();
@@ -24,7 +25,8 @@ fn the_film_is_described_live_over_rtsp() {
     });
     let server = Server::film();
     let line = format!(
-        "rtspsrc protocols=tcp location={} ! decodebin ! qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
+        "rtspsrc protocols=tcp location={} ! decodebin ! \
+         qwenvl name=q prompt=\"{DESCRIBE}\" ! fakesink",
         server.url("rtsp")
     );
     let run = Run::new(&line, Hooks::default());

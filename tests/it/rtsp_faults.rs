@@ -1,5 +1,5 @@
-//! A camera that fails, against a real RTSP server on the loopback: windows go on after it, and each
-//! ends in one message.
+//! A camera that fails, against a real RTSP server on the loopback: windows go on after it, and
+//! each ends in one message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use gst::prelude::*;
 use crate::common::rtsp::{Packets, Server, on_the_way};
 use crate::common::{self, Messages, Run, echo, hooks, wait_until};
 
-/// Somebody who watches the camera.
+/// A pipeline that describes the camera.
 struct Viewer {
     run: Run,
     bus: gst::Bus,
@@ -87,7 +87,7 @@ impl Viewer {
         assert!(self.messages.errors.is_empty(), "{:?}", self.messages);
     }
 
-    /// Waits for that many further descriptions, and gives them.
+    /// Waits for `count` further descriptions, and returns them.
     fn described(&mut self, count: usize) -> Vec<gst::Structure> {
         self.collect();
         let before = self.messages.descriptions().len();
@@ -184,7 +184,7 @@ fn a_camera_changes_its_resolution() {
     viewer.stop();
 }
 
-/// A packet in four, with the picture that it was of, and sometimes those that build on it.
+/// One packet in four is lost, and with it its picture, and sometimes those that refer to that.
 #[test]
 fn packets_are_lost() {
     let server = Server::camera(0);
@@ -216,7 +216,7 @@ fn now() -> u64 {
     since.as_nanos().try_into().unwrap()
 }
 
-/// Lets no report through before it is `open`, and sets the camera's clock `ahead` by so many seconds.
+/// Blocks reports until `open` is set, and sets the camera's clock `ahead` by this many seconds.
 fn reports(rtspsrc: &gst::Element, open: Arc<AtomicBool>, ahead: u32) {
     on_the_way(rtspsrc, Packets::Rtcp, move |packet| {
         const SENDER_REPORT: u8 = 200;
@@ -231,7 +231,7 @@ fn reports(rtspsrc: &gst::Element, open: Arc<AtomicBool>, ahead: u32) {
 
 const REFERENCE: &str = "add-reference-timestamp-meta";
 
-/// The time comes with the first report; the camera is in another time than this machine.
+/// The camera's time comes with the first report, and differs from this machine's.
 #[test]
 fn windows_know_the_time_of_the_camera_once_it_says() {
     common::init();
@@ -264,7 +264,7 @@ fn windows_know_the_time_of_the_camera_once_it_says() {
     let after = now();
     assert!(times[0] < times[1], "{times:?}");
     for time in times {
-        // A second more on both sides, should somebody set this machine's clock meanwhile.
+        // A second of tolerance on both sides, in case this machine's clock is set meanwhile.
         let time = time - u64::from(AHEAD) * SECOND;
         assert!(before - SECOND < time && time < after + SECOND, "{time}");
     }

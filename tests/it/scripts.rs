@@ -1,4 +1,4 @@
-//! What the scripts say of themselves, and why they end.
+//! The help of the scripts, and their errors.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn every_script_says_why_it_ends() {
         let traps = content.contains("/common.sh\"") || content.contains("trap 'status=$?");
         assert!(traps, "{script:?}");
     }
-    // The commands that fail say nothing themselves.
+    // The failing commands print nothing themselves.
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
     for (body, wanted) in [
@@ -85,7 +85,7 @@ fn what_is_not_there_is_said_before_anything_is_built() {
         "{said}"
     );
     assert!(text(&output.stderr).contains("no file /nowhere/film.mp4"));
-    // Whoever names a model knows.
+    // With a model of its own there is no hint.
     let output = run(&demo, &["/nowhere/film.mp4", "Qwen/Qwen3-VL-2B-Instruct"]);
     assert_eq!(text(&output.stdout), "");
 }

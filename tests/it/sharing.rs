@@ -21,7 +21,7 @@ struct Engines {
     registry: Registry<ModelKey>,
     loaded: Arc<Mutex<Vec<Weak<dyn Backend>>>>,
     begun: Arc<AtomicUsize>,
-    /// No load goes on before.
+    /// Loads wait until it is set.
     gate: Arc<AtomicBool>,
 }
 
@@ -72,7 +72,7 @@ impl Engines {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Engines that are there now.
+    /// Number of engines now.
     fn alive(&self) -> usize {
         let loaded = self.loaded.lock().unwrap();
         loaded.iter().filter(|e| e.strong_count() > 0).count()
@@ -102,13 +102,13 @@ fn film(hooks: Hooks) -> Run {
     Run::new(&line, hooks)
 }
 
-/// What each window was answered, piece by piece.
+/// The tokens and texts of each window's answer.
 fn pieces(messages: &Messages) -> Vec<(u64, String)> {
     let tokens = messages.named("qwenvl/token").into_iter();
     let mut pieces: Vec<_> = tokens
         .map(|s| (s.get("window-id").unwrap(), s.get("text").unwrap()))
         .collect();
-    // Windows are told in their order, pieces as they come.
+    // Terminal messages come in the order of the windows, tokens as they are generated.
     pieces.sort_by_key(|(window, _)| *window);
     pieces
 }
@@ -203,7 +203,7 @@ fn described(bench: &mut Bench, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn who_stops_flushes_or_asks_the_impossible_disturbs_nobody() {
+fn an_element_that_stops_flushes_or_asks_the_impossible_disturbs_no_other() {
     let engines = Engines::new();
     let mut alone = bench(&engines, &[]);
     alone.frames(0..13_000);
@@ -277,7 +277,7 @@ fn who_stops_flushes_or_asks_the_impossible_disturbs_nobody() {
 }
 
 #[test]
-fn who_stops_while_the_model_loads_leaves_it_to_the_others() {
+fn an_element_that_stops_while_the_model_loads_leaves_it_to_the_others() {
     let engines = Engines::new();
     engines.gate.store(false, Ordering::SeqCst);
     let waiting = || {

@@ -28,7 +28,7 @@ fn odd_sizes() {
     }
 }
 
-/// As decoders do: the frame is whole, and the meta says what of it counts.
+/// As from decoders: the whole frame with a crop meta.
 #[test]
 fn crop_meta() {
     let picture = Rgb::picture(144, 96);
@@ -100,7 +100,7 @@ fn single_fields() {
     bench.stop();
 }
 
-/// What the model sees of two such buffers in a stream, which ends with them.
+/// The model's input for two such buffers, with which the stream ends.
 fn pair(bench: &mut Bench, backend: &ManualBackend, buffer: &gst::Buffer) -> Rgb {
     for ms in [0, 500] {
         let mut buffer = buffer.copy();
@@ -180,7 +180,8 @@ fn the_picture_turns_in_mid_stream() {
     bench.stop();
 }
 
-/// The budget too counts square pixels, so the frame becomes square and of its size in one step.
+/// The budget counts square pixels, so one resize makes the pixels square and the frame of its
+/// size.
 #[test]
 fn pixel_aspect_ratios() {
     for (width, height, par, shown) in [
@@ -206,7 +207,7 @@ fn pixel_aspect_ratios() {
         let multiple = |side: u32| (f64::from(side) / 32.0).round_ties_even() as u32 * 32;
         let expected = (multiple(shown.0), multiple(shown.1));
         assert_eq!((seen.size.width, seen.size.height), expected, "{par}");
-        // Once with the model's filter; GStreamer's own treats the edges in another way.
+        // One resize with the model's filter; GStreamer's own treats the edges differently.
         assert_eq!(seen.off(&picture.resized(seen.size)), 0, "{par}");
         let reference = reference.resized(seen.size);
         let off = seen.mean_off(&reference);

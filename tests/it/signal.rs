@@ -28,7 +28,7 @@ fn connect(bench: &Bench, handler: impl Fn(&gst::Element, gst::Structure) + Send
     });
 }
 
-/// A handler that says that it was called and then waits for the test.
+/// A handler that reports its call and then waits for the test.
 struct Blocked {
     called: mpsc::Receiver<()>,
     release: mpsc::Sender<()>,
@@ -147,7 +147,7 @@ fn eos_comes_after_the_last_handler() {
     });
     backend.take().answer();
     blocked.wait();
-    // Time for a mistake to show.
+    // Time for a fault to show.
     thread::sleep(Duration::from_millis(50));
     assert_eq!(ended.try_recv(), Err(mpsc::TryRecvError::Empty));
     blocked.release();
@@ -189,7 +189,7 @@ fn stopping_gives_up_a_handler_that_does_not_return() {
     assert!(begin.elapsed() < Duration::from_secs(10));
     blocked.release();
     bench.ended(3);
-    // No other description is told, although its answer was there.
+    // No other description is posted, although its answer was there.
     assert_eq!(bench.messages.descriptions().len(), 1);
     assert_eq!(bench.messages.dropped(), ["cancelled"; 2]);
     assert!(blocked.called.try_recv().is_err());
@@ -226,8 +226,8 @@ fn a_handler_may_end_the_stream() {
     bench.stop();
 }
 
-/// A source that is told to end waits for its streaming thread, which may wait for the worker, which
-/// runs the handler; and nobody can change the pipeline's state meanwhile.
+/// EOS to the pipeline waits for the source's streaming thread, which may wait for the worker,
+/// which runs the handler. It takes the pipeline's state lock too.
 #[test]
 fn a_handler_may_end_the_pipeline_again_and_again() {
     for live in [false, true] {
@@ -264,7 +264,7 @@ fn what_is_being_said_at_a_flush_is_said_before_its_end() {
         let name = message.structure().map(|s| s.name().as_str());
         if name == Some("qwenvl/description") {
             call.send(()).unwrap();
-            // Time for a mistake to show.
+            // Time for a fault to show.
             thread::sleep(Duration::from_millis(100));
         }
         gst::BusSyncReply::Pass

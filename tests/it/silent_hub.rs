@@ -9,7 +9,7 @@ use crate::common::bench::Bench;
 use crate::common::{WATCHDOG, loader};
 use crate::states::down_and_up;
 
-/// One that takes connections and says nothing.
+/// A hub that accepts connections and never answers.
 #[test]
 fn while_the_hub_is_silent() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -28,7 +28,7 @@ fn while_the_hub_is_silent() {
         cache: cache.path().into(),
         token: None,
         offline: false,
-        patience: WATCHDOG,
+        stall_timeout: WATCHDOG,
         proxies: Proxies::default(),
     };
     let hooks = loader(move |_, progress, cancel| {

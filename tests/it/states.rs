@@ -1,5 +1,5 @@
-//! Down and up again while the model loads, frames are converted and answers are awaited; and what
-//! is left of an element after it.
+//! State changes down and up while the model loads, frames are converted and answers are awaited;
+//! and leaks of an element.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use qwen3_vl_core::backend::manual::{Asked, Call, ManualBackend};
 use crate::common::bench::Bench;
 use crate::common::{self, Run, echo, hooks, in_time, loader, wait_until};
 
-/// How long a state change may take here; it is promised to take a second.
+/// The limit of a state change in these tests; the promise is a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Goes down and comes up again.
@@ -53,7 +53,7 @@ fn gated() -> (Hooks, ManualBackend, Arc<AtomicBool>) {
     (hooks, backend, go_on)
 }
 
-/// The loader may be in a download that does not notice for a while that nobody wants it any more.
+/// The loader may be in a download that notices its cancellation late.
 #[test]
 fn while_a_loader_does_not_notice() {
     let (hooks, backend, go_on) = gated();
@@ -67,7 +67,7 @@ fn while_a_loader_does_not_notice() {
         let flow = in_time("the frame", move || stream.join().unwrap());
         assert_eq!(flow, Err(gst::FlowError::Flushing));
     }
-    // Four loads end now; one of them is of interest.
+    // Four loads end now; only the last is wanted.
     go_on.store(true, Ordering::SeqCst);
     bench.frames(0..4_000);
     backend.take().answer();
@@ -117,7 +117,7 @@ fn while_answers_are_awaited() {
     bench.frames(0..4_000);
     backend.take().answer();
     bench.ended(5);
-    // Ids go on over all of it, and the answers that came too late are nowhere.
+    // Ids go on over all runs, and late answers are in no message.
     assert_eq!(bench.messages.ids(), [0, 1, 2, 3, 4]);
     assert_eq!(bench.messages.descriptions().len(), 1);
     bench.stop();
@@ -146,7 +146,7 @@ fn eos_timeout_counts_for_frames_that_wait_for_the_engine() {
     bench.stop();
 }
 
-/// Whatever the backend is at: nobody waits for it.
+/// No state change waits for the backend, in any of its calls.
 #[test]
 fn while_the_backend_does_not_return() {
     for call in [Call::Open, Call::Push, Call::Ask] {
@@ -187,7 +187,7 @@ fn while_the_backend_does_not_return() {
     }
 }
 
-/// Frames come before the model: the window that it sees begins with it, not the one before.
+/// Frames come before the model is loaded: the first described window begins with the model.
 #[test]
 fn the_first_live_window_begins_when_the_model_is_there() {
     let (hooks, backend, go_on) = gated();
@@ -209,13 +209,13 @@ fn the_first_live_window_begins_when_the_model_is_there() {
 
 const CHILD: &str = "QWENVL_TEST_CHILD";
 
-/// Whatever is not dropped, and every warning of GLib, ends the child with an error.
+/// A leaked object, or a warning of GLib, ends the child with an error.
 #[test]
 fn nothing_leaks() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "states::one_life",
+            "states::one_run",
             "--nocapture",
             "--test-threads=1",
         ])
@@ -231,15 +231,16 @@ fn nothing_leaks() {
     assert!(told.contains("object-alive.class"), "{told}");
 }
 
-/// A short life with windows, flushes, requests, metas and a failed load, in a process that the
-/// test before this one watches. On its own it does nothing.
+/// A short run with windows, flushes, requests, metas and a failed load, in a child process of the
+/// test before. On its own it does nothing.
 #[test]
-fn one_life() {
+fn one_run() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
     let line = "videotestsrc num-buffers=80 ! video/x-raw,width=64,height=64,framerate=10/1 \
-                ! qwenvl name=q emit-tokens=true ! tee name=t ! queue ! fakesink t. ! queue ! fakesink";
+                ! qwenvl name=q emit-tokens=true ! tee name=t ! queue ! fakesink \
+                t. ! queue ! fakesink";
     let run = Run::new(line, hooks(echo(Duration::from_millis(5))));
     assert_eq!(run.finish().descriptions().len(), 2);
     for down in [gst::State::Ready, gst::State::Null] {

@@ -106,7 +106,7 @@ fn a_flush_drops_what_is_open_and_what_waits() {
     bench.event(gst::event::FlushStop::new(true));
     bench.ended(2);
     assert_eq!(bench.messages.dropped(), ["flush", "flush"]);
-    // An answer after the flush goes nowhere.
+    // An answer after the flush is ignored.
     backend.take().answer();
     wait_until("the late answer", || bench.stat("late") >= 1);
     bench.event(segment());
@@ -119,7 +119,7 @@ fn a_flush_drops_what_is_open_and_what_waits() {
     bench.stop();
 }
 
-/// The worker is busy all the while, and learns of both flushes at once.
+/// The worker is busy meanwhile, and gets both flushes at once.
 #[test]
 fn two_flushes_in_a_row() {
     let open = Arc::new(AtomicBool::new(true));

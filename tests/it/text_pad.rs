@@ -1,4 +1,4 @@
-//! The text pad on a bench: its events, and what its peer may say.
+//! The text pad on a bench: its events, and the returns of its peer.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,15 +11,15 @@ use gstqwenvl::testing::Stage;
 use crate::common::bench::{Bench, CAPS};
 use crate::common::{echo, hooks, wait_until};
 
-/// What came to the peer of a bench's text pad.
+/// An input of the text pad's peer.
 #[derive(Clone, Debug)]
 enum Got {
     Event(gst::Event),
     Text,
 }
 
-/// Requests the text pad and links it to a peer that takes everything. What the pad has said before
-/// that is told with what it says next.
+/// Requests the text pad and links it to a peer that accepts everything. Sticky events from before
+/// the link come with the next output.
 fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
     let got = Arc::new(Mutex::new(Vec::new()));
     let (events, texts) = (got.clone(), got.clone());
@@ -39,7 +39,7 @@ fn read(bench: &Bench) -> (gst::Pad, Arc<Mutex<Vec<Got>>>) {
     (reader, got)
 }
 
-/// Upstream says again where it is, but not that it begins.
+/// After the flush upstream sends a SEGMENT, but no STREAM_START.
 #[test]
 fn a_pad_that_comes_during_a_flush_says_that_its_stream_begins() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
@@ -74,7 +74,7 @@ fn segment(base: ClockTime, rate: f64) -> gst::FormattedSegment<ClockTime> {
     segment
 }
 
-/// Waits for the segment of this base; where it is in `got`, and what it is.
+/// Waits for the segment with this base. Returns its index in `got`, and the segment.
 fn wait_segment(
     got: &Mutex<Vec<Got>>,
     base: ClockTime,
@@ -116,7 +116,7 @@ fn a_flush_goes_on_to_the_peer_of_the_text() {
     bench.stop();
 }
 
-/// Answers come, and GAPs say so, when the video is through: only backwards is there a stop.
+/// Answers and GAPs may come after the video's end, so only a backwards segment has a stop.
 #[test]
 fn the_text_stream_is_of_the_videos_group_and_ends_later() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);
@@ -145,7 +145,7 @@ fn the_text_stream_is_of_the_videos_group_and_ends_later() {
     bench.stop();
 }
 
-/// Also when the worker has not come to the frames of before.
+/// Also if the worker has not handled the earlier frames.
 #[test]
 fn a_segment_comes_behind_the_texts_of_the_one_before() {
     let mut hooks = hooks(echo(Duration::ZERO));
@@ -225,7 +225,7 @@ fn between_windows_there_are_gaps() {
     bench.stop();
 }
 
-/// How late a text is shown, and what its peer could take, is not the video's concern.
+/// QoS and RECONFIGURE of the text must not reach the video.
 #[test]
 fn what_the_peer_of_the_text_says_reaches_upstream_if_it_is_for_all() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]);

@@ -1,5 +1,5 @@
-//! Which frames are sampled, which window they belong to, and what messages say of its time; for
-//! all kinds of timestamps and segments.
+//! Frame sampling, the windows of the frames and the times in messages, for all kinds of timestamps
+//! and segments.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +35,12 @@ fn push(bench: &mut Bench, times: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// What a file of `feed` is told of, to its end.
+/// The messages about a file that `feed` pushes, to its end.
 fn told(properties: &[(&str, &str)], feed: impl FnOnce(&mut Bench)) -> Messages {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), false, properties).ready();
     feed(&mut bench);
     assert!(bench.eos_in_thread()());
-    // Whatever was sampled or not, it has passed.
+    // Every frame has passed, sampled or not.
     let mut passed = 0;
     while bench.harness.try_pull().is_some() {
         passed += 1;
@@ -51,7 +51,7 @@ fn told(properties: &[(&str, &str)], feed: impl FnOnce(&mut Bench)) -> Messages 
     bench.messages
 }
 
-/// What a file in this segment is told of.
+/// The windows of a file in this segment.
 fn told_in(
     segment: impl FnOnce(&mut Segment),
     times: impl IntoIterator<Item = u64>,
@@ -73,7 +73,7 @@ fn seconds(seconds: u64) -> gst::ClockTime {
     gst::ClockTime::from_seconds(seconds)
 }
 
-/// What a terminal message says of a window's time, in milliseconds.
+/// The times in a terminal message, in milliseconds.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Window {
     id: u64,
@@ -270,7 +270,7 @@ fn gap_events_pass_and_break_nothing() {
     );
 }
 
-/// A camera that falls silent is described as far as it was seen, not when it comes back.
+/// A window that ends in a GAP is described at once, not with the next frame.
 #[test]
 fn windows_that_end_in_a_gap_are_told_at_once() {
     let backend = ManualBackend::default();
@@ -472,7 +472,7 @@ fn a_looping_source() {
     run.set_state(gst::State::Null).unwrap();
 }
 
-/// A camera that goes silent does not keep the window open whose time has gone by on the clock.
+/// A window closes when its end has passed on the clock while the camera is silent.
 #[test]
 fn a_silent_camera_closes_its_window() {
     for attach in ["next", "window"] {
@@ -509,14 +509,14 @@ fn a_silent_camera_closes_its_window() {
     }
 }
 
-/// While a stream is paused its camera is not silent, whatever the clock says.
+/// A paused stream does not count as silent.
 #[test]
 fn a_paused_camera_keeps_its_window_open() {
     let mut bench = Bench::new(hooks(echo(Duration::ZERO)), true, &[]).ready();
     bench.frames(0..2_000);
     bench.element.set_state(gst::State::Paused).unwrap();
     bench.harness.set_time(seconds(10)).unwrap();
-    // The clock is looked at once a second.
+    // The element checks the clock once a second.
     std::thread::sleep(Duration::from_millis(1_300));
     bench.collect();
     assert!(bench.messages.ids().is_empty());
@@ -525,9 +525,10 @@ fn a_paused_camera_keeps_its_window_open() {
     bench.stop();
 }
 
-/// A window at twice the rate has frames of twice as much of the stream: room is kept for them.
+/// A window at twice the segment rate has frames of twice as much of the stream, and reserves
+/// tokens for them.
 #[test]
-fn room_is_kept_for_the_frames_that_come_at_this_rate() {
+fn tokens_are_reserved_for_the_frames_that_come_at_this_rate() {
     let tokens = |rate: f64, fps: u64| {
         let backend = ManualBackend::default();
         let mut bench = Bench::new(hooks(Arc::new(backend.clone())), true, &[]).ready();

@@ -14,7 +14,7 @@ use crate::common::{self, Messages, Run, hooks, wait_until};
 const SELF: &str = "unixfd::several_descriptions_on_one_buffer";
 /// The folder that the sender and the receiver share; set for the sender.
 const FOLDER: &str = "QWENVL_TEST_UNIXFD";
-/// All that a syntax could stumble over.
+/// Texts with characters that are special to GStreamer's syntax.
 const TEXTS: [&str; 2] = [
     "A \"red\" car; x=1, {y} [z] <b> & 'c' \\ \\n\n\t(string)done, \u{fc}ber \u{1f697}",
     "",
@@ -75,7 +75,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // It ends when nobody listens any more.
+        // It ends when its standard input is closed.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }

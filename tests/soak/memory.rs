@@ -1,4 +1,4 @@
-//! What the process takes, as the kernel counts it.
+//! Memory and threads of the process, as the kernel counts them.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
-//! Eight live streams with random faults, for MINUTES: `common::element_state_machine` says what
-//! happens to them and what must stay true. Three of them have the demo model and share its engine,
-//! with `--one-engine` all of them. Two hold their video (`attach=window`).
+//! Eight live streams with random faults, for MINUTES, with the operations and invariants of
+//! `common::element_state_machine`. Three of them have the demo model and share its engine, with
+//! `--one-engine` all of them. Two hold their video (`attach=window`).
 //!
 //! `soak MINUTES [--seed SEED] [--one-engine]`; run it by `scripts/soak`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
@@ -37,7 +37,7 @@ const SLOW: u64 = 1_000;
 const EVENTS: usize = 100;
 /// A stream must do something within this time.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// What the memory of the last minute may be above that of the first one.
+/// Most growth of the memory from the first minute to the last.
 const GROWTH_MIB: f64 = 16.0;
 
 /// A stream does nothing.
@@ -52,15 +52,15 @@ struct StandsStill {
     what: String,
 }
 
-/// What is known of a stream outside of its thread.
+/// The state of a stream that other threads read.
 #[derive(Default)]
 struct Stream {
-    /// Seconds since the start at which it did something last, and what it is at.
+    /// Time of its last operation in seconds since the start, and the current one.
     doing: Mutex<(u64, String)>,
     checker: Mutex<MessageChecker>,
-    /// Windows described and dropped, and errors, in the lives before this one.
+    /// Windows described and dropped, and errors, of the runs before this one.
     before: [AtomicU64; 3],
-    lives: AtomicU64,
+    runs: AtomicU64,
 }
 
 impl Stream {
@@ -78,7 +78,7 @@ impl Stream {
             sum.store(count, Ordering::Relaxed);
         }
         *self.checker.lock().unwrap() = MessageChecker::default();
-        self.lives.fetch_add(1, Ordering::Relaxed);
+        self.runs.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -91,7 +91,7 @@ fn conditions(stream: u64, one_engine: bool) -> Conditions {
     }
 }
 
-/// Lives one life after the other until `stop`.
+/// Makes one run after the other until `stop`.
 fn live(number: u64, options: Options, start: Instant, stop: &AtomicBool, stream: &Stream) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&options.seed.to_le_bytes());
@@ -121,7 +121,7 @@ fn live(number: u64, options: Options, start: Instant, stop: &AtomicBool, stream
     }
 }
 
-/// An element that has joined the engine of the demo streams to see what they leave there.
+/// An element that shares the engine of the demo streams, to check what they leave there.
 struct Witness(gst::Element);
 
 impl Witness {
@@ -138,7 +138,7 @@ impl Witness {
         stats.get(name).unwrap()
     }
 
-    /// All others are gone.
+    /// Checks the engine after all other elements have ended.
     fn check(self) {
         wait_until("an engine without windows", || {
             self.stat("sharing") == 1 && self.stat("kv-blocks") == 0
@@ -149,20 +149,17 @@ impl Witness {
 
 fn report(seconds: u64, rss: f64, streams: &[Arc<Stream>]) {
     let sums = |i: usize| streams.iter().map(|s| s.counts()[i]).sum::<u64>();
-    let lives: u64 = streams
-        .iter()
-        .map(|s| s.lives.load(Ordering::Relaxed))
-        .sum();
+    let runs: u64 = streams.iter().map(|s| s.runs.load(Ordering::Relaxed)).sum();
     let [answers, drops, errors] = [0, 1, 2].map(sums);
     println!(
         "{seconds:>5} s  {rss:>6.1} MiB  {:>5} windows  {answers:>5} answers  {drops:>5} drops  \
-         {errors:>3} errors  {lives:>3} lives  {:>3} threads",
+         {errors:>3} errors  {runs:>3} runs  {:>3} threads",
         answers + drops,
         memory::threads(),
     );
 }
 
-/// Watches over the streams until all have ended, and says `end` when the time is over.
+/// Watches the streams until all have ended, and sets `end` when the time is over.
 fn watch(
     minutes: u64,
     start: Instant,

@@ -1,18 +1,18 @@
-//! What happens to a request.
+//! The events of a request.
 
 use std::time::Duration;
 
 use crate::failure::Failure;
 
-/// What happens to a request. `Answer`, `Failed` and `Cancelled` are terminal.
+/// An event of a request. `Answer`, `Failed` and `Cancelled` are terminal.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A generated token, the stop token included.
     Token {
         /// Its id in the vocabulary.
         id: u32,
-        /// The text that became certain with it: whole UTF-8 characters, or nothing while a character
-        /// is incomplete. The texts of all tokens together are that of the answer.
+        /// The text that it completes: whole UTF-8 characters, or nothing while a character is
+        /// incomplete. The texts of all tokens together are the answer's.
         text: String,
     },
     /// The whole answer.
@@ -33,16 +33,18 @@ impl Event {
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model said so.
+    /// The model generated a stop token.
     Stop,
-    /// `max_tokens` or the end of the context were reached.
+    /// `max_tokens` or the end of the context was reached.
     Length,
-    /// It repeated itself for [`Request::repetition_guard`](crate::request::Request::repetition_guard) tokens; what it repeated is part of it.
+    /// It repeated itself for [`Request::repetition_guard`] tokens, which are part of the answer.
+    ///
+    /// [`Request::repetition_guard`]: crate::request::Request::repetition_guard
     Repetition,
 }
 
 impl FinishReason {
-    /// Name as it stands in messages.
+    /// Name in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
@@ -67,11 +69,11 @@ pub struct Answer {
     pub prompt_tokens: u32,
     /// Generated tokens, the stop token included.
     pub completion_tokens: u32,
-    /// Where the time went.
+    /// Where its time was spent.
     pub timings: Timings,
 }
 
-/// Where the time of one request went.
+/// Where the time of one request was spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
     /// From `ask` to the first work done for the prompt's tail.

@@ -1,17 +1,17 @@
-//! Why there is no answer, by what comes next.
+//! Why there is no answer, by what a caller may try next.
 
 use std::any::Any;
 
 /// Why a window got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// This request never works, for instance too many tokens for the context; others may.
+    /// This request can never work, for instance with too many tokens for the context; others may.
     #[error("{0}")]
     Invalid(String),
-    /// There is no memory for it now; later there may be.
+    /// There is no memory for it now, but may be later.
     #[error("{0}")]
     Full(String),
-    /// It does not work now; later it may, for instance when a server is there again.
+    /// It does not work now, but may later, for instance when a server is back.
     #[error("{0}")]
     Unavailable(String),
     /// The backend is gone and answers nothing more, for instance after a panic.
@@ -19,7 +19,7 @@ pub enum Failure {
     Fatal(String),
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

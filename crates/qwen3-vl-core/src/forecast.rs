@@ -1,7 +1,7 @@
-//! What a window will need, settled before anything is allocated for it. Pure: numbers only.
+//! The tokens and memory that a window will need, before it is allocated. Pure: numbers only.
 //!
-//! One rule for three times: [`WindowPlan::forecast`] when a window opens and its frames are still to
-//! come, the engine's admission, and every input that reaches a sequence. All ask [`Limits`].
+//! The same limits ([`Limits`]) apply three times: in [`WindowPlan::forecast`] when a window opens,
+//! in the engine's admission, and at every input of a sequence.
 
 use crate::failure::Failure;
 use crate::frames::{Budget, BudgetError, Rounding, Size};
@@ -9,20 +9,20 @@ use crate::frames::{Budget, BudgetError, Rounding, Size};
 use crate::model::Limits;
 use crate::model::{LimitError, ModelInfo};
 
-/// A window as far as it is known when its first frame comes.
+/// A window, as it is planned when its first frame comes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowPlan {
     /// Pixel budget and its rule.
     pub budget: Budget,
-    /// Size of the frames as they come, in square pixels.
+    /// Size of the source frames, in square pixels.
     pub source: Size,
     /// Frames that the window will have.
     pub frames: u32,
-    /// Whether each frame is an image by itself; else they go in temporal patches.
+    /// Whether each frame is an image; else two are a temporal patch.
     pub images: bool,
     /// Bytes of the prompt and the system prompt together.
     pub text_bytes: usize,
-    /// Fewest tokens of both, as far as the backend can tell ([`Backend::text_tokens`]).
+    /// A lower bound of the tokens of both ([`Backend::text_tokens`]).
     ///
     /// [`Backend::text_tokens`]: crate::backend::Backend::text_tokens
     pub text_tokens: usize,
@@ -30,24 +30,24 @@ pub struct WindowPlan {
     pub max_tokens: u32,
 }
 
-/// What a window will need.
+/// The needs of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
-    /// What each frame is to be resized to.
+    /// The size to which each frame is resized.
     pub size: Size,
-    /// And how its values are rounded then.
+    /// The rounding of that resize.
     pub rounding: Rounding,
     /// Vision tokens of one input.
     pub input_tokens: usize,
-    /// Tokens to keep free in the KV cache, prompt and answer: never fewer than will be needed, never
-    /// more than the context.
+    /// Tokens of prompt and answer to reserve in the KV cache: never fewer than needed, never more
+    /// than the context.
     pub tokens: usize,
 }
 
-/// Why a window can never be answered as it is planned.
+/// Why a planned window can never be answered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ForecastError {
-    /// Its frames have no size.
+    /// The pixel budget gives its frames no size.
     #[error(transparent)]
     Size(#[from] BudgetError),
     /// It is too large.
@@ -56,11 +56,11 @@ pub enum ForecastError {
     Limit {
         /// Frames of the window.
         frames: u32,
-        /// Size of the frames as they come.
+        /// Size of the source frames.
         source_size: Size,
         /// Size that they would have been resized to.
         size: Size,
-        /// What is too small for them.
+        /// The limit that they exceed.
         error: LimitError,
     },
 }
@@ -73,15 +73,15 @@ impl From<ForecastError> for Failure {
 
 /// Special tokens around an input: `<|vision_start|>` and `<|vision_end|>`.
 const AROUND: u64 = 2;
-/// Bytes, and so tokens at most, of an input's time in the prompt; the longest of a window that lasts
-/// for centuries is `<18446744073.7 seconds>`.
+/// Most bytes, and so tokens, of an input's timestamp in the prompt: those of
+/// `<18446744073.7 seconds>`, the longest of any running time.
 const TIME_BYTES: u64 = 24;
-/// Tokens of the chat template around all of it, at most and at least.
+/// Most and fewest tokens of the chat template around the inputs and texts.
 const TEMPLATE: (u64, u64) = (32, 3);
 
 impl WindowPlan {
-    /// Settles the size of the frames, and refuses a window that can never be answered: one whose
-    /// vision tokens, times and texts are too many.
+    /// Computes the size of the frames and the tokens of the window. Refuses a window that can
+    /// never be answered, because its vision tokens, timestamps and texts are too many.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl WindowPlan {
         let (size, rounding) =
             self.budget
                 .resize(self.frames, self.source, factor, model.temporal_patch)?;
-        // At most 2^30 pixels, so this and all below is far from the end of u64.
+        // At most 2^30 pixels, so this and the products below are far from overflowing u64.
         let each = u64::from(size.width / factor) * u64::from(size.height / factor);
         let inputs = |frames: u32| match self.images {
             true => u64::from(frames),
@@ -111,7 +111,7 @@ impl WindowPlan {
                 size,
                 error,
             })?;
-        // Rounding of times may bring one frame more than planned. A token has at least one byte.
+        // Rounding of times may give one frame more than planned. A token has at least one byte.
         let most = inputs(self.frames.saturating_add(1)) * (each + AROUND + TIME_BYTES)
             + TEMPLATE.0
             + u64::from(self.max_tokens);
@@ -169,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_window_at_the_limit_fits_and_one_beyond_is_refused() {
-        // Four pairs of 20 x 15 tokens with two around each and 6 of its time, and 3 of the template.
+        // Four pairs of 20 x 15 tokens with two around each and 6 of its time, and 3 of the
+        // template.
         let least = 4 * 308 + 3;
         let at = |limits| PLAN.forecast(&model(limits));
         let forecast = at(Limits::default()).unwrap();
@@ -191,11 +192,11 @@ mod tests {
         for part in ["1491 tokens", "the 1490 that", "kv-memory", "max-tokens"] {
             assert!(cache.contains(part), "{cache:?} does not say {part:?}");
         }
-        // The answer ends where the context does, so it needs no more of the cache.
+        // The answer ends at the end of the context, so it needs no more of the cache.
         assert!(at(limits(least + 10, least + 10)).is_ok());
     }
 
-    /// Which have no times, and stand by themselves.
+    /// Images have no timestamps, and each is an input.
     #[test]
     fn images_count_one_by_one() {
         let plan = WindowPlan {
@@ -264,12 +265,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3000))]
 
-        /// Whatever a user and a checkpoint say, nothing overflows, and what is promised is bounded.
+        /// For any settings and any checkpoint nothing overflows, and the tokens are bounded.
         #[test]
         fn a_forecast_is_within_the_limits(
-            min_pixels: u64, max_pixels: u64, total_pixels: u64, width: u32, height: u32, frames: u32,
-            images: bool, text_bytes: usize, text_tokens: usize, max_tokens: u32, context: usize, kv_tokens: usize,
-            extreme in 0..4u32
+            min_pixels: u64, max_pixels: u64, total_pixels: u64, width: u32, height: u32,
+            frames: u32, images: bool, text_bytes: usize, text_tokens: usize, max_tokens: u32,
+            context: usize, kv_tokens: usize, extreme in 0..4u32
         ) {
             let pick = |value: u64| match extreme { 0 => u64::MAX, 1 => 1 << 34, _ => value };
             let (frames, max_tokens) = match extreme {

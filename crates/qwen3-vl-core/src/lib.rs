@@ -1,16 +1,17 @@
-//! What a user of Qwen3-VL and an engine that runs it have in common. No tensors, no pipeline, no runtime:
-//! an engine in this process, one behind a network and a program that asks either all stand on this.
+//! The types that a user of Qwen3-VL and an engine share. No tensors, no pipeline, no runtime, so
+//! that an engine in this process, one behind a network and their callers can all use them.
 //!
 //! The modules follow a frame on its way to text:
 //!
 //! 1. [`frames`]: how many pixels a frame may have, resizing.
-//! 2. [`window`]: which frames are sampled and which frames make a window (no clock: time is an argument).
+//! 2. [`window`]: sampling of frames and windows of frames (no clock: time is an argument).
 //! 3. [`prompt`]: the token layout around the frames and the positions of every token.
-//! 4. [`request`]: what is asked, and how tokens are chosen.
-//! 5. [`forecast`]: what a window will need of a [`model`], before anything is allocated for it.
-//! 6. [`backend`]: the seam: windows in, [events](event) out, or a [`failure`].
-//! 7. [`load`]: how far a model is loaded and why it cannot be; [`registry`]: one engine for all who load
-//!    the same model.
+//! 4. [`request`]: the request and its sampling parameters.
+//! 5. [`forecast`]: the tokens and memory that a window will need of a [`model`], before it is
+//!    allocated.
+//! 6. [`backend`]: the interface of an engine: windows in, [events](event) out, or a [`failure`].
+//! 7. [`load`]: progress and errors of a load; [`registry`]: one engine for all loads of the same
+//!    model.
 
 pub mod backend;
 #[cfg(any(test, feature = "fake"))]

@@ -1,14 +1,14 @@
-//! How far a model is loaded, and why it cannot be.
+//! Progress and errors of loading a model.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::backend::Backend;
 
-/// How far loading has come.
+/// Progress of a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done, for instance `downloading model.safetensors`.
+    /// The current step, for instance `downloading model.safetensors`.
     pub what: String,
     /// 0 to 100.
     pub percent: u32,
@@ -23,7 +23,7 @@ pub enum LoadError {
     /// The files are there but cannot be used.
     #[error("{0}")]
     Invalid(String),
-    /// What is to run it is missing or too small.
+    /// A device, memory or service that it needs is missing or too small.
     #[error("{0}")]
     Unavailable(String),
     /// `cancel` was set.
@@ -31,8 +31,8 @@ pub enum LoadError {
     Cancelled,
 }
 
-/// What a load gives.
+/// The result of a load.
 pub type Loaded = Result<Arc<dyn Backend>, LoadError>;
 
-/// A load: blocks, says how far it is, and returns soon after the flag is set.
+/// A load. It blocks, reports its progress, and returns soon after the flag is set.
 pub type Load = Box<dyn FnOnce(&mut dyn FnMut(Progress), &AtomicBool) -> Loaded + Send>;

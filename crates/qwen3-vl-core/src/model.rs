@@ -1,19 +1,19 @@
-//! What callers must know of a loaded model, and what a window of it may have at most.
+//! What callers need of a loaded model: its sizes, defaults and limits.
 
 use crate::frames::Size;
 use crate::request::SamplingParams;
 
-/// Facts about a loaded model that callers need.
+/// Sizes, defaults and limits of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
     /// Name as the user gave it, for instance `demo` or a hub id.
     pub name: String,
     /// Kind of backend, for instance `local`.
     pub backend: &'static str,
-    /// What computes, as the backend calls it; stands in messages.
+    /// The device, as it stands in messages.
     pub runs_on: String,
-    /// What weights have been rounded to, and what could not be, for instance `q8-0`; none if none
-    /// have.
+    /// The type that weights were rounded to at load, and the layers that could not be, for
+    /// instance `q8-0`; none without rounding.
     pub quantization: Option<String>,
     /// Sizes must be multiples of this many pixels (patch size times spatial merge).
     pub factor: u32,
@@ -26,30 +26,32 @@ pub struct ModelInfo {
     pub video_pixels_per_frame: bool,
     /// Pixels of one image: least and most, from `preprocessor_config.json`.
     pub image_pixels: (u64, u64),
-    /// How to decode by default: as the checkpoint says, and the model card where it says nothing.
+    /// Default sampling parameters: the checkpoint's, and the model card's where it has none.
     pub sampling: SamplingParams,
-    /// What the checkpoint itself says of that, everything else off. It holds beside a temperature
-    /// that a caller chose; the card's other values belong to the card's temperature.
+    /// The checkpoint's own sampling parameters, with everything else off. They go with a
+    /// temperature that a caller sets; the card's other values are meant for the card's
+    /// temperature.
     pub own_sampling: SamplingParams,
-    /// Fewest tokens that the time before a pair of frames has, such as `<0.2 seconds>`.
+    /// Fewest tokens of the timestamp before a pair of frames, such as `<0.2 seconds>`.
     pub time_tokens: usize,
-    /// What a window may have at most.
+    /// Limits of a window.
     pub limits: Limits,
 }
 
-/// What one window may have at most.
+/// Limits of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens that the model can tell apart by position (`max_position_embeddings`).
+    /// Most positions of the model (`max_position_embeddings`).
     pub context: usize,
     /// Tokens that fit into the KV cache when it is empty.
     pub kv_tokens: usize,
-    /// Vision tokens of one input (a pair of frames or an image) for which the vision tower has memory.
+    /// Vision tokens of one input (a pair of frames or an image) for which the vision tower has
+    /// memory.
     pub input_tokens: usize,
 }
 
 impl Default for Limits {
-    /// None.
+    /// No limits.
     fn default() -> Self {
         Self {
             context: usize::MAX,
@@ -59,14 +61,14 @@ impl Default for Limits {
     }
 }
 
-/// More tokens than a window may have.
+/// A window with more tokens than a limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     /// More than the model's context.
     #[error(
-        "the window needs {needed} tokens, more than the model's {limit} tokens of context: use fewer \
-         frames (fps, max-frames, window-duration), fewer pixels (max-pixels, total-pixels, a lower \
-         min-pixels) or a shorter prompt"
+        "the window needs {needed} tokens, more than the model's {limit} tokens of context: use \
+         fewer frames (fps, max-frames, window-duration), fewer pixels (max-pixels, total-pixels, \
+         a lower min-pixels) or a shorter prompt"
     )]
     Context {
         /// Tokens of the window, at least.
@@ -77,8 +79,8 @@ pub enum LimitError {
     /// More than the KV cache.
     #[error(
         "the window needs {needed} tokens, more than the {limit} that fit into the KV cache: raise \
-         kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels (max-pixels, \
-         total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens"
+         kv-memory, or use fewer frames (fps, max-frames, window-duration), fewer pixels \
+         (max-pixels, total-pixels, a lower min-pixels), a shorter prompt or a lower max-tokens"
     )]
     KvMemory {
         /// Tokens of the window, at least.
@@ -104,12 +106,12 @@ pub enum LimitError {
 }
 
 impl Limits {
-    /// Whether a window of so many tokens, then an answer of so many more, can ever be held. An answer
-    /// ends where the context does, so all that the context needs to have is its first token.
+    /// Checks whether a prompt of `prompt` tokens with an answer of `answer` tokens can ever fit.
+    /// An answer ends at the end of the context, so only its first token has to fit there.
     ///
     /// # Errors
     ///
-    /// What is too small.
+    /// The limit that is too small.
     pub fn check(&self, prompt: usize, answer: usize) -> Result<(), LimitError> {
         let needed = prompt.saturating_add(answer.min(1));
         if needed > self.context {
@@ -126,7 +128,7 @@ impl Limits {
         }
     }
 
-    /// Whether one input of `tokens` vision tokens can be encoded.
+    /// Checks whether an input of `tokens` vision tokens can be encoded.
     ///
     /// # Errors
     ///

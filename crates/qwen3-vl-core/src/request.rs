@@ -1,25 +1,27 @@
-//! What is asked of the model, and how its tokens are chosen.
+//! A request to the model, and its sampling parameters.
 
-/// What stands behind the frames, and how to answer it.
+/// The part of a prompt after its frames, and how to answer it.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The user's text. It can never become a special token.
     pub prompt: String,
     /// Most tokens of the answer.
     pub max_tokens: u32,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: SamplingParams,
     /// Seed of the sampler.
     pub seed: u64,
     /// Whether to send [`Event::Token`](crate::event::Event::Token).
     pub emit_tokens: bool,
-    /// Tokens of exact repetition after which the answer ends ([`FinishReason::Repetition`](crate::event::FinishReason::Repetition)); 0 never
-    /// ends it, as in the reference.
+    /// Tokens of exact repetition after which the answer ends ([`FinishReason::Repetition`]); 0 for
+    /// never, as in the reference.
+    ///
+    /// [`FinishReason::Repetition`]: crate::event::FinishReason::Repetition
     pub repetition_guard: u32,
 }
 
-/// How the next token is chosen from the logits, in the order transformers applies it:
-/// penalties, temperature, top-k, top-p.
+/// How the next token is chosen from the logits, in transformers' order: penalties, temperature,
+/// top-k, top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 means greedy.

@@ -1,15 +1,16 @@
-//! Where a request's events go. It sees to it that one of them is the end.
+//! The sink of a request's events, which sends exactly one terminal event.
 
 use crate::event::Event;
 use crate::failure::Failure;
 
 type Receive = Box<dyn FnMut(Event) + Send>;
 
-/// Hands a request's events to its caller, in order, on a thread of the backend. Exactly one of them is
-/// terminal: the first that is or, when the sink is dropped before, the one that says so.
+/// Gives a request's events to its caller, in order, on a thread of the backend. Exactly one of
+/// them is terminal: the first terminal one that is sent or, if the sink is dropped before, one
+/// that says so.
 pub struct EventSink {
     receive: Option<Receive>,
-    /// Whether who drops it has cancelled the request; else it has lost it.
+    /// Whether a drop means that the request was cancelled; else it was lost.
     cancels: bool,
 }
 
@@ -22,14 +23,14 @@ impl EventSink {
         }
     }
 
-    /// The same sink, which says [`Event::Cancelled`] when it is dropped: for a backend that drops what it
-    /// forgets, wherever that is (in a queue, in a sequence, at shutdown).
+    /// Makes the sink send [`Event::Cancelled`] when it is dropped: for a backend that drops
+    /// cancelled requests, wherever they are (in a queue, in a sequence, at shutdown).
     #[must_use]
     pub fn cancels(self) -> Self {
         self.with(true)
     }
 
-    /// The same sink, which says [`Failure::Fatal`] when it is dropped, as a new one does: a backend that
+    /// Makes the sink send [`Failure::Fatal`] when it is dropped, as a new one does: a backend that
     /// loses a request cannot be trusted with others.
     #[must_use]
     pub fn loses(self) -> Self {

@@ -1,4 +1,4 @@
-//! What the budget rules promise, on any input.
+//! Properties of the budget rules, for any input.
 
 use proptest::prelude::*;
 use qwen3_vl_core::frames::budget::MOST_PIXELS;
@@ -14,8 +14,8 @@ fn factors() -> impl Strategy<Value = u32> {
     prop_oneof![Just(28), Just(32)]
 }
 
-/// Least and most pixels at least four times apart: closer together, cutting to whole blocks can
-/// miss both.
+/// Minimum and maximum of pixels at least four times apart: if they are closer, rounding to whole
+/// blocks can miss both.
 fn ranges() -> impl Strategy<Value = (u64, u64)> {
     (1..2_000_000u64, 4..200u64).prop_map(|(min, times)| (min, min * times))
 }
@@ -32,7 +32,7 @@ fn whole_blocks(size: Size, factor: u32) -> bool {
     whole(size.width) && whole(size.height)
 }
 
-/// Anything, often an extreme.
+/// Any value, often an extreme one.
 fn any_u64() -> impl Strategy<Value = u64> {
     let extreme = prop::sample::select(vec![0, 1, 2, 1 << 34, u64::MAX - 1, u64::MAX]);
     prop_oneof![any::<u64>(), extreme, (0..64u32).prop_map(|bit| 1 << bit)]
@@ -60,7 +60,9 @@ proptest! {
     }
 
     #[test]
-    fn the_cap_limits_a_frame(size in sizes(), pairs in 1..200u32, range in ranges(), factor in factors()) {
+    fn the_cap_limits_a_frame(
+        size in sizes(), pairs in 1..200u32, range in ranges(), factor in factors()
+    ) {
         let budget = Budget::HfVideo {
             min_pixels: range.0,
             max_pixels: range.1,
@@ -71,9 +73,9 @@ proptest! {
             let frame = u64::from(result.width) * u64::from(result.height);
             let one_block = result.width == factor || result.height == factor;
             let cap = 768 * u64::from(factor * factor);
-            // The least wins over the cap: 1.05 times the whole video's for each frame.
+            // The minimum goes before the cap: 1.05 times the whole video's for each frame.
             let share = (range.1 / u64::from(frames)).min(cap).max(range.0 * 105 / 100);
-            // Growing a video to the least it may have rounds up, by less than twice a side.
+            // Growing a video to its minimum rounds up, by less than twice a side.
             let most = (share * u64::from(frames)).max(4 * range.0);
             prop_assert!(frame * u64::from(frames) <= most || one_block, "{result:?}");
         }
@@ -95,7 +97,8 @@ proptest! {
 
     #[test]
     fn qwen_vl_utils_frames_fit(
-        size in sizes(), frames in 1..800u32, range in ranges(), total in 1..1u64 << 32, factor in factors()
+        size in sizes(), frames in 1..800u32, range in ranges(), total in 1..1u64 << 32,
+        factor in factors()
     ) {
         let budget = Budget::QwenVlUtils {
             min_pixels: range.0,
@@ -106,12 +109,12 @@ proptest! {
             prop_assert!(whole_blocks(result, factor), "{result:?}");
             let pixels = u64::from(result.width) * u64::from(result.height);
             let one_block = result.width == factor || result.height == factor;
-            // Growing a frame to the least it may have rounds up, by less than twice a side.
+            // Growing a frame to its minimum rounds up, by less than twice a side.
             prop_assert!(pixels <= range.1.max(4 * range.0) || one_block, "{result:?}");
         }
     }
 
-    /// A maximum takes away: whatever it is, a frame is not larger than by the checkpoint's own rule.
+    /// No maximum makes a frame larger than the checkpoint's own rule does.
     #[test]
     fn a_smaller_budget_never_enlarges(
         source in sizes(), frames in 2..800u32, whole in ranges(), max_pixels in 1..1u64 << 40,
@@ -119,7 +122,13 @@ proptest! {
     ) {
         let own = Budget::HfVideo { min_pixels: whole.0, max_pixels: whole.1, cap_per_frame };
         let min_pixels = max_pixels.min(128 * 1024);
-        let smaller = Budget::Smaller { min_pixels, max_pixels, total_pixels, whole, cap_per_frame };
+        let smaller = Budget::Smaller {
+            min_pixels,
+            max_pixels,
+            total_pixels,
+            whole,
+            cap_per_frame,
+        };
         let [own, smaller] = [own, smaller].map(|budget| budget.size(frames, source, 32, TEMPORAL));
         match (own, smaller) {
             (Ok(own), Ok(smaller)) => {
@@ -206,7 +215,7 @@ fn frames_are_rounded_as_by_the_package_whose_rule_it_is() {
     assert_eq!(rounding(hf_video), Rounding::EachPass);
     assert_eq!(rounding(hf_image), Rounding::EachPass);
     assert_eq!(rounding(Budget::qwen_vl_utils(32)), Rounding::Once);
-    // A limit that takes something away, and one that does not.
+    // A limit that makes the frame smaller, and one that does not.
     assert_eq!(rounding(smaller(262_144)), Rounding::Once);
     assert_eq!(rounding(smaller(u64::MAX)), Rounding::EachPass);
 }

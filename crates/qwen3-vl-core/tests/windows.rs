@@ -1,4 +1,4 @@
-//! Sampling and windows, against rules written down a second time and any timestamps.
+//! Sampling and windows against a second implementation of the rules, for any timestamps.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -57,13 +57,13 @@ fn timestamps_rounded_down_are_not_late() {
 
 #[test]
 fn the_grid_does_not_drift() {
-    // 25 frames a second have none at 0.5 s; the one at 0.52 s serves, and 1.0 s is still due.
+    // 25 frames a second have none at 0.5 s: the one at 0.52 s is kept, and 1.0 s is still due.
     let kept = sampled(rules(), (0..100).map(|i| i * 40 * MS));
     let ms: Vec<u64> = kept.iter().map(|t| t / MS).collect();
     assert_eq!(ms, [0, 520, 1000, 1520, 2000, 2520, 3000, 3520]);
 }
 
-/// A frame that would do for the next due time may still be from before the last one.
+/// A frame that is near enough to the next due time may still be earlier than the last one.
 #[test]
 fn a_short_step_back_brings_no_frame_before_the_last() {
     let times = [0, 480, 100, 460, 530, 1000];
@@ -105,13 +105,13 @@ fn a_jitter_loses_no_frame_of_a_stream_as_slow_as_the_sampling_rate() {
         .filter_map(|ms| sampler.push(Some(ms * MS)))
         .collect();
     let stands_for: Vec<u64> = kept.iter().map(|kept| kept.time / MS).collect();
-    // An early one stands for the time at which it was due, so it falls into the right window.
+    // An early frame gets its due time, so it belongs to the right window.
     assert_eq!(
         stands_for,
         [0, 512, 1000, 1520, 2000, 2503, 3000, 3508, 4000, 4500]
     );
     assert_eq!(kept[8].next, 4500 * MS);
-    // Of two frames as close, the later one serves, as without a jitter.
+    // Of two frames at equal distance the later one is kept, as without a jitter.
     let shifted = |by| {
         let times = (1..14).map(|i| i * 40 * MS + by);
         sampled(rules(), std::iter::once(0).chain(times))
@@ -211,7 +211,7 @@ fn a_window_closes_with_its_last_frame() {
         windows.push(0, SECOND / 2),
         [Event::Opened { window: 7, end }, Event::Frame { window: 7 }]
     );
-    // The next frame is due at 4 s: nothing more can come into this window.
+    // The next frame is due at 4 s, so the window is complete.
     assert_eq!(
         windows.push(3500 * MS, end),
         [
@@ -371,7 +371,7 @@ struct Seen {
     ended: Option<Event>,
 }
 
-/// Notes what happens to every window; fails on anything out of order.
+/// Records the events of every window; fails on a wrong order.
 fn note(seen: &mut BTreeMap<u64, Seen>, events: Vec<Event>, time: u64) {
     for event in events {
         match event {
@@ -436,7 +436,7 @@ proptest! {
                         prop_assert!(!early || nearest(last.next));
                     }
                 }
-                // The first is always kept, and so is one that is due.
+                // The first frame is always kept, and so is one that is due.
                 (None, None) => prop_assert!(false),
                 (None, Some(last)) => prop_assert!(time < last.next && !nearest(last.next)),
             }
@@ -457,7 +457,7 @@ proptest! {
         let mut sampler = FrameSampler::new(rules);
         let mut windows = Windows::new(rules, 0);
         let mut seen = BTreeMap::new();
-        // The runs of frames between which windows start anew, with the windows of each.
+        // The runs of frames after each of which windows start again, with the windows of each.
         let mut runs: Vec<(Vec<u64>, std::ops::Range<usize>)> = vec![(Vec::new(), 0..0)];
         for (i, time) in times.into_iter().enumerate() {
             if breaks.contains(&i) {

@@ -18,12 +18,12 @@ pub enum Checkpoint {
     DenseTied,
     /// Dense, with a head of its own.
     DenseUntied,
-    /// Mixture of experts: 8, of which 2 work.
+    /// Mixture of experts: 8, of which 2 are active for a token.
     Moe,
 }
 
 impl Checkpoint {
-    /// All of them.
+    /// All checkpoints.
     pub const ALL: [Self; 3] = [Self::DenseTied, Self::DenseUntied, Self::Moe];
 
     /// Name as in the golden files.
@@ -57,8 +57,8 @@ impl Checkpoint {
 }
 
 /// Writes a small checkpoint into the folder `dir`, which is created: `config.json`,
-/// `config.v5.json` (the same as transformers 5 spells it), the generation and preprocessor configs
-/// and `model.safetensors`. No tokenizer: see [`super::write_tokenizer`].
+/// `config.v5.json` (the same in the form of transformers 5), the generation and preprocessor
+/// configs and `model.safetensors`. No tokenizer: see [`super::write_tokenizer`].
 ///
 /// # Errors
 ///
@@ -100,7 +100,7 @@ pub fn write_wide(
     })
 }
 
-/// Real models whose dimensions can be had with random weights.
+/// Real models, whose dimensions a checkpoint with random weights can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Real {
     /// 4 GB.
@@ -126,8 +126,8 @@ impl FromStr for Real {
 }
 
 /// Writes a model of real dimensions with random bf16 weights (one tensor in memory at a time), for
-/// speed and memory, with another number of layers of the language model if `layers` says so. No
-/// tokenizer.
+/// measurements of speed and memory. `layers` replaces the number of the language model's layers.
+/// No tokenizer.
 ///
 /// # Errors
 ///
@@ -330,7 +330,7 @@ impl Vision {
     }
 }
 
-/// A tensor that is made when it is written.
+/// A tensor whose values are computed when it is written.
 struct Lazy<'a, F> {
     name: &'a str,
     shape: &'a [usize],

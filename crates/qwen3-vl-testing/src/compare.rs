@@ -1,33 +1,33 @@
-//! One comparison of values with those wanted.
+//! Comparison of values with reference values.
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Clone, Debug)]
 pub struct Check {
     /// Case and stage.
     pub name: String,
     /// Largest absolute difference, or the number of values that differ.
     pub difference: f64,
-    /// Most that is allowed.
+    /// Largest difference that is allowed.
     pub limit: f64,
-    /// Of numbers that were compared: where they differ most, and by how much all of them do.
+    /// For numbers: the place of the largest difference, and the norm of all differences.
     pub worst: Option<Worst>,
 }
 
-/// Where a comparison failed most.
+/// The place of the largest difference.
 #[derive(Clone, Copy, Debug)]
 pub struct Worst {
     /// Index of the value that differs most, or of the first that is not a number.
     pub index: usize,
     /// That value.
     pub got: f32,
-    /// What was wanted there.
+    /// The reference value there.
     pub want: f32,
-    /// Euclidean norm of all differences by that of all values wanted.
+    /// Euclidean norm of all differences, relative to that of the reference values.
     pub relative_norm: f64,
 }
 
 impl Check {
-    /// Compares numbers, each of which may differ by `limit`.
+    /// Compares numbers, each of which may differ by at most `limit`.
     pub fn close(name: String, got: &[f32], want: &[f32], limit: f64) -> Self {
         let mut check = Self::count(name, 0, limit);
         if got.len() != want.len() {
@@ -38,7 +38,7 @@ impl Check {
         let (mut index, mut off, mut all) = (0, 0.0, 0.0);
         for (i, (got, want)) in std::iter::zip(got, want).enumerate() {
             let difference = f64::from((got - want).abs());
-            // What is not a number stays the largest difference.
+            // NaN stays the largest difference.
             let larger = difference > check.difference || difference.is_nan();
             if larger && !check.difference.is_nan() {
                 (check.difference, index) = (difference, i);
@@ -58,7 +58,7 @@ impl Check {
         check
     }
 
-    /// A number of values that differ, of which there may be `limit`.
+    /// A number of different values, at most `limit`.
     pub fn count(name: String, differing: usize, limit: f64) -> Self {
         Self {
             name,
@@ -78,7 +78,7 @@ impl Check {
         }
     }
 
-    /// Whether it holds. A difference that is not a number does not.
+    /// Whether the difference is within the limit. NaN is not.
     pub fn holds(&self) -> bool {
         self.difference <= self.limit
     }

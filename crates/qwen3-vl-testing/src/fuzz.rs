@@ -1,4 +1,4 @@
-//! What is fuzzed (`fuzz/`, docs/fuzzing.md): each reads bytes as a file of a checkpoint, and
+//! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and
 //! panics if a promise does not hold.
 
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use qwen3_vl::weights::gguf::{Gguf, GgufModel};
 use qwen3_vl::weights::{Target, Weights};
 use qwen3_vl_core::frames::{Budget, Size};
 
-/// Reads `config.json`. What passes has dimensions that can be multiplied.
+/// Reads `config.json`. The products of an accepted one's dimensions must not overflow.
 ///
 /// # Panics
 ///
@@ -73,8 +73,7 @@ pub fn generation(bytes: &[u8]) {
     }
 }
 
-/// Reads the files of the processors: the bytes up to each 0 are those of one of them, none if
-/// there are none.
+/// Reads the files of the processors. A 0 byte separates them; no bytes stand for no file.
 ///
 /// # Panics
 ///
@@ -142,7 +141,7 @@ fn check_budgets(
     }
 }
 
-/// Reads `tokenizer.json`. What passes encodes any text, to ids that it decodes.
+/// Reads `tokenizer.json`. An accepted one must encode any text, to ids that it can decode.
 ///
 /// # Panics
 ///
@@ -164,7 +163,7 @@ fn check_tokenizer(tokenizer: &Tokenizer) {
         let Ok(decoded) = ids.and_then(|ids| tokenizer.decode(&ids)) else {
             panic!("{text:?} cannot be encoded and decoded")
         };
-        // Bytes that the vocabulary lacks are lost, none are made.
+        // Bytes that the vocabulary lacks are lost; no bytes are added.
         assert!(decoded.len() <= 4 * text.len() + 4, "{decoded:?}");
     }
 }

@@ -95,8 +95,8 @@ impl Golden {
         self.numbers(name, Dtype::U8, |[byte]| byte)
     }
 
-    /// The vision inputs of the case, with the very pixels that the reference computed on: one list
-    /// of pairs for each video, or one image for each image.
+    /// The vision inputs of the case, with the pixels of the reference: one list of pairs for each
+    /// video, or one image for each image.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Golden {
     }
 }
 
-/// The picture at moment `t` that patches in the model's order were cut from.
+/// The picture of temporal index `t` from which patches in the model's order were cut.
 fn picture(patches: &[u8], rows: usize, columns: usize, t: usize) -> Arc<[u8]> {
     let width = columns * PATCH;
     let mut rgb = vec![0; rows * PATCH * width * 3];

@@ -1,6 +1,6 @@
-//! What integration tests, benchmarks and the program `engine` share: inputs and weights by formula, the
-//! reference values in `data`, parity with transformers, and what checks kernels. Never used by unit
-//! tests, nor by the libraries themselves.
+//! Common parts of integration tests, benchmarks and the program `engine`: inputs and weights by
+//! formula, the reference values in `data`, parity with transformers, and kernel checks. Unit tests
+//! and the libraries do not use it.
 //!
 //! The formulas are those of `tools/reference`, repeated bit for bit, so that neither the frames
 //! nor the weights need to be stored.
@@ -24,8 +24,8 @@ pub use checkpoint::{Checkpoint, Real, write_checkpoint, write_real, write_wide}
 pub use compare::{Check, Worst};
 pub use golden::Golden;
 
-/// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it where the program runs elsewhere than
-/// it was built.
+/// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it for a program that runs on another
+/// machine than it was built on.
 pub fn data_dir() -> PathBuf {
     std::env::var_os("QWEN3_VL_TEST_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("data"),

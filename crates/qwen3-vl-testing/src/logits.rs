@@ -1,4 +1,4 @@
-//! The logits behind a prompt, to compare with another implementation's.
+//! The logits after a prompt, to compare with another implementation's.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-/// Logits `[vocabulary]` behind a prompt of frames and a text, whose tokens are prefilled in one
-/// pass. Returns the number of tokens too.
+/// Logits `[vocabulary]` after a prompt of frames and a text, which is prefilled in one pass, and
+/// the number of its tokens.
 ///
 /// # Errors
 ///

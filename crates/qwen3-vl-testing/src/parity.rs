@@ -1,5 +1,4 @@
-//! Every stage of the model against the reference's values: what the tests and the parity program
-//! run.
+//! Every stage of the model against the reference's values, for the tests and the program `engine`.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -17,10 +16,10 @@ use qwen3_vl_core::frames::VisionInput;
 use qwen3_vl_core::prompt::PromptLayout;
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-/// Anything that keeps a check from being made.
+/// An error because of which a check could not be made.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is compared for one case of `data/goldens`.
+/// A case of `data/goldens`.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Checkpoint.
@@ -94,7 +93,7 @@ pub fn check(runner: &mut Runner, case: Case, tolerance: f64) -> Result<Vec<Chec
     Ok(all)
 }
 
-/// Likewise, and says each comparison when it is made.
+/// Like [`check`], but gives each comparison to the callback at once.
 ///
 /// # Errors
 ///
@@ -283,14 +282,14 @@ fn prompt(
     Ok(chunks)
 }
 
-/// What a prompt gave.
+/// The output of a prompt.
 struct Generated {
     logits: Vec<f32>,
     tokens: Vec<u32>,
 }
 
-/// Logits behind each prompt and 24 greedy tokens, all in the same passes: a prompt's next chunk or
-/// its next token.
+/// Logits after each prompt, and 24 greedy tokens. All prompts are in the same passes, each with
+/// its next chunk or its next token.
 fn generate(runner: &Runner, prompts: &[Vec<Chunk>]) -> Result<Vec<Generated>, Error> {
     struct Going {
         chunks: std::vec::IntoIter<Chunk>,

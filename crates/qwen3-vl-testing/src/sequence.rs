@@ -1,4 +1,4 @@
-//! Sequences without an engine's thread around them.
+//! Sequences without an engine's thread.
 
 use std::time::Instant;
 
@@ -8,13 +8,13 @@ use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::request::Request;
 
-/// An empty window of this number.
+/// An empty window with the number `id`.
 pub fn window(runner: &Runner, id: u64, head: &WindowHead) -> Sequence {
     let state = runner.parts.model.new_state();
     Sequence::new(id, head, Box::new(|_| ()), state)
 }
 
-/// Asks a window for the last time, at `at`, as request `order` of all. Nobody hears the answer.
+/// Makes the last request of a window, at `at`, as number `order` of all. The answer is dropped.
 pub fn ask(window: &mut Sequence, request: Request, order: u64, at: Instant) {
     let ask = Ask {
         id: window.id(),

@@ -52,9 +52,9 @@ fn rule(name: &str, shape: &[usize]) -> (f32, f32) {
     (0.0, (3.0 / fan_in as f64).sqrt() as f32)
 }
 
-/// Random bf16 weights for speed runs, little-endian, as fast as memory is copied: standard deviation 0.02,
-/// norms 1, biases 0, as transformers initialises a model. Matrices are the same million values over and
-/// over, from another place by name. Not bit-equal to anything.
+/// Random bf16 weights for speed runs, little-endian, as fast as memory is copied: standard
+/// deviation 0.02, norms 1, biases 0, as transformers initialises a model. Matrices repeat the same
+/// million values from a start that depends on the name. No reference has the same bits.
 pub fn cheap_bf16(name: &str, shape: &[usize]) -> Vec<u8> {
     let count: usize = shape.iter().product();
     if shape.len() == 1 {
@@ -65,7 +65,7 @@ pub fn cheap_bf16(name: &str, shape: &[usize]) -> Vec<u8> {
         };
         return value.to_le_bytes().repeat(count);
     }
-    // A prime number of them, so that no rows are alike.
+    // A prime number of values, so that no two rows are equal.
     static VALUES: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let width = 0.02 * 3f32.sqrt();
         let value = |i| (splitmix64(0, i) >> 40) as f32 / (1 << 23) as f32 - 1.0;

@@ -32,7 +32,7 @@ fn worst(a: impl IntoIterator<Item = u8>, b: impl IntoIterator<Item = u8>) -> u8
         .unwrap()
 }
 
-/// Our resize of what a tensor of `resize.safetensors` was made from, at its sample of pixels.
+/// Our resize of the source of a tensor in `resize.safetensors`, at its sample of pixels.
 fn our_sample(who: &str, pattern: &str, from: &str, to: &str, stride: &str) -> Vec<u8> {
     let (from, to, stride) = (size_of(from), size_of(to), stride.parse().unwrap());
     let source = match pattern {
@@ -52,8 +52,8 @@ fn our_sample(who: &str, pattern: &str, from: &str, to: &str, stride: &str) -> V
         .collect()
 }
 
-/// torchvision's, exactly: what transformers resizes with. It is itself now and then 2 levels from
-/// Pillow, whose weights are finer, so ours is too. And `once`: what qwen-vl-utils resizes with.
+/// Exactly torchvision's values, with which transformers resizes. They are now and then 2 levels
+/// from Pillow's, whose weights are finer. `once`: the values of qwen-vl-utils.
 #[test]
 fn resizing_is_torchvision_s_and_close_to_pillow_s() {
     let table = Golden::open(&data_dir().join("tables/resize.safetensors")).unwrap();
@@ -231,7 +231,7 @@ fn pixels_are_those_of_transformers() {
     }
 }
 
-/// The inputs that other tests take from the goldens are the pixels that transformers computed on.
+/// The goldens' inputs, which other tests use, are transformers' pixels.
 #[test]
 fn inputs_of_goldens_are_the_reference_s_own() {
     for case in ["even", "odd", "resize", "two", "images", "image-default"] {

@@ -1,4 +1,4 @@
-//! The pure rules against the tables that the reference packages made: all rows, exactly.
+//! The pure rules against tables of the reference packages: all rows, exactly.
 
 #![allow(clippy::unwrap_used)]
 
@@ -53,8 +53,8 @@ fn size_of(row: &[Value]) -> Size {
     }
 }
 
-/// What the reference says: a size, or the kind of its error. qwen-vl-utils also gives sides of 0,
-/// which nothing can be resized to; ours are one block then. No frame gets more than 2^30 pixels.
+/// The reference's size, or the kind of its error. qwen-vl-utils also gives sides of 0, which are
+/// no size; ours are one block then. No frame gets more than 2^30 pixels.
 fn expected(result: &[Value]) -> Result<Size, &str> {
     if let Some(kind) = result[0].as_str() {
         return Err(kind);
@@ -156,8 +156,8 @@ fn qwen_vl_utils_sizes() {
     }
 }
 
-/// Long and thin, tiny and huge shapes, with budgets of almost nothing and of almost everything: a
-/// number for each that the reference gives one for, else an error with the size of the source.
+/// Long and thin, tiny and huge shapes, with very small and very large budgets: a size where the
+/// reference gives one, else an error with the size of the source.
 #[test]
 fn extreme_sizes() {
     let rows = Table::read("extreme_sizes");

@@ -1,5 +1,5 @@
-//! The CPU kernels at the sizes of the 2B model's language model: what a token, a few tokens and a
-//! window's prompt cost in its widest linear layer, for each type of weights, and in attention.
+//! Times the CPU kernels at the sizes of the 2B model's language model: a token, a few tokens and a
+//! window's prompt in its widest linear layer, for each type of weights, and in attention.
 //!
 //! `cargo bench -p qwen3-vl --bench kernels`; whole windows are timed by `engine bench`.
 #![allow(missing_docs)]
@@ -16,9 +16,9 @@ use qwen3_vl_testing::weights::hash_fill;
 
 /// Outputs and inputs of the gate and up projections.
 const LAYER: (usize, usize) = (6144, 2048);
-/// Tokens: one window that decodes, 4 to 32 of them, a pair of 320x256, a window of 8 frames.
+/// Tokens: 1 to 32 decoding windows, a frame pair of 320x256, a window of 8 frames.
 const TOKENS: [usize; 7] = [1, 4, 8, 16, 32, 91, 364];
-/// Tokens in a block of the KV cache.
+/// Tokens per KV block.
 const BLOCK: usize = 128;
 
 fn linear(c: &mut Criterion) {

@@ -1,13 +1,13 @@
-// LayerNorm of a sum in one pass: the vision tower's residual stream takes what a block's half adds to it,
-// and the next half gets it normalised. Twin: cpu::activation::add, then cpu::norm::layer_norm.
+// Adds a sub-block's output and bias to the vision tower's residual stream, and normalises the sum
+// (LayerNorm), in one pass. Twin: cpu::activation::add, then cpu::norm::layer_norm.
 
 #include "block.cuh"
 
 // sum:    [rows, width] += delta + delta_bias [width], unless delta is null
 // weight, bias: [width]
 // out:    [rows, width]
-// Rounded where the reference rounds: what is added, the sum, and the result. width is a multiple of 8.
-// Blocks of threads: one of 256 for each row.
+// Rounds where the reference rounds: delta + delta_bias, the sum, and the result. width is a
+// multiple of 8. Thread blocks: one of 256 threads per row.
 template <typename T>
 __device__ void add_layer_norm(T *sum, const T *delta, const T *delta_bias, const T *weight, const T *bias, T *out,
                                unsigned width, float eps) {

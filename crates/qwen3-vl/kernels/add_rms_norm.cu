@@ -1,13 +1,13 @@
-// RMSNorm of a sum in one pass: the residual stream takes what a layer's half adds to it, and the next
-// half gets it normalised. Twin: cpu::activation::add, then cpu::norm::rms_norm.
+// Adds a sub-layer's output to the residual stream, and normalises the sum (RMSNorm), in one pass.
+// Twin: cpu::activation::add, then cpu::norm::rms_norm.
 
 #include "block.cuh"
 
 // sum:    [rows, width] += delta, unless that is null
 // weight: [width]
 // out:    [rows, width]
-// Rounded where the reference (Qwen3VLTextRMSNorm) rounds: the sum, and the normalised value before it is
-// weighted. width is a multiple of 8. Blocks of threads: one of 256 for each row.
+// Rounds where the reference (Qwen3VLTextRMSNorm) rounds: the sum, and the normalised value before
+// it is weighted. width is a multiple of 8. Thread blocks: one of 256 threads per row.
 template <typename T>
 __device__ void add_rms_norm(T *sum, const T *delta, const T *weight, T *out, unsigned width, float eps) {
   const size_t row = (size_t)blockIdx.x * width;

@@ -1,8 +1,9 @@
 // Attention of many queries of many sequences in one launch, without padding and without scores in
-// memory (flash attention): prefill over the paged cache, causal, and the vision tower, in bf16.
+// memory (flash attention), in bf16: causal prefill over the paged KV cache, and the vision tower.
 //
-// A block of threads has ROWS queries that share a key head: those of a sequence, and of each the heads of
-// its group. It goes over the keys in tiles; while it multiplies by one, the next is on its way.
+// A thread block computes ROWS rows that share a key head: queries of one sequence times the query
+// heads of the group. It iterates over the keys in tiles, and fetches the next tile while it
+// multiplies by one.
 //
 // Its twin is cpu::attention::attend.
 
@@ -13,21 +14,21 @@ constexpr int ROWS = 64, KEYS = 64;       // of a tile
 constexpr unsigned TILE_THREADS = 128;    // four warps of 16 rows
 constexpr float UNSEEN = -1e30f;
 
-// What is the same for a whole launch.
+// Arguments of a whole launch.
 struct Spans {
   unsigned q_pitch, kv_pitch;     // values from a token to the next
   unsigned group;                 // query heads that share a key head
-  unsigned causal;                // whether the queries are the last of the keys and see no later ones
+  unsigned causal;                // whether queries are the last keys and attend to no later ones
   unsigned long long layer, values;  // bytes to this layer's keys, and from them to its values
   float scale;
 };
 
-// A tile of ROWS rows: which sequence, and its first row.
+// A tile of ROWS rows: index of its sequence, and its first row.
 struct Tile {
   unsigned sequence, first;
 };
 
-// HEAD values of KEYS tokens, the last of which may not be there, into shared memory at PITCH.
+// Copies HEAD values of KEYS tokens to shared memory at PITCH; zeros for tokens from `there` on.
 template <int HEAD, int PITCH>
 __device__ void fetch(Bf16 *tile, const Bf16 *from, unsigned pitch, unsigned there) {
   constexpr int WIDE = (HEAD + 15) / 16 * 16, CHUNKS = WIDE / 8;
@@ -48,12 +49,12 @@ __device__ inline unsigned pair(float a, float b) {
 // q:         [queries of all, heads, HEAD] at a pitch
 // pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each at a pitch, in the first layer
 // out:       [queries of all, heads, HEAD]
-// Blocks of threads: (tiles, kv_heads) of 128.
+// Thread blocks: (tiles, kv_heads) of 128 threads.
 template <int HEAD>
 __device__ void attention(const Bf16 *q, const unsigned long long *pages, const Tile *tiles,
                           const Sequence *sequences, Bf16 *out, Spans spans) {
   constexpr int WIDE = (HEAD + 15) / 16 * 16, PITCH = WIDE + 8, STEPS = WIDE / 16;
-  // Rows of keys and values lie 16 bytes askew, so that eight of them fall into different banks.
+  // The pitch shifts each row by 16 bytes, so that eight rows fall into different banks.
   alignas(16) __shared__ Bf16 keys_tile[KEYS * PITCH], values_tile[KEYS * PITCH];
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, column = lane % 4 * 2;
   const Tile tile = tiles[blockIdx.x];
@@ -62,7 +63,7 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
   const unsigned rows = sequence.queries * spans.group;
   pages += sequence.page;
 
-  // Two rows of the tile are this thread's.
+  // This thread has two rows of the tile.
   unsigned query[2], head[2], seen[2];
   unsigned a[STEPS][4];
   for (int r = 0; r < 2; r++) {
@@ -101,7 +102,8 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
     float scores[KEYS / 8][4];
     for (int n = 0; n < KEYS / 8; n++) {
       for (int i = 0; i < 4; i++) scores[n][i] = 0;
-      // Two steps at a time: tiles at (keys, values), (keys, values + 8), and the same of the next step.
+      // Two steps at a time: the tiles at (keys, values) and (keys, values + 8), then the same of
+      // the next step.
       for (int step = 0; step < STEPS; step += 2) {
         unsigned b[4];
         const int at = step * 16 + lane / 8 * 8;
@@ -118,7 +120,7 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
         largest[i / 2] = fmaxf(largest[i / 2], scores[n][i]);
       }
     for (int r = 0; r < 2; r++) {
-      // The four threads that have the other columns of the row.
+      // Reduces over the four threads that share the row.
       for (int step = 1; step < 4; step *= 2)
         largest[r] = fmaxf(largest[r], __shfl_xor_sync(0xffffffff, largest[r], step));
       const float old = exp2f(most[r] - largest[r]);
@@ -131,7 +133,7 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
     }
     for (int n = 0; n < KEYS / 8; n++)
       for (int i = 0; i < 4; i++) {
-        // A row that has seen nothing yet has no largest score to compare with.
+        // A row without keys so far has no largest score to subtract.
         const bool counts = scores[n][i] > UNSEEN;
         scores[n][i] = counts ? exp2f(scores[n][i] - most[i / 2]) : 0.0f;
         weight[i / 2] += scores[n][i];
@@ -142,7 +144,7 @@ __device__ void attention(const Bf16 *q, const unsigned long long *pages, const 
     if (first + KEYS < end)
       fetch<HEAD, PITCH>(keys_tile, place(first + KEYS, false), spans.kv_pitch, end - first - KEYS);
     for (int step = 0; step < KEYS / 16; step++) {
-      // The weights lie as the first factor of a product needs them.
+      // The scores' layout in registers is that of a product's first factor.
       const unsigned p[4] = {pair(scores[2 * step][0], scores[2 * step][1]),
                              pair(scores[2 * step][2], scores[2 * step][3]),
                              pair(scores[2 * step + 1][0], scores[2 * step + 1][1]),

@@ -5,7 +5,8 @@
 
 // x:    [rows, width], in place
 // bias: [width]
-// width is a multiple of 8. Threads: one for each of `count` groups of 8 values, in blocks of any size.
+// width is a multiple of 8. Threads: one for each of `count` groups of 8 values, in blocks of any
+// size.
 template <typename T>
 __device__ void bias_gelu(T *x, const T *bias, unsigned width, unsigned count) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-// What all threads of a block find together.
+// Reductions over a thread block.
 
 #pragma once
 
@@ -13,7 +13,7 @@ struct Sum {
   __device__ static float of(float a, float b) { return a + b; }
 };
 
-// The values of all threads of a block of THREADS as one; all must come here.
+// Reduces the values of all threads of a block of THREADS; all threads must call it.
 template <typename Of>
 __device__ float of_block(float value) {
   __shared__ float warps[THREADS / 32];
@@ -22,7 +22,7 @@ __device__ float of_block(float value) {
   __syncthreads();
   value = warps[0];
   for (unsigned w = 1; w < THREADS / 32; w++) value = Of::of(value, warps[w]);
-  // The next one writes there.
+  // The next reduction writes to `warps`.
   __syncthreads();
   return value;
 }

@@ -1,24 +1,25 @@
-// The largest scores of each row, largest first, of equal ones the first: what greedy decoding (k = 1)
-// and sampling from the top k need of a vocabulary. Twin: the order in sampling::Sampler.
+// The k largest logits of each row, largest first, equal ones by token: what greedy decoding (k =
+// 1) and top-k sampling need. Twin: the order in sampling::Sampler.
 //
-// Each block of threads finds those of SPAN scores, then one a row those of all blocks.
+// A thread block selects from SPAN logits, then one per row merges the results.
 
 #include "block.cuh"
 
 constexpr unsigned SPAN = 4096;
 constexpr unsigned MOST = 64;  // k
-typedef unsigned long long Key;  // grows with the score, of equal ones falls with the place; never 0
+// Grows with the logit; for equal logits, falls with the token. Never 0.
+typedef unsigned long long Key;
 
-__device__ inline Key key_of(float score, unsigned place) {
+__device__ inline Key key_of(float logit, unsigned token) {
   union {
-    float score;
+    float logit;
     unsigned bits;
-  } of = {score};
+  } of = {logit};
   const unsigned order = of.bits & 0x80000000u ? ~of.bits : of.bits | 0x80000000u;
-  return (Key)order << 32 | (0xffffffffu - place);
+  return (Key)order << 32 | (0xffffffffu - token);
 }
 
-// Writes the k largest of `count` keys to `out`, and takes them out of `keys`.
+// Writes the k largest of `count` keys to `out`, and removes them from `keys`.
 __device__ inline void select(Key *keys, unsigned count, unsigned k, Key *out) {
   __shared__ Key warps[THREADS / 32];
   Key best = 0;
@@ -41,28 +42,28 @@ __device__ inline void select(Key *keys, unsigned count, unsigned k, Key *out) {
     stale = best == largest;
     if (stale) keys[where] = 0;
     if (threadIdx.x == 0) out[round] = largest;
-    // The next round writes there.
+    // The next round writes to `warps`.
     __syncthreads();
   }
 }
 
-// scores: [rows, count]
+// logits: [rows, count]
 // keys:   [rows, ceil(count / SPAN), k]
-// Blocks of threads: (ceil(count / SPAN), rows) of 256.
+// Thread blocks: (ceil(count / SPAN), rows) of 256 threads.
 template <typename T>
-__device__ void top_k(const T *scores, Key *keys, unsigned count, unsigned k) {
+__device__ void top_k(const T *logits, Key *keys, unsigned count, unsigned k) {
   __shared__ Key span[SPAN];
   const unsigned first = blockIdx.x * SPAN, length = min(SPAN, count - first);
-  scores += (size_t)blockIdx.y * count + first;
-  for (unsigned i = threadIdx.x; i < length; i += THREADS) span[i] = key_of(widen(scores[i]), first + i);
+  logits += (size_t)blockIdx.y * count + first;
+  for (unsigned i = threadIdx.x; i < length; i += THREADS) span[i] = key_of(widen(logits[i]), first + i);
   __syncthreads();
   select(span, length, k, keys + ((size_t)blockIdx.y * gridDim.x + blockIdx.x) * k);
 }
 
 // keys:   [rows, spans, k], spans * k at most SPAN
-// places: [rows, k]; scores: [rows, k]
-// Blocks of threads: one of 256 for each row.
-__device__ inline void merge_top_k(const Key *keys, unsigned *places, float *scores, unsigned spans, unsigned k) {
+// tokens: [rows, k]; logits: [rows, k]
+// Thread blocks: one of 256 threads per row.
+__device__ inline void merge_top_k(const Key *keys, unsigned *tokens, float *logits, unsigned spans, unsigned k) {
   __shared__ Key all[SPAN], chosen[MOST];
   const unsigned count = spans * k;
   for (unsigned i = threadIdx.x; i < count; i += THREADS) all[i] = keys[(size_t)blockIdx.x * count + i];
@@ -72,36 +73,36 @@ __device__ inline void merge_top_k(const Key *keys, unsigned *places, float *sco
     const unsigned order = chosen[i] >> 32;
     union {
       unsigned bits;
-      float score;
+      float logit;
     } of = {order & 0x80000000u ? order & 0x7fffffffu : ~order};
-    places[blockIdx.x * k + i] = 0xffffffffu - (unsigned)chosen[i];
-    scores[blockIdx.x * k + i] = of.score;
+    tokens[blockIdx.x * k + i] = 0xffffffffu - (unsigned)chosen[i];
+    logits[blockIdx.x * k + i] = of.logit;
   }
 }
 
-KERNEL(top_k_f32, (const float *scores, Key *keys, unsigned count, unsigned k), (scores, keys, count, k),
+KERNEL(top_k_f32, (const float *logits, Key *keys, unsigned count, unsigned k), (logits, keys, count, k),
        (top_k<float>))
-KERNEL(top_k_bf16, (const Bf16 *scores, Key *keys, unsigned count, unsigned k), (scores, keys, count, k),
+KERNEL(top_k_bf16, (const Bf16 *logits, Key *keys, unsigned count, unsigned k), (logits, keys, count, k),
        (top_k<Bf16>))
-KERNEL(top_k_merge, (const Key *keys, unsigned *places, float *scores, unsigned spans, unsigned k),
-       (keys, places, scores, spans, k), merge_top_k)
+KERNEL(top_k_merge, (const Key *keys, unsigned *tokens, float *logits, unsigned spans, unsigned k),
+       (keys, tokens, logits, spans, k), merge_top_k)
 
-// A token that has been there: its score is divided by `repetition` (multiplied if it is negative), then
-// `presence` is taken off.
+// The penalty of a token that occurred: its logit is divided by `repetition` (multiplied if it is
+// negative), then `presence` is subtracted.
 struct Penalty {
   unsigned row, token;
   float repetition, presence;
 };
 
-// scores: [rows, count], in place. Each token of a row has one penalty at most. Threads: one for each, in
-// blocks of any size. Twin: sampling::penalise.
-__device__ inline void take_off(float *scores, const Penalty *penalties, unsigned count, unsigned of_them) {
+// logits: [rows, count], in place. A token of a row has at most one penalty. Threads: one per
+// penalty, in blocks of any size. Twin: sampling::penalise.
+__device__ inline void take_off(float *logits, const Penalty *penalties, unsigned count, unsigned of_them) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= of_them) return;
   const Penalty penalty = penalties[i];
-  float *score = scores + (size_t)penalty.row * count + penalty.token;
-  *score = (*score < 0 ? *score * penalty.repetition : *score / penalty.repetition) - penalty.presence;
+  float *logit = logits + (size_t)penalty.row * count + penalty.token;
+  *logit = (*logit < 0 ? *logit * penalty.repetition : *logit / penalty.repetition) - penalty.presence;
 }
 
-KERNEL(penalise, (float *scores, const Penalty *penalties, unsigned count, unsigned of_them),
-       (scores, penalties, count, of_them), take_off)
+KERNEL(penalise, (float *logits, const Penalty *penalties, unsigned count, unsigned of_them),
+       (logits, penalties, count, of_them), take_off)

@@ -1,8 +1,8 @@
-// Attention of one query a sequence over its paged cache: what a decode step does in every layer.
+// Attention of one query per sequence over its paged KV cache, for decode steps.
 //
-// The keys of a sequence are cut into `splits` parts, so that a few sequences keep the whole device
-// busy ("split-K", flash decoding). `decode_attention_*` computes one part for all query heads that
-// share a key head; `decode_attention_merge_*` joins the parts.
+// The keys of a sequence are split into `splits` parts, so that a few sequences keep the whole
+// device busy ("split-K", flash decoding). `decode_attention_*` computes one part for all query
+// heads that share a key head; `decode_attention_merge_*` merges the parts.
 //
 // Its twin is cpu::attention::attend.
 
@@ -15,7 +15,7 @@ constexpr int KEYS_A_TIME = WARPS * 32 / LANES;
 constexpr unsigned LEAST_KEYS = 64;     // worth a block of threads
 constexpr float NOTHING = -1e30f;       // a score below all others; differences of it are not NaN
 
-// Keys of a part.
+// Keys per part.
 __device__ inline unsigned part_of(unsigned keys, unsigned splits) {
   return max((keys + splits - 1) / splits, LEAST_KEYS);
 }
@@ -23,16 +23,16 @@ __device__ inline unsigned part_of(unsigned keys, unsigned splits) {
 // q:         [queries of all, heads, HEAD]
 // pages:     addresses of PAGE tokens [PAGE, kv_heads, HEAD] each, in the first layer
 // layer:     bytes from there to this layer's keys, `values` from those to its values
-// sequences: their last query is computed
-// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score, its sum
-//            of weights; not of parts without keys
-// Blocks of threads: (kv_heads, splits, sequences) of 128.
+// sequences: only their last query is computed
+// partial:   [sequences, heads, splits, HEAD + 2] f32: a part's sum of values, its largest score and
+//            its sum of weights; parts without keys are not written
+// Thread blocks: (kv_heads, splits, sequences) of 128 threads.
 template <typename T, int HEAD, int G>
 __device__ void decode_attention(const T *q, const unsigned long long *pages, const Sequence *sequences,
                                  float *partial, unsigned long long layer, unsigned long long to_values,
                                  float scale) {
   constexpr int VALUES = HEAD / LANES, PARTIAL = HEAD + 2;
-  // Keys and values that a thread has on their way at a time: memory is far.
+  // Keys and values that a thread loads at a time, to hide the latency of memory.
   constexpr int AHEAD = 8 / sizeof(T);
   __shared__ float sums[WARPS][G][PARTIAL];
   const unsigned kv_head = blockIdx.x, kv_heads = gridDim.x, heads = kv_heads * G;
@@ -54,7 +54,8 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
       sum[g][i] = 0;
     }
   }
-  // All threads take the same number of steps, since those of a warp exchange values in each.
+  // All threads take the same number of steps, because the threads of a warp exchange values in
+  // each.
   for (unsigned first = begin; first < end; first += AHEAD * KEYS_A_TIME) {
     const unsigned mine = first + 2 * warp + half;
     Pack<VALUES, T> k[AHEAD], v[AHEAD];
@@ -94,7 +95,7 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
     }
   }
   for (int g = 0; g < G; g++) {
-    // The two halves of the warp.
+    // Merges the two halves of the warp.
     const float other = __shfl_xor_sync(0xffffffff, most[g], LANES);
     const float larger = fmaxf(most[g], other), mine = expf(most[g] - larger);
     weight[g] *= mine;
@@ -128,7 +129,7 @@ __device__ void decode_attention(const T *q, const unsigned long long *pages, co
   }
 }
 
-// out: [queries of all, heads, HEAD]. Blocks of threads: (heads, sequences) of HEAD.
+// out: [queries of all, heads, HEAD]. Thread blocks: (heads, sequences) of HEAD threads.
 template <typename T, int HEAD>
 __device__ void decode_attention_merge(const float *partial, const Sequence *sequences, T *out, unsigned splits) {
   constexpr int PARTIAL = HEAD + 2;

@@ -1,11 +1,11 @@
-// Rows of the table of embeddings. Twin: candle's index_select.
+// Rows of the embedding table. Twin: candle's index_select.
 
 #include "values.cuh"
 
 // ids:   [rows]
 // table: [vocabulary, width]
 // out:   [rows, width]
-// Blocks of threads: one of 256 for each row.
+// Thread blocks: one of 256 threads per row.
 template <typename T>
 __device__ void embed(const unsigned *ids, const T *table, T *out, unsigned width) {
   table += (size_t)ids[blockIdx.x] * width;

@@ -1,4 +1,4 @@
-// Frames of bytes to normalised patches. Twin: frames::patchify, whose every value it repeats.
+// Cuts frames of bytes into normalised patches. Twin: cpu::patchify, with the same bits.
 
 #include "values.cuh"
 
@@ -7,7 +7,7 @@ struct Patches {
 };
 
 // frames: [inputs, temporal, height, width, 3]
-// levels: [3, 256], the normalised value of every level of every channel
+// levels: [3, 256], the normalised value of each level of each channel
 // out:    [inputs * patches, 3 * temporal * patch * patch], in merge-block order
 // Threads: one for each of `count` values of the result, in blocks of any size.
 template <typename T>

@@ -1,12 +1,12 @@
-// Rotary position embeddings: the angles of a pass once, then in every layer the norms of queries and
-// keys, their rotation and the way into the cache in one pass over memory.
+// Rotary position embeddings. The angles of a pass are computed once; then, in every layer, one
+// pass over memory normalises queries and keys, rotates them and writes to the KV cache.
 //
 // Twins: model::rope, cpu::norm::rms_norm, cpu::norm::rotate.
 
 #include "values.cuh"
 
 // positions:   [rows, 3], time, height, width
-// frequencies: [half] and the axis whose position each turns
+// frequencies: [half], with the axis whose position each rotates by
 // table:       [rows, half, 2], cosine and sine
 // Threads: one for each of `count` = rows * half, in blocks of any size.
 __device__ inline void angles(const unsigned *positions, const float *frequencies, const unsigned *axes,
@@ -26,7 +26,7 @@ KERNEL(rope_table,
 
 constexpr unsigned HEADS_OF_BLOCK = 4;  // one a warp
 
-// Where the heads of one kind lie, and from row to row how far apart.
+// The heads of one kind: address of the first, and values from row to row.
 template <typename T>
 struct Heads {
   const T *first;
@@ -35,10 +35,11 @@ struct Heads {
 
 // q, k, v:  [rows, heads or kv_heads, HEAD], rows at a pitch
 // table:    [rows, HEAD / 2, 2]
-// slots:    [rows] address of the row's first key in the first layer of its block; null: not to be kept
+// slots:    [rows] address of the row's first key in the first layer of its block; null for a
+//           padding row, which is discarded
 // layer:    bytes from there to this layer's keys, `values` from those to its values
 // out:      [rows, heads, HEAD], queries normalised and rotated
-// Blocks of threads: (ceil((heads + 2 kv_heads) / 4), rows) of 128.
+// Thread blocks: (ceil((heads + 2 kv_heads) / 4), rows) of 128 threads.
 template <typename T, int HEAD>
 __device__ void rope_write(Heads<T> q, Heads<T> k, Heads<T> v, const T *q_weight, const T *k_weight,
                            const float *table, const unsigned long long *slots, unsigned long long layer,
@@ -96,8 +97,8 @@ __device__ void rope_write(Heads<T> q, Heads<T> k, Heads<T> v, const T *q_weight
 ROPE_WRITE_OF(f32, float)
 ROPE_WRITE_OF(bf16, Bf16)
 
-// Adds the bias of the vision tower's queries, keys and values, and rotates queries and keys, in place, in
-// f32 as in the reference.
+// Adds the bias of the vision tower's queries, keys and values, and rotates queries and keys, in
+// place, in f32 as in the reference.
 //
 // qkv:      [patches, 3, heads, 2 half]
 // bias:     [3, heads, 2 half]

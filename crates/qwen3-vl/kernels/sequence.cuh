@@ -1,12 +1,12 @@
-// Where the keys of a sequence are.
+// The queries and keys of a sequence in a launch.
 
 #pragma once
 
-// Tokens of a page of the cache: model::kv_cache::BLOCK_TOKENS.
+// Tokens per page (KV block): model::kv_cache::BLOCK_TOKENS.
 constexpr int PAGE = 128;
 
-// A sequence in a launch: its first query among all, how many, its keys, the first of its pages in the
-// table of pages. Without keys it is there to fill a batch.
+// A sequence in a launch: index of its first query among all, number of queries, number of keys,
+// index of its first page in the table of pages. A padding row has no keys.
 struct Sequence {
   unsigned query, queries, keys, page;
 };

@@ -2,8 +2,8 @@
 
 #include "values.cuh"
 
-// gate, up: [rows, width] at a pitch; out: [rows, width]. Threads: one for each of `count` values, in
-// blocks of any size.
+// gate, up: [rows, width] at a pitch; out: [rows, width]. Threads: one for each of `count` values,
+// in blocks of any size.
 template <typename T>
 __device__ void silu_mul(const T *gate, const T *up, T *out, unsigned width, unsigned pitch,
                          unsigned long long count) {
@@ -11,7 +11,7 @@ __device__ void silu_mul(const T *gate, const T *up, T *out, unsigned width, uns
   if (i >= count) return;
   const size_t at = i / width * pitch + i % width;
   const float x = widen(gate[at]);
-  // The reference rounds what silu gives.
+  // The reference rounds the result of silu.
   store(rounded<T>(x / (1.0f + expf(-x))) * widen(up[at]), out + i);
 }
 

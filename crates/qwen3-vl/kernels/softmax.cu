@@ -1,12 +1,12 @@
-// softmax(scale * row) in place, of the scores that a query may see; the rest becomes 0. Instead of a
-// mask made on the host, a scaled copy, a copy in f32 and one back.
+// softmax(scale * row) in place, over the keys that a query attends to; the other weights become 0.
+// Replaces a mask from the host, a scaled copy, a copy in f32 and one back.
 //
-// Its twin is the definition in tests/kernels; with products around it, cpu::attention::attend.
+// Its twin is the definition in tests/kernels; with the products around it, cpu::attention::attend.
 
 #include "block.cuh"
 
-// scores: [rows, keys]; row r is query r % queries, which sees the first `seen` + r % queries keys, at
-// most all of them. Blocks of threads: one of 256 for each row.
+// scores: [rows, keys]; row r is query r % queries, which attends to the first `seen` + r % queries
+// keys, at most all. Thread blocks: one of 256 threads per row.
 template <typename T>
 __device__ void softmax(T *scores, unsigned queries, unsigned keys, unsigned seen, float scale) {
   scores += (size_t)blockIdx.x * keys;

@@ -1,15 +1,17 @@
-// Values of f32 and bf16 as f32, and how kernels are declared. No header of CUDA's is needed, so the
-// same sources compile for the CPU, where tests/kernels/emulate.h stands in for the device.
+// Loads and stores f32 and bf16 as f32, and declares kernels. The sources need no CUDA headers, so
+// they also compile for the CPU, where tests/kernels/emulate.h emulates the device.
 
 #pragma once
 
 #ifndef KERNEL
-// A kernel by its plain name: its parameters, its arguments in parentheses, what it runs.
+// Declares a kernel: its plain name, its parameters, the arguments in parentheses, and the function
+// to call with them.
 #define KERNEL(NAME, PARAMETERS, ARGUMENTS, BODY) \
   extern "C" __global__ void NAME PARAMETERS { BODY ARGUMENTS; }
 #endif
 
-// Before a loop over values in registers: with a number that the compiler does not know they would lie in memory.
+// Put before loops over values in registers: without unrolling, the compiler would index them in
+// memory.
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
 #else
@@ -30,7 +32,7 @@ __device__ inline float widen(Bf16 value) {
 }
 
 __device__ inline void store(float value, float *to) { *to = value; }
-// To the nearest, ties to even.
+// Rounds to nearest, ties to even.
 __device__ inline void store(float value, Bf16 *to) {
   union {
     float value;
@@ -40,7 +42,7 @@ __device__ inline void store(float value, Bf16 *to) {
   to->bits = nan ? 0x7fc0 : (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
 }
 
-// What is left of a value in memory of type T.
+// The value after rounding to type T.
 template <typename T>
 __device__ inline float rounded(float value) {
   T in_memory;
@@ -48,7 +50,7 @@ __device__ inline float rounded(float value) {
   return widen(in_memory);
 }
 
-// N values as they lie in memory, at an address that is a multiple of their size together or of 16.
+// N values in memory. Their address is a multiple of the smaller of their total size and 16 bytes.
 template <int N, typename T>
 struct Pack {
   // At most 16 bytes a load.

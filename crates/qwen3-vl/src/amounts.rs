@@ -1,4 +1,4 @@
-//! Numbers of bytes for people.
+//! Formats numbers of bytes for users.
 
 /// `4.3 GB`.
 pub(crate) fn amount(bytes: u64) -> String {

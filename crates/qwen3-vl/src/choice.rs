@@ -1,6 +1,6 @@
-//! Names of choices, as users write them.
+//! The error for an unknown name of a choice.
 
-/// A name that is none of the choices.
+/// A name that is not one of the choices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}: use {choices}")]
 pub struct UnknownChoice {

@@ -1,27 +1,27 @@
-//! Ids to text as they come, never splitting a character.
+//! Turns ids into text incrementally, never splitting a character.
 
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Turns a growing list of ids into pieces of text.
 ///
-/// Byte-level BPE cuts characters at will, and decoding ids one by one is not decoding them
-/// together. So the text so far is decoded as a whole from a point where it was last complete, and
-/// only what has grown without a replacement character at its end is handed out.
+/// Byte-level BPE may split a character between tokens, and decoding ids one by one differs from
+/// decoding them together. So each step decodes the text from the last point where it was complete,
+/// and returns only what has been added without a replacement character at its end.
 #[derive(Debug, Default)]
 pub struct Detokenizer {
     ids: Vec<u32>,
-    /// First id that is decoded again each time.
+    /// First id that each step decodes again.
     prefix: usize,
-    /// Ids before this one have been handed out.
+    /// Text of the ids before this one has been returned.
     read: usize,
 }
 
 impl Detokenizer {
-    /// Adds an id; returns the text that became certain, possibly none.
+    /// Adds an id; returns the text that became complete, if any.
     ///
     /// # Errors
     ///
-    /// If the tokenizer does not know the id.
+    /// If the id is not in the vocabulary.
     pub fn push(
         &mut self,
         id: u32,
@@ -31,11 +31,11 @@ impl Detokenizer {
         self.step(tokenizer, false)
     }
 
-    /// What is left at the end of the answer: a cut character becomes U+FFFD, as in the reference.
+    /// The rest of the answer; an incomplete character becomes U+FFFD, as in the reference.
     ///
     /// # Errors
     ///
-    /// If the tokenizer does not know an id.
+    /// If an id is not in the vocabulary.
     pub fn finish(mut self, tokenizer: &Tokenizer) -> Result<Option<String>, TokenizerError> {
         self.step(tokenizer, true)
     }

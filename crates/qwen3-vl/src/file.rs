@@ -1,25 +1,27 @@
-//! Files of a checkpoint, which may be anything: a pipe that never gives a byte, a device, a file
-//! of terabytes without content.
+//! Reads files of a checkpoint safely, for a path may be anything: a silent pipe, a device, a
+//! sparse file of terabytes.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Most bytes of a configuration, of which released ones have a few thousand. Parsed JSON takes up
-/// to eleven times the memory.
+/// Most bytes of a configuration; released ones have a few thousand. Parsed JSON takes up to eleven
+/// times the memory.
 pub(crate) const CONFIG_LIMIT: u64 = 4 << 20;
 /// Most bytes of `tokenizer.json`: Qwen's has 11 MB.
 pub(crate) const TOKENIZER_LIMIT: u64 = 32 << 20;
 /// Most bytes of `model.safetensors.index.json`, which has about a hundred for each tensor.
 pub(crate) const INDEX_LIMIT: u64 = 32 << 20;
 
-/// Opens a regular file, and nothing else: opening a pipe would wait for who writes to it.
+/// Opens a regular file and returns its length. Refuses others: opening a pipe would wait for a
+/// writer.
 ///
 /// # Errors
 ///
-/// Those of the system; [`io::ErrorKind::InvalidInput`] for what is no regular file.
+/// Those of the system; [`io::ErrorKind::InvalidInput`] if it is not a regular file.
 pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // Before it is opened, because that can wait; and again after, because it may have changed.
+    // Checked before opening, which could block, and again after, because the file may have
+    // changed.
     regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -27,11 +29,11 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// All bytes of a regular file.
+/// Reads all bytes of a regular file.
 ///
 /// # Errors
 ///
-/// Those of [`open_regular`]; [`io::ErrorKind::FileTooLarge`] if there are more than `limit`.
+/// Those of [`open_regular`]; [`io::ErrorKind::FileTooLarge`] if it has more than `limit` bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let (file, length) = open_regular(path)?;
     let too_large = || {
@@ -69,13 +71,13 @@ pub(crate) fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether these are the first bytes of a Git LFS pointer, which stands for a file that has not
-/// been fetched.
+/// Whether these are the first bytes of a Git LFS pointer, which replaces a file that has not been
+/// fetched.
 pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
-/// What to say of one.
+/// The advice for a Git LFS pointer.
 pub(crate) const LFS_ADVICE: &str = "it is a Git LFS pointer, not the file itself: run `git lfs \
                                      pull` in that folder, or download the files again";
 
@@ -97,7 +99,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn files_that_grow_while_they_are_read_end_at_the_limit() {
-        // Of this one the system says that it is empty.
+        // The system reports a length of 0 for this file.
         let path = Path::new("/proc/self/status");
         assert_eq!(fs::metadata(path).unwrap().len(), 0);
         let error = read_bounded(path, 10).unwrap_err();

@@ -1,4 +1,4 @@
-//! What a path is that is no checkpoint, and what to do.
+//! Explains to users why a path is not a checkpoint, and what to do.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,14 +10,14 @@ use crate::index::{INDEX, SINGLE};
 use crate::quote::shortened;
 use crate::weights::gguf::{find, in_folder};
 
-/// A folder with more entries is not looked at further.
+/// Most entries of a folder to look at.
 const MOST_ENTRIES: usize = 10_000;
 
-/// That there is a folder.
+/// Checks that the path is a folder.
 ///
 /// # Errors
 ///
-/// [`LoadError`] says what is there instead.
+/// A [`LoadError`] that says what the path is instead.
 pub(crate) fn ensure_folder(path: &Path) -> Result<(), LoadError> {
     let shown = shortened(path.display());
     if path.is_dir() {
@@ -56,14 +56,14 @@ pub(crate) fn gguf(path: &Path) -> Result<Option<PathBuf>, LoadError> {
 const GGUF: &str = "there are GGUF files, of which one is to be named: the path of the language \
                     model's, or OWNER/NAME/FILE.gguf of a model on the hub";
 
-/// What to say of a folder that lacks a file, by what else there is.
+/// The error for a folder that lacks a file, explained by its other files.
 pub(crate) fn lacks(folder: &Path, file: &str) -> LoadError {
     let shown = shortened(folder.display());
     let reason = reason(&names(folder), file);
     LoadError::Invalid(format!("{shown} has no {file}: {reason}"))
 }
 
-/// Why files of these names, of a folder or of a hub's model, do not have that one.
+/// Why a folder or a hub's model with files of these names lacks `file`.
 pub(crate) fn reason(names: &BTreeSet<String>, file: &str) -> String {
     let has = |name: &str| names.contains(name);
     let ends = |end: &str| names.iter().any(|name| name.ends_with(end));

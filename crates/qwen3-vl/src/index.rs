@@ -1,21 +1,20 @@
-//! Which files hold a checkpoint's weights. Pure: names only.
+//! The files with a checkpoint's weights. Pure: names only.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use crate::quote::{json_error, quoted};
 
-/// All weights in one file. Where it is, an index beside it is one that was left behind, as for
-/// transformers.
+/// The file with all weights. As in transformers, an index beside it is ignored as a leftover.
 pub(crate) const SINGLE: &str = "model.safetensors";
-/// Names the files of weights that are split, the shards.
+/// The index that names the shards of split weights.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// The files that an index names, in order.
+/// The shards that an index names, in order.
 ///
 /// # Errors
 ///
-/// What is wrong with it: no JSON, no name, or one that leads out of its folder.
+/// A text: it is not JSON, names no file, or names one outside its folder.
 pub(crate) fn shard_names(json: &[u8]) -> Result<BTreeSet<String>, String> {
     #[derive(serde::Deserialize)]
     struct Index {

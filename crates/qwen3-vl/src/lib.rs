@@ -1,13 +1,13 @@
-//! Qwen3-VL for video: what Hugging Face transformers computes, in Rust, on candle.
+//! Qwen3-VL for video: computes what Hugging Face transformers computes, in Rust, on candle.
 //!
-//! What a caller needs besides is in [`qwen3_vl_core`]: frames, windows, prompts, requests, events.
+//! Callers also need [`qwen3_vl_core`]: frames, windows, prompts, requests, events.
 //!
-//! 1. [`load`] makes a [`local`] backend of a checkpoint's files ([`hub`], [`config`], [`tokenizer`]) on
-//!    a [`device`]; [`shared`] gives one to all who load the same model.
+//! 1. [`load`] makes a [`local`] backend of a checkpoint's files ([`hub`], [`config`],
+//!    [`tokenizer`]) on a [`device`]; [`shared`] shares it among callers that load the same model.
 //! 2. [`engine`]: the thread that owns a model: queue, scheduler, sequences, sampling, text.
-//! 3. [`weights`]: tensors of a checkpoint, whatever kind of file they are in.
-//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU, `kernels/` those
-//!    for NVIDIA GPUs.
+//! 3. [`weights`]: tensors of a checkpoint, from any supported file format.
+//! 4. [`model`]: vision tower, text model, KV cache; [`cpu`] has its kernels for the CPU,
+//!    `kernels/` those for NVIDIA GPUs.
 
 mod amounts;
 mod choice;

@@ -34,7 +34,7 @@ impl LocalBackend {
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start(model: ModelInfo, runner: Runner) -> std::io::Result<Self> {
         Ok(Self {
             model,
@@ -52,24 +52,28 @@ impl Backend for LocalBackend {
     }
 
     fn open(&self, head: WindowHead, lost: LostSink) -> Box<dyn Window> {
-        let line = Line {
+        let connection = Connection {
             commands: self.engine.commands(),
             ids: self.ids.clone(),
             interrupt: Arc::clone(self.engine.interrupt()),
             interest: Arc::default(),
         };
-        let (id, waiter) = (line.next_id(), line.waiter());
-        line.send(Command::Open {
+        let (id, waiter) = (connection.next_id(), connection.waiter());
+        connection.send(Command::Open {
             id,
             head,
             lost,
-            interest: line.interest.clone(),
+            interest: connection.interest.clone(),
         });
-        Box::new(LocalWindow { id, line, waiter })
+        Box::new(LocalWindow {
+            id,
+            connection,
+            waiter,
+        })
     }
 
     fn text_tokens(&self, text: &str) -> usize {
-        // What cannot be encoded fails with its window.
+        // A text that cannot be tokenized fails with its window.
         self.tokenizer.encode(text).map_or(0, |ids| ids.len())
     }
 
@@ -82,16 +86,16 @@ impl Backend for LocalBackend {
     }
 }
 
-/// A window's line to the engine.
+/// A window's connection to the engine.
 #[derive(Clone)]
-struct Line {
+struct Connection {
     commands: Option<Sender<Command>>,
     ids: Arc<AtomicU64>,
     interrupt: Arc<Interrupt>,
     interest: Arc<Interest>,
 }
 
-impl Line {
+impl Connection {
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -100,7 +104,8 @@ impl Line {
         Arc::new(Waiter::new(&self.interrupt, &self.interest))
     }
 
-    /// Sends a command; if there is no engine any more, somebody may wait for what it would have done.
+    /// Sends a command. If the engine is gone, fails the window or request of the command, whose
+    /// caller may be waiting.
     fn send(&self, command: Command) {
         let lost = match &self.commands {
             Some(commands) => commands.send(command).err().map(|e| e.0),
@@ -117,13 +122,13 @@ impl Line {
 
 struct LocalWindow {
     id: u64,
-    line: Line,
+    connection: Connection,
     waiter: Arc<Waiter>,
 }
 
 impl Window for LocalWindow {
     fn push(&mut self, input: VisionInput) {
-        self.line.send(Command::Push {
+        self.connection.send(Command::Push {
             id: self.id,
             input,
             at: Instant::now(),
@@ -131,7 +136,7 @@ impl Window for LocalWindow {
     }
 
     fn ask(&mut self, request: Request, sink: EventSink) -> Box<dyn RequestHandle> {
-        let (id, waiter) = (self.line.next_id(), self.line.waiter());
+        let (id, waiter) = (self.connection.next_id(), self.connection.waiter());
         let ask = Ask {
             id,
             request,
@@ -139,31 +144,35 @@ impl Window for LocalWindow {
             at: Instant::now(),
             waiter: Some(waiter.clone()),
         };
-        self.line.send(Command::Ask {
+        self.connection.send(Command::Ask {
             window: self.id,
             ask,
         });
-        let line = self.line.clone();
-        Box::new(LocalHandle { id, line, waiter })
+        let connection = self.connection.clone();
+        Box::new(LocalHandle {
+            id,
+            connection,
+            waiter,
+        })
     }
 }
 
 impl Drop for LocalWindow {
     fn drop(&mut self) {
-        self.line.send(Command::Close { id: self.id });
+        self.connection.send(Command::Close { id: self.id });
         self.waiter.give_up();
     }
 }
 
 struct LocalHandle {
     id: u64,
-    line: Line,
+    connection: Connection,
     waiter: Arc<Waiter>,
 }
 
 impl RequestHandle for LocalHandle {
     fn cancel(&self) {
-        self.line.send(Command::Cancel { id: self.id });
+        self.connection.send(Command::Cancel { id: self.id });
         self.waiter.give_up();
     }
 }

@@ -1,11 +1,11 @@
 //! Memory of this machine.
 
-/// Bytes that can be taken without swapping; none if nobody says.
+/// Bytes that can be allocated without swapping; none if unknown.
 pub(crate) fn available_memory() -> Option<u64> {
     memory_line(&memory()?, "MemAvailable:")
 }
 
-/// Bytes that can still be taken on this machine, swap included; none if nobody says.
+/// Bytes that can be allocated including swap; none if unknown.
 pub(crate) fn spare_memory() -> Option<u64> {
     let memory = memory()?;
     let swap = memory_line(&memory, "SwapFree:").unwrap_or(0);

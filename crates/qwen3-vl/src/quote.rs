@@ -1,16 +1,16 @@
-//! Text from outside, made fit for an error message: short, and on one line.
+//! Shortens and escapes text from outside for error messages on one line.
 
 use std::fmt::Write;
 
-/// Characters of a quoted name that are kept.
+/// Most characters of a quoted name.
 const NAME: usize = 200;
-/// Characters of a whole message that are kept, of its start and of its end.
+/// Most characters of the start and of the end of a message.
 const START: usize = 700;
 const END: usize = 200;
-/// Of the end of what is said of JSON: the place.
+/// Most characters of the end of a JSON error, which gives line and column.
 const JSON_END: usize = 100;
 
-/// A name or value from a file, in quotes: cut, control characters escaped.
+/// Quotes a name or value from a file: shortened, with control characters escaped.
 pub(crate) fn quoted(text: &str) -> String {
     let mut chars = text.chars();
     let mut out = String::from("\"");
@@ -22,12 +22,12 @@ pub(crate) fn quoted(text: &str) -> String {
     out
 }
 
-/// As [`quoted`], of bytes that may be no text.
+/// Like [`quoted`], for bytes that may not be text.
 pub(crate) fn quoted_bytes(bytes: &[u8]) -> String {
     quoted(&String::from_utf8_lossy(bytes))
 }
 
-/// What a value of a JSON file looks like, cut like [`quoted`].
+/// Describes a value of a JSON file, shortened like [`quoted`].
 pub(crate) fn value(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => quoted(text),
@@ -37,17 +37,17 @@ pub(crate) fn value(value: &serde_json::Value) -> String {
     }
 }
 
-/// A message of another crate, which may quote a file at any length: the start and the end of it.
+/// Shortens a message of another crate, which may quote a file at any length, to its start and end.
 pub(crate) fn shortened(message: impl std::fmt::Display) -> String {
     ends(&message.to_string(), START, END)
 }
 
-/// What serde says of JSON, which quotes it at any length.
+/// Shortens an error of serde, which may quote JSON at any length.
 pub(crate) fn of_json(error: &serde_json::Error) -> String {
     ends(&error.to_string(), NAME, JSON_END)
 }
 
-/// What is wrong with a JSON file, and what to do where it is none.
+/// Describes the error of a JSON file and, if it is not JSON, what to do.
 pub(crate) fn json_error(error: &serde_json::Error) -> String {
     use serde_json::error::Category;
     let said = of_json(error);
@@ -57,7 +57,7 @@ pub(crate) fn json_error(error: &serde_json::Error) -> String {
     }
 }
 
-/// So many characters of the start of a text and of its end.
+/// The first `start` and the last `end` characters of a text.
 fn ends(text: &str, start: usize, end: usize) -> String {
     let mut out = String::new();
     let length = text.chars().count();

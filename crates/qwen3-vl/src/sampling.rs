@@ -1,7 +1,8 @@
-//! Scores to the next token: penalties, temperature, top-k, top-p, in transformers' order.
+//! Samples the next token from logits: penalties, temperature, top-k, top-p, in transformers'
+//! order.
 //!
-//! candle-transformers' `LogitsProcessor` does not renormalise between top-k and top-p and so draws
-//! from another distribution than the reference.
+//! candle-transformers' `LogitsProcessor` does not renormalise between top-k and top-p, and so
+//! draws from another distribution than the reference.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +11,31 @@ use rand::{Rng, SeedableRng};
 
 use qwen3_vl_core::request::SamplingParams;
 
-/// What a token is chosen from.
+/// The logits that a token is chosen from.
 #[derive(Debug)]
 pub enum Logits<'a> {
-    /// The scores of all tokens, which are used up.
+    /// The logits of all tokens; consumed by sampling.
     All(&'a mut [f32]),
-    /// Tokens with the largest scores, largest first, of equal ones the first; as many as
-    /// [`TokenSampler::candidates_needed`], [penalties](TokenSampler::penalties) taken off.
+    /// The [`TokenSampler::candidates_needed`] tokens with the largest logits, largest first, equal
+    /// ones by id; [penalties](TokenSampler::penalties) are applied.
     Best(&'a [(u32, f32)]),
 }
 
 impl Logits<'_> {
-    /// Whether no token can be chosen from them: where a model overflows, its scores are NaN.
+    /// Whether a logit is NaN, as after an overflow of the model, so that no token can be chosen.
     pub fn has_nan(&self) -> bool {
         match self {
-            Self::All(scores) => scores.iter().fold(false, |nan, s| nan | s.is_nan()),
-            Self::Best(best) => best.iter().any(|(_, score)| score.is_nan()),
+            Self::All(logits) => logits.iter().fold(false, |nan, s| nan | s.is_nan()),
+            Self::Best(best) => best.iter().any(|(_, logit)| logit.is_nan()),
         }
     }
 }
 
-/// What is taken off the score of a token that has been there: it is divided by `repetition`, or multiplied
-/// if it is negative, then less `presence`.
+/// The penalty of a token that occurred: its logit is divided by `repetition`, or multiplied if it
+/// is negative; then `presence` is subtracted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalty {
-    /// Which token.
+    /// The token.
     pub token: u32,
     /// 1 changes nothing.
     pub repetition: f32,
@@ -43,14 +44,14 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// What is left of a score.
-    pub fn apply(self, score: f32) -> f32 {
-        let score = if score < 0.0 {
-            score * self.repetition
+    /// Applies the penalty to the token's logit.
+    pub fn apply(self, logit: f32) -> f32 {
+        let logit = if logit < 0.0 {
+            logit * self.repetition
         } else {
-            score / self.repetition
+            logit / self.repetition
         };
-        score - self.presence
+        logit - self.presence
     }
 }
 
@@ -70,7 +71,7 @@ impl TokenSampler {
         }
     }
 
-    /// How many of the largest scores it needs; none if it may need any.
+    /// How many of the largest logits it needs; none if it needs all.
     pub fn candidates_needed(&self) -> Option<usize> {
         match self.generation.top_k {
             _ if self.generation.temperature <= 0.0 => Some(1),
@@ -79,9 +80,9 @@ impl TokenSampler {
         }
     }
 
-    /// What is taken off the scores of tokens, each of them once. `sequence` is the prompt and what has been
-    /// generated, `generated` the latter alone (transformers: `RepetitionPenaltyLogitsProcessor`; presence
-    /// as in the OpenAI API).
+    /// The penalties of tokens, at most one per token. `sequence` is the prompt and the generated
+    /// tokens, `generated` only the latter (transformers: `RepetitionPenaltyLogitsProcessor`;
+    /// presence as in the OpenAI API).
     pub fn penalties(&self, sequence: &[u32], generated: &[u32]) -> Vec<Penalty> {
         let SamplingParams {
             repetition_penalty,
@@ -109,27 +110,27 @@ impl TokenSampler {
         all.into_values().collect()
     }
 
-    /// The next token. `sequence` is the prompt and what has been generated, `generated` the
-    /// latter alone.
-    pub fn next(&mut self, scores: Logits<'_>, sequence: &[u32], generated: &[u32]) -> u32 {
-        let best = match scores {
+    /// Chooses the next token. `sequence` is the prompt and the generated tokens, `generated` only
+    /// the latter.
+    pub fn next(&mut self, logits: Logits<'_>, sequence: &[u32], generated: &[u32]) -> u32 {
+        let best = match logits {
             Logits::Best(best) => best.to_vec(),
-            Logits::All(scores) => {
+            Logits::All(logits) => {
                 for penalty in self.penalties(sequence, generated) {
-                    if let Some(score) = scores.get_mut(penalty.token as usize) {
-                        *score = penalty.apply(*score);
+                    if let Some(logit) = logits.get_mut(penalty.token as usize) {
+                        *logit = penalty.apply(*logit);
                     }
                 }
                 if self.generation.temperature <= 0.0 {
-                    return argmax(scores);
+                    return argmax(logits);
                 }
-                self.best(scores)
+                self.best(logits)
             }
         };
         self.draw(&best)
     }
 
-    /// Draws from tokens with their scores, largest first.
+    /// Draws one of the tokens, which are given with their logits, largest first.
     fn draw(&mut self, best: &[(u32, f32)]) -> u32 {
         if self.generation.temperature <= 0.0 {
             return best.first().map_or(0, |(id, _)| *id);
@@ -146,36 +147,36 @@ impl TokenSampler {
         kept.last().map_or(0, |(id, _)| *id)
     }
 
-    /// The top k, or all, by score and then by place.
+    /// The top k tokens, or all, ordered by logit and then by id.
     fn best(&self, logits: &[f32]) -> Vec<(u32, f32)> {
         let top_k = self.generation.top_k;
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let by_score = |a: &u32, b: &u32| {
+        let by_logit = |a: &u32, b: &u32| {
             logits[*b as usize]
                 .total_cmp(&logits[*a as usize])
                 .then(a.cmp(b))
         };
         if top_k > 0 && (top_k as usize) < order.len() {
-            order.select_nth_unstable_by(top_k as usize - 1, by_score);
+            order.select_nth_unstable_by(top_k as usize - 1, by_logit);
             order.truncate(top_k as usize);
         }
-        order.sort_unstable_by(by_score);
+        order.sort_unstable_by(by_logit);
         order
             .into_iter()
             .map(|id| (id, logits[id as usize]))
             .collect()
     }
 
-    /// Tokens that may be drawn, most likely first, with their probabilities.
+    /// The tokens that may be drawn, most likely first, with their probabilities.
     fn candidates(&self, best: &[(u32, f32)]) -> Vec<(u32, f64)> {
         let SamplingParams {
             temperature, top_p, ..
         } = self.generation;
-        let max = best.first().map_or(0.0, |(_, score)| f64::from(*score));
-        let weight = |score: f32| ((f64::from(score) - max) / temperature).exp();
+        let max = best.first().map_or(0.0, |(_, logit)| f64::from(*logit));
+        let weight = |logit: f32| ((f64::from(logit) - max) / temperature).exp();
         let mut kept: Vec<(u32, f64)> = best
             .iter()
-            .map(|(id, score)| (*id, weight(*score)))
+            .map(|(id, logit)| (*id, weight(*logit)))
             .collect();
         let total: f64 = kept.iter().map(|(_, p)| p).sum();
         kept.iter_mut().for_each(|(_, p)| *p /= total);
@@ -191,11 +192,11 @@ impl TokenSampler {
     }
 }
 
-/// The first of the largest, as torch's argmax on the CPU.
+/// The first of the largest logits, like torch's argmax on the CPU.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
-    for (i, score) in logits.iter().enumerate() {
-        if *score > logits[best] {
+    for (i, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
             best = i;
         }
     }
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_of_both_kinds_are_taken_off_once() {
+    fn penalties_of_both_kinds_are_applied_once() {
         let generation = SamplingParams {
             repetition_penalty: 2.0,
             presence_penalty: 0.5,
@@ -267,14 +268,14 @@ mod tests {
         let sampler = TokenSampler::new(generation, 0);
         let mut logits = [2.0, -2.0, 2.0];
         for penalty in sampler.penalties(&[0, 1, 0], &[0, 0]) {
-            let score = &mut logits[penalty.token as usize];
-            *score = penalty.apply(*score);
+            let logit = &mut logits[penalty.token as usize];
+            *logit = penalty.apply(*logit);
         }
         assert_eq!(logits, [0.5, -4.0, 2.0]);
     }
 
     #[test]
-    fn the_best_scores_give_the_same_tokens_as_all() {
+    fn the_best_logits_give_the_same_tokens_as_all() {
         let logits: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 / 20.0).collect();
         for generation in [generation(0.7, 0.8, 20), generation(0.0, 1.0, 0)] {
             let generation = SamplingParams {
@@ -288,12 +289,12 @@ mod tests {
             let mut generated: Vec<u32> = Vec::new();
             for _ in 0..50 {
                 let want = of_all.next(Logits::All(&mut logits.clone()), &generated, &generated);
-                let mut scores = logits.clone();
+                let mut logits = logits.clone();
                 for penalty in of_best.penalties(&generated, &generated) {
-                    let score = &mut scores[penalty.token as usize];
-                    *score = penalty.apply(*score);
+                    let logit = &mut logits[penalty.token as usize];
+                    *logit = penalty.apply(*logit);
                 }
-                let mut best: Vec<(u32, f32)> = (0..).zip(scores).collect();
+                let mut best: Vec<(u32, f32)> = (0..).zip(logits).collect();
                 best.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                 best.truncate(of_best.candidates_needed().unwrap());
                 assert_eq!(

@@ -1,6 +1,6 @@
-//! `attach=window`: the video is held here until its windows have ended, and leaves with their
-//! descriptions from the source pad's own task. `queue` decides what may leave when, `stream` takes
-//! what the threads report and waits, `pad` is the pad and its task.
+//! `attach=window`: holds the video until its windows have ended; the source pad's task then pushes
+//! it with their descriptions. `queue` decides which entry may leave, `stream` takes the other
+//! threads' reports and waits, `pad` is the pad and its task.
 
 #[cfg(test)]
 mod model_check;

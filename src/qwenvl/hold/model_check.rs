@@ -1,4 +1,4 @@
-//! What is held, compiled with loom's locks: see `qwenvl::model_check`.
+//! `HeldBuffers` compiled with loom's locks: see `qwenvl::model_check`.
 
 #[path = "stream.rs"]
 #[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]
@@ -28,7 +28,7 @@ fn frame() -> Item {
     Item::Buffer(gst::Buffer::new(), None)
 }
 
-/// Holds frames at these times, of which as much may be held as `limit`.
+/// Pushes frames at these times, with this limit of held video.
 fn push(hold: &HeldBuffers, times: &[u64], limit: Duration) -> Result<(), gst::FlowError> {
     for time in times {
         hold.push(frame(), Some(at(*time)), None, limit)?;
@@ -36,8 +36,8 @@ fn push(hold: &HeldBuffers, times: &[u64], limit: Duration) -> Result<(), gst::F
     Ok(())
 }
 
-/// The source pad's task, which ends after so many things or when it is told to rest. Gives the number
-/// of descriptions of each.
+/// The source pad's task, which ends after `most` items or when it has to pause. Returns the number
+/// of descriptions of each item.
 fn task(hold: &Arc<HeldBuffers>, most: usize) -> thread::JoinHandle<Vec<usize>> {
     let hold = hold.clone();
     thread::spawn(move || {
@@ -90,12 +90,12 @@ fn a_window_that_takes_too_long_is_not_waited_for() {
 }
 
 #[test]
-fn room_ends_the_wait_for_room() {
+fn a_leaving_frame_ends_the_wait_of_a_push() {
     check(3, || {
         let hold = started();
         hold.end_watermark();
         let task = task(&hold, 3);
-        // One nanosecond is as much as may be held.
+        // The limit is one nanosecond of video.
         push(&hold, &[0, 1, 2], Duration::from_nanos(1)).unwrap();
         assert_eq!(task.join().unwrap(), [0; 3]);
     });
@@ -115,7 +115,7 @@ fn stop_flush_and_refusal_end_all_waits() {
         check(3, move || {
             let hold = started();
             push(&hold, &[0, 1], SECOND).unwrap();
-            // What follows finds no room, as nobody pushes.
+            // The next push has to wait, because no task takes frames.
             hold.end_watermark();
             let other = thread::spawn({
                 let hold = hold.clone();

@@ -10,11 +10,11 @@ use crate::qwenvl::imp::{CAT, QwenVL, lock};
 use crate::qwenvl::settings::{Attach, Settings};
 use crate::qwenvl::time::{self, clock_time};
 
-/// What a frame may come later than at its deadline, because threads do not run at once.
+/// By how much a frame may leave after its deadline, because threads do not run at once.
 const SLACK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 
-/// How long a frame is held at most: from the arrival of a window's first frame until the wait for
-/// the window's answer ends.
+/// The longest time that a frame is held: from the arrival of a window's first frame until the wait
+/// for the window's answer ends.
 pub(in crate::qwenvl) fn longest_hold(settings: &Settings) -> gst::ClockTime {
     let wait = settings.window_duration;
     clock_time(wait.saturating_add(settings.attach_timeout))
@@ -58,12 +58,13 @@ impl QwenVL {
 
     fn start_src(&self, pad: &gst::Pad) -> Result<(), gst::glib::BoolError> {
         self.start_task(pad, "the source pad", |this, pad| match this.hold.next() {
-            Some((item, descriptions)) => this.let_go(pad, item, descriptions),
+            Some((item, descriptions)) => this.push_item(pad, item, descriptions),
             None => drop(pad.pause_task()),
         })
     }
 
-    fn let_go(&self, pad: &gst::Pad, item: Item, descriptions: Vec<gst::Structure>) {
+    /// Pushes an entry of the hold queue, in the source pad's task.
+    fn push_item(&self, pad: &gst::Pad, item: Item, descriptions: Vec<gst::Structure>) {
         match item {
             Item::Event(event) => {
                 pad.push_event(event);
@@ -87,9 +88,9 @@ impl QwenVL {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let settings = lock(&self.settings).clone();
         let longest = Duration::from(longest_hold(&settings));
-        // A live frame leaves in time for the latency that was promised.
+        // A live frame leaves within the latency that the LATENCY query reports.
         let deadline = live.then(|| Instant::now().checked_add(longest)).flatten();
-        // While one window leaves, at the pace of the sink, the next one comes in.
+        // One window leaves at the pace of the sink while the next one comes in.
         let window = Duration::from_nanos(settings.window_duration);
         let mut limit = window.saturating_mul(2);
         if live {
@@ -100,13 +101,13 @@ impl QwenVL {
             .push(Item::Buffer(buffer, position), at, deadline, limit)
     }
 
-    /// Puts an event behind the frames that are held. Whether it will leave.
+    /// Puts an event behind the held frames. `false` if downstream refuses it.
     pub(in crate::qwenvl) fn hold_event(&self, event: gst::Event) -> bool {
         let eos = event.type_() == gst::EventType::Eos;
         let Err(error) = self.hold.event(event) else {
             return true;
         };
-        // Upstream pushes nothing more, so no later push would report it.
+        // Nothing follows EOS, so no later push would report the error.
         if eos && ![gst::FlowError::Flushing, gst::FlowError::Eos].contains(&error) {
             self.fail(&gst::glib::Error::new(
                 gst::StreamError::Failed,
@@ -121,12 +122,12 @@ impl QwenVL {
         self.hold.flush_start();
         self.srcpad.push_event(event.clone());
         if self.hold.active() {
-            // Returns when the task rests: nothing of before the flush comes out behind it.
+            // Waits for the task to pause: it must push nothing from before the flush after this.
             let _ = self.srcpad.pause_task();
         }
     }
 
-    /// Ends it.
+    /// Ends a flush of the source pad.
     pub(in crate::qwenvl) fn hold_flush_stop(&self, event: &gst::Event) {
         self.srcpad.push_event(event.clone());
         self.hold.flush_stop();
@@ -139,7 +140,7 @@ impl QwenVL {
         }
     }
 
-    /// By how much a live video leaves later than it came.
+    /// The latency that the element adds to live video.
     pub(in crate::qwenvl) fn latency(&self, settings: &Settings) -> gst::ClockTime {
         match settings.attach {
             Attach::Next => gst::ClockTime::ZERO,
@@ -155,7 +156,7 @@ impl QwenVL {
             let (live, min, max) = time::of_latency(query);
             let settings = lock(&self.settings).clone();
             if let (true, Some(min)) = (live, min) {
-                // What is held here may be held anywhere: as much more as it takes.
+                // Held buffers are downstream's buffering too, so the maximum grows as much.
                 let own = self.latency(&settings);
                 query.set(
                     live,

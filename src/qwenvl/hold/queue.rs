@@ -1,11 +1,11 @@
-//! What is held until its windows have ended. Pure: the time of day is a parameter.
+//! The queue of held buffers and events. Pure: the time is a parameter.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::message::RequestId;
 
-/// A position in the stream. Every break begins another part, in which time may start anew.
+/// A position in the stream. Every break begins another part, in which time may start again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::qwenvl) struct StreamPosition {
     pub(in crate::qwenvl) part: u64,
@@ -21,23 +21,23 @@ impl StreamPosition {
     };
 }
 
-/// What to do now.
+/// What the source pad's task does next.
 #[derive(Debug, PartialEq)]
 pub(super) enum Next<T, D> {
-    /// Push this, with these descriptions.
+    /// Push this item, with these descriptions.
     Push(T, Vec<D>),
-    /// Nothing before this time, unless something happens.
+    /// Wait for a change, at most until this time.
     WaitUntil(Instant),
-    /// Nothing until something happens.
+    /// Wait for a change.
     Wait,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     item: T,
-    /// An event has none: it waits for its turn only.
+    /// `None` for an event, which waits for the entries before it only.
     position: Option<StreamPosition>,
-    /// When it leaves at the latest.
+    /// The latest time to leave.
     deadline: Option<Instant>,
 }
 
@@ -48,7 +48,7 @@ struct Window<D> {
     end: StreamPosition,
     /// When the wait for its answers ends, once it is closed.
     until: Option<Instant>,
-    /// By their numbers, in their order.
+    /// Number and outcome, in the order of the requests.
     requests: Vec<(u64, Outcome<D>)>,
 }
 
@@ -96,7 +96,7 @@ impl<T, D> Default for HoldQueue<T, D> {
 }
 
 impl<T, D: Clone> HoldQueue<T, D> {
-    /// Puts something at the end.
+    /// Appends an item.
     pub(super) fn push(
         &mut self,
         item: T,
@@ -110,8 +110,8 @@ impl<T, D: Clone> HoldQueue<T, D> {
         });
     }
 
-    /// A window opens, with these requests, and will end at the running time `end` of its part at
-    /// the latest.
+    /// A window opens, with these requests. `end` is its last possible running time, in
+    /// nanoseconds.
     pub(super) fn opened(&mut self, id: u64, requests: &[u64], start: StreamPosition, end: u64) {
         let end = StreamPosition { time: end, ..start };
         let requests = requests.iter().map(|number| (*number, Outcome::Pending));
@@ -129,7 +129,7 @@ impl<T, D: Clone> HoldQueue<T, D> {
         self.watermark = self.watermark.max(to);
     }
 
-    /// A window waits for its answers. Entries wait for it until `until` at most.
+    /// A window is closed. Entries wait for its answers until `until` at most.
     pub(super) fn closed(&mut self, id: u64, until: Instant) {
         if let Some(window) = self.window(id) {
             window.until = Some(until);
@@ -149,12 +149,12 @@ impl<T, D: Clone> HoldQueue<T, D> {
         self.windows.iter_mut().find(|window| window.id == id)
     }
 
-    /// Buffers and events that are held.
+    /// Number of held buffers and events.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether the first entry may leave while video of `limit` or longer is held.
+    /// Whether video of `limit` or longer is held although the first entry may leave.
     pub(super) fn is_full(&self, now: Instant, limit: Duration) -> bool {
         let positions = || self.entries.iter().filter_map(|entry| entry.position);
         let (Some(first), Some(last)) = (positions().next(), positions().next_back()) else {
@@ -217,10 +217,10 @@ impl<T, D: Clone> HoldQueue<T, D> {
     }
 }
 
-/// What the first entry waits for.
+/// The wait of the first entry.
 enum Front {
     Ready,
-    /// For something to happen, or for this time.
+    /// For a change, or for this time.
     Until(Option<Instant>),
 }
 

@@ -1,7 +1,7 @@
 //! Buffers that are held until they are described, and the wait of the source pad's task.
 //!
-//! Only the task pushes. The other threads do not wait, with one exception: the streaming thread
-//! waits while more video than its limit could leave and has not left.
+//! Only the task pushes. No other thread waits, with one exception: the streaming thread waits
+//! while more video than its limit may leave and has not left.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use super::queue::{HoldQueue, Next, StreamPosition};
 use super::sync::{AtomicBool, now};
 use crate::message::RequestId;
 
-/// What is held.
+/// An entry of the hold queue.
 #[derive(Debug)]
 pub(in crate::qwenvl) enum Item {
-    /// A frame, and the running time at its end.
+    /// A buffer, and the running time at its end.
     Buffer(gst::Buffer, Option<gst::ClockTime>),
     Event(gst::Event),
 }
@@ -24,7 +24,7 @@ type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 struct State {
     queue: HoldQueue<Item, gst::Structure>,
     flushing: bool,
-    /// What downstream said last.
+    /// Downstream's last flow return.
     flow: Flow,
 }
 
@@ -36,11 +36,16 @@ impl State {
             flow: Ok(gst::FlowSuccess::Ok),
         }
     }
+
+    /// Takes all entries out.
+    fn clear(&mut self) -> HoldQueue<Item, gst::Structure> {
+        std::mem::take(&mut self.queue)
+    }
 }
 
-/// See the module's text.
+/// The hold queue with its lock; see the module.
 pub(in crate::qwenvl) struct HeldBuffers {
-    held: Monitor<State>,
+    state: Monitor<State>,
     /// Whether the source pad is active and pushes from its task.
     active: AtomicBool,
 }
@@ -48,7 +53,7 @@ pub(in crate::qwenvl) struct HeldBuffers {
 impl Default for HeldBuffers {
     fn default() -> Self {
         Self {
-            held: Monitor::new(State::new()),
+            state: Monitor::new(State::new()),
             active: AtomicBool::new(false),
         }
     }
@@ -60,25 +65,27 @@ impl HeldBuffers {
         self.active.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// What `change` returns is dropped without the lock: to free a buffer may call code of its
+    /// pool.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) {
         if self.active() {
-            self.held.change(change);
+            self.state.change(change);
         }
     }
 
     /// How many buffers and events are held.
     pub(in crate::qwenvl) fn len(&self) -> usize {
-        self.held.lock().queue.len()
+        self.state.lock().queue.len()
     }
 
     // The streaming thread.
 
-    /// Takes a frame, which leaves at `deadline` at the latest; waits first while as much video as
-    /// `limit` is held that could leave.
+    /// Appends a frame, which leaves at `deadline` at the latest. Waits first while video of
+    /// `limit` or longer is held that may leave.
     ///
     /// # Errors
     ///
-    /// What downstream said to the last push, or that the element is flushing.
+    /// Downstream's last flow error, or `Flushing` during a flush and after a stop.
     pub(in crate::qwenvl) fn push(
         &self,
         frame: Item,
@@ -86,7 +93,7 @@ impl HeldBuffers {
         deadline: Option<Instant>,
         limit: Duration,
     ) -> Flow {
-        let mut state = self.held.lock();
+        let mut state = self.state.lock();
         loop {
             if !self.active() || state.flushing {
                 return Err(gst::FlowError::Flushing);
@@ -95,28 +102,28 @@ impl HeldBuffers {
             if !state.queue.is_full(now(), limit) {
                 break;
             }
-            state = self.held.wait(state);
+            state = self.state.wait(state);
         }
         state.queue.push(frame, position, deadline);
         drop(state);
-        self.held.wake();
+        self.state.wake();
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// Takes an event, which leaves behind the frames before it.
+    /// Appends an event, which leaves behind the frames before it.
     ///
     /// # Errors
     ///
     /// As [`Self::push`].
     pub(in crate::qwenvl) fn event(&self, event: gst::Event) -> Flow {
-        let mut state = self.held.lock();
+        let mut state = self.state.lock();
         if !self.active() || state.flushing {
             return Err(gst::FlowError::Flushing);
         }
         state.flow?;
         state.queue.push(Item::Event(event), None, None);
         drop(state);
-        self.held.wake();
+        self.state.wake();
         Ok(gst::FlowSuccess::Ok)
     }
 
@@ -132,7 +139,8 @@ impl HeldBuffers {
         self.advance_watermark(StreamPosition::END);
     }
 
-    /// A window opens, with these requests, and will end at the running time `end` at the latest.
+    /// A window opens, with these requests. `end` is its last possible running time, in
+    /// nanoseconds.
     pub(in crate::qwenvl) fn opened(
         &self,
         window: u64,
@@ -143,7 +151,8 @@ impl HeldBuffers {
         self.change(|state| state.queue.opened(window, requests, start, end));
     }
 
-    /// A window waits for its answers; nothing waits for it longer than `timeout`, if there is one.
+    /// A window is closed; frames wait for its answers for `timeout` at most, `None` being for
+    /// ever.
     pub(in crate::qwenvl) fn closed(&self, window: u64, timeout: Option<Duration>) {
         if let Some(until) = timeout.and_then(|timeout| now().checked_add(timeout)) {
             self.change(|state| state.queue.closed(window, until));
@@ -158,22 +167,21 @@ impl HeldBuffers {
     // The pad.
 
     pub(super) fn start(&self) {
-        *self.held.lock() = State::new();
+        let _before = std::mem::replace(&mut *self.state.lock(), State::new());
         self.active.store(true, Ordering::Release);
     }
 
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
-        // Under the lock: a thread that waits either has not read `active` yet or is asleep.
-        self.held.lock().queue = HoldQueue::default();
-        self.held.wake();
+        // Under the lock: another thread has either not read `active` yet or is in its wait.
+        let _held = self.state.change(State::clear);
     }
 
-    /// Forgets everything and lets the task rest.
+    /// Drops all entries and pauses the task.
     pub(super) fn flush_start(&self) {
         self.change(|state| {
             state.flushing = true;
-            state.queue = HoldQueue::default();
+            state.clear()
         });
     }
 
@@ -181,17 +189,17 @@ impl HeldBuffers {
         self.change(|state| (state.flushing, state.flow) = (false, Ok(gst::FlowSuccess::Ok)));
     }
 
-    /// Downstream takes nothing more until it is flushed.
+    /// Downstream refused a buffer: drops all entries, and takes none until a flush.
     pub(super) fn refused(&self, why: gst::FlowError) {
         self.change(|state| {
             state.flow = Err(why);
-            state.queue = HoldQueue::default();
+            state.clear()
         });
     }
 
-    /// Waits for what to push next; none if the task shall rest.
+    /// Waits for the next item to push; `None` if the task has to pause.
     pub(super) fn next(&self) -> Option<(Item, Vec<gst::Structure>)> {
-        let mut state = self.held.lock();
+        let mut state = self.state.lock();
         loop {
             if !self.active() || state.flushing || state.flow.is_err() {
                 return None;
@@ -199,13 +207,13 @@ impl HeldBuffers {
             let until = match state.queue.next(now()) {
                 Next::Push(item, descriptions) => {
                     drop(state);
-                    self.held.wake();
+                    self.state.wake();
                     return Some((item, descriptions));
                 }
                 Next::WaitUntil(until) => Some(until),
                 Next::Wait => None,
             };
-            state = self.held.wait_until(state, until).0;
+            state = self.state.wait_until(state, until).0;
         }
     }
 }

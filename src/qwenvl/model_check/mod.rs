@@ -1,9 +1,8 @@
-//! The hand-over between the threads, run by `loom` through every order in which they can take
-//! their turns, up to a number of preemptions. A thread that nothing wakes is a deadlock, which
-//! loom reports.
+//! Checks the hand-over between the threads with `loom`, in every order of their steps up to a
+//! number of preemptions. A thread that is never woken is a deadlock, which loom reports.
 //!
-//! What is checked is `session.rs` itself, compiled a second time with loom's locks for those of
-//! `sync`; the text stream's part is checked in `text::model_check`.
+//! The code under test is `session.rs` itself, compiled a second time with loom's locks in the
+//! place of `sync`. `text::model_check` and `hold::model_check` do the same for their `stream.rs`.
 
 #[path = "../monitor.rs"]
 #[allow(clippy::duplicate_mod, dead_code, reason = "with other locks")]
@@ -16,7 +15,7 @@ pub(super) mod sync;
 
 use super::{sample, stats, text};
 
-/// Runs `model` in every order with at most `preemptions` threads taken off the core.
+/// Runs `model` in every order of its threads' steps with at most `preemptions` preemptions.
 pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     gst::init().unwrap();
     let mut builder = loom::model::Builder::new();

@@ -1,5 +1,5 @@
-//! What meets what. Every frame is a window here, with one request if nothing else is said, and
-//! asked at once; a cancelled request is as good as an answered one.
+//! The interleavings that are checked. Here every frame is a window that is asked at once, by one
+//! request unless a test says otherwise; a cancelled request counts as answered.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ enum End {
     Given,
 }
 
-/// The worker without pictures.
+/// The worker, without conversion of frames.
 struct Worker {
     session: Arc<Session>,
     epoch: u64,
@@ -57,13 +57,13 @@ struct Worker {
 
 type Ends = Arc<Mutex<Vec<(RequestId, End)>>>;
 
-/// A request of a window, the first of which is number 0 here.
+/// A request of a window; numbers begin at 0 in each window.
 fn request(window: u64, request: u64) -> RequestId {
     RequestId { window, request }
 }
 
 impl Worker {
-    /// With a window whose requests, of this number, wait for their answers.
+    /// A worker with one window, which has this number of unanswered requests.
     fn new(session: &Arc<Session>, requests: u64) -> Self {
         session.push_frame(frame(), false).unwrap();
         drop(session.next(0, None, |_| true));
@@ -80,11 +80,11 @@ impl Worker {
         self.ends.lock().unwrap().extend(ends);
     }
 
-    /// One turn; whether another follows.
+    /// Handles one entry of the queues. `false` after the last.
     fn turn(&mut self) -> bool {
         // As in a file: one request at a time.
-        let room = self.asked.is_empty();
-        let admits = |work: &Work| room || !matches!(work, Work::Frame(_));
+        let idle = self.asked.is_empty();
+        let admits = |work: &Work| idle || !matches!(work, Work::Frame(_));
         match self.session.next(self.asked.len(), None, admits) {
             Next::Work(Work::Frame(_)) => {
                 let window = self.ends.lock().unwrap().len() as u64;
@@ -141,7 +141,7 @@ impl Stage {
         Self::with(1)
     }
 
-    /// With this number of requests of the first window.
+    /// A stage whose first window has this number of requests.
     fn with(requests: u64) -> Self {
         let session = Arc::new(Session::default());
         let worker = Worker::new(&session, requests);
@@ -164,7 +164,7 @@ impl Stage {
         self.spawn(|session| session.event(request(0, 0), Event::Cancelled))
     }
 
-    /// As at EOS.
+    /// Drains as EOS does.
     fn drain(&self) -> Drained {
         let drained = self.session.drain(Some(SECOND)).unwrap();
         if drained == Drained::TimedOut {
@@ -174,14 +174,14 @@ impl Stage {
         drained
     }
 
-    /// Stops. How the requests of the first `windows` windows ended, of which each did once.
+    /// Stops. Each request of the first `windows` windows must have ended once; returns how.
     fn finish(self, windows: u64) -> Vec<End> {
         self.finish_all(&Vec::from_iter(
             (0..windows).map(|window| request(window, 0)),
         ))
     }
 
-    /// Stops. How these requests ended, of which each did once.
+    /// Stops. Each of these requests must have ended once; returns how.
     fn finish_all(self, requests: &[RequestId]) -> Vec<End> {
         self.session.stop();
         self.worker.join().unwrap();
@@ -199,7 +199,7 @@ fn epochs(session: &Session) -> Vec<u64> {
     taken.iter().map(|s| s.get("epoch").unwrap()).collect()
 }
 
-/// As many frames as there is room for.
+/// Fills the work queue.
 fn fill(session: &Session) {
     for _ in 0..8 {
         session.push_frame(frame(), true).unwrap();
@@ -207,7 +207,7 @@ fn fill(session: &Session) {
 }
 
 #[test]
-fn room_ends_the_wait_for_room() {
+fn a_taken_frame_ends_the_wait_of_a_push() {
     check(3, || {
         let session = Arc::new(Session::default());
         fill(&session);
@@ -224,7 +224,7 @@ fn room_ends_the_wait_for_room() {
 }
 
 #[test]
-fn flush_stop_and_failure_end_the_wait_for_room() {
+fn flush_stop_and_failure_end_the_wait_of_a_push() {
     let acts: [(fn(&Session), _); 3] = [
         (Session::flush_start, Interrupted::Flushing),
         (Session::stop, Interrupted::Flushing),
@@ -399,7 +399,7 @@ fn an_answer_meets_two_flushes() {
             for epoch in 1..=2 {
                 session.flush_start();
                 assert!(session.flush_stop(SECOND));
-                // The windows of before have ended, and nothing of theirs comes out any more.
+                // The earlier windows have ended, and no description of theirs follows.
                 assert_eq!(ends.lock().unwrap().len(), 1);
                 assert!(epochs(session).iter().all(|of| *of >= epoch));
             }

@@ -13,18 +13,18 @@ thread_local! {
     static WAITS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// From now on, that many timed waits end because somebody wakes them; those after them time out.
+/// The next `waits` timed waits end by a wake-up; those after them time out.
 pub(in crate::qwenvl) fn time_is_over_after(waits: usize) {
     WAITS_LEFT.set(waits);
 }
 
-/// A clock that only waits move.
+/// A clock that only timed waits move.
 pub(in crate::qwenvl) fn now() -> Instant {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     *START + NOW.get()
 }
 
-/// Loom's, with times.
+/// Loom's condition variable, with timed waits.
 #[derive(Default)]
 pub(in crate::qwenvl) struct Condvar(loom::sync::Condvar);
 

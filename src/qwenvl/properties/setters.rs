@@ -1,4 +1,4 @@
-//! How a value goes into a setting. GObject has checked its type and range before.
+//! Setters of the settings. GObject has checked the value's type and range before.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use gst::prelude::*;
 
 use crate::qwenvl::strings;
 
-/// What is to be told about a value that was set.
+/// A remark on a value, for a WARNING.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub(in crate::qwenvl) enum Remark {
     #[error("{name} is not UTF-8: what cannot be read of it is now U+FFFD")]
@@ -57,7 +57,7 @@ pub(super) fn text(slot: &mut String, name: &str, value: &glib::Value) -> Result
     remark
 }
 
-/// A fraction. One that GStreamer has made of a number may have a denominator of zero, at which
+/// A fraction. GStreamer may make one with a denominator of zero of a number, for which
 /// `gst::Fraction` panics.
 pub(super) fn fraction(
     slot: &mut gst::Fraction,
@@ -86,13 +86,13 @@ pub(super) fn fraction(
     Ok(())
 }
 
-/// A number from 0, or -1.
+/// A number from 0 on, or -1 for unset.
 pub(super) fn number(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
     let from_zero = |v: f64| v >= 0.0 && v.is_finite();
     checked(slot, name, value, from_zero, "0 or more, or -1")
 }
 
-/// A number above 0, or -1.
+/// A number above 0, or -1 for unset.
 pub(super) fn factor(slot: &mut f64, name: &str, value: &glib::Value) -> Result<(), Remark> {
     let positive = |v: f64| v > 0.0 && v.is_finite();
     checked(slot, name, value, positive, "more than 0, or -1")

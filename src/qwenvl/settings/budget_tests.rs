@@ -1,4 +1,4 @@
-//! Maxima of pixels.
+//! Tests of pixel budgets.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn size(settings: &Settings, model: &ModelInfo, frames: u32, source: Size) -> Si
         .unwrap_or_else(|error| panic!("{budget:?} of {source:?}: {error}"))
 }
 
-/// Whatever else is set, in both modes, for frames of any size and windows of any length.
+/// In both modes, with any other settings, for frames of any size and windows of any length.
 #[test]
 fn a_maximum_never_makes_frames_larger() {
     let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
@@ -48,8 +48,8 @@ fn a_maximum_never_makes_frames_larger() {
                     frame_cap,
                     ..Settings::default()
                 };
-                // With min-pixels it is qwen-vl-utils' rule as it is, which can make frames that are
-                // narrower than a block a little longer when it shrinks them.
+                // With min-pixels it is qwen-vl-utils' rule as it is, which can make frames that
+                // are narrower than a block a little longer when it shrinks them.
                 let sources = sources.iter().filter(|size| min_pixels == 0 || size.0 > 32);
                 for &(width, height) in sources {
                     for frames in [2, 8, 61, 768] {
@@ -76,8 +76,8 @@ fn a_maximum_never_makes_frames_larger() {
     }
 }
 
-/// What a maximum alone gives where it takes something away: the numbers are those of
-/// qwen-vl-utils' `smart_resize`. Where it takes nothing away, the film's frames stay.
+/// Sizes with a maximum alone: those of qwen-vl-utils' `smart_resize` if it makes frames smaller;
+/// else the film's frames keep their size.
 #[test]
 fn a_maximum_alone_limits_by_the_rule_of_qwen_vl_utils() {
     let fake = FakeBackend::new(Duration::ZERO, Outcome::Echo);
@@ -115,7 +115,7 @@ fn frame_cap_is_the_checkpoint_s_cap() {
     };
     assert_eq!(with(true, 0), (1152, 640));
     assert_eq!(with(false, 0), (1920, 1088));
-    // A maximum takes away from what there is with the cap or without it.
+    // A maximum applies with the cap and without it.
     let capped = |frame_cap| {
         let settings = Settings {
             frame_cap,

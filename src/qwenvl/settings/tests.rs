@@ -1,4 +1,4 @@
-//! How the properties and the checkpoint decide together.
+//! Sampling parameters from properties and checkpoint.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn sampling_values_go_together() {
     for (model, properties, expected) in [
         // All from the checkpoint and the card.
         (released(), unset, values(0.7, 0.8, 20, 1.5, 1.0)),
-        // Greedy is argmax: the card's penalty is not for that.
+        // Greedy is argmax, without the card's penalty.
         (released(), at(0.0), values(0.0, 0.8, 20, 0.0, 1.0)),
         (
             released(),
@@ -81,21 +81,22 @@ fn sampling_values_go_together() {
             (0.0, -1.0, -1, -1.0, 1.2),
             values(0.0, 0.8, 20, 0.0, 1.2),
         ),
-        // Another temperature: what the checkpoint says itself, not what the card does.
+        // Another temperature: the checkpoint's own values, not the card's.
         (released(), at(0.5), values(0.5, 0.8, 20, 0.0, 1.0)),
         (
             released(),
             (0.5, 0.3, 5, 0.1, 1.3),
             values(0.5, 0.3, 5, 0.1, 1.3),
         ),
-        // Another nucleus alone leaves the rest.
+        // Another top-p alone leaves the rest.
         (
             released(),
             (-1.0, 0.3, -1, -1.0, -1.0),
             values(0.7, 0.3, 20, 1.5, 1.0),
         ),
         (with_penalties(), at(0.5), values(0.5, 0.9, 30, 0.5, 1.1)),
-        // transformers applies the repetition penalty to greedy decoding too, and knows no other.
+        // transformers applies the repetition penalty to greedy decoding too, and has no other
+        // penalty.
         (with_penalties(), at(0.0), values(0.0, 0.9, 30, 0.0, 1.1)),
         (greedy(), unset, values(0.0, 0.8, 20, 0.0, 1.1)),
         (greedy(), at(0.7), values(0.7, 0.8, 20, 0.0, 1.1)),

@@ -1,5 +1,6 @@
-//! The request pad `text`: what it says (`timeline`), what the threads tell it and it waits for
-//! (`stream`), what it pushes (`pad`), and to whom (`recorder`).
+//! The request pad `text`: the order and times of its output (`timeline`), the reports of the other
+//! threads and the wait of its task (`stream`), the pad (`pad`), and the search for a
+//! `splitmuxsink` behind it (`recorder`).
 
 #[cfg(test)]
 mod model_check;

@@ -18,12 +18,13 @@ const ANSWER: Placing = Placing::Answer {
     hold: 1_000_000_000,
 };
 
-/// Of the window 0.
+/// A request of window 0.
 fn request(request: u64) -> RequestId {
     RequestId { window: 0, request }
 }
 
-/// A stream that has begun, and its task, which ends when it is told to rest or `last` is said.
+/// A text stream that has begun, and its task, which ends when it has to pause or has pushed
+/// `last`.
 fn started(
     placing: Placing,
     last: fn(&Out<Mark>) -> bool,
@@ -61,7 +62,7 @@ fn a_text_wakes_the_task() {
     }
 }
 
-/// The answers of a window's requests wake it, the last one at the latest.
+/// Every answer of a window's requests wakes the task.
 #[test]
 fn every_text_of_a_window_is_said() {
     for placing in [ANSWER, Placing::Span] {

@@ -21,7 +21,7 @@ pub(in crate::qwenvl) const NAME: &str = "text";
 /// How long a release waits for a push of text to return.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What the pad carries.
+/// Caps of the pad.
 pub(in crate::qwenvl) fn caps() -> gst::Caps {
     gst::Caps::builder("text/x-raw")
         .field("format", "utf8")
@@ -64,7 +64,7 @@ impl QwenVL {
                     parent,
                     || false,
                     |imp| match event.view() {
-                        // How late a text is shown is not the video's concern.
+                        // QoS of the text must not throttle the video.
                         gst::EventView::Qos(_) | gst::EventView::Reconfigure(_) => true,
                         _ => gst::Pad::event_default(pad, Some(&*imp.obj()), event),
                     },
@@ -92,7 +92,7 @@ impl QwenVL {
                 .map_err(|_| gst::loggable_error!(CAT, "The text task does not stop"));
         }
         let number = self.text.start();
-        // Requested while the stream runs, it begins in the middle.
+        // A pad that is requested in PLAYING begins in mid-stream.
         let segment = lock(&self.stream).segment.clone();
         if let Some(segment) = segment {
             self.text.set_placing(self.placing());
@@ -118,7 +118,8 @@ impl QwenVL {
         placing(&lock(&self.settings), live)
     }
 
-    /// Tells the text stream of a new segment, and of the new stream if there is one. Never waits.
+    /// Gives the text stream a new segment, and the start of a new stream if there is one. Never
+    /// waits.
     pub(in crate::qwenvl) fn text_segment(
         &self,
         segment: Segment,
@@ -131,7 +132,7 @@ impl QwenVL {
         self.text.set_placing(placing);
         let mark = Mark::Segment(segment, new_stream);
         match (placing, self.session()) {
-            // Behind the windows of what came before.
+            // Behind the texts of the windows before it.
             (Placing::Span, Some(session)) => session.push_mark(mark),
             _ => self.text.mark(mark),
         }
@@ -142,12 +143,12 @@ impl QwenVL {
         if let Some(pad) = self.text_pad() {
             self.text.flush_start();
             pad.push_event(event.clone());
-            // Returns when the task rests: nothing of before the flush comes out behind it.
+            // Waits for the task to pause: it must push nothing from before the flush after this.
             let _ = pad.pause_task();
         }
     }
 
-    /// Ends it.
+    /// Ends a flush of the text stream.
     pub(in crate::qwenvl) fn text_flush_stop(&self, event: &gst::Event) {
         if let Some(pad) = self.text_pad() {
             pad.push_event(event.clone());
@@ -158,7 +159,7 @@ impl QwenVL {
         }
     }
 
-    /// Whether the whole pipeline waits to be played, or begins to: its sinks do so one by one.
+    /// Whether the whole pipeline is prerolled: its sinks go to PLAYING one by one.
     fn is_prerolled(&self) -> bool {
         let mut top: gst::Object = self.obj().clone().upcast();
         while let Some(parent) = top.parent() {
@@ -171,8 +172,9 @@ impl QwenVL {
         current >= gst::State::Paused && pending != gst::State::Paused
     }
 
-    /// Takes the pad away. Its task may be in a push that does not return: the sink behind it may wait
-    /// for its time. A flush would end that, but a muxer hands it on, and a file is empty then.
+    /// Removes the pad. Its task may be in a push that does not return, because the sink behind it
+    /// waits for the clock. A flush would end that, but a muxer forwards a flush, which empties its
+    /// file.
     pub(in crate::qwenvl) fn release_text(&self, pad: &gst::Pad) {
         self.text.stop();
         let at_rest = self.text.wait_at_rest(RELEASE_TIMEOUT);
@@ -185,7 +187,7 @@ impl QwenVL {
         if !at_rest {
             let pad = pad.clone();
             let end = std::thread::Builder::new().name("qwenvl-text-end".into());
-            // Without a thread the task ends all the same, and is never joined.
+            // Without the thread the task still ends, but is never joined.
             let _ = end.spawn(move || pad.stop_task());
         }
     }
@@ -215,7 +217,7 @@ impl QwenVL {
         gst::log!(CAT, obj = pad, "{out:?}");
         match out {
             Out::Mark(Mark::Segment(new, stream)) => {
-                // A flush may have come before the pad could say that its stream begins.
+                // A flush may have come before the pad's STREAM_START.
                 let begun = pad.sticky_event::<gst::event::StreamStart>(0).is_some();
                 if stream.is_some() || !begun {
                     let group = stream.flatten().or_else(|| self.group());
@@ -226,7 +228,7 @@ impl QwenVL {
                     self.text.needs_text();
                 }
                 if new.rate() > 0.0 {
-                    // Answers come, and GAPs say so, when the video is through.
+                    // Answers, and GAPs, may come after the end of the video's segment.
                     new.set_stop(gst::ClockTime::NONE);
                 }
                 pad.push_event(gst::event::Segment::new(&new));
@@ -235,7 +237,7 @@ impl QwenVL {
             Out::Mark(Mark::Eos) => {
                 pad.push_event(gst::event::Eos::new());
             }
-            // It may have been linked since the segment.
+            // The recorder may have been linked after the segment.
             Out::Gap { .. } if recorder::follows(pad) => self.text.needs_text(),
             Out::Gap { start, end } => {
                 if let (Some(start), Some(end)) = (at(segment, start), at(segment, end)) {
@@ -270,9 +272,9 @@ impl QwenVL {
             let settings = lock(&self.settings).clone();
             if let (true, Some(min)) = (live, min) {
                 let own = match placing(&settings, live) {
-                    // A text comes when its window has ended and been answered.
+                    // A text comes after the end of its window, with the answer.
                     Placing::Span => hold::longest_hold(&settings),
-                    // Where the video is when it comes.
+                    // A text starts at the video's position when it comes.
                     Placing::Answer { .. } => gst::ClockTime::ZERO,
                 };
                 let own = own.max(self.latency(&settings));

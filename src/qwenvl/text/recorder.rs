@@ -1,12 +1,12 @@
-//! Recorders in parts (`splitmuxsink`), which need to be known before they get a GAP.
+//! Finds a `splitmuxsink` behind the text pad, which must not get a GAP.
 
 use gst::prelude::*;
 
-/// Elements on the way to it that are looked at.
+/// Most elements that are searched for it.
 const FARTHEST: usize = 16;
 
-/// Whether what comes from the pad goes to a `splitmuxsink`, through elements with one source pad such
-/// as queues, and out of bins.
+/// Whether the pad leads to a `splitmuxsink`: through elements with one source pad, such as queues,
+/// and out of bins.
 pub(super) fn follows(pad: &gst::Pad) -> bool {
     let mut pad = pad.clone();
     for _ in 0..FARTHEST {
@@ -16,7 +16,7 @@ pub(super) fn follows(pad: &gst::Pad) -> bool {
         let next = match peer.parent_element() {
             Some(element) if is_splitmuxsink(&element) => return true,
             Some(element) => only(element.src_pads()),
-            // A bin ends here: its ghost pad goes on.
+            // The peer is the inner side of a bin's ghost pad.
             None => peer.parent().and_then(|ghost| ghost.downcast().ok()),
         };
         match next {

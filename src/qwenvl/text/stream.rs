@@ -1,4 +1,4 @@
-//! The text pad's stream: what the other threads report to it, and the wait of the pad's own task.
+//! The text pad's stream: the reports of the other threads, and the wait of the pad's task.
 //!
 //! Only the task pushes, and only the task waits: for the next text or event to push.
 
@@ -10,47 +10,47 @@ use super::sync::{AtomicBool, now};
 use super::timeline::{Out, Placing, Push, Timeline};
 use crate::message::{RequestId, Segment};
 
-/// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds the
-/// video of a window back until it has the text of that window, which needs that video.
+/// A push of video that takes longer is stuck behind the text: a muxer with a short queue holds
+/// back the video of a window until it has the text of that window, which needs that video.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 
 /// An event of the stream.
 #[derive(Clone, Debug)]
 pub(in crate::qwenvl) enum Mark {
-    /// A segment, and before it the start of a stream, of this group, if it is another stream. One
-    /// mark, so that nothing is said between the two.
+    /// A segment, and before it, for a new stream, the start of a stream of this group. One mark,
+    /// so that nothing is pushed between the two.
     Segment(Segment, Option<Option<gst::GroupId>>),
     Eos,
 }
 
-/// How far the pipeline is.
+/// The pipeline's state, as far as the video's flow depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::qwenvl) enum Phase {
     /// Not yet playing: a sink keeps its first buffer, and so the video, until all sinks have one.
     Preroll,
     Playing,
-    /// Nothing moves, and nothing is stuck.
+    /// The video stands still, so a push that does not return is not stuck.
     Paused,
 }
 
 struct State {
     timeline: Timeline<Mark>,
     phase: Phase,
-    /// Number of the pad that is served.
+    /// Number of the current pad.
     pad: u64,
     /// The pad's task is pushing.
     out: bool,
     flushing: bool,
     /// The peer takes nothing more.
     refused: bool,
-    /// When the push of video began that is going on.
+    /// When the current push of video began.
     pushing: Option<Instant>,
-    /// The task sleeps until a push may be stuck: the next push need not wake it for that.
+    /// The task's wait ends when a push may be stuck, so the next push need not wake it for that.
     armed: bool,
 }
 
 impl State {
-    /// How the push goes, and when it will go worse.
+    /// The state of the current push, and when it will change for the worse.
     fn push(&self) -> (Push, Option<Instant>) {
         let free = match self.phase {
             Phase::Preroll => Push::Preroll,
@@ -74,10 +74,10 @@ impl State {
     }
 }
 
-/// See the module's text.
+/// The text stream with its lock; see the module.
 pub(in crate::qwenvl) struct Text {
     state: Monitor<State>,
-    /// Whether there is a pad that is active: without one, reports are ignored.
+    /// Whether there is an active pad; without one reports are ignored.
     active: AtomicBool,
 }
 
@@ -105,26 +105,25 @@ impl Text {
         self.active.load(Ordering::Acquire)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        if self.active() {
-            self.state.change(change);
-        }
+    /// `None` without an active pad.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> Option<R> {
+        self.active().then(|| self.state.change(change))
     }
 
     // The application's thread.
 
-    /// The pipeline begins to play, or stands still.
+    /// The pipeline changes its state.
     pub(in crate::qwenvl) fn set_phase(&self, phase: Phase) {
         self.state.change(|state| {
             state.phase = phase;
-            // A push that stood still begins anew.
+            // The time in PAUSED must not count for a push.
             state.pushing = state.pushing.map(|_| now());
         });
     }
 
     // The streaming thread.
 
-    /// An event of the stream, behind all that has been told so far.
+    /// Appends an event of the stream.
     pub(in crate::qwenvl) fn mark(&self, mark: Mark) {
         let begins = match &mark {
             Mark::Segment(segment, _) => Some(segment.base().map_or(0, gst::ClockTime::nseconds)),
@@ -133,12 +132,12 @@ impl Text {
         self.change(|state| state.timeline.mark(mark, begins));
     }
 
-    /// Where texts stand from now on.
+    /// How texts are placed from now on.
     pub(in crate::qwenvl) fn set_placing(&self, placing: Placing) {
         self.change(|state| state.timeline.set_placing(placing));
     }
 
-    /// A buffer is about to be pushed, after which the video is at this running time.
+    /// A push of video begins; `position` is the running time at the end of the buffer.
     pub(in crate::qwenvl) fn push_begins(&self, position: Option<gst::ClockTime>) {
         if !self.active() {
             return;
@@ -155,7 +154,7 @@ impl Text {
         }
     }
 
-    /// The buffer has been pushed.
+    /// The push of video has returned.
     pub(in crate::qwenvl) fn push_ends(&self) {
         if self.active() {
             self.state.lock().pushing = None;
@@ -175,28 +174,25 @@ impl Text {
         self.change(|state| state.timeline.opened(window, requests, start));
     }
 
-    /// A request ended, with a text and where its window ends if it has one.
+    /// A request ended; with an answer, its text and the running time at its window's end. Returns
+    /// whether a text was lost, because the peer is too slow.
     pub(in crate::qwenvl) fn ended(
         &self,
         request: RequestId,
         text: Option<(&str, gst::ClockTime)>,
-    ) {
+    ) -> bool {
         let text = text.map(|(text, end)| (text.to_owned(), end.nseconds()));
-        self.change(|state| {
-            let lost = state.timeline.lost;
+        let lost = self.change(|state| {
+            let before = state.timeline.lost;
             state.timeline.ended(request, text);
-            if state.timeline.lost > lost {
-                gst::warning!(
-                    crate::qwenvl::imp::CAT,
-                    "The text pad's peer is too slow: a text is lost"
-                );
-            }
+            state.timeline.lost > before
         });
+        lost.unwrap_or_default()
     }
 
     // The pad.
 
-    /// Serves a new pad, under the number that is given back.
+    /// Starts the stream of a new pad. Returns the pad's number.
     pub(super) fn start(&self) -> u64 {
         let mut state = self.state.lock();
         state.timeline.flush();
@@ -206,18 +202,18 @@ impl Text {
         state.pad
     }
 
-    /// The peer is known: it needs texts, and takes no account of GAPs.
+    /// The peer is a `splitmuxsink`: it needs texts and ignores GAPs.
     pub(super) fn needs_text(&self) {
         self.change(|state| state.timeline.needs_text());
     }
 
-    /// The number of the pad that is served.
+    /// The number of the current pad.
     pub(super) fn pad(&self) -> u64 {
         self.state.lock().pad
     }
 
-    /// After [`Self::stop`]: waits until the pad's task pushes nothing, at most for `timeout`. Whether it
-    /// does not.
+    /// After [`Self::stop`]: waits for the end of the task's push, at most for `timeout`. Returns
+    /// whether it has ended.
     pub(super) fn wait_at_rest(&self, timeout: Duration) -> bool {
         let until = now().checked_add(timeout);
         let mut state = self.state.lock();
@@ -230,12 +226,12 @@ impl Text {
 
     pub(super) fn stop(&self) {
         self.active.store(false, Ordering::Release);
-        // Under the lock: the task is either before its look at `active` or already asleep.
+        // Under the lock: the task has either not read `active` yet or is in its wait.
         drop(self.state.lock());
         self.state.wake();
     }
 
-    /// Forgets everything and lets the task rest.
+    /// Drops all texts and events, and pauses the task.
     pub(super) fn flush_start(&self) {
         self.change(|state| {
             state.flushing = true;
@@ -243,7 +239,7 @@ impl Text {
         });
     }
 
-    /// What the worker had in its hands at the flush is forgotten, too.
+    /// Ends a flush; also drops the texts that the worker has added since its start.
     pub(super) fn flush_stop(&self) {
         self.change(|state| {
             state.timeline.flush();
@@ -251,13 +247,13 @@ impl Text {
         });
     }
 
-    /// The peer takes nothing more until it is flushed.
+    /// The peer refused a text: no more are pushed until a flush.
     pub(super) fn refuse(&self) {
         self.change(|state| state.refused = true);
     }
 
-    /// Waits for what this pad pushes next; none if its task shall rest. `prerolled` says whether all
-    /// sinks have what they need before they play.
+    /// Waits for the next item that this pad pushes; `None` if its task has to pause. `prerolled`
+    /// says whether all sinks are prerolled.
     pub(super) fn next(&self, pad: u64, prerolled: impl Fn() -> bool) -> Option<Out<Mark>> {
         let mut state = self.state.lock();
         if state.pad == pad && std::mem::take(&mut state.out) {

@@ -1,4 +1,5 @@
-//! What goes out on the text pad, and when. Pure: running times in nanoseconds, no pads, no clock.
+//! The order and times of the text pad's output. Pure: running times in nanoseconds, no pads, no
+//! clock.
 
 use std::collections::VecDeque;
 
@@ -7,27 +8,26 @@ use crate::message::RequestId;
 /// Running time in nanoseconds.
 type Nanos = u64;
 
-/// How far ahead of the video the text stream says what it holds, so that an overlay that waits
-/// for text never waits.
+/// How far ahead of the video the text stream goes, so that an overlay never waits for it.
 const LEAD: Nanos = 500_000_000;
 /// GAPs shorter than this are not worth an event.
 const LEAST_GAP: Nanos = 100_000_000;
-/// Texts that wait for a slow peer; beyond that the oldest are lost.
+/// Most texts that wait for a slow peer; beyond that the oldest are lost.
 const MOST_WAITING: usize = 64;
 
-/// Where a text stands in time.
+/// How texts are placed in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::qwenvl) enum Placing {
-    /// From the video's position when the answer is there, until the next one.
+    /// From the video's position when the answer comes, until the next answer.
     Answer {
-        /// Distance of windows: how long the texts of one stand before the last is said again.
+        /// Distance of windows: how long the texts of one last before the last is repeated.
         hold: Nanos,
     },
-    /// Where the described window is.
+    /// At the described window.
     Span,
 }
 
-/// How the push of video goes that began last.
+/// The state of the last push of video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Push {
     /// It may return at any moment.
@@ -37,25 +37,25 @@ pub(super) enum Push {
     /// It does not return: a muxer holds the video back until it knows what text there is. A window
     /// that has no text yet no longer holds this stream back.
     Stuck,
-    /// Nor has it after a GAP: the muxer is not sparse-aware. It stays at the text that it has until
-    /// it has the next one, so it is given one.
+    /// It has not returned after a GAP either: the muxer is not sparse-aware. It stays at a text
+    /// until it has the next one, so it gets one.
     StillStuck,
 }
 
-/// What the peer needs to let the video go on, as far as it has shown.
+/// What the peer needs to let the video go on, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Peer {
     /// GAPs: it is sparse-aware.
     Sparse,
-    /// It stays at a text until something lies behind it, so something follows at once (`qtmux`).
+    /// It stays at a text until another buffer or GAP follows, so one follows at once (`qtmux`).
     StaysAtText,
-    /// Texts: it looks at no GAP, and lets no video go past the last text (`splitmuxsink`, which GAPs
-    /// can even stop for good: where a muxer's file ends while its text stands at one, GStreamer 1.22
-    /// may tell the next file's muxer that the text has ended).
+    /// Texts: it ignores GAPs, and lets no video go past the last text (`splitmuxsink`, which GAPs
+    /// can even stop for good: if a file ends while its text pad is at a GAP, GStreamer 1.22 may
+    /// send the next file's muxer an EOS of the text).
     NeedsText,
 }
 
-/// What comes next on the pad.
+/// An output of the pad.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Out<M> {
     /// A text from `start` to `end`.
@@ -70,12 +70,12 @@ pub(super) enum Out<M> {
     Mark(M),
 }
 
-/// What must lie behind the last thing for a muxer that is not sparse-aware.
+/// The output that has to follow the last one for a muxer that is not sparse-aware.
 #[derive(Debug)]
 enum More {
     /// A GAP.
     Gap(Nanos, Nanos),
-    /// A text, although there is nothing to say.
+    /// An empty text.
     Text,
 }
 
@@ -87,7 +87,7 @@ enum Entry<M> {
         start: Nanos,
         requests: u32,
     },
-    /// One that has.
+    /// The text of a request that has ended.
     Text {
         start: Nanos,
         end: Nanos,
@@ -95,35 +95,35 @@ enum Entry<M> {
     },
     Mark {
         mark: M,
-        /// Where the segment begins, if this is one.
+        /// The running time at the start, if this is a segment.
         segment: Option<Nanos>,
     },
 }
 
-/// The text stream so far. `M` are the stream's events, which keep their place among the texts.
+/// The text stream. `M` are the stream's events, which keep their place among the texts.
 #[derive(Debug)]
 pub(super) struct Timeline<M> {
     placing: Placing,
-    /// In the order of the stream; what stands behind an unended request waits, if texts stand
-    /// where their windows are.
+    /// In the order of the stream. With [`Placing::Span`] entries behind a request that has not
+    /// ended wait for it.
     entries: VecDeque<Entry<M>>,
     /// No window starts before this time any more.
     watermark: Nanos,
     /// Running time that the video has reached.
     video: Nanos,
-    /// No text will start before this time: the pad has said so.
+    /// No text may start before this time, because the pad has announced it by its output.
     said: Nanos,
     /// End of the last text.
     covered: Nanos,
-    /// A segment is in force: without one nothing has a place.
+    /// A segment is in force; without one no text has a place.
     placed: bool,
-    /// The segment is new, so the peer has forgotten how far the stream is.
+    /// The segment is new, so the peer does not know the stream's position.
     forgotten: bool,
-    /// What is due, if nothing else is.
+    /// The output that follows the last one, if no other is due.
     more: Option<More>,
-    /// The text on show.
+    /// The text that is shown now.
     shown: Option<String>,
-    /// Where the last text of this segment starts.
+    /// Start of the last text of this segment.
     last: Option<Nanos>,
     peer: Peer,
     /// Texts that a slow peer lost.
@@ -149,12 +149,12 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// From here on texts are placed like this.
+    /// How texts are placed from here on.
     pub(super) fn set_placing(&mut self, placing: Placing) {
         self.placing = placing;
     }
 
-    /// Forgets the stream.
+    /// Drops all entries and the state of the stream.
     pub(super) fn flush(&mut self) {
         *self = Self {
             lost: self.lost,
@@ -162,12 +162,12 @@ impl<M> Timeline<M> {
         };
     }
 
-    /// The peer is known: it needs texts.
+    /// The peer needs texts.
     pub(super) fn needs_text(&mut self) {
         self.peer = Peer::NeedsText;
     }
 
-    /// An event of the stream; if it is a segment, where that begins.
+    /// Appends an event of the stream; `segment` is the running time at the start of a segment.
     pub(super) fn mark(&mut self, mark: M, segment: Option<Nanos>) {
         self.entries.push_back(Entry::Mark { mark, segment });
     }
@@ -197,9 +197,8 @@ impl<M> Timeline<M> {
             }));
     }
 
-    /// A request ended: its text and where its window ends, if it has a text. One that was never
-    /// opened here has no place of its own, and none has one before the first segment, where a
-    /// worker may be ahead of a pad that is new.
+    /// A request ended; `text` is its text and the end of its window. A request that was never
+    /// opened here has no place, and none has one before the first segment, as for a new pad.
     pub(super) fn ended(&mut self, id: RequestId, text: Option<(String, Nanos)>) {
         let place = self
             .entries
@@ -216,7 +215,7 @@ impl<M> Timeline<M> {
             (Placing::Answer { .. }, _) if !self.has_segment() => return,
             (Placing::Answer { hold }, opened) => {
                 let start = self.video.max(self.said);
-                // The texts of a window share its time, or each would come later than the one before.
+                // The texts of a window share its time, or each would be later than the last.
                 let share = match opened {
                     Some((_, Entry::Request { requests, .. })) => hold.checked_div(requests.into()),
                     _ => None,
@@ -235,7 +234,7 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether a segment is in force behind all that has been told so far.
+    /// Whether a segment is in force behind all entries.
     fn has_segment(&self) -> bool {
         let mut entries = self.entries.iter().rev();
         let last = entries.find_map(|entry| match entry {
@@ -245,7 +244,7 @@ impl<M> Timeline<M> {
         last.unwrap_or(self.placed)
     }
 
-    /// How long a text stands before it is said again.
+    /// How long a text lasts before it is repeated.
     fn hold(&self, hold: Nanos) -> Nanos {
         if self.peer > Peer::Sparse {
             hold.min(2 * LEAD)
@@ -254,25 +253,24 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether this stream may hold the video back: by requests, or by what it said last for lack of
-    /// more.
+    /// Whether this stream may hold the video back: by requests, or because its last output has no
+    /// successor.
     pub(super) fn waits(&self) -> bool {
         self.placing == Placing::Span || self.holds() || (self.placed && self.last.is_none())
     }
 
-    /// Whether a muxer that is not sparse-aware may stay at the last text: if the video has come to
-    /// it, or if it took it ahead of the video together with the one before, which a text without
-    /// anything behind it makes it do.
+    /// Whether a muxer that is not sparse-aware may stay at the last text: if the video has reached
+    /// it, or if the muxer took it ahead of the video, together with the text before.
     fn holds(&self) -> bool {
         let ahead = self.peer == Peer::Sparse;
         self.last.is_some_and(|last| ahead || last <= self.video)
     }
 
-    /// What to push now; nothing if the stream has to go on first.
+    /// The next output; `None` if the stream has to go on first.
     pub(super) fn next(&mut self, push: Push) -> Option<Out<M>> {
         let skip = match self.placing {
             Placing::Span => 0,
-            // Requests have no place of their own, and hold nothing back.
+            // Requests have no place of their own, so nothing waits behind them.
             Placing::Answer { .. } => {
                 let is_request = |entry: &Entry<M>| matches!(entry, Entry::Request { .. });
                 self.entries
@@ -307,8 +305,8 @@ impl<M> Timeline<M> {
         let (place, mut length) = (start, end.saturating_sub(start));
         let start = place.max(self.said);
         if start > place && self.placing == Placing::Span {
-            // A video that was stuck did not wait: its text is late, and stands about as long. Less by
-            // what may have to be put behind it, or each would be later than the one before.
+            // A video that was stuck went on without this text. It is late and lasts about as long,
+            // less the GAP that may have to follow it, or each text would be later than the last.
             length = length.saturating_sub(LEAST_GAP).max(LEAST_GAP);
         }
         let end = start.saturating_add(length);
@@ -331,7 +329,7 @@ impl<M> Timeline<M> {
         Out::Text { start, end, text }
     }
 
-    /// What is due because of what was said last.
+    /// The output that has to follow the last one.
     fn more(&mut self) -> Option<Out<M>> {
         Some(match self.more.take()? {
             More::Gap(start, end) => {
@@ -342,7 +340,7 @@ impl<M> Timeline<M> {
         })
     }
 
-    /// Something to preroll with, which says nothing of what follows.
+    /// An empty GAP to preroll with, which announces no time.
     fn preroll(&mut self, push: Push) -> Option<Out<M>> {
         let first = self.forgotten && self.placing == Placing::Span && self.peer != Peer::NeedsText;
         (push == Push::Preroll && first).then(|| {
@@ -352,7 +350,7 @@ impl<M> Timeline<M> {
         })
     }
 
-    /// Lets a video go on that only another text sets free.
+    /// Another text, if only that lets the video go on.
     fn release(&mut self, push: Push) -> Option<Out<M>> {
         if self.peer == Peer::NeedsText && self.last.is_none() && push >= Push::Stuck && self.placed
         {
@@ -365,7 +363,7 @@ impl<M> Timeline<M> {
             self.peer = Peer::StaysAtText;
             return Some(self.say_nothing());
         }
-        // Neither a GAP nor what lies behind the last text has helped.
+        // Neither a GAP nor an output behind the last text has helped.
         let behind = self.last.is_none_or(|last| last <= self.video);
         (self.peer < Peer::NeedsText && behind).then(|| {
             self.peer = Peer::NeedsText;
@@ -373,19 +371,19 @@ impl<M> Timeline<M> {
         })
     }
 
-    /// For a peer that needs texts: one that lies ahead of the video.
+    /// A text ahead of the video, for a peer that needs texts.
     fn keep_ahead(&mut self) -> Option<Out<M>> {
         self.falls_behind().then(|| self.say_nothing())
     }
 
-    /// Not before the video has gone past the last text: held video comes to the next one together with
-    /// it. Before the first text it may go on for a while, and has to be stuck.
+    /// Whether the video has passed the last text of a peer that needs texts. Not earlier, because
+    /// held video comes together with its text; before the first text the video has to be stuck.
     fn falls_behind(&self) -> bool {
         let behind = self.last.is_some_and(|last| last < self.video);
         self.placed && self.peer == Peer::NeedsText && behind
     }
 
-    /// A text that tells nothing new: the one on show, or an empty one.
+    /// A text without news: the one that is shown, or an empty one.
     fn say_nothing(&mut self) -> Out<M> {
         let mut start = self.said.max(self.covered);
         if self.peer == Peer::NeedsText {
@@ -399,13 +397,13 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Up to where a GAP or the text on show goes on, if that is worth saying.
+    /// The end of the next GAP, or of the repeated text, if it is long enough to be worth an event.
     fn gap_end(&self, stuck: bool) -> Option<Nanos> {
         if self.peer == Peer::NeedsText {
             return None;
         }
         let to = match self.placing {
-            // Whoever reads a GAP where it starts, and needs more behind it, gets a little more.
+            // A peer that reads a GAP at its start and needs more behind it gets a little more.
             Placing::Answer { .. } if stuck => self.video.saturating_add(LEAD + LEAST_GAP),
             Placing::Answer { .. } => self.video.saturating_add(LEAD),
             Placing::Span if stuck => self.video.saturating_add(LEAD),
@@ -424,7 +422,7 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Where the next GAP starts: behind the last text, unless the video is stuck behind that too.
+    /// Start of the next GAP: behind the last text, unless the video is stuck behind that too.
     fn silent_from(&self, stuck: bool) -> Nanos {
         if stuck && self.placing == Placing::Span {
             self.said
@@ -433,7 +431,7 @@ impl<M> Timeline<M> {
         }
     }
 
-    /// Whether the video has come so far that there is something to say.
+    /// Whether the video has gone on so far that an output is due.
     pub(super) fn due(&self) -> bool {
         self.falls_behind() || self.gap_end(false).is_some()
     }
@@ -446,7 +444,7 @@ impl<M> Timeline<M> {
             let hold = hold.min(2 * LEAD);
             return Some(self.say(start, start.saturating_add(hold), text));
         }
-        // Some read only where one starts.
+        // Some peers read a GAP at its start only, and need another one at its end.
         self.more = stuck.then_some(More::Gap(to, to.saturating_add(LEAST_GAP)));
         (self.said, self.forgotten) = (to, false);
         Some(Out::Gap { start, end: to })

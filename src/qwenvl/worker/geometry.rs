@@ -1,7 +1,7 @@
-//! What a frame shows: the part that the crop leaves, in square pixels, with the right side up.
+//! The picture that a frame shows: cropped, in square pixels, upright.
 //!
-//! In this order, as a player does it: crop and pixel aspect ratio speak of the frame as it lies in
-//! memory. Numbers and bytes only, so that every rule is tested without a pipeline.
+//! In this order, as in a player: crop and pixel aspect ratio refer to the frame in memory. Numbers
+//! and bytes only, so that every rule is tested without a pipeline.
 
 use qwen3_vl_core::frames::Size;
 
@@ -13,10 +13,10 @@ pub(super) struct Rect {
     pub(super) size: Size,
 }
 
-/// One of the eight ways to turn and mirror a picture.
+/// One of the eight rotations and mirrorings of a picture.
 ///
-/// The pixel at (x, y) of the result is that at (y, x) of the source if `transpose`, else at (x, y);
-/// then counted from the far side along each axis of the source that is flipped.
+/// The pixel at (x, y) of the result is that at (y, x) of the source if `transpose`, else at (x,
+/// y); then counted from the far side along each axis of the source that is flipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Orientation {
     pub(super) transpose: bool,
@@ -37,7 +37,7 @@ impl Orientation {
         }
     }
 
-    /// Where in a source of `width` and `height` the pixel at (x, y) of the result lies.
+    /// Position, in a source of `width` and `height`, of the result's pixel (x, y).
     fn source(self, x: usize, y: usize, width: usize, height: usize) -> (usize, usize) {
         let (x, y) = if self.transpose { (y, x) } else { (x, y) };
         (
@@ -47,7 +47,7 @@ impl Orientation {
     }
 }
 
-/// See the module's text.
+/// Crop, pixel aspect ratio and orientation of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     part: Rect,
@@ -57,9 +57,8 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Of a frame of size `coded` in memory, of which `part` is to be shown. What of it lies outside
-    /// of the frame does not count; a part that leaves nothing is none, and a pixel aspect ratio
-    /// with a zero says nothing.
+    /// Geometry of a frame of size `coded` in memory, of which `part` is shown. `part` is cut to
+    /// the frame and ignored if nothing is left; a pixel aspect ratio with a zero counts as 1:1.
     pub(super) fn new(coded: Size, part: Rect, par: (u32, u32), orientation: Orientation) -> Self {
         let size = Size {
             width: part.size.width.min(coded.width.saturating_sub(part.x)),
@@ -86,8 +85,8 @@ impl Geometry {
         }
     }
 
-    /// Size of the picture that is to be seen, in square pixels. One side grows, none shrinks, so
-    /// that no pixel is lost.
+    /// Size of the picture in square pixels. One side grows and none shrinks, so that no pixel is
+    /// lost.
     pub(super) fn shown(&self) -> Size {
         let Size { width, height } = self.part.size;
         let (n, d) = self.par;
@@ -105,13 +104,13 @@ impl Geometry {
         self.orientation.turn(square)
     }
 
-    /// Size of what [`Self::upright`] gives: pixels as they are in memory.
+    /// Size of the result of [`Self::upright`]: pixels as they are in memory.
     pub(super) fn upright_size(&self) -> Size {
         self.orientation.turn(self.part.size)
     }
 
-    /// The part, turned: packed RGB, from the whole frame in RGB with rows `stride` bytes apart. What is
-    /// not in `frame` is left out.
+    /// The part, turned, as packed RGB. `frame` is the whole frame in RGB with rows of `stride`
+    /// bytes; pixels beyond its end are left out.
     pub(super) fn upright(&self, frame: &[u8], stride: usize) -> Vec<u8> {
         let side = |v: u32| v as usize;
         let (left, top) = (side(self.part.x), side(self.part.y));

@@ -1,4 +1,4 @@
-//! The worker thread: it alone knows the windows, and publishes what happens to them.
+//! The worker thread: it alone has the windows, and it publishes their events.
 //!
 //! ```text
 //! Sample ─► Picture (RGB, at the size of the window) ─► Windows ─► backend ─► answer
@@ -8,7 +8,7 @@
 
 #[allow(
     clippy::arithmetic_side_effects,
-    reason = "parts of a picture that lies in memory"
+    reason = "offsets in a picture that is in memory"
 )]
 mod geometry;
 mod picture;
@@ -46,20 +46,20 @@ use super::session::{Control, Next, Session, Work};
 use super::settings::Overload;
 use crate::message::Reason;
 
-/// The numbers that the next window and request will have.
+/// Numbers of the next window and the next request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ids {
     pub(super) window: u64,
     pub(super) request: u64,
 }
 
-/// See the module's text.
+/// State of the worker thread.
 pub(super) struct Worker {
     element: super::QwenVL,
     session: Arc<Session>,
     publisher: Arc<Publisher>,
     hooks: Hooks,
-    /// Of all runs of the element.
+    /// Shared by all runs of the element.
     ids: Arc<Mutex<Ids>>,
     epoch: u64,
     backend: Option<Arc<dyn Backend>>,
@@ -67,12 +67,12 @@ pub(super) struct Worker {
     windows: Option<Windows>,
     texts: Texts,
     open: BTreeMap<u64, OpenWindow>,
-    /// Requests of closed windows that have no terminal message, oldest first.
+    /// Requests of closed windows without a terminal message, oldest first.
     asked: VecDeque<Asked>,
     silence: Silence,
 }
 
-/// Why the worker gives up.
+/// An error that ends the worker.
 struct Fatal(glib::Error);
 
 impl Worker {
@@ -106,11 +106,11 @@ impl Worker {
         }
     }
 
-    /// Works until the session stops or fails.
+    /// Runs until the session stops or fails.
     pub(super) fn run(mut self) {
         let session = self.session.clone();
         loop {
-            let next = session.next(self.outstanding(), self.next_look(), |work| {
+            let next = session.next(self.outstanding(), self.next_check(), |work| {
                 self.admits(work)
             });
             let end = match next {
@@ -123,7 +123,7 @@ impl Worker {
                         Ok(Err(Fatal(error))) => Some(error),
                         Err(panic) => Some(failure::panicked("the worker", &*panic)),
                     };
-                    // Comes back as `Abort`, unless another failure was first.
+                    // Returns as `Control::Abort`, unless another failure came first.
                     if let Some(error) = error {
                         failure::report(&self.element, &session, &error);
                     }
@@ -139,7 +139,8 @@ impl Worker {
         }
     }
 
-    /// Whether to take up this work now: a stream that may be held waits for model and engine.
+    /// Whether to take this work now: with `overload=block` frames wait for the model and the
+    /// engine.
     fn admits(&self, work: &Work) -> bool {
         match work {
             Work::Frame(sample) if sample.overload == Overload::Block => {
@@ -159,7 +160,7 @@ impl Worker {
             }
             Next::Work(Work::Gap { to, part }) => self.gap(to, part),
             Next::Work(Work::Mark(mark)) => self.publish(&WindowEvent::Mark(&mark)),
-            Next::Nothing => self.look_at_the_clock(),
+            Next::Nothing => self.check_silence(),
             Next::Control(Control::Ready(backend)) => {
                 self.backend = Some(backend);
                 self.drop_unasked();
@@ -167,7 +168,7 @@ impl Worker {
             Next::Control(Control::Event(request, event)) => return self.event(request, event),
             Next::Control(Control::Lost(window, failure)) => return self.lost(window, &failure),
             Next::Control(Control::Flush(epoch)) => {
-                // Of two flushes in a row, the second one overtakes the first.
+                // The command of a second flush comes before that of the first.
                 self.epoch = self.epoch.max(epoch);
                 self.drop_all(Reason::Flush, None);
                 self.session.reached(self.epoch);
@@ -182,7 +183,7 @@ impl Worker {
     fn frame(&mut self, sample: Sample) -> Result<(), Fatal> {
         (self.hooks.at)(Stage::Worker);
         if self.open.values().any(|window| window.is_after(&sample)) {
-            // Time has jumped back; the windows will say that they were cut.
+            // Time has jumped back: the open windows end as partial ones.
             self.end_windows(None);
         }
         self.silence.heard(&sample);
@@ -212,7 +213,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The stream breaks at this running time: what is open is complete.
+    /// The stream breaks at this running time: ends the open windows.
     fn end_windows(&mut self, at: Option<gst::ClockTime>) {
         for window in self.open.values_mut() {
             window.cut(at);
@@ -223,7 +224,7 @@ impl Worker {
             .for_each(|end| self.end_window(end));
     }
 
-    /// The stream has come to this running time without a frame.
+    /// No frame comes before this running time: closes the windows that end by then.
     fn gap(&mut self, to: gst::ClockTime, part: u64) {
         let to_nanos = to.nseconds();
         let ends = self.windows.as_mut().map(|windows| windows.skip(to_nanos));
@@ -237,16 +238,16 @@ impl Worker {
         });
     }
 
-    /// When to look whether an open window's time has gone by without a frame.
-    fn next_look(&self) -> Option<Instant> {
+    /// When to check whether the end of an open window has passed without a frame.
+    fn next_check(&self) -> Option<Instant> {
         let ends = self.open.values().map(OpenWindow::end);
         let end = ends.min()?;
         self.silence
-            .next_look(end, now_of(&self.element), Instant::now())
+            .next_check(end, now_of(&self.element), Instant::now())
     }
 
-    /// A camera that is silent does not keep the windows open whose time has gone by.
-    fn look_at_the_clock(&mut self) {
+    /// Closes windows whose end has passed on the clock while the camera is silent.
+    fn check_silence(&mut self) {
         let Some(now) = now_of(&self.element) else {
             return;
         };
@@ -270,13 +271,13 @@ impl Worker {
         match end {
             Event::Closed { window, partial } => self.closed(window, partial),
             Event::Discarded { window, .. } => self.too_short(window),
-            // Neither is an end.
+            // These do not end a window.
             Event::Opened { .. } | Event::Frame { .. } => (),
         }
     }
 }
 
-/// Running time now by the pipeline's clock, while it runs.
+/// Running time by the pipeline's clock, in PLAYING.
 fn now_of(element: &super::QwenVL) -> Option<gst::ClockTime> {
     let playing = element.current_state() == gst::State::Playing;
     playing.then(|| element.current_running_time()).flatten()

@@ -1,4 +1,4 @@
-//! From a buffer in any format to RGB at the size that the model will see.
+//! Converts a buffer of any format to RGB at the size of the model's input.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub(super) enum PictureError {
     #[error("cannot map a buffer of {bytes} bytes as {format:?} video")]
     Map { bytes: usize, format: VideoFormat },
     #[error(
-        "the buffer's GstVideoMeta tells of {}x{} pixels that do not lie in its {bytes} bytes: mend \
-         the element in front that made it",
+        "the buffer's GstVideoMeta tells of {}x{} pixels that do not lie in its {bytes} bytes: \
+         mend the element in front that made it",
         size.width, size.height
     )]
     Layout { bytes: usize, size: Size },
@@ -31,7 +31,7 @@ pub(super) enum PictureError {
     Resize(#[from] ResizeError),
 }
 
-/// Size of the frame in memory, which may be more than the caps say, or a field of it.
+/// Size of the frame, or field, in memory, which may be larger than in the caps.
 fn coded(sample: &Sample) -> Size {
     let info = &sample.info;
     let meta = planes::video_meta(sample.frame.buffer());
@@ -47,7 +47,7 @@ fn coded(sample: &Sample) -> Size {
     )
 }
 
-/// How the frame is to be shown.
+/// The frame's crop, pixel aspect ratio and orientation.
 fn geometry(sample: &Sample) -> Geometry {
     let info = &sample.info;
     let crop = sample.frame.buffer().meta::<VideoCropMeta>();
@@ -88,7 +88,7 @@ impl From<VideoOrientationMethod> for Orientation {
             Method::Vert => (false, false, true),
             Method::UlLr => (true, false, false),
             Method::UrLl => (true, true, true),
-            // A tag gives no others.
+            // No tag gives another method.
             _ => (false, false, false),
         };
         Self {
@@ -99,14 +99,14 @@ impl From<VideoOrientationMethod> for Orientation {
     }
 }
 
-/// Converts frames to RGB; keeps what it needs for the format that it saw last.
+/// Converts frames to RGB; keeps the converter of the last format.
 #[derive(Default)]
 pub(super) struct Converter {
     current: Option<Current>,
 }
 
 struct Current {
-    /// What was announced, and the size that the frames have in memory.
+    /// The caps' info, and the size of the frames in memory.
     key: (Arc<VideoInfo>, Size),
     from: VideoInfo,
     converter: VideoConverter,
@@ -116,7 +116,7 @@ struct Current {
 /// Layout of a frame of size `coded` in memory.
 fn layout(info: &VideoInfo, coded: Size) -> Option<VideoInfo> {
     let mode = match info.interlace_mode() {
-        // A field by itself has no other between its rows.
+        // A single field has no rows of the other between its own.
         VideoInterlaceMode::Alternate => VideoInterlaceMode::Progressive,
         mode => mode,
     };
@@ -172,7 +172,7 @@ impl Current {
 }
 
 impl Converter {
-    /// Packed RGB of what the frame shows, at the size that it has in memory.
+    /// Packed RGB of the cropped and turned frame, at its size in memory.
     fn upright(&mut self, sample: &Sample, geometry: &Geometry) -> Result<Vec<u8>, PictureError> {
         let format = sample.info.format();
         let buffer = sample.frame.buffer();
@@ -181,7 +181,7 @@ impl Converter {
             Some(current) if current.key == key => current,
             _ => {
                 let from = layout(&key.0, key.1).ok_or(PictureError::Format(format))?;
-                // Before anything is made for a size that is not there.
+                // Before a converter and memory are made for a size that the buffer does not have.
                 check(buffer, &from)?;
                 Current::new(key, from).ok_or(PictureError::Format(format))?
             }
@@ -200,7 +200,7 @@ impl Converter {
             }
         })?;
         converter.frame_ref(&frame, &mut rgb.as_mut_video_frame_ref());
-        // Rows of RGB lie forward in memory that is ours.
+        // The stride of memory that we allocate is positive.
         let stride = rgb.plane_stride().first();
         let stride = stride.and_then(|stride| usize::try_from(*stride).ok());
         let stride = stride.unwrap_or(0);
@@ -208,10 +208,10 @@ impl Converter {
     }
 }
 
-/// Size and rounding, and the packed RGB that they gave.
+/// A size with its rounding, and the packed RGB of that size.
 type Resized = ((Size, Rounding), Arc<[u8]>);
 
-/// A frame that is converted when the first window wants it, and resized once for each size.
+/// A frame that is converted when the first window needs it, and resized once for each size.
 pub(super) struct Picture<'a> {
     sample: &'a Sample,
     geometry: Geometry,
@@ -229,13 +229,13 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// Size at which the picture is to be seen, in square pixels.
+    /// Size of the picture in square pixels.
     pub(super) fn shown(&self) -> Size {
         self.geometry.shown()
     }
 
-    /// Packed RGB at this size, rounded so. Pixels that are not square become so here: resized once,
-    /// not twice.
+    /// Packed RGB at this size and rounding. The same resize makes the pixels square, so that no
+    /// frame is resized twice.
     pub(super) fn at(
         &mut self,
         to: (Size, Rounding),

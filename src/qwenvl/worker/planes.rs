@@ -1,5 +1,5 @@
-//! Whether the planes that a `GstVideoMeta` tells of lie in the buffer's memory. A meta may come from
-//! anywhere, by `unixfdsrc` even from another process, and `gst_video_frame_map` believes it.
+//! Whether the planes of a `GstVideoMeta` lie in the buffer's memory. The meta may come from
+//! another process (`unixfdsrc`), and `gst_video_frame_map` does not check it.
 
 use gst::MetaRef;
 use gst_video::{VideoFormatInfo, VideoInfo, VideoMeta};
@@ -7,11 +7,11 @@ use gst_video::{VideoFormatInfo, VideoInfo, VideoMeta};
 /// One plane, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Plane {
-    /// Of the first row, from the start of the buffer.
+    /// Offset of the first row from the start of the buffer.
     offset: usize,
-    /// From a row to the next; negative if rows lie backwards.
+    /// Distance of rows; negative if they are in reverse order.
     stride: i32,
-    /// Bytes of one row that are read.
+    /// Bytes that are read of a row.
     row: usize,
     rows: usize,
 }
@@ -38,15 +38,15 @@ impl Plane {
     }
 }
 
-/// The meta that a mapping follows: of several the one with id 0, or with the least id
+/// The meta that a mapping uses: of several the one with the least id
 /// (`gst_buffer_get_video_meta`).
 pub(super) fn video_meta(buffer: &gst::BufferRef) -> Option<MetaRef<'_, VideoMeta>> {
     let metas = buffer.iter_meta::<VideoMeta>();
     metas.min_by_key(|meta| (meta.id() != 0, meta.id()))
 }
 
-/// Whether a frame with the layout `info`, whose size is the meta's, can be read as the buffer's meta
-/// says. If there is none, whether the buffer is as large as `info` says.
+/// Whether a frame of the layout `info`, whose size is the meta's, can be read with the planes of
+/// the buffer's meta. Without a meta, whether the buffer has `info`'s size.
 pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
     let Some(meta) = video_meta(buffer) else {
         return buffer.size() >= info.size();
@@ -61,7 +61,7 @@ pub(super) fn lie_in_memory(buffer: &gst::BufferRef, info: &VideoInfo) -> bool {
     })
 }
 
-/// As the mapping does it: the plane is read in the memory that its first byte is in.
+/// Whether the plane lies in the memory of its first byte, from which the mapping reads it.
 fn is_in_one_memory(buffer: &gst::BufferRef, plane: &Plane) -> bool {
     let Some(last) = plane.offset.checked_add(1) else {
         return false;
@@ -78,7 +78,7 @@ fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<P
     let own = *info.stride().get(index)?;
     let default = usize::try_from(own).ok()?;
     if format.has_palette() && index > 0 {
-        // Its stride is that of one colour; all are read.
+        // The stride is that of one component; all are read.
         let size = plane_size(info, index);
         return Some(Plane {
             offset,
@@ -102,7 +102,7 @@ fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<P
         true => (default, laid_out),
         false => packed(&format, info, index),
     };
-    // The chroma of two fields takes turns, and may be read a row behind its last one.
+    // The chroma rows of two fields alternate, and one row after the last may be read.
     let rows = match info.is_interlaced() {
         true => rows.max(laid_out),
         false => rows,
@@ -115,7 +115,7 @@ fn plane(info: &VideoInfo, index: usize, offset: usize, stride: i32) -> Option<P
     })
 }
 
-/// Bytes of a plane as GStreamer lays it out by default.
+/// Bytes of a plane in GStreamer's default layout.
 fn plane_size(info: &VideoInfo, index: usize) -> usize {
     let end = info.offset().get(index.saturating_add(1)).copied();
     let end = end.filter(|_| index.saturating_add(1) < info.n_planes() as usize);

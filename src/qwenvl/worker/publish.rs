@@ -1,4 +1,4 @@
-//! What happens to windows, published once to all sinks.
+//! The events of windows, each published once to all sinks.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
@@ -10,24 +10,24 @@ use crate::qwenvl::failure;
 use crate::qwenvl::hold::StreamPosition;
 use crate::qwenvl::text::Mark;
 
-/// What happens to windows and their requests, in order.
+/// An event of a window or a request.
 pub(super) enum WindowEvent<'a> {
     /// A window opens.
     Opened {
         window: &'a WindowInfo,
-        /// Numbers of the requests that it will be asked, in order.
+        /// Numbers of its requests, in order.
         requests: &'a [u64],
         start: StreamPosition,
-        /// Running time in nanoseconds before which its frames lie.
+        /// Running time in nanoseconds after its last frame.
         end: u64,
     },
-    /// A window is complete and asked. Nothing waits for its answers longer than `timeout`, if
-    /// there is one.
+    /// A window is complete, and its requests go to the backend. Wait for its answers for `timeout`
+    /// at most, `None` being for ever.
     Closed {
         window: u64,
         timeout: Option<Duration>,
     },
-    /// Part of an answer, as `qwenvl/token`.
+    /// A token of an answer, as `qwenvl/token`.
     Token(&'a gst::Structure),
     /// A request ended, with this terminal message.
     Ended {
@@ -35,7 +35,7 @@ pub(super) enum WindowEvent<'a> {
         message: &'a gst::Structure,
         outcome: Outcome<'a>,
     },
-    /// The backend ended a request that has its terminal message already, or a window whose
+    /// The backend ended a request that already has its terminal message, or a window whose
     /// requests have.
     Late,
     /// The stream has come to the running time `reached`, and no window opens before `next`.
@@ -47,7 +47,7 @@ pub(super) enum WindowEvent<'a> {
     Part(u64),
     /// An event of the text stream, behind the windows before it.
     Mark(&'a Mark),
-    /// No window opens any more.
+    /// No window opens after this.
     Finished,
 }
 
@@ -63,21 +63,21 @@ pub(super) enum Outcome<'a> {
     },
 }
 
-/// A place where news of windows goes.
+/// A receiver of window events.
 pub(super) trait Sink: Send + Sync {
-    /// Takes an event, with no lock held. It may take its time only where code of the application
-    /// runs.
+    /// Handles an event, with no lock held. It must not block, except in a handler of the
+    /// application.
     fn hear(&self, event: &WindowEvent<'_>);
 }
 
-/// Hands every event to every sink, in their order.
+/// Gives every event to every sink, in the sinks' order.
 pub(super) struct Publisher {
     sinks: Vec<Box<dyn Sink>>,
     failed: Box<dyn Fn(&glib::Error) + Send + Sync>,
 }
 
 impl Publisher {
-    /// A panic in a sink goes to `failed`, when the others have heard what it did not.
+    /// A panic in a sink goes to `failed`, after the other sinks have had the event.
     pub(super) fn new(
         sinks: Vec<Box<dyn Sink>>,
         failed: impl Fn(&glib::Error) + Send + Sync + 'static,

@@ -1,9 +1,8 @@
-//! Requests that have no terminal message yet. Here, and nowhere else, each gets exactly one.
+//! Requests without a terminal message. Only this module ends a request, by exactly one.
 //!
-//! Until a window is asked, its requests are together ([`PendingRequests`]); from then on each is
-//! on its own ([`PendingRequest`]). To end a request consumes it. One that is lost, by a panic for
-//! instance, ends when it is dropped. Below this the backend's `EventSink` does the same for the
-//! terminal event.
+//! Until its window closes, requests are kept together ([`PendingRequests`]), then one by one
+//! ([`PendingRequest`]). Ending a request consumes it. One that is lost, by a panic for instance,
+//! ends when it is dropped. In the backend `EventSink` does the same for the terminal event.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use crate::message::{Reason, Request, RequestId, WindowInfo};
 /// The message of a request that is lost.
 const LOST: &str = "it was lost in the element";
 
-/// A request that has no terminal message yet.
+/// A request without a terminal message.
 pub(super) struct PendingRequest {
     request: Request,
     publisher: Arc<Publisher>,
@@ -34,7 +33,7 @@ impl PendingRequest {
         &self.request.prompt
     }
 
-    /// Publishes token number `index` of its answer.
+    /// Publishes the token at `index` of its answer.
     pub(super) fn token(&self, index: u32, id: u32, text: &str) {
         let token = self.request.token(index, id, text);
         self.publisher.publish(&WindowEvent::Token(&token));
@@ -53,7 +52,7 @@ impl PendingRequest {
         self.end(&message, Outcome::Described { epoch });
     }
 
-    /// Ends it without an answer. Where nothing more is known, `message` is what the reason says.
+    /// Ends it without an answer. Without a `message` it is the reason's default.
     pub(super) fn dropped(mut self, reason: Reason, message: Option<&str>) {
         self.end_without(reason, message);
     }
@@ -83,7 +82,7 @@ impl Drop for PendingRequest {
     }
 }
 
-/// The requests of a window that has not been asked.
+/// The requests of an open window.
 pub(super) struct PendingRequests {
     window: Arc<WindowInfo>,
     /// Their numbers and prompts, in order.
@@ -109,7 +108,7 @@ impl PendingRequests {
     }
 
     pub(super) fn window_mut(&mut self) -> &mut WindowInfo {
-        // Not shared, so not copied, before the requests are on their own.
+        // Not shared before the first `pop`, so this does not copy.
         Arc::make_mut(&mut self.window)
     }
 
@@ -121,7 +120,7 @@ impl PendingRequests {
         self.requests.iter().map(|(_, prompt)| prompt.as_str())
     }
 
-    /// Takes the next one out, which is on its own from now on.
+    /// Removes the next request.
     pub(super) fn pop(&mut self) -> Option<PendingRequest> {
         let (number, prompt) = self.requests.pop_front()?;
         let request = Request {

@@ -1,17 +1,18 @@
-//! When the silence of a live stream has lasted beyond the end of a window. Pure: the running time of
-//! the clock is a parameter.
+//! Whether a live stream has been silent beyond the end of a window. Pure: the running time of the
+//! clock is a parameter.
 
 use std::time::{Duration, Instant};
 
 use crate::qwenvl::sample::Sample;
 
-/// By how much a frame may come later than the one before it did, and still be waited for.
+/// How much more delay than the last frame's a frame may have before the stream counts as silent.
 const JITTER: gst::ClockTime = gst::ClockTime::from_mseconds(500);
-/// How often to look at the clock in any case: its pace may change.
+/// Longest time between two checks: the clock's rate may change.
 const LONGEST: Duration = Duration::from_secs(1);
+/// Shortest time between two checks.
 const SHORTEST: Duration = Duration::from_millis(5);
 
-/// What is known of a live stream's last frame.
+/// The last frame of a live stream.
 #[derive(Default)]
 pub(super) struct Silence {
     last: Option<Last>,
@@ -19,7 +20,7 @@ pub(super) struct Silence {
 
 struct Last {
     part: u64,
-    /// By how much it came later than at its running time.
+    /// Its delay behind its running time.
     delay: gst::ClockTime,
 }
 
@@ -35,25 +36,25 @@ impl Silence {
         Some(self.last.as_ref()?.part)
     }
 
-    /// Whether a frame of before running time `end` would have come by now.
+    /// Whether a frame from before the running time `end` would have arrived by now.
     pub(super) fn is_over(&self, end: gst::ClockTime, now: gst::ClockTime) -> bool {
         self.arrival(end).is_some_and(|arrival| arrival <= now)
     }
 
-    /// When to ask that again.
-    pub(super) fn next_look(
+    /// When to check again.
+    pub(super) fn next_check(
         &self,
         end: gst::ClockTime,
         now: Option<gst::ClockTime>,
         time: Instant,
     ) -> Option<Instant> {
         let arrival = self.arrival(end)?;
-        // Without a running clock, one may run later.
+        // The clock does not run now, but may start.
         let left = now.map_or(LONGEST, |now| arrival.saturating_sub(now).into());
         time.checked_add(left.clamp(SHORTEST, LONGEST))
     }
 
-    /// The clock's running time at which the last frame of before `end` would have come.
+    /// The clock's running time at which the last frame from before `end` would have arrived.
     fn arrival(&self, end: gst::ClockTime) -> Option<gst::ClockTime> {
         let delay = self.last.as_ref()?.delay;
         Some(end.saturating_add(delay).saturating_add(JITTER))
@@ -79,11 +80,11 @@ mod tests {
         assert!(silence.is_over(at(4_000), at(4_700)));
         assert_eq!(silence.part(), Some(3));
         let time = Instant::now();
-        let look = |now| silence.next_look(at(4_000), Some(at(now)), time);
+        let look = |now| silence.next_check(at(4_000), Some(at(now)), time);
         assert_eq!(look(4_600), time.checked_add(Duration::from_millis(100)));
         assert_eq!(look(0), time.checked_add(LONGEST));
         assert_eq!(look(9_000), time.checked_add(SHORTEST));
-        let look = silence.next_look(at(4_000), None, time);
+        let look = silence.next_check(at(4_000), None, time);
         assert_eq!(look, time.checked_add(LONGEST), "the clock stands");
     }
 
@@ -91,6 +92,6 @@ mod tests {
     fn nothing_is_over_before_a_live_frame_came() {
         let silence = Silence::default();
         assert!(!silence.is_over(gst::ClockTime::ZERO, gst::ClockTime::MAX));
-        assert_eq!(silence.next_look(at(0), Some(at(0)), Instant::now()), None);
+        assert_eq!(silence.next_check(at(0), Some(at(0)), Instant::now()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the backend says of requests, and when it is told: each ends in one message.
+//! The backend's events of requests, and the order of the terminal messages that follow.
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -12,7 +12,7 @@ use super::{Fatal, Worker};
 use crate::message::{Reason, RequestId};
 
 impl Worker {
-    /// Something happened to a request.
+    /// Handles an event of a request.
     pub(super) fn event(&mut self, id: RequestId, event: Event) -> Result<(), Fatal> {
         if self.is_flushed() {
             return Ok(());
@@ -30,12 +30,12 @@ impl Worker {
             (None, Event::Token { .. }) => (),
             (None, _) => self.publish(&WindowEvent::Late),
         }
-        self.tell_ended();
+        self.end_oldest();
         Ok(())
     }
 
-    /// The backend lost a window. If that has been asked meanwhile, its requests fail on their
-    /// own.
+    /// The backend lost a window. If its requests have gone to the backend by now, they fail on
+    /// their own.
     pub(super) fn lost(&mut self, window: u64, failure: &Failure) -> Result<(), Fatal> {
         if self.is_flushed() {
             return Ok(());
@@ -49,25 +49,26 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the stream was flushed; the command that drops the windows is on its way.
+    /// Whether the stream was flushed: then the command that drops the windows is in the queue.
     fn is_flushed(&self) -> bool {
         self.session.epoch() != self.epoch
     }
 
-    /// Tells what has become of the oldest requests: they are told in their order, whichever is
-    /// answered first.
-    fn tell_ended(&mut self) {
-        // What the application's handlers do with one may have ended the rest.
+    /// Ends the oldest requests that have their terminal event: terminal messages come in the order
+    /// of the requests, whichever is answered first.
+    fn end_oldest(&mut self) {
+        // A handler of the application may have stopped the element.
         while !self.session.is_stopping()
             && self.asked.front().is_some_and(|asked| asked.end.is_some())
             && let Some(mut asked) = self.asked.pop_front()
             && let Some(event) = asked.end.take()
         {
-            self.tell(asked, event);
+            self.end_by(asked, event);
         }
     }
 
-    fn tell(&self, asked: Asked, event: Event) {
+    /// Ends a request by its terminal event.
+    fn end_by(&self, asked: Asked, event: Event) {
         match (event, &self.backend) {
             (Event::Answer(answer), Some(backend)) => {
                 let Asked { request, late, .. } = asked;
@@ -87,14 +88,14 @@ impl Worker {
             windows.clear();
         }
         for mut asked in std::mem::take(&mut self.asked) {
-            // It only waited for the answer of another one.
+            // This one has its answer, and waited for another request only.
             if reason == Reason::EosTimeout
                 && let Some(event) = asked.end.take()
             {
-                self.tell(asked, event);
+                self.end_by(asked, event);
                 continue;
             }
-            // The backend may be what has just panicked.
+            // The backend may have caused the panic that led here.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| asked.cancel()));
             asked.request.dropped(reason, message);
         }
@@ -107,13 +108,14 @@ impl Worker {
         }
     }
 
+    /// Drops an open window.
     pub(super) fn drop_open(&mut self, id: u64, reason: Reason, message: Option<&str>) {
         if let Some(window) = self.open.remove(&id) {
             window.requests.dropped(reason, message);
         }
     }
 
-    /// Ends the requests of an asked window that have no answer.
+    /// Drops the unanswered requests of a closed window.
     pub(super) fn drop_unanswered(&mut self, window: u64, reason: Reason) {
         let of_window = |asked: &Asked| asked.request.id().window == window && asked.end.is_none();
         let asked = std::mem::take(&mut self.asked);
@@ -126,7 +128,7 @@ impl Worker {
     }
 }
 
-/// A backend that is gone is the end of the element, too.
+/// A fatal failure of the backend ends the element too.
 fn fatal(failure: &Failure) -> Result<(), Fatal> {
     let Failure::Fatal(text) = failure else {
         return Ok(());
@@ -135,7 +137,7 @@ fn fatal(failure: &Failure) -> Result<(), Fatal> {
     Err(Fatal(glib::Error::new(gst::LibraryError::Failed, &text)))
 }
 
-/// How a failure of the backend is told.
+/// The reason that a failure of the backend has in `qwenvl/dropped`.
 pub(super) fn reason(error: &Failure) -> Reason {
     match error {
         Failure::Full(_) => Reason::Overload,

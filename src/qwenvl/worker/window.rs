@@ -1,4 +1,4 @@
-//! One window at the backend: open, then asked.
+//! One window at the backend, from its opening to its requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,14 +17,14 @@ use crate::qwenvl::sample::{Plan, Sample, utc};
 use crate::qwenvl::session::Session;
 use crate::qwenvl::settings::{Mode, Overload};
 
-/// Where a window's frames go.
+/// The target of a window's frames.
 pub(super) enum Target {
-    /// To the backend, at this size, rounded so.
+    /// The backend, with the size of the frames and its rounding.
     Input {
         input: Box<dyn Window>,
         size: (Size, Rounding),
     },
-    /// Nowhere: there was no model yet when the window opened.
+    /// None: the model was not loaded when the window opened.
     Nowhere,
 }
 
@@ -67,7 +67,8 @@ impl OpenWindow {
         let window = self.requests.window_mut();
         window.frames.push(sample.pts);
         self.last = sample.running_time;
-        // Some come without it: rtph264depay loses that of key frames which come with parameter sets.
+        // rtph264depay loses the meta of key frames that come with parameter sets, so take any
+        // frame's.
         window.utc = window.utc.or_else(|| {
             let since = self.start.absdiff(sample.pts).nseconds();
             utc(sample.frame.buffer())?.checked_sub(since)
@@ -76,7 +77,7 @@ impl OpenWindow {
         let Target::Input { input, size } = &mut self.target else {
             return Ok(());
         };
-        // The time that the camera saw go by, whatever the rate at which the stream is played.
+        // Media time, whatever the segment's rate.
         let seconds = self.start.absdiff(sample.pts);
         let frame = Frame {
             rgb: picture.at(*size, converter)?,
@@ -99,7 +100,7 @@ impl OpenWindow {
         self.requests.window().end
     }
 
-    /// Whether the window has a frame that stands for a later time.
+    /// Whether the window has a frame with a later due time.
     pub(super) fn is_after(&self, sample: &Sample) -> bool {
         sample.running_time < self.last
     }
@@ -112,10 +113,11 @@ impl OpenWindow {
         window.end = window.end.min(at);
     }
 
-    /// No more frames come: what to ask, and an odd last frame that is still to be pushed.
+    /// No more frames come. Returns the requests, and an odd last frame that has to be pushed
+    /// before.
     pub(super) fn ask(self, model: &ModelInfo) -> (Vec<ToAsk>, Option<VisionInput>) {
         let settings = &self.plan.settings;
-        let question = |prompt: &str| Request {
+        let backend_request = |prompt: &str| Request {
             prompt: prompt.to_owned(),
             max_tokens: settings.max_tokens,
             sampling: settings.sampling_params(model),
@@ -131,7 +133,7 @@ impl OpenWindow {
         let late = pushed.saturating_duration_since(self.arrived);
         let mut requests = self.requests;
         let asks = std::iter::from_fn(|| requests.pop()).map(|request| {
-            let question = question(request.prompt());
+            let backend_request = backend_request(request.prompt());
             let asked = Asked {
                 request,
                 handle: None,
@@ -139,29 +141,29 @@ impl OpenWindow {
                 late,
                 end: None,
             };
-            (asked, question)
+            (asked, backend_request)
         });
         (asks.collect(), odd)
     }
 }
 
-/// A request, and what to ask the backend for it.
+/// A request of the element, and the backend's request for it.
 pub(super) type ToAsk = (Asked, Request);
 
-/// A request that waits for its answer, or for its turn to be told.
+/// A request that waits for its answer, or for the terminal messages of the requests before it.
 pub(super) struct Asked {
     pub(super) request: PendingRequest,
     pub(super) handle: Option<Box<dyn RequestHandle>>,
     /// Tokens of the answer so far.
     pub(super) tokens: u32,
-    /// From the arrival of the last frame to its hand-over.
+    /// From the arrival of the window's last frame to its push to the backend.
     pub(super) late: Duration,
-    /// What the backend said at last, if a request before this one is still to be answered.
+    /// The backend's terminal event, while a request before this one has none.
     pub(super) end: Option<event::Event>,
 }
 
 impl Asked {
-    /// Asks the backend to stop.
+    /// Asks the backend to cancel the request.
     pub(super) fn cancel(&self) {
         if let Some(handle) = &self.handle {
             handle.cancel();
@@ -169,12 +171,12 @@ impl Asked {
     }
 }
 
-/// Sends what happens to a request to the session.
+/// Sends a request's events to the session.
 pub(super) fn event_sink(session: Arc<Session>, request: RequestId) -> EventSink {
     EventSink::new(move |event| session.event(request, event))
 }
 
-/// Tells the session of a window that is lost before it is asked.
+/// Tells the session of a window that the backend lost before its first request.
 pub(super) fn lost_sink(session: Arc<Session>, window: u64) -> LostSink {
     Box::new(move |failure| session.lost(window, failure))
 }

@@ -1,4 +1,4 @@
-//! Windows from their first frame to the question.
+//! Windows from their first frame to their requests.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ use crate::qwenvl::strings::name_of;
 use crate::qwenvl::time::{self, clock_time};
 
 impl Worker {
-    /// The first window is one that the model sees: those of before are over when it is loaded.
+    /// The model is loaded: drops the windows that opened before, so that the first window is a
+    /// whole one.
     pub(super) fn drop_unasked(&mut self) {
         if self.open.is_empty() {
             return;
@@ -42,7 +43,7 @@ impl Worker {
             let frames = window.requests.window().frames.len();
             let Plan { settings, rules } = &*window.plan;
             let least = rules.least_frames();
-            // A window that holds all the frames that it may is no remedy if it is longer.
+            // A longer window does not help if it already has `max-frames` frames.
             let remedy = match rules.planned_frames() < settings.max_frames {
                 true => "raise window-duration or fps",
                 false => "lower window-duration or raise max-frames",
@@ -74,7 +75,7 @@ impl Worker {
         let prompts = (self.hooks.prompts)(&settings.prompt).into_iter();
         let prompts = prompts.map(|prompt| (self.next_request(), prompt));
         let requests = PendingRequests::new(info, prompts, self.publisher.clone());
-        // A frame that stands for a time behind the end is still the window's.
+        // A frame with a due time after the segment's end still belongs to the window.
         let covers = end.max(sample.running_time.saturating_add(clock_time(1)));
         self.publish(&WindowEvent::Opened {
             window: requests.window(),
@@ -92,7 +93,8 @@ impl Worker {
         let prompts = window.requests.prompts();
         let text = self.texts.length(&**backend, &sample.plan, prompts);
         let forecast = |frames| settings.forecast(model, text, frames, shown);
-        // A window may be planned to be longer than the stream is: only then somebody has to ask it.
+        // A plan may exceed what is left of the stream: upstream is queried only if it does not
+        // fit.
         let forecast = forecast(frames).or_else(|error| {
             let left = frames_left(&self.element, rules, sample).filter(|left| *left < frames);
             left.map_or(Err(error), |left| forecast(left.max(rules.least_frames())))
@@ -139,8 +141,8 @@ impl Worker {
         };
         let backend = backend.clone();
         // The oldest one is being answered; max-pending others may wait.
-        let room = (window.plan.settings.max_pending as usize).saturating_add(1);
-        while window.overload != Overload::Block && self.unanswered().len() >= room {
+        let limit = (window.plan.settings.max_pending as usize).saturating_add(1);
+        while window.overload != Overload::Block && self.unanswered().len() >= limit {
             match self.unanswered().get(1) {
                 Some(oldest) if window.overload != Overload::DropNewest => {
                     self.drop_unanswered(*oldest, Reason::Overload);
@@ -150,18 +152,18 @@ impl Worker {
         }
         let timeout = time::wait(window.plan.settings.attach_timeout);
         let (asks, odd) = window.ask(backend.model());
-        // In the list before the backend is called: should it panic, the requests end in order.
+        // Queued before the backend is called, so that the requests end in order if it panics.
         let first = self.asked.len();
-        let (asked, questions): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
+        let (asked, requests): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
         self.asked.extend(asked);
         let window = id;
         self.publish(&WindowEvent::Closed { window, timeout });
         if let Some(odd) = odd {
             input.push(odd);
         }
-        for (asked, question) in self.asked.range_mut(first..).zip(questions) {
+        for (asked, request) in self.asked.range_mut(first..).zip(requests) {
             let sink = event_sink(self.session.clone(), asked.request.id());
-            asked.handle = Some(input.ask(question, sink));
+            asked.handle = Some(input.ask(request, sink));
         }
     }
 
@@ -177,14 +179,14 @@ impl Worker {
     }
 }
 
-/// The windows of asked requests, of which those of one stand together.
+/// The windows of requests; the requests of one window must stand together.
 fn windows_of<'a>(asked: impl Iterator<Item = &'a Asked>) -> Vec<u64> {
     let mut windows: Vec<u64> = asked.map(|asked| asked.request.id().window).collect();
     windows.dedup();
     windows
 }
 
-/// How long the texts of the last plan are: they are counted once for all its windows.
+/// The length of the last plan's texts, which is counted once for all its windows.
 #[derive(Default)]
 pub(super) struct Texts(Option<(Arc<Plan>, TextLength)>);
 
@@ -217,7 +219,7 @@ impl Texts {
     }
 }
 
-/// What to add where the size of frames is told that are wider or higher than they lie in memory.
+/// A note on the pixel aspect ratio, for errors that name the size in square pixels.
 fn square_pixels(info: &gst_video::VideoInfo) -> String {
     let par = info.par();
     if par.numer() == par.denom() {
@@ -228,19 +230,20 @@ fn square_pixels(info: &gst_video::VideoInfo) -> String {
     format!(" (the video has {width}x{height} pixels, with pixel-aspect-ratio {par})")
 }
 
-/// Frames that a window will hold: no more than the stream has, if it says how many.
+/// Frames that a window will hold: the rules' number, or the stream's by its frame rate if that is
+/// less.
 fn planned_frames(rules: &WindowRules, sample: &Sample) -> u32 {
     let (planned, fps) = (rules.planned_frames(), sample.info.fps());
     if fps.numer() <= 0 {
         return planned;
     }
-    // At twice the rate a window sees twice as much of the stream.
+    // At twice the segment rate a window covers twice as much of the stream.
     let seen = rules.duration() as f64 * sample.segment.rate().abs();
     let there = crate::qwenvl::events::holds(seen as u64, fps);
     planned.min(u32::try_from(there).unwrap_or(u32::MAX))
 }
 
-/// Frames that a window will have of what is left of the stream, if upstream knows how long it is.
+/// Frames that a window will have of the rest of the stream, if upstream answers a DURATION query.
 fn frames_left(element: &QwenVL, rules: &WindowRules, sample: &Sample) -> Option<u32> {
     let pad = element.static_pad("sink")?;
     let all = pad.peer_query_duration::<gst::ClockTime>()?;

@@ -1,4 +1,4 @@
-//! A `qwenvl` alone on the bench: the test is upstream and downstream.
+//! A `qwenvl` without a pipeline: the test is upstream and downstream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ pub struct Bench {
     pub harness: Harness,
     pub element: gst::Element,
     pub bus: gst::Bus,
-    /// Everything from the bus so far.
+    /// All messages of the bus so far.
     pub messages: Messages,
     worked: Arc<AtomicUsize>,
 }
@@ -74,7 +74,7 @@ impl Bench {
         self
     }
 
-    /// A frame that shows something else every half second.
+    /// A frame whose picture changes every half second.
     pub fn buffer(ms: u64) -> gst::Buffer {
         let size = Size {
             width: 96,
@@ -106,7 +106,7 @@ impl Bench {
         self.harness.push_event(event)
     }
 
-    /// Pushes EOS from a thread of its own; what is given back waits for it.
+    /// Pushes EOS in a thread of its own. The returned function waits for it.
     pub fn eos_in_thread(&self) -> impl FnOnce() -> bool + use<> {
         let pad = self.element.static_pad("sink").unwrap();
         let thread = std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
@@ -122,7 +122,7 @@ impl Bench {
         self.messages.take_from(&self.bus, &self.element);
     }
 
-    /// Waits until that many windows have ended.
+    /// Waits until `count` windows have ended.
     pub fn ended(&mut self, count: usize) {
         wait_until("the end of a window", || {
             self.collect();

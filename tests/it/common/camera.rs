@@ -23,23 +23,23 @@ const BYTES: u32 = 96 * 64 * 3;
 
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
-/// What the streaming thread does.
+/// A step of the streaming thread.
 enum Step {
     /// A frame, and whether it does not continue the one before.
     Frame(gst::ClockTime, bool),
     Event(gst::Event),
 }
 
-/// What came of it.
+/// The result of a step.
 #[derive(Debug)]
 pub enum Done {
     /// The frame was pushed.
     Flow(Flow),
-    /// The event was pushed; whether it was taken.
+    /// The event was pushed; the flag is its return value.
     Event(bool),
 }
 
-/// A buffer that came out.
+/// A buffer that left the element.
 pub struct Shown {
     pub pts: gst::ClockTime,
     /// Address of its memory.
@@ -49,9 +49,9 @@ pub struct Shown {
 
 pub struct Camera {
     pub pool: gst::BufferPool,
-    /// What went in: PTS and address of the memory.
+    /// PTS and memory address of the pushed buffers.
     pub taken: Arc<Mutex<Vec<(gst::ClockTime, usize)>>>,
-    /// What came out.
+    /// The buffers that left.
     pub shown: Arc<Mutex<Vec<Shown>>>,
     /// Milliseconds for which the screen keeps the next buffer.
     pub slow: Arc<AtomicU64>,
@@ -62,7 +62,7 @@ pub struct Camera {
     results: Vec<Done>,
     /// Steps that are not done.
     pending: usize,
-    /// When something was done last.
+    /// When the last step was done.
     progress: Instant,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,7 +93,7 @@ impl Camera {
         let screen = shown.clone();
         let slow = Arc::new(AtomicU64::new(0));
         let keep = slow.clone();
-        // Without a template it would take the caps that it has got, and no others.
+        // Without a template the pad accepts its current caps only.
         let any = gst::PadTemplate::new(
             "sink",
             gst::PadDirection::Sink,
@@ -165,27 +165,27 @@ impl Camera {
         self.steps.as_ref().unwrap().send(step).unwrap();
     }
 
-    /// A frame, when its turn comes.
+    /// Queues a frame.
     pub fn frame(&mut self, ms: u64) {
         self.frame_after(ms, false);
     }
 
-    /// A frame that does not continue the one before, if `discont`.
+    /// Queues a frame, with the DISCONT flag if `discont`.
     pub fn frame_after(&mut self, ms: u64, discont: bool) {
         self.step(Step::Frame(gst::ClockTime::from_mseconds(ms), discont));
     }
 
-    /// An event, when its turn comes.
+    /// Queues an event.
     pub fn event(&mut self, event: gst::Event) {
         self.step(Step::Event(event));
     }
 
-    /// An event that overtakes the rest.
+    /// Pushes an event at once, past the queue.
     pub fn event_now(&self, event: gst::Event) -> bool {
         self.src.push_event(event)
     }
 
-    /// What has to come before frames.
+    /// Queues the events that come before frames.
     pub fn start(&mut self, caps: usize) {
         self.event(gst::event::StreamStart::new("camera"));
         self.event(gst::event::Caps::new(&CAPS[caps].parse().unwrap()));
@@ -194,7 +194,7 @@ impl Camera {
         >::new()));
     }
 
-    /// Whether the streaming thread has done everything.
+    /// Whether the streaming thread has done all steps.
     pub fn is_done(&self) -> bool {
         self.pending == 0
     }
@@ -208,7 +208,7 @@ impl Camera {
         }
     }
 
-    /// Waits a moment for the next step to be done; whether it is.
+    /// Waits shortly for the next step. Returns whether it is done.
     pub fn wait(&mut self) -> bool {
         match self.done.recv_timeout(Duration::from_millis(5)) {
             Ok(done) => {
@@ -226,27 +226,27 @@ impl Camera {
         }
     }
 
-    /// Waits until the streaming thread has done everything.
+    /// Waits until the streaming thread has done all steps.
     pub fn wait_all(&mut self) {
         while !self.is_done() {
             self.wait();
         }
     }
 
-    /// What came of all that was done since the last call.
+    /// The results of the steps since the last call.
     pub fn take_results(&mut self) -> Vec<Done> {
         std::mem::take(&mut self.results)
     }
 
-    /// What came out, as in `taken`.
+    /// The frames that left, as in `taken`.
     pub fn shown_frames(&self) -> Vec<(gst::ClockTime, usize)> {
         let shown = self.shown.lock().unwrap();
         shown.iter().map(|s| (s.pts, s.memory)).collect()
     }
 
-    /// Fails unless what came out is what went in, and forgets both. If frames are `held` on their
-    /// way, they may come in other memory and, unless they are `lost`, later. Not while a step is
-    /// pending.
+    /// Fails unless the frames that left are the pushed ones, and clears both lists. If frames are
+    /// `held`, they may have other memory and, unless they are `lost`, come later. Not while a step
+    /// is pending.
     pub fn check_shown(&self, held: bool, lost: bool) -> Vec<gst::Structure> {
         let shown = std::mem::take(&mut *self.shown.lock().unwrap());
         let mut taken = self.taken.lock().unwrap();
@@ -264,7 +264,7 @@ impl Camera {
         shown.into_iter().flat_map(|s| s.descriptions).collect()
     }
 
-    /// Every buffer that can be had from the pool now.
+    /// Number of free buffers of the pool.
     pub fn in_pool(&self) -> usize {
         let all: Vec<_> = std::iter::from_fn(|| acquire(&self.pool).ok()).collect();
         all.len()
@@ -282,7 +282,7 @@ impl Drop for Camera {
     }
 }
 
-/// A buffer that is there; a camera without one would lose the picture.
+/// A free buffer; an error if there is none, because a camera would lose the picture.
 fn acquire(pool: &gst::BufferPool) -> Result<gst::Buffer, gst::FlowError> {
     let flags = gst::BufferPoolAcquireFlags::DONTWAIT;
     pool.acquire_buffer(Some(&gst::BufferPoolAcquireParams::with_flags(flags)))

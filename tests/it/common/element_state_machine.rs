@@ -1,6 +1,6 @@
-//! One element, to which anything may happen in any order, and what must stay true of it:
-//! every window ends in exactly one message, no answer outlives its flush, every frame passes as it
-//! is, and nothing is held at the end.
+//! One element, on which any operations run in any order, and its invariants: every window ends in
+//! exactly one terminal message, no answer comes after its flush, every frame passes unchanged, and
+//! nothing is held at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
@@ -19,8 +19,8 @@ use super::{bench::Bench, hooks, in_time, wait_until};
 use gstqwenvl::testing::Hooks;
 use qwen3_vl_core::backend::manual::{Asked, ManualBackend};
 
-/// What happens next. Frames and events queue up in the streaming thread; the rest is done at once,
-/// by the thread that calls, as in an application.
+/// An operation. Frames and events are queued for the streaming thread; the others run at once in
+/// the calling thread, as in an application.
 #[derive(Clone, Debug)]
 pub enum Op {
     /// This many frames, at this distance in milliseconds.
@@ -33,7 +33,7 @@ pub enum Op {
     /// The other format.
     Caps,
     Property(&'static str, &'static str),
-    /// A property that makes no sense: a warning, and the last good ones stay.
+    /// An invalid property: a WARNING, and the last valid settings stay.
     Nonsense,
     /// The text pad is requested, or released if it is there.
     Text,
@@ -45,21 +45,21 @@ pub enum Op {
     AnswerNewest,
     /// The oldest request is impossible.
     Refuse,
-    /// The backend gives the oldest request up.
+    /// The backend drops the oldest request.
     GiveUp,
     /// The backend breaks.
     Break,
     /// A seek: flush and a new segment.
     Seek,
-    /// The stream ends; something else may follow at once.
+    /// EOS; another operation may follow at once.
     Eos,
     /// Down to this state and up again.
     Restart(gst::State),
-    /// Nothing, until the streaming thread has done everything.
+    /// Waits until the streaming thread has done all steps.
     Settle,
 }
 
-/// Any of them. Downstream keeps no buffer longer than `slow` milliseconds.
+/// Any operation. Downstream keeps no buffer longer than `slow` milliseconds.
 pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
     let property = prop::sample::select(vec![
         ("window-duration", "1000000000"),
@@ -103,20 +103,20 @@ pub fn any_op(slow: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What stays the same for an element from its start to its end.
+/// The conditions of a run, which do not change in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions {
     pub live: bool,
-    /// With the demo model, whose answers the test does not choose.
+    /// Whether it runs the demo model, whose answers the test does not choose.
     pub demo: bool,
     /// `attach=window`.
     pub holds: bool,
-    /// As a camera does it: a frame when its time has come.
+    /// Whether frames come by the clock, as from a camera.
     pub paced: bool,
 }
 
 impl Conditions {
-    /// With an engine that answers when it is told to, and as fast as it goes.
+    /// With an engine whose answers the test gives, and frames at once.
     pub fn new(live: bool) -> Self {
         Self {
             live,
@@ -153,14 +153,14 @@ pub struct ElementStateMachine {
     text: Option<(gst::Pad, gst::Pad)>,
     /// Milliseconds for which the peer keeps the next text.
     slow: Arc<AtomicU64>,
-    /// Where the stream is, in milliseconds.
+    /// Position of the stream, in milliseconds.
     now: u64,
-    /// The next frame does not continue the one before.
+    /// The next frame has the DISCONT flag.
     discont: bool,
     caps: usize,
-    /// Raised by seeks and restarts; stream-id and prompt say in which one a window has opened.
+    /// Raised by seeks and restarts. `stream-id` and `prompt` carry the epoch of a window.
     epoch: u64,
-    /// Times that the backend broke.
+    /// Number of breakdowns of the backend.
     broken: usize,
     /// Since the last restart.
     may_fail: bool,
@@ -228,7 +228,7 @@ impl ElementStateMachine {
             }
             Op::Property(name, value) => self.element.set_property_from_str(name, value),
             Op::Nonsense => {
-                // A frame first, for which the new stream-id is taken up: now nothing is any more.
+                // The new stream-id holds from the next frame on, so push one first.
                 self.frames(1, 40);
                 self.settle();
                 self.element.set_property("fps", gst::Fraction::new(0, 1));
@@ -297,7 +297,7 @@ impl ElementStateMachine {
         }
     }
 
-    /// Waits for the streaming thread, with an engine that answers as long as it does not get on.
+    /// Waits for the streaming thread; the engine answers while that does not go on.
     pub fn settle(&mut self) {
         while !self.camera.is_done() {
             if !self.camera.wait() {
@@ -316,13 +316,14 @@ impl ElementStateMachine {
                 // Also when a sticky event meets a pad that is flushing or inactive already.
                 gst::FlowError::Error => self.may_fail || flushed,
                 gst::FlowError::Flushing => flushed,
-                // Caps that a flush lets nobody take.
+                // Caps that were flushed away.
                 gst::FlowError::NotNegotiated => flushed,
                 _ => false,
             };
             assert!(expected, "{error:?}");
         }
-        // What is held comes later, in a copy if it was of a pool, and on several frames.
+        // Held frames come later, as copies if they are of a bounded pool; several carry a
+        // description.
         let held = self.conditions.holds;
         for description in self.camera.check_shown(held, flushed) {
             self.checker.attached(&description, held);
@@ -340,10 +341,10 @@ impl ElementStateMachine {
         }
     }
 
-    /// What is under way belongs to the past.
+    /// Begins another epoch: answers of the one before must not come any more.
     fn next_epoch(&mut self) {
         self.set_epoch(self.epoch + 1);
-        // Nothing else wakes a streaming thread that waits.
+        // The restart alone must wake a waiting streaming thread.
         self.camera.wait_all();
         self.check_results(true);
         wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
@@ -384,23 +385,23 @@ impl ElementStateMachine {
         stats.get(name).unwrap()
     }
 
-    /// Ends the stream one way or the other, and the element, and looks back.
+    /// Ends the stream by `end`, stops the element, and checks the invariants.
     pub fn check(mut self, end: Op) {
         let runs_on = matches!(end, Op::Eos | Op::Seek);
         self.step(end);
         self.settle();
         if runs_on && !self.may_fail {
             wait_until("the last windows", || {
-                // While others use its engine, their windows hold some of its cache.
+                // Other elements that share the engine hold blocks of its KV cache.
                 let blocks = self.stat("kv-blocks") == 0 || self.stat("sharing") > 1;
                 self.stat("outstanding") == 0 && self.stat("held") == 0 && blocks
             });
             self.check_results(false);
         }
         wait_until("the buffers", || self.camera.in_pool() == BUFFERS as usize);
-        // One more window says how many there were before it.
+        // The id of one more window tells the number of windows before it.
         self.restart(gst::State::Null);
-        // Live frames of before it would be no window of its.
+        // Live frames before the model is loaded would not be in a window.
         wait_until("the model", || self.stat("sharing") > 0);
         self.camera.frame_after(self.now, true);
         self.settle();
@@ -427,7 +428,7 @@ impl ElementStateMachine {
     }
 }
 
-/// The answer is the epoch and the number of the question.
+/// Answers with the epoch and the number of the request.
 fn answer(asked: Option<Asked>) {
     if let Some(mut asked) = asked {
         asked.token(1, "a piece");

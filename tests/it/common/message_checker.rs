@@ -1,5 +1,4 @@
-//! What must be true of all messages of an element, checked in the thread that posts them, so that
-//! none has to be kept.
+//! Checks the messages of an element in the thread that posts them, so that none has to be kept.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -37,35 +36,34 @@ pub struct Counts {
 struct State {
     windows: Ids,
     requests: Ids,
-    /// Least epoch, as `stream-id`, of which something may still be said.
+    /// Lowest epoch, as `stream-id`, whose messages may still come.
     epoch: u64,
-    /// Number of the question that was answered last.
+    /// Number of the request that was answered last.
     last: Option<u64>,
-    /// Windows described whose description has not been met on a buffer.
+    /// Described windows whose description has not been seen on a buffer.
     loose: BTreeSet<u64>,
-    /// The other way round: a buffer may be faster than the message.
+    /// Windows whose description was on a buffer before its message was seen.
     early: BTreeSet<u64>,
     counts: Counts,
-    /// The first thing that was wrong.
+    /// The first fault.
     wrong: Option<String>,
 }
 
-/// Epoch and number of the request, which stand in an answer that the test has given. Answers of the
-/// demo model do not have them.
+/// Epoch and number of the request in an answer of the test. Answers of the demo model have none.
 fn told(text: &str) -> Option<(u64, u64)> {
     let (epoch, number) = text.split_once(' ')?;
     Some((epoch.parse().ok()?, number.parse().ok()?))
 }
 
-/// Descriptions that never come to a buffer are forgotten when so many others came after them.
+/// Descriptions without a buffer are dropped from the check after this many later ones.
 const MOST_LOOSE: usize = 1_000;
 
-/// See the module's text. The element's `stream-id` is the number of its epoch.
+/// Checks the messages of an element whose `stream-id` is the number of its epoch.
 #[derive(Clone, Default)]
 pub struct MessageChecker(Arc<Mutex<State>>);
 
 impl MessageChecker {
-    /// Reads those messages on the bus that are of `element`, and leaves none there.
+    /// Checks the messages of `element` on the bus, and drops all messages.
     pub fn new(bus: &gst::Bus, element: &gst::Element) -> Self {
         let this = Self::default();
         let (checker, element) = (this.clone(), element.downgrade());
@@ -88,12 +86,12 @@ impl MessageChecker {
         this
     }
 
-    /// All of before this epoch has been said: its flush or its end has passed.
+    /// A flush or the end has passed: no message of an earlier epoch may follow.
     pub fn begin(&self, epoch: u64) {
         self.0.lock().unwrap().epoch = epoch;
     }
 
-    /// What a buffer carries, and `others` may carry as well.
+    /// A buffer carries this description; with `others` other buffers may carry it too.
     pub fn attached(&self, description: &gst::StructureRef, others: bool) {
         let mut state = self.0.lock().unwrap();
         state.check_epoch(description);
@@ -103,7 +101,7 @@ impl MessageChecker {
         }
     }
 
-    /// What comes out of the text pad.
+    /// The text pad has pushed this text.
     pub fn text(&self, text: &str) {
         let mut state = self.0.lock().unwrap();
         if told(text).is_some_and(|(epoch, _)| epoch < state.epoch) {
@@ -111,12 +109,12 @@ impl MessageChecker {
         }
     }
 
-    /// What has been counted so far.
+    /// Reads the counters.
     pub fn counts<T>(&self, read: impl FnOnce(&Counts) -> T) -> T {
         read(&self.0.lock().unwrap().counts)
     }
 
-    /// Fails if something was wrong.
+    /// Fails if a fault was found.
     pub fn check(&self) {
         let wrong = self.0.lock().unwrap().wrong.take();
         if let Some(wrong) = wrong {
@@ -124,8 +122,8 @@ impl MessageChecker {
         }
     }
 
-    /// Fails if a window or request up to the last one has not ended, or if something was attached
-    /// that was not said, or twice.
+    /// Fails if a window or request up to the last one has not ended, or if a buffer carried a
+    /// description without a message, or twice.
     pub fn check_all_ended(&self) {
         self.check();
         let state = self.0.lock().unwrap();
@@ -176,7 +174,7 @@ impl State {
         if let Some((_, number)) = told(&description.text)
             && self.last.replace(number) >= Some(number)
         {
-            self.wrong(format!("not in the order of the questions: {structure}"));
+            self.wrong(format!("not in the order of the requests: {structure}"));
         }
         if !self.early.remove(&id) {
             self.loose.insert(id);

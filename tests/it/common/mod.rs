@@ -1,4 +1,4 @@
-//! What the tests of the element share: pipelines with a fake model, and waits that end.
+//! Common parts of the element's tests: pipelines with a fake model, and waits with a limit.
 #![allow(dead_code, reason = "the soak program uses a part of it")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -28,7 +28,7 @@ use qwen3_vl_core::load::{LoadError, Progress};
 
 use self::terminal::Terminal;
 
-/// No wait lasts longer: what is not there by then has hung.
+/// The longest wait: a test that waits longer hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub fn init() {
@@ -130,20 +130,20 @@ impl Drop for Run {
     }
 }
 
-/// What came over the bus.
+/// The messages of a bus.
 #[derive(Debug, Default)]
 pub struct Messages {
     pub structures: Vec<gst::Structure>,
     pub errors: Vec<(gst::glib::Error, Option<String>)>,
     pub warnings: Vec<gst::glib::Error>,
     pub progress: Vec<(gst::ProgressType, String)>,
-    /// Of the progress messages that are in between.
+    /// `percent` of the PROGRESS messages of type CONTINUE.
     pub percents: Vec<i32>,
     pub eos: bool,
 }
 
 impl Messages {
-    /// All until EOS, or until an error of `element` and nothing for a moment after it.
+    /// All messages until EOS, or until an ERROR of `element` and a short silence after it.
     pub fn until_end(bus: &gst::Bus, element: &gst::Element) -> Self {
         let mut messages = Self::default();
         let start = Instant::now();
@@ -161,7 +161,7 @@ impl Messages {
         }
     }
 
-    /// Adds what lies on the bus now.
+    /// Adds the messages that are on the bus now.
     pub fn take_from(&mut self, bus: &gst::Bus, element: &gst::Element) {
         while let Some(message) = bus.pop() {
             self.add(&message, element);

@@ -1,4 +1,4 @@
-//! One picture to the model and, from the same buffer, through GStreamer's own elements.
+//! One buffer converted for the model and by GStreamer's own elements.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,8 +18,8 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// Ramps, edges and rows that differ, so that a shift, a turn, a wrong matrix and a confusion of
-    /// fields all show.
+    /// Ramps, edges and rows that differ, so that a shift, a turn, a wrong matrix and a confusion
+    /// of fields all show.
     pub fn picture(width: u32, height: u32) -> Self {
         let pixel = |x: u32, y: u32| {
             let block = (x / 8 * 37 + y / 8 * 101) % 256;
@@ -68,7 +68,7 @@ impl Rgb {
         }
     }
 
-    /// Resized as the model's frames are.
+    /// Resized like the model's frames.
     pub fn resized(&self, size: Size) -> Self {
         Self {
             size,
@@ -95,7 +95,7 @@ impl Rgb {
     }
 }
 
-/// What came of a picture.
+/// The results of a case.
 pub struct Outcome {
     pub seen: Rgb,
     pub reference: Rgb,
@@ -111,17 +111,17 @@ impl Outcome {
     }
 }
 
-/// One picture on its way to the model and, from the same buffer, to an appsink.
+/// A picture, and the elements that lead it to the model and, from the same buffer, to an appsink.
 pub struct PictureCase<'a> {
-    /// Of the buffer that goes in.
+    /// Caps of the source buffer.
     pub caps: String,
-    /// Makes of it what the element is to see.
+    /// Elements in front of both.
     pub before: &'a str,
-    /// Makes of that what the model is to see.
+    /// Elements that make the reference picture.
     pub reference: &'a str,
-    /// What happens to the buffer after `before`.
+    /// Changes the buffer behind `before`.
     pub mark: fn(&mut gst::BufferRef),
-    /// What stands before the element alone.
+    /// Elements in front of `qwenvl` alone.
     pub alone: &'a str,
 }
 
@@ -226,7 +226,7 @@ impl<'a> PictureCase<'a> {
 
 pub const CONVERT: &str = "videoconvertscale";
 
-/// What the model and the reference make of a picture in this format.
+/// The model's and the reference's picture in this format.
 pub fn in_format(picture: &Rgb, caps: &str) -> Outcome {
     let before = format!("videoconvert ! video/x-raw,{caps}");
     PictureCase::new(picture.size, &before, CONVERT).run(&picture.buffer())

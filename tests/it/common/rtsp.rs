@@ -1,4 +1,4 @@
-//! An RTSP server on the loopback, and what may happen to its packets on their way.
+//! An RTSP server on the loopback, and changes to its packets.
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,7 +10,7 @@ use gst_rtsp_server::{RTSPFilterResult, RTSPMedia, RTSPMediaFactory, RTSPServer}
 
 use super::media;
 
-/// What a camera does with its pictures.
+/// The camera's pipeline behind its source.
 const CAMERA: &str = "capsfilter name=size ! valve name=gate ! openh264enc gop-size=5 ! \
      rtph264pay name=pay0 pt=96 config-interval=-1";
 
@@ -35,8 +35,8 @@ impl Server {
         Self::serve(0, factory)
     }
 
-    /// A camera that lets every client watch for so many frames, at ten a second. Nobody is told
-    /// beforehand: where `rtspsrc` knows the length, it may lose the end in a race (seen in 1.22).
+    /// A camera that sends every client `frames` frames, at ten a second, without announcing the
+    /// length: where `rtspsrc` knows it, a race may lose the end (seen in 1.22).
     pub fn short(frames: u32) -> Self {
         super::init();
         let factory = RTSPMediaFactory::new();
@@ -47,8 +47,8 @@ impl Server {
         Self::serve(0, factory)
     }
 
-    /// Serves at this port, or any if it is 0, what a camera of 96x64 pixels sees: there is no end,
-    /// and it is the same for all clients.
+    /// Serves an endless camera of 96x64 pixels at this port, or at any if it is 0; all clients get
+    /// the same stream.
     pub fn camera(port: u16) -> Self {
         super::init();
         let factory = RTSPMediaFactory::new();
@@ -125,7 +125,7 @@ fn set_size(media: &RTSPMedia, width: i32, height: i32) {
 }
 
 impl Drop for Server {
-    /// As when a camera loses its power: clients lose their connections.
+    /// Closes the clients' connections, as a camera does that loses its power.
     fn drop(&mut self) {
         self.server
             .client_filter(Some(&mut |_, _| RTSPFilterResult::Remove));
@@ -145,7 +145,7 @@ pub enum Packets {
     Rtcp,
 }
 
-/// Gives all such packets that reach `rtspsrc` to `change`, which also says whether they arrive.
+/// Gives these packets in `rtspsrc` to `change`, which returns whether they arrive.
 pub fn on_the_way(
     rtspsrc: &gst::Element,
     packets: Packets,

@@ -1,15 +1,15 @@
-//! JSON Schema, as much of it as docs/messages.schema.json uses. A keyword that is not known here
-//! fails the test: nothing in the schema goes unchecked. (A crate for all of JSON Schema would bring
-//! 26 others; tests/embedding.sh has Python's validator look at the same schema.)
+//! The part of JSON Schema that docs/messages.schema.json uses. An unknown keyword fails the test,
+//! so that the whole schema is checked. (A crate for all of JSON Schema brings 26 others;
+//! tests/embedding.sh uses Python's validator on the same schema.)
 
 use serde_json::Value;
 
-/// Fails unless `value` is what the schema wants, and every key of it is described there.
+/// Fails unless `value` follows the schema and every key of it is described there.
 pub fn check(schema: &Value, value: &Value) {
     verify(schema, value).unwrap_or_else(|why| panic!("{why}: {value}"));
 }
 
-/// What [`check`] would say.
+/// The error of [`check`], if any.
 pub fn verify(schema: &Value, value: &Value) -> Result<(), String> {
     let keys = value.as_object().ok_or("no object")?.keys();
     let described = of(schema, schema, value)?;

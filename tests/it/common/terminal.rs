@@ -1,5 +1,5 @@
-//! What is true of every terminal message: it converts to its type, and its JSON is that type's and
-//! keeps the schema.
+//! The check of every terminal message: it converts to its type, and its JSON is that type's and
+//! follows the schema.
 
 use std::sync::LazyLock;
 
@@ -22,7 +22,8 @@ pub enum Terminal {
 }
 
 impl Terminal {
-    /// The message in `structure`; `None` if that is another one. An error says what is wrong with it.
+    /// The terminal message in `structure`; `None` for another structure, an error for a faulty
+    /// one.
     pub fn read(structure: &gst::StructureRef) -> Result<Option<Self>, String> {
         match structure.name().as_str() {
             DESCRIPTION => checked(structure).map(|message| Some(Self::Description(message))),

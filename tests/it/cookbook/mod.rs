@@ -1,6 +1,6 @@
-//! Runs every command of docs/cookbook.md and README.md as its reader would: in a shell, by
-//! `gst-launch-1.0`, with the plugin as a file, and looks at what it makes ([`products`]).
-//! [`substitutes`] says what stands for what no machine here has.
+//! Runs every command of docs/cookbook.md and README.md as a reader does: in a shell, by
+//! `gst-launch-1.0`, with the plugin as a file, and checks its output ([`products`]).
+//! [`substitutes`] replaces what a test machine does not have.
 
 mod products;
 mod servers;
@@ -27,10 +27,11 @@ const SCREEN: &str = "screen";
 /// Commands run side by side: most of them wait for a camera.
 const AT_ONCE: usize = 4;
 
-/// What is in the commands, and what is run in its place.
+/// Parts of the commands, and their replacements.
 fn substitutes(camera: &str, broker: Option<u16>, webhook: u16) -> Vec<(&'static str, String)> {
     let text = String::from;
-    let source = "videotestsrc is-live=true pattern=black num-buffers=360 ! video/x-raw,width=320,height=240,framerate=30/1";
+    let source = "videotestsrc is-live=true pattern=black num-buffers=360 ! \
+                  video/x-raw,width=320,height=240,framerate=30/1";
     let broker = broker.map(|port| ("-h broker", format!("-h 127.0.0.1 -p {port}")));
     let others = [
         ("rtsp://camera/stream", text(camera)),
@@ -47,8 +48,8 @@ fn substitutes(camera: &str, broker: Option<u16>, webhook: u16) -> Vec<(&'static
             "autovideosink",
             format!(
                 "videoconvert ! videoscale ! videorate ! \
-                 video/x-raw,format=GRAY8,width=640,height=480,pixel-aspect-ratio=1/1,framerate=1/1 ! \
-                 filesink location={SCREEN}.grey"
+                 video/x-raw,format=GRAY8,width=640,height=480,pixel-aspect-ratio=1/1,\
+                 framerate=1/1 ! filesink location={SCREEN}.grey"
             ),
         ),
         ("Qwen/Qwen3-VL-2B-Instruct", text("demo")),
@@ -63,7 +64,7 @@ fn substitutes(camera: &str, broker: Option<u16>, webhook: u16) -> Vec<(&'static
     broker.into_iter().chain(others).collect()
 }
 
-/// What a command needs, by which the tests below share them.
+/// The needs of a command, by which the tests divide them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     Broker,
@@ -106,7 +107,7 @@ fn webcams() {
 #[test]
 fn rtsp_cameras() {
     common::init();
-    // Two windows, and one that the end cuts short.
+    // Two windows, and a partial one at the end.
     let server = Server::short(100);
     cook_all(Group::Rtsp, &substitutes(&server.url("rtsp"), None, 0));
 }
@@ -223,14 +224,14 @@ fn commands(page: &str) -> Vec<String> {
     commands
 }
 
-/// Where the commands are run.
+/// The folder in which the commands run.
 struct Kitchen(tempfile::TempDir);
 
 impl Kitchen {
     fn new() -> Self {
         let kitchen = Self(tempfile::tempdir().unwrap());
-        // Built with the library that this test is linked to, next to the test. Alone in its folder,
-        // because GStreamer looks at every library there.
+        // Built with the library that this test is linked to, next to the test. Alone in its
+        // folder, because GStreamer looks at every library there.
         let tests = std::env::current_exe().unwrap();
         let plugin = tests.with_file_name("libgstqwenvl.so");
         let readable = tests.parent().unwrap().with_file_name("examples/readable");
@@ -262,8 +263,8 @@ impl Kitchen {
             .unwrap()
     }
 
-    /// Runs a command. It must end well, every `qwenvl` in it must have ended a window, and what it
-    /// makes must be right.
+    /// Runs a command. It must succeed, every `qwenvl` in it must have ended a window, and its
+    /// output must be right.
     fn cook(&self, original: &str, substitutes: &[(&str, String)]) -> Result<(), String> {
         let elements = original.split(' ').filter(|word| *word == "qwenvl").count();
         let mut command = original.to_owned();
@@ -296,7 +297,7 @@ impl Kitchen {
                 made.check(&name).map_err(|why| format!("{name}: {why}"))?;
             }
         }
-        // What a program has read is in its files, or came to a server.
+        // The output of a program that reads the messages is in its files, or at a server.
         let streams = ended(&said);
         if !command.contains("readable") && command.contains(" -m ") && streams.len() != elements {
             return Err(format!("{elements} elements, and windows of {streams:?}"));
@@ -305,7 +306,7 @@ impl Kitchen {
     }
 }
 
-/// The streams that a window has ended of.
+/// The streams of which a window has ended.
 fn ended(said: &str) -> BTreeSet<&str> {
     said.lines()
         .filter(|line| line.contains("qwenvl/description,") || line.contains("qwenvl/dropped,"))

@@ -1,4 +1,4 @@
-//! What the commands' files must hold. Every file that a command writes is looked at here.
+//! The checks of the commands' files: of every file that a command writes.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::SCREEN;
 
 use crate::common::{media, schema};
 
-/// Where the command ran, what it was, and what it said.
+/// The folder, the command and its output.
 pub struct Made<'a> {
     pub command: &'a str,
     pub folder: &'a Path,
@@ -21,7 +21,7 @@ pub struct Made<'a> {
 
 type Check = Result<(), String>;
 
-/// Of windows, where a command does not say otherwise.
+/// The default window duration.
 const WINDOW: ClockTime = ClockTime::from_seconds(4);
 
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Check {
@@ -32,7 +32,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, got: T, want: T) -> Check {
 }
 
 impl Made<'_> {
-    /// Looks at the file of this name.
+    /// Checks the file of this name.
     pub fn check(&self, name: &str) -> Check {
         let file = self.folder.join(name);
         let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -50,8 +50,8 @@ impl Made<'_> {
                 99 | 100 => Ok(()),
                 other => Err(format!("{other} frames")),
             },
-            // Ten seconds, and windows of four from when the model is there. A text that the muxer holds
-            // the video back for comes half a second late.
+            // Ten seconds, and windows of four from when the model is there. A text that the muxer
+            // holds the video back for comes half a second late.
             ("part-00", "mkv") => {
                 let (video, texts) = read(&file, "matroskademux", "subtitle_0");
                 equal("frames", video.len(), 300)?;
@@ -87,7 +87,7 @@ impl Made<'_> {
             .collect()
     }
 
-    /// When the model was there, by what was dropped before.
+    /// When the model was loaded, by the windows dropped before.
     fn loaded(&self) -> ClockTime {
         let dropped = self.named("qwenvl/dropped").into_iter();
         let early = dropped.filter(|s| s.get::<&str>("reason") == Ok("loading"));
@@ -95,7 +95,7 @@ impl Made<'_> {
         ClockTime::from_nseconds(ends.max().unwrap_or(0))
     }
 
-    /// Looks at the messages on the command's output.
+    /// Checks the messages on the command's output.
     pub fn messages(&self) -> Check {
         let descriptions = self.named("qwenvl/description");
         let each = |field: &str, most: u32| -> Check {
@@ -183,8 +183,8 @@ impl Made<'_> {
             equal("frames", frames.len(), 40)?;
             return equal("described", described, 40);
         }
-        // A test picture has white and black of its own: there, what differs from the first frame, in
-        // the half without its snow.
+        // A test picture has white and black of its own: there, what differs from the first frame,
+        // in the half without its snow.
         let differs = |frame: &&[u8]| {
             let pairs = lower(frame).into_iter().zip(lower(frames[0])).enumerate();
             let left = pairs.filter(|(i, _)| i % 640 < 320);
@@ -196,8 +196,8 @@ impl Made<'_> {
         };
         let first = shown.iter().take_while(|shown| !**shown).count();
         let rest = shown[first..].iter().all(|shown| *shown);
-        // Held video has its text from where there is a model, which is in the middle of a second; else
-        // the first window cannot have one.
+        // Held video has its text from where there is a model, which is in the middle of a second;
+        // else the first window cannot have one.
         let right = match self.command.contains("attach=window") {
             true => first as u64 <= self.loaded().seconds() + 1,
             false => first >= 4,

@@ -1,4 +1,4 @@
-//! What the commands talk to: a webhook, and a broker where one is installed.
+//! Servers for the commands: a webhook, and a broker if one is installed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -56,14 +56,14 @@ fn answer(stream: TcpStream) -> Option<String> {
 pub struct Broker {
     pub port: u16,
     processes: [Child; 2],
-    /// What the client says.
+    /// The client's output.
     output: BufReader<ChildStdout>,
 }
 
 impl Broker {
     /// `None` if mosquitto is not installed; `scripts/test` installs it.
     pub fn new() -> Option<Self> {
-        // Nobody else asks for it in between, or the client below finds no broker.
+        // If another process takes the port first, the client below finds no broker.
         let port = {
             let free = TcpListener::bind("127.0.0.1:0").unwrap();
             free.local_addr().unwrap().port()
@@ -102,7 +102,7 @@ impl Broker {
         Some(this)
     }
 
-    /// Reads what the client says, up to a line with this word or to its end.
+    /// Reads the client's output up to a line with this word, or to its end.
     fn until(&mut self, word: &str) -> Vec<String> {
         let mut lines = Vec::new();
         for line in self.output.by_ref().lines() {

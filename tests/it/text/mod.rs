@@ -1,4 +1,4 @@
-//! The text pad: what it says, when, and that it never holds the video.
+//! The text pad: its output and the times of it, and that it never holds the video.
 
 mod muxers;
 mod pads;
@@ -19,7 +19,7 @@ const FILE: &str = "videotestsrc num-buffers=100 ! video/x-raw,width=64,height=6
 const LIVE: &str =
     "videotestsrc is-live=true ! video/x-raw,format=RGB,width=320,height=64,framerate=10/1";
 
-/// What came out of the text pad.
+/// An output of the text pad.
 #[derive(Clone, Debug, PartialEq)]
 enum Out {
     Start(gst::StreamFlags),
@@ -33,7 +33,7 @@ enum Out {
 
 type Seen = Arc<Mutex<Vec<Out>>>;
 
-/// Notes what enters the sink pad of the element `t`.
+/// Records the input of the sink pad of the element `t`.
 fn watch(run: &Run) -> Seen {
     let seen = Seen::default();
     let note = seen.clone();
@@ -82,7 +82,7 @@ fn texts(seen: &Seen) -> Vec<(ClockTime, Option<ClockTime>, String)> {
     texts.collect()
 }
 
-/// Where the texts begin that came since the flush.
+/// Starts of the texts since the flush.
 fn starts_since_flush(seen: &Seen) -> Vec<ClockTime> {
     let seen = seen.lock().unwrap();
     let flush = seen.iter().position(|out| *out == Out::FlushStop).unwrap();
@@ -158,7 +158,7 @@ fn a_live_text_begins_when_it_is_there() {
     // The first window ends after a second; its text cannot stand before its answer.
     assert!(texts[0].0 >= ClockTime::from_mseconds(1300), "{texts:?}");
     assert!(texts[1].0 >= texts[0].0 + texts[0].1.unwrap(), "{texts:?}");
-    // Before it, the stream says that there is nothing, ahead of the video.
+    // Before it there are GAPs, ahead of the video.
     let gaps = seen.lock().unwrap();
     assert!(matches!(gaps[3], Out::Gap(ClockTime::ZERO, _)), "{gaps:?}");
 }
@@ -185,7 +185,7 @@ fn an_overlay_shows_the_answer_on_live_video() {
         ),
         hooks(echo(Duration::ZERO)),
     );
-    // What the same overlay shows for the text that the fake model gives.
+    // The same overlay's picture of the fake model's text.
     let reference = last(
         &format!(
             "{source} ! qwenvl name=q window-duration=60000000000 ! \
@@ -199,7 +199,7 @@ fn an_overlay_shows_the_answer_on_live_video() {
     assert!(described[24] == reference[24], "the text is on the picture");
 }
 
-/// The overlay waits until it has heard of every time that the video comes to.
+/// The overlay holds the video until the text stream has reached its time.
 #[test]
 fn an_overlay_never_waits_whatever_the_segment() {
     const FRAMES: usize = 50;

@@ -28,7 +28,7 @@ fn subtitles_hold_every_description() {
     }
 }
 
-/// What qtdemux finds in a file: the running time of each text, and the text.
+/// The texts of a file by qtdemux, with their running times.
 fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
     let line = format!(
         "filesrc location=\"{}\" ! qtdemux name=d d.subtitle_0 ! queue ! \
@@ -54,8 +54,8 @@ fn texts_of(file: &std::path::Path) -> Vec<(ClockTime, String)> {
     texts
 }
 
-/// matroskamux knows sparse streams. qtmux stays at a text until it has the next one. Both with
-/// queues of the default length, which hold less than a window.
+/// matroskamux is sparse-aware; qtmux stays at a text until it has the next one. Both with queues
+/// of the default length, which hold less than a window.
 #[test]
 fn muxers_do_not_deadlock() {
     let folder = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ fn muxers_do_not_deadlock() {
         assert_eq!(messages.descriptions().len(), 3, "{line}");
         let all = texts(&seen);
         if mux == "matroskamux" {
-            // It is content with GAPs.
+            // It needs GAPs only.
             assert!(all.iter().all(|(.., text)| !text.is_empty()), "{all:?}");
         }
         let said: Vec<_> = all
@@ -128,7 +128,7 @@ fn muxers_do_not_deadlock() {
     }
 }
 
-/// The usual recorder looks at no GAP: it lets no video go past the last text.
+/// `splitmuxsink` ignores GAPs: it lets no video go past the last text.
 #[test]
 fn a_recorder_in_parts_gets_all_video_and_texts() {
     let folder = tempfile::tempdir().unwrap();
@@ -180,7 +180,8 @@ fn a_paused_video_is_not_stuck() {
     for queue in ["", "queue !"] {
         let path = folder.path().join("film.vtt");
         let line = format!(
-            "{FILE} ! qwenvl name=q ! fakesink q.text ! {queue} webvttenc ! filesink location=\"{}\"",
+            "{FILE} ! qwenvl name=q ! fakesink q.text ! {queue} webvttenc ! \
+             filesink location=\"{}\"",
             path.display()
         );
         let run = Run::new(&line, hooks(echo(Duration::ZERO)));

@@ -35,12 +35,14 @@ fn the_pad_comes_and_goes_while_the_video_plays() {
     wait_until("more video", || frames.load(Ordering::SeqCst) > before + 3);
 }
 
-/// A sink that waits for its time, here for half a minute, keeps neither the pad nor the video.
+/// A sink that waits for the clock, here for half a minute, blocks neither the release of the pad
+/// nor the video.
 #[test]
 fn the_pad_goes_while_its_peer_waits() {
     let line = "videotestsrc num-buffers=400 ! video/x-raw,width=64,height=64,framerate=10/1 ! \
                 qwenvl name=q window-duration=30000000000 fps=1/5 text-timing=span ! \
-                fakesink name=v sync=false async=false q.text ! fakesink name=t sync=true async=false";
+                fakesink name=v sync=false async=false \
+                q.text ! fakesink name=t sync=true async=false";
     let run = Run::new(line, hooks(echo(Duration::ZERO)));
     let seen = watch(&run);
     let frames = video(&run);
@@ -120,7 +122,7 @@ fn a_flush_forgets_the_texts_of_before() {
     );
 }
 
-/// The worker has a frame in its hands, of a later time than all that follows.
+/// The worker handles a frame with a later time than all that follow.
 #[test]
 fn a_flush_forgets_what_the_worker_is_at() {
     let line = format!(
@@ -150,7 +152,7 @@ fn a_flush_forgets_what_the_worker_is_at() {
         let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
         pipeline.seek_simple(flags, ClockTime::ZERO)
     });
-    // Time for a mistake to show.
+    // Time for a fault to show.
     thread::sleep(Duration::from_millis(100));
     hold.store(false, Ordering::SeqCst);
     seek.join().unwrap().unwrap();

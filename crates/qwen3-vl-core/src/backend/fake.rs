@@ -1,4 +1,4 @@
-//! A backend without a model, for tests of what stands around one.
+//! A backend without a model, for tests of its callers.
 //!
 //! ```
 //! use std::sync::{Arc, mpsc};
@@ -45,7 +45,7 @@ use crate::frames::VisionInput;
 use crate::model::{Limits, ModelInfo};
 use crate::request::{Request, SamplingParams};
 
-/// Answers every request after a fixed time with a sentence about what it was given.
+/// Answers every request after a fixed time with a sentence about its input.
 #[derive(Clone, Debug)]
 pub struct FakeBackend {
     model: ModelInfo,
@@ -96,7 +96,7 @@ impl Backend for FakeBackend {
         &self.model
     }
 
-    /// One for each word.
+    /// Fewest tokens: one for each word.
     fn text_tokens(&self, text: &str) -> usize {
         text.split_whitespace().count()
     }
@@ -136,7 +136,7 @@ impl Window for FakeWindow {
                 }
                 thread::sleep(left.min(Duration::from_millis(2)));
             }
-            // Dropped, the sink says that it was cancelled.
+            // A dropped sink sends `Cancelled`.
         });
         Box::new(handle)
     }

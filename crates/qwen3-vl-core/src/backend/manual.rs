@@ -1,4 +1,4 @@
-//! A backend that answers when a test says so.
+//! A backend whose answers a test gives.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,16 +13,16 @@ use crate::frames::VisionInput;
 use crate::model::ModelInfo;
 use crate::request::Request;
 
-/// No test waits longer for a request.
+/// The longest wait for a request.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// What the backend was asked and has not answered.
+/// A request that is not answered.
 pub struct Asked {
     /// Number of the request, from 0.
     pub number: usize,
-    /// What was asked.
+    /// The request.
     pub request: Request,
-    /// How its window was opened.
+    /// The head of its window.
     pub head: WindowHead,
     /// The window's inputs so far.
     pub inputs: Vec<VisionInput>,
@@ -68,24 +68,24 @@ impl Asked {
         self.end(Event::Answer(answer));
     }
 
-    /// Whether the caller has given it up.
+    /// Whether the caller has cancelled it.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 }
 
-/// What a window does at the backend; a test may let it wait or panic.
+/// A call of a window, in which a test may wait or panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// It opens.
+    /// `open`.
     Open,
-    /// An input comes.
+    /// `push`.
     Push,
-    /// It asks.
+    /// `ask`.
     Ask,
 }
 
-/// See the module's text. A clone is the same backend.
+/// A backend whose answers a test gives. A clone is the same backend.
 #[derive(Clone)]
 pub struct ManualBackend {
     model: ModelInfo,
@@ -109,11 +109,11 @@ impl Default for ManualBackend {
 
 impl ManualBackend {
     fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
-        // A list is right after every statement.
+        // The list is valid after every statement, so a panic elsewhere does not matter.
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Requests that are not answered.
+    /// Number of unanswered requests.
     pub fn waiting(&self) -> usize {
         self.asked().len()
     }
@@ -156,7 +156,7 @@ impl Backend for ManualBackend {
         &self.model
     }
 
-    /// One for each word.
+    /// Fewest tokens: one for each word.
     fn text_tokens(&self, text: &str) -> usize {
         text.split_whitespace().count()
     }

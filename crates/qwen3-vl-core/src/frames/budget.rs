@@ -1,8 +1,8 @@
-//! How large a frame may be: the size to resize to, from the size it has and a pixel budget.
+//! Pixel budgets: the size to which a frame is resized, from its size and a budget.
 //!
-//! There are three rules in the field and they differ in ways that matter, so each stands here by
-//! itself and is named after the function it repeats. All of them round as Python does, halves to
-//! the even neighbour: 720 rows are 22.5 blocks of 32, which become 22 (704 rows), not 23.
+//! The reference packages have three rules, which give different sizes, so each has a function here
+//! that is named after the reference's. All of them round as Python does, halves to even: 720 rows
+//! are 22.5 blocks of 32, which become 22 (704 rows), not 23.
 //!
 //! Products are compared and divided as `f64`, which agrees with Python as long as
 //! `frames * height * width` stays below 2^53. No rule gives more than [`MOST_PIXELS`].
@@ -12,8 +12,8 @@ use super::{Rounding, Size};
 /// Largest ratio of the long side to the short one.
 const MAX_RATIO: f64 = 200.0;
 
-/// Most pixels of a frame that a rule gives: a million tokens of 32x32 pixels, four times the context
-/// of the official models. What a window may have in all is for [`crate::forecast`] to say.
+/// Most pixels of a frame that a rule gives: a million tokens of 32x32 pixels, four times the
+/// context of the official models. [`crate::forecast`] bounds a whole window.
 pub const MOST_PIXELS: u64 = 1 << 30;
 
 /// Most vision tokens of one video frame (`VIDEO_MAX_TOKEN_NUM` of qwen-vl-utils,
@@ -46,10 +46,10 @@ pub enum BudgetError {
         /// Frames of a temporal patch.
         least: u32,
     },
-    /// A budget of nothing.
+    /// A budget of zero pixels.
     #[error("a pixel budget cannot be zero")]
     ZeroBudget,
-    /// The least is more than the most.
+    /// The minimum is above the maximum.
     #[error("min-pixels {min} is above max-pixels {max}")]
     MinAboveMax {
         /// Fewest pixels.
@@ -59,8 +59,8 @@ pub enum BudgetError {
     },
     /// The rule yields more than [`MOST_PIXELS`].
     #[error(
-        "a frame of {}x{} pixels would be enlarged, or kept, beyond the {MOST_PIXELS} pixels that a \
-         frame can have: lower min-pixels, or set max-pixels",
+        "a frame of {}x{} pixels would be enlarged, or kept, beyond the {MOST_PIXELS} pixels that \
+         a frame can have: lower min-pixels, or set max-pixels",
         .0.width,
         .0.height
     )]
@@ -88,8 +88,8 @@ pub enum Budget {
         /// Most pixels of the whole video.
         total_pixels: u64,
     },
-    /// qwen-vl-utils' rule, or [`Budget::HfVideo`] where that gives fewer pixels: for limits that
-    /// only take away.
+    /// qwen-vl-utils' rule, or [`Budget::HfVideo`] where that gives fewer pixels: for maxima that
+    /// never enlarge a frame.
     Smaller {
         /// Fewest pixels of one frame, in qwen-vl-utils' rule.
         min_pixels: u64,
@@ -122,8 +122,8 @@ impl Budget {
         }
     }
 
-    /// Size that each of `frames` frames of size `source` is resized to, and how its values are
-    /// rounded there: as the package resizes whose rule gives the size.
+    /// Size that each of `frames` frames of size `source` is resized to, and the rounding of the
+    /// resize, which is that of the package whose rule gives the size.
     ///
     /// # Errors
     ///
@@ -166,8 +166,9 @@ impl Budget {
 
     /// Size that each of `frames` frames of size `source` is resized to.
     ///
-    /// `factor` is what both sides become multiples of (patch size times spatial merge);
-    /// `temporal_patch` the frames of a temporal patch. Images ignore the frame counts.
+    /// Both sides become multiples of `factor` pixels (patch size times spatial merge).
+    /// `temporal_patch` is the number of frames of a temporal patch. Images ignore the frame
+    /// counts.
     ///
     /// # Errors
     ///
@@ -317,8 +318,8 @@ pub fn hf_image_smart_resize(
 
 /// `smart_resize` of qwen-vl-utils' `vision_process.py`: one frame, no term for time.
 ///
-/// Where a side has no block left after shrinking, that function gives 0, which nothing can be resized
-/// to; here it is one block, as in transformers' rules.
+/// If shrinking leaves a side no block, that function gives 0, which is no size; here it is one
+/// block, as in transformers' rules.
 ///
 /// # Errors
 ///
@@ -350,7 +351,7 @@ pub fn qwen_vl_utils_smart_resize(
 }
 
 /// The budget rule of qwen-vl-utils' `fetch_video`: most pixels of one of `frames` frames (an even
-/// number there), from the settings for a frame and for the whole video. Not always whole.
+/// number there), from the settings for a frame and for the whole video. May be fractional.
 pub fn qwen_vl_utils_max_pixels(
     frames: u32,
     factor: u32,
@@ -367,18 +368,18 @@ pub fn qwen_vl_utils_max_pixels(
         .min(max_pixels as f64)
 }
 
-/// Pixels of so many vision tokens. A configuration may have any factor, and a budget that is
-/// larger than every picture is as good as a larger one.
+/// Pixels of `tokens` vision tokens. A configuration may have any factor, so the product saturates:
+/// a budget larger than every picture is as good as a larger one.
 fn pixels_of(tokens: u64, factor: u32) -> u64 {
     (u64::from(factor) * u64::from(factor)).saturating_mul(tokens)
 }
 
-/// `int(1.05 * min_pixels)`: both packages keep the most this far above the least.
+/// `int(1.05 * min_pixels)`: both packages keep the maximum this far above the minimum.
 fn margin(min_pixels: u64) -> u64 {
     (min_pixels as f64 * 1.05) as u64
 }
 
-/// A height and a width on their way through a rule, whole numbers wherever Python has them.
+/// Height and width in a rule; whole numbers where Python's are.
 #[derive(Clone, Copy)]
 struct Sides {
     height: f64,

@@ -44,7 +44,7 @@ impl Size {
     }
 }
 
-/// A decoded picture at the size the model will see, with its time.
+/// A decoded picture at the model's input size, with its time.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// RGB, 8 bits a channel, row by row without padding: `height * width * 3` bytes.
@@ -55,11 +55,11 @@ pub struct Frame {
     pub seconds: f64,
 }
 
-/// What one vision grid is made of.
+/// The input of one vision grid.
 #[derive(Clone, Debug)]
 pub enum VisionInput {
-    /// A temporal patch of a video: two frames of one size, in order of time.
-    /// An odd last frame is given twice.
+    /// A temporal patch of a video: two frames of one size, in order of time. An odd last frame
+    /// stands twice.
     Pair([Frame; 2]),
     /// One still image, without time.
     Image(Frame),

@@ -1,4 +1,4 @@
-//! Resizing as the references do it: bicubic with antialiasing on 8-bit channels.
+//! The references' resize: bicubic with antialiasing on 8-bit channels.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
@@ -33,8 +33,8 @@ pub enum Rounding {
     /// transformers resizes.
     #[default]
     EachPass,
-    /// After both: torchvision's transforms v1, with which qwen-vl-utils' `fetch_video` resizes. Up to
-    /// some twenty levels from the other, where a pass overshoots the range of 8 bits.
+    /// After both: torchvision's transforms v1, with which qwen-vl-utils' `fetch_video` resizes.
+    /// Differs by up to some twenty levels where a pass overshoots the range of 8 bits.
     Once,
 }
 
@@ -55,9 +55,9 @@ pub fn resize(
     }
 }
 
-/// Resizes packed RGB pixels in f32, with the same kernel as [`resize_rgb`], and rounds once, ties to
-/// even. Every value equals that of torchvision's `functional.resize` (v1) of an 8-bit tensor, but for
-/// one in a million, which is off by one level.
+/// Resizes packed RGB pixels in f32, with the same kernel as [`resize_rgb`], and rounds once, ties
+/// to even. Every value equals that of torchvision's `functional.resize` (v1) of an 8-bit tensor,
+/// but for one in a million, which is off by one level.
 ///
 /// # Errors
 ///
@@ -70,8 +70,8 @@ pub fn resize_rgb_once(src: &[u8], from: Size, to: Size) -> Result<Vec<u8>, Resi
 /// Resizes packed RGB pixels.
 ///
 /// The kernel is Pillow's `BICUBIC`: Catmull-Rom, a = -0.5, widened by the scale when shrinking,
-/// rows before columns, each pass rounded to 8 bits. Every value equals that of torchvision, which
-/// transformers resizes with. Its weights have 16 bits and Pillow's 22: values are within 1 level of
+/// rows before columns, each pass rounded to 8 bits. Every value equals torchvision's, with which
+/// transformers resizes. Its weights have 16 bits and Pillow's 22: values are within 1 level of
 /// Pillow's, but for less than one in 10000, which is 2 off.
 ///
 /// `src` holds `from.height * from.width * 3` bytes; so does the result, for `to`.
@@ -84,7 +84,7 @@ pub fn resize_rgb(src: &[u8], from: Size, to: Size) -> Result<Vec<u8>, ResizeErr
     if from == to {
         return Ok(src.to_vec());
     }
-    // A pass clamps to 0..=255, so the order shows; left to itself the crate does columns first.
+    // A pass clamps to 0..=255, so the order matters; the crate does columns first by default.
     let between = Size {
         width: to.width,
         height: from.height,

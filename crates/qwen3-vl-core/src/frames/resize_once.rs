@@ -1,8 +1,8 @@
 //! Resizing in f32, rounded once.
 //!
-//! ATen's `upsample_bicubic2d_aa` for float tensors, operation by operation (weights and sums
-//! in f32, fused where its compiler fuses them): a crate that sums in f64 breaks ties another way, of
-//! which noise has one in two hundred values.
+//! ATen's `upsample_bicubic2d_aa` for float tensors, operation by operation: weights and sums in
+//! f32, fused where its compiler fuses them. Sums in f64 break ties differently; in noise one value
+//! in two hundred is a tie.
 
 use std::ops::Range;
 
@@ -10,8 +10,8 @@ use multiversion::multiversion;
 
 use super::Size;
 
-/// Resizes packed RGB pixels: rows, then columns, then rounds, ties to even (torchvision's transforms
-/// v1). `src` has the bytes that `from` says, and no side is zero.
+/// Resizes packed RGB pixels: rows, then columns, then rounds, ties to even (torchvision's
+/// transforms v1). `src` has the bytes that `from` says, and no side is zero.
 pub(super) fn resize(src: &[u8], from: Size, to: Size) -> Vec<u8> {
     let side = |side: u32| side as usize;
     let wide: Vec<f32> = src.iter().map(|value| f32::from(*value)).collect();
@@ -43,11 +43,11 @@ pub(super) fn resize(src: &[u8], from: Size, to: Size) -> Vec<u8> {
     columns.iter().map(level).collect()
 }
 
-/// What one output value is made of.
+/// The inputs and weights of one output value.
 struct Taps {
-    /// The first input value.
+    /// Index of the first input value.
     first: usize,
-    /// Weights of it and of those behind it.
+    /// Weights of that value and of the following ones.
     weights: Vec<f32>,
 }
 

@@ -1,7 +1,7 @@
-//! Which frames of a file of known length are taken. Live windows sample by time instead
+//! Frame sampling of a file of known length. Live windows sample by time instead
 //! ([`crate::window`]).
 
-/// Why a file has no frames to take.
+/// Why a file cannot be sampled.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum SamplingError {
     /// The frame rates are not positive numbers.
@@ -17,19 +17,19 @@ pub enum SamplingError {
     TooShort {
         /// Frames of the file.
         total: u32,
-        /// Frames the rule would take.
+        /// Frames that the rule would take.
         frames: u32,
     },
 }
 
-/// How densely to sample.
+/// The sampling rate and its bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Frames a second to take.
     pub fps: f64,
-    /// Take at least this many, where there are so many.
+    /// Fewest frames to take, if the file has them.
     pub min_frames: u32,
-    /// Take at most this many.
+    /// Most frames to take.
     pub max_frames: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The time of a temporal patch and how the prompt says it.
+//! The time of a temporal patch and its text in the prompt.
 
 /// Time of a temporal patch: the mean of its two frames' seconds. An odd last frame counts twice.
 /// (`_calculate_timestamps` in transformers' `processing_qwen3_vl.py`.)

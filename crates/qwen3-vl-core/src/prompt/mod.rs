@@ -1,7 +1,7 @@
 //! The tokens around the frames: chat template, timestamps, vision placeholders. Pure: text goes
 //! through a caller's tokenizer, nothing here does I/O.
 //!
-//! Two pairs of frames and a question, as transformers 4.57 lays them out:
+//! Two pairs of frames and a prompt, in the layout of transformers 4.57:
 //!
 //! ```
 //! use qwen3_vl_core::prompt::PromptLayout;
@@ -34,7 +34,7 @@ pub use position::{Position, PositionCursor};
 
 use crate::frames::timestamp_text;
 
-/// Where the vision tokens stand in the prompt.
+/// Layout of the vision tokens in the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PromptLayout {
     /// `<t seconds><|vision_start|>…<|vision_end|>` per pair, nothing around them
@@ -72,8 +72,8 @@ pub enum Piece {
 /// Builds the prompt of one window as its parts arrive.
 ///
 /// Text between two control tokens is one string for the tokenizer, as in the reference, even if
-/// its parts (role, timestamp) become known at different times: it is held back until the control
-/// token behind it.
+/// its parts (role, timestamp) come at different times: it is kept until the control token after
+/// it.
 #[derive(Clone, Debug)]
 pub struct PromptBuilder {
     layout: PromptLayout,
@@ -140,7 +140,7 @@ impl PromptBuilder {
         self.flush();
     }
 
-    /// The pieces that are certain so far; each is handed out once.
+    /// Takes the pieces that are complete so far.
     pub fn take(&mut self) -> Vec<Piece> {
         std::mem::take(&mut self.pieces)
     }

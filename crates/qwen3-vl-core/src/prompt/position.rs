@@ -1,10 +1,10 @@
 //! Positions of interleaved M-RoPE (transformers: `Qwen3VLModel.get_rope_index`).
 
-/// Hands out the (time, height, width) position of every token, in order.
+/// Gives the (time, height, width) position of every token, in order.
 ///
-/// A text token sits at the same position on all three axes. The tokens of one vision grid share
-/// one time position and count rows and columns from there; what follows starts behind the larger
-/// side of the grid. So positions grow more slowly than the number of tokens.
+/// A text token has the same position on all three axes. The tokens of one vision grid have one
+/// time position and count rows and columns from there; the next token comes after the larger side
+/// of the grid. So positions grow more slowly than the number of tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PositionCursor {
     next: u32,
@@ -32,7 +32,7 @@ impl PositionCursor {
         self.tokens += (rows * columns) as usize;
     }
 
-    /// What to add to a token's index to get its position, for text behind all that came so far
+    /// The difference of position and index for text after all tokens so far
     /// (transformers: `rope_deltas`).
     pub fn rope_delta(&self) -> i64 {
         i64::from(self.next) - self.tokens as i64

@@ -1,9 +1,9 @@
-//! One engine for all in the process who load the same model.
+//! One engine for all users of the same model in the process.
 //!
-//! Engines are known weakly: each ends with the last of its users. A load has a thread of its own,
-//! and whoever asks for the model meanwhile waits for that load like the first one. So each of them
-//! can give up without harm to the others, and the load is cancelled when nobody waits for it. What
-//! a cancelled load has read stays in memory until it ends, so others wait for it: see `turn`.
+//! The registry holds engines weakly: an engine ends with its last user. A load has a thread of its
+//! own, and all users of the model wait for that load. So each can give up without harm to the
+//! others, and the load is cancelled when the last one has. A cancelled load keeps its memory until
+//! it ends, so later loads wait for it: see `turn`.
 
 mod turn;
 
@@ -21,15 +21,15 @@ use crate::failure::panic_text;
 use crate::load::{Load, LoadError, Loaded, Progress};
 use turn::{Turn, Turns};
 
-/// How often somebody who waits looks whether they were cancelled.
+/// How often a waiting user checks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What makes two loads equal.
+/// The key of a load: loads with equal keys share an engine.
 pub trait Key: Clone + Eq + Hash + Send + 'static {}
 
 impl<T: Clone + Eq + Hash + Send + 'static> Key for T {}
 
-/// Engines by what they were loaded from. A clone is the same registry.
+/// Engines by key. A clone is the same registry.
 pub struct Registry<K: Key> {
     /// Held for look-ups only.
     entries: Arc<Mutex<HashMap<K, Entry>>>,
@@ -56,9 +56,9 @@ impl<K: Key> Default for Registry<K> {
 }
 
 impl<K: Key> Registry<K> {
-    /// The engine for this key: the one that is there, or the one that is being loaded, or a new
-    /// one, which `load` loads. Neither a failed load nor an engine that broke down is given to anybody
-    /// who asks later.
+    /// The engine for this key: the loaded one, the one that is being loaded, or a new one, which
+    /// `load` loads. Later calls get neither a failed load nor a broken engine. Blocks until the
+    /// engine is loaded; `progress` is called in this thread, with no lock held.
     ///
     /// # Errors
     ///
@@ -86,7 +86,8 @@ impl<K: Key> Registry<K> {
         }
     }
 
-    /// What there is for this key; if nothing, there is a load now, which the caller must start.
+    /// The engine or load of this key. If there is none, registers a load, which the caller must
+    /// start.
     fn find(&self, key: &K) -> Found {
         let (waiter, updates) = mpsc::channel();
         let mut engine = None;
@@ -112,7 +113,7 @@ impl<K: Key> Registry<K> {
             last: None,
         };
         entries.insert(key.clone(), Entry::Loading(load));
-        // Before `engine`, of which this may be the last user.
+        // Unlocked before `engine` is dropped, of which this may be the last user.
         drop(entries);
         Found::Nothing(Waiter { wanted, updates })
     }
@@ -132,14 +133,14 @@ impl<K: Key> Registry<K> {
         }
     }
 
-    /// Tells those who wait how far the load has come, which must be wanted.
+    /// Sends the progress of a load to its waiters. The caller keeps the load's `Wanted`.
     fn tell(&self, key: &K, progress: &Progress) {
         if let Some(Entry::Loading(load)) = self.lock().get_mut(key) {
             load.tell(progress);
         }
     }
 
-    /// Ends a load, which must be wanted.
+    /// Ends a load. The caller keeps the load's `Wanted`.
     fn finish(&self, key: K, result: Loaded) {
         let mut entries = self.lock();
         let entry = match &result {
@@ -158,7 +159,7 @@ impl<K: Key> Registry<K> {
     }
 }
 
-/// What the registry knows of a model.
+/// The registry's entry for a key.
 enum Entry {
     Loading(Pending),
     Loaded(Weak<dyn Backend>),
@@ -192,7 +193,7 @@ enum Update {
     Finished(Loaded),
 }
 
-// A waiter who has given up hears nothing.
+// A send to a waiter that has given up fails, and is ignored.
 impl Pending {
     fn join(&mut self, waiter: Sender<Update>) {
         if let Some(last) = &self.last {
@@ -208,7 +209,7 @@ impl Pending {
         }
     }
 
-    /// Keeps nothing back: from here on, an engine has its users and nobody else.
+    /// Keeps no reference: from here on only its users hold the engine.
     fn finish(self, result: Loaded) {
         let results = std::iter::repeat_n(result, self.waiters.len());
         for (waiter, result) in self.waiters.into_iter().zip(results) {
@@ -217,7 +218,7 @@ impl Pending {
     }
 }
 
-/// Held by all who wait for a load.
+/// Held by all waiters of a load; cancels the load when the last one drops it.
 #[derive(Default)]
 struct Wanted {
     cancel: Arc<AtomicBool>,
@@ -229,7 +230,7 @@ impl Drop for Wanted {
     }
 }
 
-/// Somebody who waits for a load.
+/// A user that waits for a load.
 struct Waiter {
     wanted: Arc<Wanted>,
     updates: Receiver<Update>,
@@ -285,7 +286,7 @@ impl<K: Key> Task<K> {
             let text = panic_text(&*panic);
             Err(LoadError::Invalid(format!("loading panicked ({text})")))
         });
-        // If nobody waits any more, an engine ends here.
+        // Without a waiter the engine is dropped here.
         if let Some(_wanted) = wanted.upgrade() {
             registry.finish(key, result);
         }

@@ -9,7 +9,7 @@ use crate::backend::fake::{FakeBackend, Outcome};
 use crate::backend::{LostSink, Window, WindowHead};
 use crate::model::ModelInfo;
 
-/// No wait lasts longer: what is not there by then has hung.
+/// The longest wait: a test that waits longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// An engine that can break down.
@@ -85,7 +85,7 @@ fn ready() -> (Models, Arc<AtomicUsize>) {
     (Models::new(start), loads)
 }
 
-/// A load that has begun and ends as the test says.
+/// A load that has begun, and whose end the test decides.
 struct Begun {
     cancel: Receiver<bool>,
     end: Sender<Loaded>,
@@ -94,7 +94,7 @@ struct Begun {
 impl Begun {
     /// Whether the load has been cancelled by now.
     fn is_cancelled(&self) -> bool {
-        // One to throw away, which may have been said before.
+        // The first report may be from before the call.
         (0..2).any(|_| self.cancel.recv_timeout(WATCHDOG).unwrap())
     }
 }
@@ -103,7 +103,7 @@ impl Begun {
 fn manual() -> (Models, Receiver<Begun>) {
     let (begun, loads) = mpsc::channel();
     let start: Start = Arc::new(move |progress, cancel| {
-        // No room: what the test receives is what is true when it does.
+        // A rendezvous channel: a report is true when the test receives it.
         let (tell, cancelled) = mpsc::sync_channel(0);
         let (end, ended) = mpsc::channel();
         let is_told = begun.send(Begun {
@@ -127,14 +127,14 @@ fn manual() -> (Models, Receiver<Begun>) {
     (Models::new(start), loads)
 }
 
-/// Somebody who waits for an engine.
+/// A thread that waits for an engine.
 struct Waiter {
     cancel: Arc<AtomicBool>,
     thread: JoinHandle<Loaded>,
 }
 
 impl Waiter {
-    /// Returns when the waiter has heard of the load's progress.
+    /// Returns when the waiter has had a progress report.
     fn new(registry: &Models) -> Self {
         let (tell, told) = mpsc::channel();
         let (registry, cancel) = (registry.clone(), Arc::new(AtomicBool::new(false)));
@@ -148,7 +148,7 @@ impl Waiter {
         Self { cancel, thread }
     }
 
-    /// Returns when the waiter is on its way.
+    /// Returns when the thread has started.
     fn unheard(registry: &Models, key: &'static str) -> Self {
         let (registry, cancel) = (registry.clone(), Arc::new(AtomicBool::new(false)));
         let flag = cancel.clone();
@@ -199,10 +199,10 @@ fn equal_models_are_one_engine_that_ends_with_its_last_user() {
     assert!(same(&second, &third));
     let weak = Arc::downgrade(&third);
     drop((second, third));
-    assert!(weak.upgrade().is_none(), "somebody keeps it");
+    assert!(weak.upgrade().is_none(), "a reference is left");
     ask(&registry, HERE).unwrap();
     assert_eq!(loads.load(Ordering::SeqCst), 3);
-    // That engine has ended, and the other one is all that is kept.
+    // The first engine has ended, and the registry has the other one only.
     drop(ask(&registry, "other").unwrap());
     assert_eq!(registry.lock().len(), 1);
 }
@@ -245,7 +245,7 @@ fn all_hear_why_a_load_failed_and_the_next_one_tries_again() {
 }
 
 #[test]
-fn whoever_gives_up_leaves_the_load_to_the_others() {
+fn a_waiter_that_gives_up_leaves_the_load_to_the_others() {
     let (registry, loads) = manual();
     let [first, second, third] = [(); 3].map(|()| Waiter::new(&registry));
     let begun = loads.recv_timeout(WATCHDOG).unwrap();
@@ -256,7 +256,7 @@ fn whoever_gives_up_leaves_the_load_to_the_others() {
     second.result().unwrap();
 }
 
-/// Waits for what is about to come true.
+/// Waits until the condition is true.
 fn comes_true(what: &str, condition: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !condition() {
@@ -266,20 +266,20 @@ fn comes_true(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_load_that_nobody_waits_for_is_cancelled_and_ends_before_the_next_one() {
+fn a_load_without_waiters_is_cancelled_and_ends_before_the_next_one() {
     let (registry, loads) = manual();
     let waiters = [(); 2].map(|()| Waiter::new(&registry));
     let old = loads.recv_timeout(WATCHDOG).unwrap();
     waiters.into_iter().for_each(Waiter::cancel);
     assert!(old.is_cancelled());
 
-    // It has not noticed, when somebody wants the model again.
+    // It has not noticed when the model is wanted again.
     let waiter = Waiter::unheard(&registry, HERE);
     assert!(loads.recv_timeout(Duration::from_millis(200)).is_err());
     let unwanted: Arc<dyn Backend> = Arc::new(engine());
     let weak = Arc::downgrade(&unwanted);
     old.end.send(Ok(unwanted)).unwrap();
-    comes_true("somebody keeps it", || weak.strong_count() == 0);
+    comes_true("a reference is left", || weak.strong_count() == 0);
     let new = loads.recv_timeout(WATCHDOG).unwrap();
     let wanted: Arc<dyn Backend> = Arc::new(engine());
     new.end.send(Ok(wanted.clone())).unwrap();
@@ -295,7 +295,7 @@ fn loads_that_were_given_up_do_not_pile_up() {
     let running = Arc::new(AtomicUsize::new(0));
     let (most, loads) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (running.clone(), most.clone(), loads.clone());
-    // One that takes its time to notice, and holds its memory meanwhile.
+    // A load that notices its cancellation late, and holds its memory meanwhile.
     let start: Start = Arc::new(move |_, cancel| {
         let (running, most, loads) = &counts;
         loads.fetch_add(1, Ordering::SeqCst);
@@ -322,7 +322,7 @@ fn loads_that_were_given_up_do_not_pile_up() {
         give_up(model);
     }
     assert!(most.load(Ordering::SeqCst) <= 2, "of many models");
-    // And whoever wants it gets it.
+    // The next load gets the model.
     ask(&registry, HERE).unwrap();
     comes_true("a load goes on", || running.load(Ordering::SeqCst) == 0);
 }
@@ -359,9 +359,9 @@ fn an_engine_that_broke_down_is_replaced() {
     assert!(same(&second, &ask(&registry, HERE).unwrap()));
 }
 
-/// Whoever uses the model at the same time uses the same engine, whoever gives up when.
+/// Concurrent users of the model have the same engine, whichever of them give up.
 #[test]
-fn many_who_come_and_go() {
+fn many_users_come_and_go() {
     let number = AtomicUsize::new(0);
     let start: Start = Arc::new(move |_, cancel| {
         thread::sleep(Duration::from_micros(200));

@@ -1,8 +1,8 @@
-//! Which loads may run at a time.
+//! Bounds the loads that run at a time.
 //!
-//! A load that was cancelled ends with the tensor or the connection that it is at, and holds its
-//! memory until then. So that those do not pile up where a model is started and stopped quickly, a
-//! load waits for all before it of the same model, and while too many of other models are ending.
+//! A cancelled load ends after its current tensor or connection, and holds its memory until then.
+//! So that such loads do not pile up, a load waits for all earlier ones of the same model, and
+//! while too many cancelled ones of other models run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::Key;
 
-/// Most cancelled loads, of whatever models, beside which another one begins.
+/// Most cancelled loads, of any models, beside which another load begins.
 const MOST_ENDING: usize = 2;
 
-/// How often a load that waits looks whether it was cancelled.
+/// How often a waiting load checks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The loads that run.
@@ -53,7 +53,7 @@ pub(super) struct Turn<K: Key> {
 }
 
 impl<K: Key> Turn<K> {
-    /// Waits for the loads before it; none if it is cancelled meanwhile.
+    /// Waits for the loads before it; `None` if it is cancelled meanwhile.
     pub(super) fn wait(turns: &Arc<Turns<K>>, key: &K, cancel: &Arc<AtomicBool>) -> Option<Self> {
         let mut running = turns.lock();
         loop {

@@ -1,13 +1,12 @@
-//! Windows of frames: which frames are sampled, which window they belong to, when it closes.
-//! No tensors, no clock: time is a parameter.
+//! Windows of frames: frame sampling, the windows of a frame, their start and end. No tensors, no
+//! clock: time is a parameter.
 //!
 //! ```text
 //! time of every frame ─► FrameSampler ── kept ─► Windows ─► Opened · Frame · Closed · Discarded
-//!                                                         └─► Pairs: two frames, one temporal patch
+//!                                                         └─► Pairs: a temporal patch
 //! ```
 //!
-//! Times are nanoseconds of running time: they grow at the speed of the stream, over seeks and
-//! gaps.
+//! Times are nanoseconds of running time, which goes on over seeks and gaps.
 //!
 //! Windows of a second at two frames a second, from a stream of ten a second:
 //!
@@ -33,7 +32,7 @@
 //! assert_eq!(events, [
 //!     Event::Opened { window: 0, end: 1000 * MS },
 //!     Event::Frame { window: 0 }, // at 0
-//!     Event::Frame { window: 0 }, // at 0.5 s; none that follows is before 1 s
+//!     Event::Frame { window: 0 }, // at 0.5 s; the next due time is 1 s
 //!     Event::Closed { window: 0, partial: false },
 //!     Event::Opened { window: 1, end: 2000 * MS },
 //!     Event::Frame { window: 1 },

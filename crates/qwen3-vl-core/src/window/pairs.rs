@@ -1,4 +1,4 @@
-//! Frames two by two: a temporal patch covers two frames.
+//! Pairs of frames: a temporal patch covers two frames.
 
 /// Collects frames into pairs.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ impl<T> Default for Pairs<T> {
 }
 
 impl<T: Clone> Pairs<T> {
-    /// Takes the next frame; gives a pair with every second one.
+    /// Takes the next frame; returns a pair with every second one.
     pub fn push(&mut self, frame: T) -> Option<[T; 2]> {
         match self.odd.take() {
             Some(first) => Some([first, frame]),

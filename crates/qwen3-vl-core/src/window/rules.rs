@@ -1,11 +1,11 @@
-//! The rules that sampler and windows follow, checked once.
+//! The checked rules of sampler and windows.
 
 /// Nanoseconds.
 pub type Nanos = u64;
 
 const SECOND: u128 = 1_000_000_000;
 
-/// What a user asks for.
+/// A user's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowSettings {
     /// Length of a window.
@@ -18,20 +18,20 @@ pub struct WindowSettings {
     pub min_frames: u32,
     /// Most frames of a window: `fps` is lowered to respect them.
     pub max_frames: u32,
-    /// Fewest frames that make a description: 2 for a video (a temporal patch), 1 for images.
+    /// Fewest frames that can be described: 2 for a video (a temporal patch), 1 for images.
     pub least_frames: u32,
 }
 
-/// Why settings make no sense together.
+/// Why settings cannot be used together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
     /// A rate of zero.
     #[error("fps is {0}/{1}: it must be above zero, for instance 2/1")]
     Fps(u32, u32),
-    /// No length.
+    /// A duration that holds too few frames.
     #[error("window-duration is {0} ns: it must hold at least two frames, for instance 4 seconds")]
     Duration(Nanos),
-    /// No number of frames fits.
+    /// `min_frames` is above `max_frames`, or that is zero.
     #[error("min-frames {min} is above max-frames {max}")]
     Frames {
         /// Fewest frames.
@@ -57,7 +57,7 @@ pub enum RulesError {
         planned: u32,
         /// Frames that it needs.
         least: u32,
-        /// The settings that would give it more.
+        /// The settings to raise.
         remedy: &'static str,
     },
     /// Windows that start between two samples would hold the same frames.
@@ -73,7 +73,7 @@ pub enum RulesError {
     },
 }
 
-/// Checked rules: how far apart samples are, how long windows are and when they start.
+/// Checked rules: the distance of samples, and the length and distance of windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowRules {
     duration: Nanos,
@@ -83,7 +83,7 @@ pub struct WindowRules {
 }
 
 impl WindowRules {
-    /// Checks settings and settles the sampling rate.
+    /// Checks settings and computes the sampling interval.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl WindowRules {
             den: u128::from(num),
         };
         let interval = match wanted.starts_within(duration) {
-            n if n < u64::from(min) => Interval::share(duration, min),
-            n if n > u64::from(max) => Interval::share(duration, max),
+            n if n < u64::from(min) => Interval::divide(duration, min),
+            n if n > u64::from(max) => Interval::divide(duration, max),
             _ => wanted,
         };
         let stride = match settings.stride {
@@ -157,12 +157,12 @@ impl WindowRules {
         self.stride
     }
 
-    /// Frames of a window of a stream that has a frame whenever one is due.
+    /// Frames of a window if the stream has a frame at every due time.
     pub fn planned_frames(&self) -> u32 {
         u32::try_from(self.interval.starts_within(self.duration)).unwrap_or(u32::MAX)
     }
 
-    /// Fewest frames that make a description.
+    /// Fewest frames that can be described.
     pub fn least_frames(&self) -> u32 {
         self.least_frames
     }
@@ -173,8 +173,8 @@ impl WindowRules {
     }
 }
 
-/// The distance of two samples in nanoseconds, as a fraction: time is divided into cells of this
-/// length, and a cell begins at its exact start rounded down, as timestamps are.
+/// The distance of two samples in nanoseconds, as a fraction. Time is divided into cells of this
+/// length; a cell begins at its exact start rounded down, as timestamps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interval {
     num: u128,
@@ -182,7 +182,7 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    fn share(duration: Nanos, parts: u32) -> Self {
+    fn divide(duration: Nanos, parts: u32) -> Self {
         Self {
             num: u128::from(duration),
             den: u128::from(parts),
@@ -196,7 +196,7 @@ impl Interval {
             .map_or(Nanos::MAX, |v| saturate(v / self.den))
     }
 
-    /// The cell that `time` lies in: the last one that starts at or before it.
+    /// The cell of `time`: the last one that starts at or before it.
     pub(super) fn cell_of(self, time: Nanos) -> u64 {
         saturate(((u128::from(time) + 1) * self.den - 1) / self.num)
     }

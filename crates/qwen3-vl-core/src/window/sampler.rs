@@ -1,13 +1,13 @@
-//! Which frames are kept: one for every cell of a grid in time.
+//! Frame sampling: one frame for every cell of a grid in time.
 
 use super::rules::{Nanos, WindowRules};
 
 /// Keeps one frame for every sampling interval, counted from the first frame.
 ///
-/// The grid does not follow the frames that were kept, so a stream whose rate is no multiple of
-/// the sampling rate is still sampled at that rate on average. A frame serves if it is due, or if
-/// the one after it would lie farther from the time at which one is due: otherwise a stream about
-/// as slow as the sampling rate would lose frames to a jitter of a millisecond.
+/// The grid does not move with the kept frames, so a stream whose rate is no multiple of the
+/// sampling rate is still sampled at that rate on average. A frame is kept if it is due, or if the
+/// next one would lie farther from the due time: otherwise a stream about as slow as the sampling
+/// rate would lose frames to a jitter of a millisecond.
 #[derive(Clone, Debug)]
 pub struct FrameSampler {
     rules: WindowRules,
@@ -17,9 +17,9 @@ pub struct FrameSampler {
 /// A frame that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// The time that it stands for: its own, or that at which it was due, if it came just before.
+    /// Its own time, or the due time if it came just before that.
     pub time: Nanos,
-    /// No frame that is kept later stands for a time before this one, unless the stream jumps back.
+    /// No later frame is kept for a time before this one, unless the stream jumps back.
     pub next: Nanos,
 }
 
@@ -27,15 +27,15 @@ pub struct Kept {
 struct Grid {
     anchor: Nanos,
     due: Nanos,
-    /// Time that the last kept frame stands for.
+    /// [`Kept::time`] of the last kept frame.
     last: Nanos,
     /// Latest time of the frames before, kept or not.
     before: Nanos,
 }
 
 impl Grid {
-    /// Whether a frame at `time` will do, although none is due: frames as far apart as the last two
-    /// are, the next one would come later after the due time than this one comes before it.
+    /// Whether a frame at `time`, before the due time, is nearer to it than the next frame would
+    /// be, if that came at the distance of the last two.
     fn is_nearest(&self, time: Nanos) -> bool {
         self.due - time.min(self.due) < time.saturating_sub(self.before) / 2
     }
@@ -47,7 +47,7 @@ impl FrameSampler {
         Self { rules, grid: None }
     }
 
-    /// Samples by other rules from the next sample that is due.
+    /// Samples by other rules from the next due time on.
     pub fn set_rules(&mut self, rules: WindowRules) {
         self.rules = rules;
         if let Some(grid) = &mut self.grid {
@@ -60,10 +60,10 @@ impl FrameSampler {
         self.grid = None;
     }
 
-    /// Looks at the next frame's time; `None` if the frame is not kept.
+    /// Samples the next frame by its time; `None` if the frame is not kept.
     ///
-    /// Frames without a time are never kept. Time that runs backwards by more than a window starts
-    /// anew there; by less, it passes until it has caught up.
+    /// Frames without a time are never kept. If time jumps back by more than a window, sampling
+    /// starts again there; by less, frames are left out until time has caught up.
     pub fn push(&mut self, time: Option<Nanos>) -> Option<Kept> {
         let before = time?;
         let interval = self.rules.interval();

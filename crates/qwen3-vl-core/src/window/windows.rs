@@ -1,15 +1,15 @@
-//! Which windows a sampled frame belongs to, and when they open and close.
+//! The windows of a sampled frame, and when they open and close.
 
 use super::rules::{Nanos, WindowRules};
 
-/// What happens to windows, in order.
+/// An event of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A window begins with the frame that follows.
     Opened {
-        /// Its number; they count up and never repeat.
+        /// Its number; numbers count up and never repeat.
         window: u64,
-        /// Where it ends if nothing ends it before.
+        /// Its end, unless the stream breaks before.
         end: Nanos,
     },
     /// The frame that was pushed belongs to this window.
@@ -17,14 +17,14 @@ pub enum Event {
         /// The window.
         window: u64,
     },
-    /// The window has all its frames: ask.
+    /// The window is complete.
     Closed {
         /// The window.
         window: u64,
         /// Whether it was cut short.
         partial: bool,
     },
-    /// The window is not to be described.
+    /// The window must not be described.
     Discarded {
         /// The window.
         window: u64,
@@ -45,8 +45,8 @@ pub enum Discard {
 /// Cuts a stream of sampled frames into windows.
 ///
 /// The first window starts at the first frame, the others a stride apart; each covers
-/// `start <= time < start + duration`. A window opens with the first frame that it covers, so one
-/// that lies in a gap of the stream does not exist.
+/// `start <= time < start + duration`. A window opens with the first frame that it covers, so there
+/// is none in a gap of the stream.
 #[derive(Clone, Debug)]
 pub struct Windows {
     rules: WindowRules,
@@ -61,12 +61,12 @@ struct Open {
     id: u64,
     end: Nanos,
     frames: u32,
-    /// Fewest frames that make a description, by the rules when it opened.
+    /// Fewest frames that can be described, by the rules when it opened.
     least: u32,
 }
 
 impl Windows {
-    /// No window yet; the first one will be called `first_id`.
+    /// No window yet; the first one gets the number `first_id`.
     pub fn new(rules: WindowRules, first_id: u64) -> Self {
         Self {
             rules,
@@ -90,7 +90,7 @@ impl Windows {
     /// Takes a frame at `time`. No frame comes before `next` unless time jumps back, so windows
     /// that end by then are complete at once.
     ///
-    /// A frame before the last one ends all windows and starts anew.
+    /// A frame before the last one ends all windows, and windows start again with it.
     pub fn push(&mut self, time: Nanos, next: Nanos) -> Vec<Event> {
         let mut events = Vec::new();
         if time < self.last {
@@ -107,14 +107,15 @@ impl Windows {
         events
     }
 
-    /// The stream has come to `time` without a frame: windows that end by then are complete.
+    /// No frame comes before `time`: windows that end by then are complete.
     pub fn skip(&mut self, time: Nanos) -> Vec<Event> {
         let mut events = Vec::new();
         self.close_until(time, &mut events);
         events
     }
 
-    /// The stream ends or breaks here: closes what is open, and the next frame is the first.
+    /// The stream ends or breaks here: closes the open windows. Windows start again with the next
+    /// frame.
     pub fn finish(&mut self) -> Vec<Event> {
         self.restart();
         self.open
@@ -123,7 +124,7 @@ impl Windows {
             .collect()
     }
 
-    /// Discards what is open, and the next frame is the first.
+    /// Discards the open windows. Windows start again with the next frame.
     pub fn clear(&mut self) -> Vec<Event> {
         self.restart();
         self.open

@@ -1,5 +1,5 @@
-//! Groups of checks: each is printed when it is made, and each group runs in a process of its own, so that a
-//! fault of one hides no other.
+//! Groups of checks. Each check is printed at once, and each group runs in a process of its own, so
+//! that a fault of one hides no other.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Prints a check; of one that fails also where, and the relative norm of all differences.
+    /// Prints a check; for a failed one also the place, and the relative norm of all differences.
     pub fn print(&mut self, check: &Check) {
         self.made += 1;
         let verdict = if check.holds() { "ok" } else { "FAILED" };
@@ -32,7 +32,7 @@ impl Tally {
         }
     }
 
-    /// Prints how many there were; fails if one did, or if there was none.
+    /// Prints the number of checks; fails if one failed, or if there was none.
     pub fn end(&self, group: &str) -> anyhow::Result<()> {
         println!("{group}: {} checks, {} failed", self.made, self.failed);
         ensure!(self.made > 0, "{group}: no checks");

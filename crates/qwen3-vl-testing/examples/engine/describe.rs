@@ -7,8 +7,8 @@
 //!     [--quantization none|q8-0|q4-k]
 //! ```
 //!
-//! FRAMES.rgb holds the frames one behind the other, 3 bytes a pixel, each at the size that the
-//! model is to see (multiples of 32). Greedy. Prints one JSON object with text and token ids.
+//! FRAMES.rgb has the frames one after the other, 3 bytes a pixel, at the model's input size
+//! (multiples of 32). Greedy. Prints one JSON object with text and token ids.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -48,7 +48,7 @@ pub fn run(args: lexopt::Parser) -> anyhow::Result<()> {
         ..WindowHead::default()
     };
     let sink = EventSink::new(move |event| {
-        // After the answer nobody listens.
+        // The receiver is gone after the answer.
         let _ = events.send(event);
     });
     let mut window = backend.open(head, Box::new(|_| ()));

@@ -1,5 +1,5 @@
 //! Compares a GPU's kernels with the CPU's on random inputs, recorded decode steps with the same
-//! steps kernel by kernel, and looks that decoding does not wait for vision.
+//! steps kernel by kernel, and checks that decoding does not wait for vision.
 //!
 //! ```text
 //! engine kernels --device cuda:N [--seed N] [--only GROUP] [--exact]
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Each group, which `--list` names, runs in a process of its own. `--exact`: recorded steps must
-//! be the others to the bit, which the emulated driver keeps to; cuBLAS need not. With
-//! `QWEN3_VL_SYNC=1` a fault names its kernel and grid.
+//! equal the others to the bit, as on the emulated driver; cuBLAS may differ. With
+//! `QWEN3_VL_SYNC=1` an error names its kernel and grid.
 
 use anyhow::bail;
 use lexopt::prelude::*;

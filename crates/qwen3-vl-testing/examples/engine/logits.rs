@@ -1,13 +1,13 @@
-//! Compares the logits behind a window with another implementation's:
+//! Compares the logits after a window with another implementation's:
 //!
 //! ```text
 //! engine logits FOLDER LOGITS [--frames 8] [--size 320x256] [--device cpu|cuda:N] [--dtype auto|…]
 //!     [--tolerance 1e-3]
 //! ```
 //!
-//! LOGITS holds those of `tools/reference/logits_hf.py` for the same frames, as f32 of this
-//! machine. Fails if the norm of all differences, relative to that of the logits, is larger than
-//! the tolerance. Rounding to bf16 after each operation makes about 1e-2 of it.
+//! LOGITS has the logits of `tools/reference/logits_hf.py` for the same frames, as f32 in this
+//! machine's byte order. Fails if the norm of all differences, relative to that of the logits, is
+//! larger than the tolerance. Rounding to bf16 after each operation gives about 1e-2.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),
         "--help" | "-h" => {
-            // No panic where the reader has gone, as in `engine --help | head`.
+            // `println!` would panic if the reader has gone, as in `engine --help | head`.
             let _ = writeln!(std::io::stdout(), "{HELP}");
             Ok(())
         }

@@ -5,9 +5,9 @@
 //!     [--only dense-tied|dense-untied]
 //! ```
 //!
-//! Each checkpoint runs in a process of its own. `QWEN3_VL_TEST_DATA` names the folder of the reference values
-//! and `QWEN_TOKENIZER` the one of Qwen's tokenizer, where they are not where they were at build time. Fails
-//! if a check does.
+//! Each checkpoint runs in a process of its own. If the folder of the reference values or of Qwen's
+//! tokenizer is not where it was at build time, `QWEN3_VL_TEST_DATA` or `QWEN_TOKENIZER` names it.
+//! Fails if a check does.
 
 use anyhow::{anyhow, bail};
 use lexopt::prelude::*;

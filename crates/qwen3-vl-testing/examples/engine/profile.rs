@@ -1,13 +1,13 @@
-//! Where the time of a pass goes on a GPU.
+//! The time of each kernel of a pass on a GPU.
 //!
 //! ```text
 //! engine profile FOLDER --device cuda:N [--dtype auto|bf16|f32] [--tokens 2048] [--no-graph]
 //! ```
 //!
-//! Prints a table for a prefill pass of so many tokens and for a decode step behind them: each
-//! kernel, and each product between two kernels, with its time by CUDA events, the bytes that it
-//! must move and the operations that it must do at least, by that time. Then the decode step as it
-//! is recorded, against the same kernel by kernel; `--no-graph` leaves that out.
+//! Prints a table for a prefill pass of `--tokens` tokens and for a decode step after them: each
+//! kernel, and each matrix product between two kernels, with its time by CUDA events, and its least
+//! bytes and operations by that time. Then the recorded decode step against the same kernel by
+//! kernel; `--no-graph` leaves that out.
 
 use std::path::PathBuf;
 

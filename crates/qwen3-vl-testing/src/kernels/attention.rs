@@ -1,4 +1,4 @@
-//! Attention and what prepares it.
+//! Attention, and the kernel that writes its keys and values.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -13,14 +13,14 @@ use qwen3_vl::model::norm::RmsNorm;
 use qwen3_vl::model::rope::{TextRope, grid_positions, vision_table};
 use qwen3_vl::model::{KvCache, KvPool};
 
-/// That of the real models.
+/// The rotary embedding of the real models.
 const ROPE: Rope = Rope {
     theta: 5e6,
     section: [24, 20, 20],
 };
 
 impl On<'_> {
-    /// The last so many queries of sequences of some lengths, in one launch each.
+    /// Attention of the last queries of sequences of several lengths, in one launch each.
     pub(super) fn attention(&mut self) -> Result<()> {
         for (spans, heads) in [
             (&[(1, 1)][..], (16, 8)),
@@ -69,7 +69,7 @@ impl On<'_> {
         let want = attend_all(&wide(&q)?, &seen.collect::<Vec<_>>())?;
         let ids = vec![0; rows];
         let positions = vec![[0; 3]; rows];
-        let brought = spans
+        let inputs = spans
             .iter()
             .zip(&caches)
             .map(|((queries, keys), (_, there))| {
@@ -83,7 +83,7 @@ impl On<'_> {
             });
         let token = heads.of_token() * self.dtype.size_in_bytes();
         let plan =
-            AttentionMetadata::new(&brought.collect::<Result<Vec<_>>>()?, token, heads.group());
+            AttentionMetadata::new(&inputs.collect::<Result<Vec<_>>>()?, token, heads.group());
         let text_rope = TextRope::new(&ROPE, heads.width);
         let pass = qwen3_vl::cuda::pass(&plan, &text_rope, self.device, &mut Workspace::default())?;
         let q = self.there(&q)?.reshape((rows, heads.count * heads.width))?;
@@ -99,7 +99,7 @@ impl On<'_> {
         self.compare(&name, &out, &want, 1.0)
     }
 
-    /// Norms, rotation and the way into the cache.
+    /// Norms, rotation and the write into the cache.
     pub(super) fn rope_write(&mut self) -> Result<()> {
         let heads = Heads {
             count: 32,
@@ -137,7 +137,7 @@ impl On<'_> {
         let mut cache = KvCache::new(&gpu);
         cache.reserve(rows)?;
         let ids = vec![0; rows];
-        let brought = SequenceInput {
+        let input = SequenceInput {
             ids: &ids,
             positions: &positions,
             cached: 0,
@@ -145,7 +145,7 @@ impl On<'_> {
             pages: qwen3_vl::cuda::addresses(cache.pages())?,
         };
         let token = heads.of_token() * self.dtype.size_in_bytes();
-        let plan = AttentionMetadata::new(&[brought], token, heads.group());
+        let plan = AttentionMetadata::new(&[input], token, heads.group());
         let pass = qwen3_vl::cuda::pass(&plan, &text_rope, self.device, &mut Workspace::default())?;
         let [q, k, v_there] = parts(&self.there(&qkv)?)?;
         let norms = [
@@ -176,7 +176,7 @@ impl On<'_> {
             let bias = self.random("bias", &[3 * heads * width])?;
             let positions = grid_positions(rows, columns, 2);
             let table = vision_table(&positions, width, 10_000.0, &Device::Cpu)?;
-            // Rounded where the kernels round: a small change of a score may change much.
+            // Rounded where the kernels round: a small change of a logit may have a large effect.
             let rounded = |t: Tensor| wide(&t.to_dtype(self.dtype)?);
             let split = rounded(wide(&qkv)?.broadcast_add(&wide(&bias)?)?)?;
             let split = split.reshape((all, 3 * heads, width))?;

@@ -18,7 +18,7 @@ use qwen3_vl::weights::QuantizeAtLoad;
 
 pub use profile::{Row, Table, profile};
 
-/// What can be compared by itself, in the order of use: a failed one may explain those behind it.
+/// The groups, in the order of use: a failed one may explain later ones.
 pub const GROUPS: [&str; 9] = [
     "rows",
     "rope-write",
@@ -31,30 +31,30 @@ pub const GROUPS: [&str; 9] = [
     "streams",
 ];
 
-/// How to compare.
+/// Options of the comparisons.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Where the kernels run.
+    /// The device of the kernels.
     pub device: DeviceChoice,
-    /// What makes the random inputs.
+    /// Seed of the random inputs.
     pub seed: u64,
-    /// Whether recorded steps must be those kernel by kernel to the bit. A library may choose
-    /// another way for the same product while it is recorded.
+    /// Whether recorded steps must equal those kernel by kernel to the bit. A library may choose
+    /// another algorithm for the same product while it is recorded.
     pub exact: bool,
 }
 
-/// What all comparisons need.
+/// The state of the comparisons.
 struct On<'a> {
     device: &'a Device,
     dtype: DType,
     seed: u64,
-    /// A rounding of the type, of the largest value.
+    /// One rounding step of the type, relative to the largest value.
     step: f64,
     say: &'a mut dyn FnMut(Check),
 }
 
-/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and says each when it is made.
-/// One that cannot be made is said to fail.
+/// Makes the comparisons of one of the [`GROUPS`], in f32 and bf16, and reports each at once. One
+/// that cannot be made is reported as failed.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub fn check(
     Ok(())
 }
 
-/// How to load a small model for a device.
+/// Options to load a small model on a device.
 fn load_options(
     device: DeviceChoice,
     dtype: DtypeChoice,
@@ -113,9 +113,8 @@ fn load_options(
 }
 
 impl On<'_> {
-    /// A random tensor of the type, on the CPU: what a norm multiplies by or adds as in a
-    /// checkpoint, anything else from -3 to 3, so that attention sees some keys much better than
-    /// others.
+    /// A random tensor of the type, on the CPU. Norms' weights and biases are as in a checkpoint,
+    /// other values from -3 to 3, so that attention weighs keys very differently.
     fn random(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let count = shape.iter().product();
         let scale = if name.contains("norm") { 1.0 } else { 30.0 };
@@ -128,7 +127,7 @@ impl On<'_> {
         tensor.to_device(self.device)
     }
 
-    /// Notes how far `got` is from `want`, which may be `steps` roundings.
+    /// Reports the difference of `got` and `want`, of which `steps` roundings are allowed.
     fn compare(&mut self, name: &str, got: &Tensor, want: &Tensor, steps: f64) -> Result<()> {
         let (got, want) = (floats(&got.to_device(&Device::Cpu)?)?, floats(want)?);
         let largest = want.iter().fold(0.0, |most: f32, v| most.max(v.abs()));

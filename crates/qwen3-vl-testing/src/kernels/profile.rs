@@ -1,5 +1,5 @@
-//! Where the time of a pass goes: events around each kernel, and what lies between two, which is a
-//! product of cuBLAS's.
+//! The time of each kernel of a pass, by CUDA events. Between two kernels there is a matrix product
+//! of cuBLAS.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
@@ -10,10 +10,10 @@ use qwen3_vl::cuda::profile::{Timed, moment, record, seconds};
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
 
-/// Passes of a kind, of which the fastest counts.
+/// Number of passes of a kind, of which the fastest counts.
 const PASSES: usize = 3;
-/// Bytes that are cleared before a pass so often that the host is ahead of the device, whose waits
-/// for the host would be counted otherwise: about 3 ms of an H100.
+/// Bytes that are cleared before a pass, and how often: about 3 ms on an H100, in which the host
+/// gets ahead. Else the device's waits for the host would count.
 const AHEAD: (usize, usize) = (64 << 20, 128);
 
 /// One kind of work in a pass.
@@ -21,35 +21,35 @@ const AHEAD: (usize, usize) = (64 << 20, 128);
 pub struct Row {
     /// The kernel, or the product.
     pub name: String,
-    /// How often.
+    /// Number of launches.
     pub calls: usize,
-    /// Seconds of all.
+    /// Seconds of all calls.
     pub seconds: f64,
-    /// Bytes that all must read and write at least.
+    /// Least bytes that all calls read and write.
     pub bytes: f64,
-    /// Multiplications and additions of all.
+    /// Multiplications and additions of all calls.
     pub operations: f64,
 }
 
-/// A pass.
+/// The profile of a pass.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What is done, in the order of use.
+    /// Kernels and products, in the order of use.
     pub rows: Vec<Row>,
     /// Seconds from before the first kernel to behind the last product, with the events.
     pub whole: f64,
     /// Seconds of the same pass without events, kernel by kernel.
     pub kernels: f64,
-    /// Seconds of the same pass as it is recorded; why not, if it is not.
+    /// Seconds of the same pass recorded, or why it is not recorded.
     pub recorded: std::result::Result<f64, String>,
 }
 
-/// Times a prefill of `tokens` tokens in one pass, and a decode step behind them. `graphs`: also
-/// the step as it is recorded.
+/// Times a prefill of `tokens` tokens in one pass, and a decode step after them; with `graphs` also
+/// the recorded step.
 ///
 /// # Errors
 ///
-/// If the device fails or is none of NVIDIA's.
+/// If the device fails or is not an NVIDIA GPU.
 pub fn profile(runner: &Runner, tokens: usize, graphs: bool) -> Result<[Table; 2]> {
     let model = &runner.parts.model;
     let on = device(model.kv.device())?;
@@ -93,7 +93,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// A pass of `rows` tokens behind `cached` others.
+    /// Profiles a pass of `rows` tokens after `cached` others.
     fn pass(&mut self, cached: usize, rows: usize) -> Result<Table> {
         (self.dimensions.rows, self.dimensions.keys) = (rows, cached + rows);
         let mut state = self.filled(cached)?;
@@ -121,7 +121,7 @@ impl Bench<'_> {
     fn recorded(&mut self, cached: usize) -> Result<std::result::Result<f64, String>> {
         let mut state = self.filled(cached)?;
         let mut best = f64::INFINITY;
-        // Two that come before the first repetition.
+        // The first two steps are not repetitions.
         for step in 0..PASSES + 2 {
             let (time, _) = self.timed(&mut state, 1)?;
             best = if step < 2 { best } else { best.min(time) };
@@ -133,7 +133,7 @@ impl Bench<'_> {
         })
     }
 
-    /// A cache of so many tokens.
+    /// The state of a sequence with `tokens` tokens in its cache.
     fn filled(&mut self, tokens: usize) -> Result<SequenceState> {
         let mut state = self.runner.parts.model.new_state();
         if tokens > 0 {
@@ -142,15 +142,15 @@ impl Bench<'_> {
         Ok(state)
     }
 
-    /// Seconds of a pass, and the moments around it. The cache is longer by its tokens then; what
-    /// is read twice as far is a small part of a step.
+    /// Seconds of a pass, and the events around it. The cache grows by its tokens, which changes
+    /// the time of a step little.
     fn timed(&mut self, state: &mut SequenceState, rows: usize) -> Result<(f64, [CudaEvent; 2])> {
         let stream = self.on.cuda_stream();
         let (bytes, times) = AHEAD;
-        let mut room = self.on.alloc_zeros::<u8>(bytes)?;
+        let mut scratch = self.on.alloc_zeros::<u8>(bytes)?;
         let mut branch = state.fork();
         for _ in 0..times {
-            stream.memset_zeros(&mut room).w()?;
+            stream.memset_zeros(&mut scratch).w()?;
         }
         let start = moment(&stream)?;
         self.scores(&mut branch, rows)?;
@@ -177,7 +177,7 @@ impl Bench<'_> {
     }
 }
 
-/// What says how much work there is.
+/// The sizes from which the work follows.
 struct Dimensions {
     hidden: usize,
     intermediate: usize,
@@ -185,15 +185,15 @@ struct Dimensions {
     kv_heads: usize,
     width: usize,
     vocabulary: usize,
-    /// Of a value.
+    /// Bytes of a value.
     bytes: usize,
-    /// Tokens of the pass, and those that the last of them sees.
+    /// Tokens of the pass, and the number of keys of the last one.
     rows: usize,
     keys: usize,
 }
 
 impl Dimensions {
-    /// The work of a pass by kind, with the moments around it.
+    /// The rows of a pass's profile, from its kernels and the events around it.
     fn rows_of(&self, timed: &mut [Timed], ends: &[CudaEvent; 2]) -> Result<Vec<Row>> {
         let mut rows: Vec<Row> = Vec::new();
         let mut add = |name: String, seconds: f64, (bytes, operations): (f64, f64)| {
@@ -215,7 +215,7 @@ impl Dimensions {
             row.operations += operations;
         };
         let mut before = ("the start", &ends[0]);
-        // Rows that are left once the last layer has its keys and values.
+        // The last layer computes only the sampled rows after its keys and values.
         let (mut left, mut in_layers) = (self.rows, false);
         for kernel in &*timed {
             let name = kernel.name.as_str();
@@ -233,7 +233,7 @@ impl Dimensions {
         Ok(rows)
     }
 
-    /// What lies between two kernels: its name, bytes and operations.
+    /// The matrix product between two kernels: its name, bytes and operations.
     fn product(&self, from: &str, to: &str, rows: usize, in_layers: bool) -> (String, (f64, f64)) {
         let queries = self.heads * self.width;
         let keys = self.kv_heads * self.width;
@@ -288,7 +288,7 @@ impl Dimensions {
         } else {
             0
         };
-        // Each query with the keys up to its own.
+        // Causal: each query has the keys up to its own.
         let seen = self.rows * self.keys - self.rows * (self.rows - 1) / 2;
         let attends = is("attention") || (is("decode_attention") && !is("decode_attention_merge"));
         let operations = if attends {

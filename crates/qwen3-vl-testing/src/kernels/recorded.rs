@@ -10,12 +10,12 @@ use qwen3_vl::device::DtypeChoice;
 use qwen3_vl::engine::runner::Runner;
 use qwen3_vl::model::{Chunk, SequenceSlice, SequenceState, Workspace};
 
-/// How far a score may be off where a library chooses otherwise while it is recorded, relative to the
-/// largest.
+/// Allowed difference of a logit, relative to the largest: a library may choose other algorithms
+/// while it is recorded.
 const OFF: f64 = 0.02;
 
-/// Decodes sequences of a small model twice, with recorded steps and kernel by kernel: the same scores,
-/// for several numbers of sequences.
+/// Decodes sequences of a small model with recorded steps and kernel by kernel, for several numbers
+/// of sequences. The logits must be equal.
 ///
 /// # Errors
 ///
@@ -69,8 +69,8 @@ pub fn check(
     Ok(())
 }
 
-/// The scores of some steps, and why they were not recorded if they were not. Windows of different lengths,
-/// that cross from one block of the cache into the next.
+/// The logits of some steps, and why they were not recorded, if so. The windows have different
+/// lengths and cross from one block of the cache into the next.
 fn decode(runner: &Runner, sequences: u32, record: bool) -> Result<(Vec<f32>, Option<String>)> {
     let model = &runner.parts.model;
     let mut workspace = Workspace::default();

@@ -1,4 +1,4 @@
-//! Kernels that go over rows of values, frames and scores.
+//! Kernels over rows of values, frames and logits.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -38,7 +38,7 @@ impl On<'_> {
                 1.0,
             )?;
         }
-        // Side by side, as one product gives them.
+        // Side by side, as they come from one product.
         let (rows, width) = (333, 777);
         let both = self.random("gate and up", &[rows, 2 * width])?;
         let part = |of: &Tensor, i: usize| of.narrow(1, i * width, width);
@@ -50,7 +50,7 @@ impl On<'_> {
         self.compare("silu_mul", &got, &want, 1.0)
     }
 
-    /// What is between the products of the vision tower's blocks.
+    /// The kernels between the products of the vision tower's blocks.
     pub(super) fn vision_rows(&mut self) -> Result<()> {
         for (rows, width) in [(784, 1152), (1, 1024), (196, 4608)] {
             let [sum, delta] = ["sum", "delta"].map(|name| self.random(name, &[rows, width]));
@@ -139,7 +139,7 @@ impl On<'_> {
             seconds: 0.0,
         };
         let mut workspace = Workspace::default();
-        // More batches than there is room for at a time, and nobody waits in between.
+        // More batches than upload buffers, without a wait in between.
         let batches: Vec<[VisionInput; 2]> = (0..9)
             .map(|nth| {
                 [

@@ -1,4 +1,4 @@
-//! What one stream does must not wait for another.
+//! Work on one stream must not wait for another stream.
 
 use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,12 +20,12 @@ use qwen3_vl_core::clip::clip;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-/// How long a stream is held up at most: far longer than the steps that must not wait for it.
+/// The longest time that a stream is blocked: far longer than the steps that must not wait for it.
 const HELD: Duration = Duration::from_secs(5);
-/// Decode steps: more than the uploads that may be on their way.
+/// Decode steps: more than there are upload buffers.
 const STEPS: usize = 12;
 
-/// Decodes while the vision tower has two batches to encode and its stream is held up.
+/// Decodes while the vision tower has two batches to encode and its stream is blocked.
 ///
 /// # Errors
 ///
@@ -42,12 +42,12 @@ pub fn check(
     let mut runner = loaded?;
     let head = WindowHead::default();
     let mut window = sequence::window(&runner, 0, &head);
-    sequence::ask(&mut window, question(), 0, Instant::now());
+    sequence::ask(&mut window, request(), 0, Instant::now());
     runner.advance(&mut window)?;
     while !window.status().decoding {
         runner.forward(vec![(&mut window, usize::MAX)])?;
     }
-    // What is done for the first time takes pinned memory and records, which may wait for all streams.
+    // The first steps allocate pinned memory and record, which may wait for all streams.
     decode(&mut runner, &mut window)?;
     let mut others: Vec<Sequence> = (1..=4)
         .map(|id| sequence::window(&runner, id, &head))
@@ -73,7 +73,7 @@ pub fn check(
     Ok(())
 }
 
-fn question() -> Request {
+fn request() -> Request {
     Request {
         prompt: "Count.".into(),
         max_tokens: 10 * STEPS as u32,
@@ -111,7 +111,7 @@ fn poll_encoded(runner: &mut Runner) -> std::result::Result<(), Error> {
     Ok(())
 }
 
-/// What a stream waits for.
+/// A gate that blocks a stream.
 struct Gate(Arc<Shared>);
 
 #[derive(Default)]
@@ -121,7 +121,7 @@ struct Shared {
 }
 
 impl Gate {
-    /// A gate in the device's stream, for as long as it is not opened, or [`HELD`].
+    /// Blocks the device's stream until the gate is opened, at most for [`HELD`].
     fn close(on: &Device) -> Result<Self> {
         let stream = device(on)?.cuda_stream();
         stream.context().bind_to_thread().w()?;
@@ -132,7 +132,7 @@ impl Gate {
         Ok(Self(shared))
     }
 
-    /// Lets the stream go on. Whether it did before, because somebody waited for it.
+    /// Unblocks the stream. Returns whether it went on before, because a wait took [`HELD`].
     fn open(self) -> bool {
         let mut is_open = self
             .0

@@ -8,7 +8,7 @@ use crate::quote::value;
 
 const FILE: &str = "generation_config.json";
 
-/// How the checkpoint's authors decode (transformers: `GenerationConfig`). Every field may be
+/// The checkpoint's generation defaults (transformers: `GenerationConfig`). Every field may be
 /// absent.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct GenerationConfig {
@@ -16,13 +16,13 @@ pub struct GenerationConfig {
     pub do_sample: Option<bool>,
     /// Temperature, 0 or more.
     pub temperature: Option<f64>,
-    /// Nucleus, 0 or more; 1 and more keep all tokens.
+    /// Top-p (nucleus), 0 or more; 1 and more keep all tokens.
     pub top_p: Option<f64>,
     /// Most likely tokens kept.
     pub top_k: Option<u32>,
     /// Repetition penalty, more than 0.
     pub repetition_penalty: Option<f64>,
-    /// Presence penalty (not a field that transformers knows; other engines write it).
+    /// Presence penalty (not a field of transformers; other engines write it).
     pub presence_penalty: Option<f64>,
     /// Ids that end an answer: a number, a list or `null` in the file.
     #[serde(default, deserialize_with = "one_or_many")]
@@ -32,8 +32,8 @@ pub struct GenerationConfig {
     pub not_applied: Vec<&'static str>,
 }
 
-/// Settings of transformers' `generate` that there are none of here, each with the number that
-/// changes nothing; NaN where none does.
+/// Unsupported settings of transformers' `generate`, each with its neutral value; NaN if it has
+/// none.
 const OTHERS: [(&str, f64); 14] = [
     ("num_beams", 1.0),
     ("min_length", 0.0),
@@ -51,7 +51,7 @@ const OTHERS: [(&str, f64); 14] = [
     ("stop_strings", f64::NAN),
 ];
 
-/// The same, of settings that only sampling has.
+/// The same for settings that only apply to sampling.
 const OTHERS_OF_SAMPLING: [(&str, f64); 5] = [
     ("min_p", 0.0),
     ("typical_p", 1.0),
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// By what `_get_logits_processor` of transformers makes of them.
+    /// Follows `_get_logits_processor` of transformers.
     #[test]
     fn settings_that_are_not_applied_are_named() {
         let named = |json: &str| {
@@ -168,7 +168,7 @@ mod tests {
             named(r#"{"do_sample": false, "no_repeat_ngram_size": 3}"#),
             "no_repeat_ngram_size"
         );
-        // What changes nothing, and what is no setting of tokens.
+        // Neutral values, and settings that do not affect tokens.
         let nothing = r#"{"min_p": 0, "typical_p": 1.0, "num_beams": 1, "suppress_tokens": [],
             "sequence_bias": {}, "bad_words_ids": null, "guidance_scale": 1, "use_cache": true,
             "max_length": 20, "min_length": 0, "output_scores": true, "num_return_sequences": 2}"#;

@@ -1,4 +1,4 @@
-//! Which model a `config.json` is of.
+//! Recognises the model of a `config.json`.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ pub(super) enum Kind {
     Experts,
 }
 
-/// What other models are called, whose folders are easily taken for one of Qwen3-VL.
+/// Names of models that are easily confused with Qwen3-VL.
 const OTHERS: [(&str, &str); 12] = [
     ("qwen2_vl", "Qwen2-VL"),
     ("qwen2_5_vl", "Qwen2.5-VL"),
@@ -28,7 +28,8 @@ const OTHERS: [(&str, &str); 12] = [
     ("internvl", "InternVL"),
 ];
 
-/// Looks at what tells models apart before any other field: "missing field" says nothing of that.
+/// Checks the model's type before other fields: "missing field" would not tell that it is another
+/// model.
 pub(super) fn of(file: &Map<String, Value>) -> Result<Kind, ConfigError> {
     const SUPPORTED: &str = "only Qwen3-VL is supported (model_type qwen3_vl), for instance \
                              Qwen/Qwen3-VL-2B-Instruct";
@@ -60,7 +61,7 @@ pub(super) fn of(file: &Map<String, Value>) -> Result<Kind, ConfigError> {
     Ok(kind)
 }
 
-/// What is wrong with weights that were quantised by somebody else.
+/// The error for a checkpoint with quantized weights.
 fn quantised_by(name: &str, settings: Option<&Value>) -> String {
     let method = settings.and_then(|settings| settings.get("quant_method"));
     let method = method.map_or("an unnamed method".into(), value);

@@ -1,4 +1,4 @@
-//! The JSON files of a checkpoint, as Hugging Face writes them, with the defaults of transformers
+//! Reads the JSON files of a checkpoint in Hugging Face's format, with the defaults of transformers
 //! 5.17.
 
 mod generation;
@@ -36,7 +36,7 @@ pub enum ConfigError {
     Unsupported {
         /// Name of the file.
         file: &'static str,
-        /// Which, and what would be allowed.
+        /// The value, and what is allowed.
         reason: String,
     },
 }
@@ -65,7 +65,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks `config.json`. What the file does not say is as in transformers.
+    /// Reads and checks `config.json`. Absent fields have transformers' defaults.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Config {
         })
     }
 
-    /// That there are no experts, which cannot be run yet.
+    /// Checks that there are no experts, which are not supported yet.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ fn defaults() -> Value {
     })
 }
 
-/// A file that holds one object.
+/// Parses a file that holds one JSON object.
 fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Value>, ConfigError> {
     let parsed =
         serde_json::from_slice(json).map_err(|source| ConfigError::Json { file, source })?;
@@ -156,8 +156,7 @@ fn object(file: &'static str, json: &[u8]) -> Result<Map<String, Value>, ConfigE
     }
 }
 
-/// What a file says, and where it says nothing the defaults. A `null` is something said, as in
-/// Python.
+/// A file's fields over the defaults. A `null` overrides a default, as in Python.
 fn merged(defaults: Value, said: Map<String, Value>) -> Value {
     match defaults {
         Value::Object(mut all) => {
@@ -179,7 +178,7 @@ fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), ConfigErro
     }
 }
 
-/// That each of these can be the length of an axis.
+/// Checks that each size can be the length of an axis.
 fn ensure_sizes(sizes: &[(&str, usize)]) -> Result<(), ConfigError> {
     sizes.iter().try_for_each(|(name, size)| {
         ensure((1..1 << 24).contains(size), || {
@@ -188,7 +187,7 @@ fn ensure_sizes(sizes: &[(&str, usize)]) -> Result<(), ConfigError> {
     })
 }
 
-/// That the product can be the length of an axis too.
+/// Checks that the product can be the length of an axis.
 fn ensure_product(what: &str, factors: &[usize]) -> Result<(), ConfigError> {
     let product = factors.iter().try_fold(1usize, |product, factor| {
         product.checked_mul(*factor).filter(|p| *p < 1 << 31)
@@ -198,7 +197,7 @@ fn ensure_product(what: &str, factors: &[usize]) -> Result<(), ConfigError> {
     })
 }
 
-/// That an activation is the one that the kernels compute.
+/// Checks that an activation is the one that the kernels compute.
 fn ensure_activation(part: &str, found: &str, supported: &str) -> Result<(), ConfigError> {
     ensure(found == supported, || {
         let found = quoted(found);

@@ -1,5 +1,5 @@
-//! What is done to pixels: `processor_config.json`, as transformers 5 saves it, or the older
-//! `preprocessor_config.json` and `video_preprocessor_config.json`.
+//! Settings of the image and video processors: `processor_config.json`, as transformers 5 saves it,
+//! or the older `preprocessor_config.json` and `video_preprocessor_config.json`.
 
 use serde_json::{Map, Value};
 
@@ -9,18 +9,17 @@ use crate::quote::{quoted, value};
 /// The pixel budget and normalisation of frames or images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreprocessorConfig {
-    /// Least and most pixels.
+    /// Range of pixels.
     pub size: PixelRange,
-    /// Whether [`size`](Self::size) is of each picture alone, not of all frames of a video
-    /// together.
+    /// Whether [`size`](Self::size) applies to each frame, not to all frames of a video together.
     pub per_frame: bool,
-    /// Mean of each channel of values in 0 to 1.
+    /// Mean of each channel, for values from 0 to 1.
     pub image_mean: [f32; 3],
     /// Standard deviation of each channel.
     pub image_std: [f32; 3],
 }
 
-/// `{"shortest_edge": …, "longest_edge": …}`: numbers of pixels in spite of the names.
+/// `{"shortest_edge": …, "longest_edge": …}`: numbers of pixels despite the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PixelRange {
     /// Least pixels.
@@ -29,7 +28,7 @@ pub struct PixelRange {
     pub longest_edge: u64,
 }
 
-/// The bytes of those of a checkpoint's files that are there.
+/// The contents of those processor files that a checkpoint has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessorFiles<'a> {
     /// `processor_config.json`.
@@ -40,12 +39,12 @@ pub struct ProcessorFiles<'a> {
     pub video: Option<&'a [u8]>,
 }
 
-/// What is done to both kinds of input.
+/// The processors of both kinds of input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Processors {
-    /// To images.
+    /// For images.
     pub image: PreprocessorConfig,
-    /// To the frames of a video.
+    /// For the frames of a video.
     pub video: PreprocessorConfig,
 }
 
@@ -53,7 +52,7 @@ const PROCESSOR: &str = "processor_config.json";
 const IMAGE: &str = "preprocessor_config.json";
 const VIDEO: &str = "video_preprocessor_config.json";
 
-/// What a class of transformers does where the file says nothing.
+/// The defaults of a processor class of transformers.
 struct Class {
     size: PixelRange,
     /// Whether `min_pixels` and `max_pixels` override parts of `size`.
@@ -97,9 +96,9 @@ const QWEN3_VL_VIDEO: Class = Class {
 };
 
 impl Processors {
-    /// Reads what is there, in the order of transformers (`get_image_processor_dict`,
-    /// `get_video_processor_dict`): the part of `processor_config.json`, then the file of its own,
-    /// and for videos at last that of images.
+    /// Reads the files in the order of transformers (`get_image_processor_dict`,
+    /// `get_video_processor_dict`): a section of `processor_config.json`, then the processor's own
+    /// file, and for videos last the file for images.
     ///
     /// # Errors
     ///
@@ -133,11 +132,11 @@ impl Processors {
     }
 }
 
-/// A whole number, which Python may have written with a point.
+/// An integer, which Python may have written with a decimal point.
 fn whole(said: &Value) -> Option<u64> {
     let float = || {
         let float = said.as_f64()?;
-        // Beyond, a double has no ones.
+        // Above this, a double cannot represent every integer.
         (float.fract() == 0.0 && (0.0..9e15).contains(&float)).then_some(float as u64)
     };
     said.as_u64().or_else(float)
@@ -166,7 +165,7 @@ fn missing() -> ConfigError {
     }
 }
 
-/// The settings of one processor, and the file that they stand in.
+/// The settings of one processor, and the file that they are in.
 struct Section {
     file: &'static str,
     said: Map<String, Value>,
@@ -174,7 +173,7 @@ struct Section {
 
 impl Section {
     fn new(file: &'static str, mut said: Map<String, Value>) -> Self {
-        // To Python these are absent then; a null in another place is an error there too.
+        // In transformers a null in these fields means absent; a null elsewhere is an error.
         for field in [
             "min_pixels",
             "max_pixels",
@@ -214,8 +213,8 @@ impl Section {
         }
     }
 
-    /// transformers (`AutoVideoProcessor`) makes the name of a class out of that of images, and
-    /// takes the one of the model's type if there is no such class: "…Fast" has none.
+    /// transformers (`AutoVideoProcessor`) derives the class from the name of the image class, or
+    /// takes that of the model's type if there is no such class, as for "…Fast".
     fn video_class(&self) -> Result<Class, ConfigError> {
         let own = self.name("video_processor_type")?;
         match (own, self.name("image_processor_type")?) {
@@ -241,7 +240,7 @@ impl Section {
         })
     }
 
-    /// That the steps are those that are done here.
+    /// Checks that the steps are the supported ones.
     fn check_steps(&self) -> Result<(), ConfigError> {
         for step in ["do_resize", "do_rescale", "do_normalize"] {
             match self.said.get(step) {
@@ -270,7 +269,7 @@ impl Section {
         Ok(())
     }
 
-    /// That patches are cut as the vision tower takes them, where this says how.
+    /// Checks that patch settings, where given, fit the vision tower.
     fn check_patches(&self, vision: &VisionConfig) -> Result<(), ConfigError> {
         let wanted = [
             ("patch_size", vision.patch_size),
@@ -288,7 +287,7 @@ impl Section {
             })
     }
 
-    /// (`Qwen2VLImageProcessor.__init__`)
+    /// The range of pixels (transformers: `Qwen2VLImageProcessor.__init__`).
     fn size(&self, class: &Class) -> Result<PixelRange, ConfigError> {
         let size = match self.said.get("size") {
             None => None,
@@ -325,7 +324,7 @@ impl Section {
         })
     }
 
-    /// A number for each channel, or one for all.
+    /// Reads a number per channel, or one for all.
     fn channels(&self, field: &str, default: [f32; 3]) -> Result<[f32; 3], ConfigError> {
         let Some(said) = self.said.get(field) else {
             return Ok(default);

@@ -1,4 +1,4 @@
-//! RoPE settings, which released checkpoints and transformers 5 spell differently.
+//! RoPE settings, whose fields have other names in released checkpoints than in transformers 5.
 
 use serde_json::{Map, Value, json};
 
@@ -14,9 +14,9 @@ pub struct Rope {
     pub section: [usize; 3],
 }
 
-/// One section of settings with its base, of a text or a vision configuration (transformers:
-/// `RotaryEmbeddingConfigMixin`): `rope_scaling`, the older name, wins unless it is empty; what it
-/// does not say of the base stands beside it, and else is `default_theta`.
+/// The settings of a text or vision configuration, with their base (transformers:
+/// `RotaryEmbeddingConfigMixin`). `rope_scaling`, the older name, wins unless it is empty. If the
+/// settings lack the base, it is the field beside them, else `default_theta`.
 fn settings(
     part: &Map<String, Value>,
     default_theta: f64,
@@ -42,7 +42,7 @@ fn settings(
     Ok(settings)
 }
 
-/// The type of RoPE, by either of its names, must be one of `supported`.
+/// Checks that the type of RoPE, under either field name, is one of `supported`.
 fn ensure_type(
     part: &str,
     settings: &Map<String, Value>,
@@ -59,7 +59,7 @@ fn ensure_type(
     })
 }
 
-/// A base whose powers, and those times a position, are numbers, in f32 as they are computed.
+/// The base; its powers, also times a position, must be finite in f32.
 fn theta(part: &str, settings: &Map<String, Value>) -> Result<f64, ConfigError> {
     let said = settings.get("rope_theta");
     let theta = said.and_then(Value::as_f64).unwrap_or(f64::NAN);
@@ -70,7 +70,7 @@ fn theta(part: &str, settings: &Map<String, Value>) -> Result<f64, ConfigError> 
     Ok(theta)
 }
 
-/// Those of the language model (`Qwen3VLTextRotaryEmbedding`).
+/// Settings of the language model (transformers: `Qwen3VLTextRotaryEmbedding`).
 pub(super) fn text(part: &Map<String, Value>) -> Result<Value, ConfigError> {
     let settings = settings(part, 500_000.0)?;
     ensure_type("text", &settings, &["default"])?;
@@ -90,16 +90,16 @@ pub(super) fn text(part: &Map<String, Value>) -> Result<Value, ConfigError> {
     Ok(json!({"theta": theta("text", &settings)?, "section": section}))
 }
 
-/// The base of the vision tower's (`Qwen3VLVisionRotaryEmbedding`).
+/// The base of the vision tower's frequencies (transformers: `Qwen3VLVisionRotaryEmbedding`).
 pub(super) fn vision_theta(part: &Map<String, Value>) -> Result<f64, ConfigError> {
     let settings = settings(part, 10_000.0)?;
-    // "default" becomes "axial" there.
+    // transformers turns "default" into "axial".
     ensure_type("vision", &settings, &["axial", "default"])?;
     theta("vision", &settings)
 }
 
 impl Rope {
-    /// That every frequency has an axis.
+    /// Checks that every frequency has an axis.
     pub(super) fn check(&self, head_dim: usize) -> Result<(), ConfigError> {
         let [time, height, width] = self.section;
         let sum = time

@@ -38,11 +38,11 @@ pub struct TextConfig {
     pub rope: Rope,
 }
 
-/// What the file says, and else the defaults of that architecture.
+/// The file's fields over the defaults of the architecture.
 pub(super) fn complete(mut said: Map<String, Value>, kind: Kind) -> Result<Value, ConfigError> {
     let rope = rope::text(&said)?;
     said.insert("rope".into(), rope);
-    // transformers 5 writes the second name.
+    // transformers 5 writes `num_local_experts`.
     let experts = ["num_experts", "num_local_experts"].map(|name| said.remove(name));
     if let (Kind::Experts, Some(count)) = (kind, experts.into_iter().flatten().next()) {
         said.insert("num_experts".into(), count);

@@ -22,7 +22,7 @@ pub struct VisionConfig {
     pub patch_size: usize,
     /// Frames per patch.
     pub temporal_patch_size: usize,
-    /// Side of the square of patches that becomes one token.
+    /// Side of the square of patches that is merged to one token.
     pub spatial_merge_size: usize,
     /// Width of the vision tokens; the language model's `hidden_size`.
     pub out_hidden_size: usize,
@@ -36,10 +36,10 @@ pub struct VisionConfig {
     pub rope_theta: f64,
 }
 
-/// What the file says, and else the defaults.
+/// The file's fields over the defaults.
 pub(super) fn complete(mut said: Map<String, Value>) -> Result<Value, ConfigError> {
     let theta = rope::vision_theta(&said)?;
-    // `attribute_map` makes this another name of it.
+    // transformers' `attribute_map` makes `num_attention_heads` an alias.
     if let Some(heads) = said.remove("num_attention_heads") {
         said.insert("num_heads".into(), heads);
     }

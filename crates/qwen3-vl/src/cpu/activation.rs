@@ -1,10 +1,10 @@
-//! Element-wise functions over all cores.
+//! Element-wise functions, spread over all cores.
 
 use rayon::prelude::*;
 
 use super::vector;
 
-/// Elements per task: small enough to spread, large enough to be worth a task.
+/// Values per task: few enough to spread over cores, enough to outweigh the task's overhead.
 const CHUNK: usize = 16 * 1024;
 
 /// `gate = silu(gate) * up` (transformers: `Qwen3VLTextMLP`).

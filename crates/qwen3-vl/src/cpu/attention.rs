@@ -1,4 +1,4 @@
-//! Attention over keys and values that lie in blocks, without copying or repeating them.
+//! Attention over keys and values in blocks, without copying or repeating them.
 
 use rayon::prelude::*;
 
@@ -9,10 +9,11 @@ use super::product::{Columns, multiply};
 use super::transpose::transpose;
 use super::vector;
 
-/// Query rows of one head that are worked on together.
+/// Query rows of one head per tile.
 const TILE: usize = 128;
-/// Keys of a block that are worked on at least, zeros if it has fewer: for less, and for one row, gemm has
-/// other kernels, which round otherwise. What a token sees must not depend on how far its tile sees.
+/// Least keys of a block per product, padded with zeros: for fewer, and for one row, gemm uses
+/// other kernels, which round differently. A token's result must not depend on how many keys its
+/// tile attends to.
 const LEAST_KEYS: usize = 4;
 
 /// Sizes of one attention call.
@@ -28,12 +29,12 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Whether query i sees only the first `keys - queries + i + 1` keys.
+    /// Whether query i attends only to the first `keys - queries + i + 1` keys.
     pub causal: bool,
 }
 
-/// Keys and values of consecutive tokens, each `[tokens, kv_heads, head_dim]`; the last block may
-/// be longer than what is used of it.
+/// Keys and values of consecutive tokens, each `[tokens, kv_heads, head_dim]`; only part of the
+/// last block may be in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
     /// Keys.
@@ -42,9 +43,9 @@ pub struct Block<'a> {
     pub values: &'a [f32],
 }
 
-/// `softmax(q kᵀ / sqrt(head_dim)) v`, `[queries, heads, head_dim]` as `q` is.
+/// `softmax(q kᵀ / sqrt(head_dim)) v`, `[queries, heads, head_dim]` like `q`.
 ///
-/// `block` is the number of tokens that every block but the last holds.
+/// `block` is the number of tokens of every block but the last.
 ///
 /// # Panics
 ///
@@ -74,18 +75,18 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
     assert!(blocks.len() * block >= keys, "attend: too few blocks");
     let mut out = Vec::with_capacity(q.len());
     let output = Output(out.as_mut_ptr());
-    // A row that is left over goes with the last tile.
+    // A single row that is left over joins the last tile.
     let tiles = match queries % TILE {
         1 => (queries / TILE).max(1),
         _ => queries.div_ceil(TILE),
     };
-    // Heads that share keys share the work of reading them, unless cores would have none.
+    // Heads that share keys are one task, which reads the keys once, unless cores would be idle.
     let group = match heads / kv_heads {
         group if kv_heads * tiles >= rayon::current_num_threads() => group,
         _ => 1,
     };
     let groups = heads / group;
-    // The last tiles see the most keys: begin with them, so that no core is left with a long one.
+    // The last tiles attend to the most keys: they start first, so that no long task runs last.
     (0..groups * tiles)
         .into_par_iter()
         .with_max_len(1)
@@ -99,7 +100,7 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
             // SAFETY: the task's rows and heads are its own.
             let out = unsafe { output.at(first * row + head * head_dim) };
             if interrupted() {
-                // SAFETY: as above; the heads of the group lie side by side.
+                // SAFETY: as above; the heads of the group are side by side.
                 unsafe { Output(out).clear(group * head_dim, rows, row) };
                 return;
             }
@@ -126,37 +127,38 @@ pub fn attend(q: &[f32], blocks: &[Block<'_>], block: usize, shape: Shape) -> Ve
                 out,
             );
         });
-    // SAFETY: the tasks are all rows of all heads, and each has written its own.
+    // SAFETY: the tasks cover all rows of all heads, and each has written its own.
     unsafe { out.set_len(q.len()) };
     out
 }
 
 struct Tile<'a> {
-    /// From the first row of the first head on.
+    /// Queries, from the first row of the first head on.
     q: &'a [f32],
-    /// Queries of a head.
+    /// Query rows per head.
     rows: usize,
-    /// Whether there is one query in all, for which dot products are cheaper than a matrix product.
+    /// Whether the call has a single query, for which dot products are cheaper than a matrix
+    /// product.
     alone: bool,
-    /// Distance of queries, in values.
+    /// Values from one query row to the next.
     row: usize,
-    /// Heads, side by side, that share keys.
+    /// Heads that share keys, side by side.
     group: usize,
     kv_row: usize,
     kv_offset: usize,
     head_dim: usize,
-    /// Keys that the last row sees.
+    /// Keys that the last row attends to.
     visible: usize,
     causal: bool,
 }
 
 impl Tile<'_> {
-    /// Where row `r` of all heads begins in q and in the output: those of one head follow each other.
+    /// Offset of row `r` in q and in the output; rows are counted head by head.
     fn place(&self, r: usize) -> usize {
         r % self.rows * self.row + r / self.rows * self.head_dim
     }
 
-    /// Keys that row `r` sees.
+    /// Keys that row `r` attends to.
     fn seen(&self, r: usize) -> usize {
         if self.causal {
             self.visible - (self.rows - 1 - r % self.rows)
@@ -166,28 +168,27 @@ impl Tile<'_> {
     }
 }
 
-/// A task's working memory, used again by the next task on that core.
+/// A task's working memory, reused by the next task on that thread.
 #[derive(Default)]
 struct Scratch {
-    /// `[heads * rows, keys of a block]`.
+    /// Attention scores `[heads * rows, keys of a block]`.
     scores: Vec<f32>,
-    /// One head's keys, turned, or its values: gemm's kernels read both in sequence, where they lie
-    /// one row of all heads apart, most often a power of two.
+    /// One head's keys, transposed, or its values, made contiguous for gemm: in a block they have
+    /// the stride of all heads, which is usually a power of two.
     head: Vec<f32>,
-    /// Of each row, so far.
+    /// Softmax state of each row.
     softmax: Vec<Softmax>,
 }
 
-/// The largest score of a row so far, and the sum of the exponentials of all less that one.
+/// The largest score of a row so far, and the sum of `exp(score - max)`.
 #[derive(Clone, Copy)]
 struct Softmax {
     max: f32,
     sum: f32,
 }
 
-/// Block by block, so that no row needs all of its scores at once: when a larger one comes, what has
-/// been summed up is made smaller (Milakov and Gimelshein, "Online normalizer calculation for
-/// softmax").
+/// Computes a tile block by block, so that no row needs all of its scores at once: a larger score
+/// rescales the sums so far (Milakov and Gimelshein, "Online normalizer calculation for softmax").
 fn attend_tile(
     tile: &Tile<'_>,
     blocks: &[Block<'_>],
@@ -202,7 +203,8 @@ fn attend_tile(
     } = scratch;
     let rows = tile.group * tile.rows;
     let scale = 1.0 / (tile.head_dim as f32).sqrt();
-    // SAFETY: row r is the task's own, and `head_dim` long; `weigh` of the first block fills it.
+    // SAFETY: row r belongs to this task and has `head_dim` values; `weigh` of the first block
+    // fills it.
     let out_of =
         |r: usize| unsafe { std::slice::from_raw_parts_mut(out.add(tile.place(r)), tile.head_dim) };
     softmax.clear();
@@ -223,7 +225,7 @@ fn attend_tile(
             true => used,
             false => used.max(LEAST_KEYS),
         };
-        let part = |values| SequenceSlice {
+        let part = |values| BlockSlice {
             start,
             used,
             len,
@@ -251,10 +253,10 @@ fn attend_tile(
     }
 }
 
-/// What of a block a tile sees: `used` keys or values from the sequence's `start` on, then zeros up to
-/// `len`.
+/// The part of a block that a tile attends to: `used` keys or values from the sequence's `start`
+/// on, padded with zeros to `len`.
 #[derive(Clone, Copy)]
-struct SequenceSlice<'a> {
+struct BlockSlice<'a> {
     start: usize,
     used: usize,
     len: usize,
@@ -264,12 +266,12 @@ struct SequenceSlice<'a> {
 /// `scores = scale * q kᵀ` for the keys of one block, `[heads * rows, len]`.
 fn score(
     tile: &Tile<'_>,
-    part: SequenceSlice<'_>,
+    part: BlockSlice<'_>,
     scale: f32,
     scores: &mut [f32],
     head: &mut Vec<f32>,
 ) {
-    let (width, SequenceSlice { len, values, .. }) = (tile.head_dim, part);
+    let (width, BlockSlice { len, values, .. }) = (tile.head_dim, part);
     if tile.alone {
         let key = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
         for (r, scores) in scores.chunks_exact_mut(len).enumerate() {
@@ -310,7 +312,8 @@ fn score(
             step: tile.row,
         };
         let sizes = (len, tile.rows, width);
-        // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores [rows, len].
+        // SAFETY: head covers [width, len], q [rows, width] with stride `row`, and scores [rows,
+        // len].
         unsafe { multiply(sizes, scores, false, head.as_ptr(), q, scale) };
     }
 }
@@ -318,13 +321,13 @@ fn score(
 /// `out += scores v` for the values of one block, or `=` for the first one.
 fn weigh(
     tile: &Tile<'_>,
-    part: SequenceSlice<'_>,
+    part: BlockSlice<'_>,
     scores: &[f32],
     head: &mut Vec<f32>,
     out: *mut f32,
 ) {
     let width = tile.head_dim;
-    let SequenceSlice {
+    let BlockSlice {
         start,
         used,
         len,
@@ -333,7 +336,7 @@ fn weigh(
     let row_of = |j: usize| &values[j * tile.kv_row + tile.kv_offset..][..width];
     if tile.alone {
         for (r, scores) in scores.chunks_exact(len).enumerate() {
-            // SAFETY: the row is the task's own; the first block clears it before anything reads it.
+            // SAFETY: the row belongs to this task; the first block clears it before it is read.
             let out = unsafe {
                 let row = out.add(tile.place(r));
                 if start == 0 {
@@ -353,7 +356,7 @@ fn weigh(
     for (g, scores) in scores.chunks_exact(tile.rows * len).enumerate() {
         // By columns: outᵀ [width, rows] (+)= vᵀ [width, len] times scoresᵀ [len, rows].
         let out = Columns {
-            // SAFETY: the output has all heads of the group side by side.
+            // SAFETY: the output has the heads of the group side by side.
             first: unsafe { out.add(g * width) },
             step: tile.row,
         };
@@ -362,7 +365,8 @@ fn weigh(
             step: len,
         };
         let sizes = (width, tile.rows, len);
-        // SAFETY: out covers [rows, width] with stride `row`, head [len, width], scores [rows, len].
+        // SAFETY: out covers [rows, width] with stride `row`, head [len, width], scores [rows,
+        // len].
         unsafe { multiply(sizes, out, start > 0, head.as_ptr(), scores, 1.0) };
     }
 }
@@ -377,7 +381,7 @@ mod tests {
             .collect()
     }
 
-    /// A query with the same keys gives the same bits in a chunk of any size but one, wherever in it.
+    /// A query with the same keys gives the same bits at any place in a chunk of any size but one.
     #[test]
     fn a_query_does_not_depend_on_its_chunk() {
         let shape = |queries, keys| Shape {

@@ -1,7 +1,7 @@
-//! Dot products of f32 inputs with f32, bf16 or f16 weights: what a decode step consists of.
+//! Dot products of f32 inputs with f32, bf16 or f16 weights, which dominate a decode step.
 //!
-//! Written with vector instructions by hand: left to the compiler, the widening of 16-bit weights
-//! comes out four lanes at a time and a decode step is bound by it instead of by memory.
+//! Vector instructions are written by hand: the compiler widens 16-bit weights only four lanes at a
+//! time, which would bound a decode step instead of memory.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,7 +16,7 @@ pub trait DotWeight: Weight {
     ///
     /// # Safety
     ///
-    /// The CPU has `S`'s instructions and that many weights can be read from `at`.
+    /// The CPU has `S`'s instructions, and `S::LANES` weights can be read from `at`.
     #[cfg(target_arch = "x86_64")]
     #[doc(hidden)]
     unsafe fn load<S: x86::Simd>(at: *const Self) -> S::Vector;
@@ -28,7 +28,7 @@ macro_rules! dot_weight {
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn load<S: x86::Simd>(at: *const Self) -> S::Vector {
-                // SAFETY: promised by the caller.
+                // SAFETY: the caller guarantees it.
                 unsafe { S::$load(at) }
             }
         }
@@ -38,19 +38,19 @@ dot_weight!(f32, load_f32);
 dot_weight!(bf16, load_bf16);
 dot_weight!(f16, load_f16);
 
-/// Vector instructions that this CPU has and the kernels use.
+/// The vector instructions that the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// AVX-512: 32 registers of 16 values.
     Avx512,
     /// AVX2 with FMA and F16C: 16 registers of 8 values.
     Avx2,
-    /// None that is known here.
+    /// No known vector instructions.
     Portable,
 }
 
 impl Level {
-    /// What this CPU has.
+    /// The best level of this CPU.
     pub fn of_this_cpu() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -75,9 +75,9 @@ impl Level {
     }
 }
 
-/// Input rows, vector by vector: the first vectors of all rows, then the second ones. Rows as they
-/// lie in a matrix are most often a power of two apart, and more than a few of those do not fit into
-/// a first-level cache at once.
+/// Input rows, interleaved by vector: the first vectors of all rows, then the second ones. Rows of
+/// a matrix usually have a stride of a power of two, and a first-level cache cannot hold more than
+/// a few of those.
 pub struct Inputs<'a> {
     level: Level,
     values: Cow<'a, [f32]>,
@@ -86,7 +86,7 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// One row, which needs no other place.
+    /// One row, which needs no copy.
     pub fn one(x: &'a [f32]) -> Self {
         Self {
             level: Level::of_this_cpu(),
@@ -147,15 +147,15 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Vector instructions that they are laid out for.
+    /// Vector instructions that the layout is for.
     pub fn level(&self) -> Level {
         self.level
     }
 
-    /// `N` rows of weights against the `M` rows from `first` on, so that a weight is read from memory
-    /// and widened once for `M` inputs and an input read once for `N` weights. What comes out for a
-    /// pair does not depend on what else is in the call: a window's answer is the same alone and in a
-    /// batch.
+    /// Dot products of `N` rows of weights with the `M` rows from `first` on: a weight is read and
+    /// widened once for `M` inputs, and an input is read once for `N` weights. The result of a pair
+    /// does not depend on the rest of the call, so that a window's answer is the same alone and in
+    /// a batch.
     ///
     /// # Panics
     ///
@@ -169,7 +169,7 @@ impl<'a> Inputs<'a> {
         assert!(w.iter().all(|w| w.len() == self.len), "dots: lengths");
         let x = &self.values[first * self.level.lanes()..];
         match self.level {
-            // SAFETY: the CPU has the instructions; every vector of the M rows is inside.
+            // SAFETY: the CPU has the instructions; every vector of the M rows is in bounds.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { x86::dots_avx512(x, self.rows, w) },
             // SAFETY: as above.
@@ -180,7 +180,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Eight partial sums for each pair, which every compiler can keep in vectors.
+/// Eight partial sums per pair, which compilers can keep in vectors.
 fn dots_portable<W: Weight, const M: usize, const N: usize>(
     x: &[f32],
     rows: usize,
@@ -299,7 +299,7 @@ pub mod x86 {
 
     /// # Safety
     ///
-    /// The CPU has AVX-512F; all of `w` are of one length; `x` has `M` of `rows` rows of that length
+    /// The CPU has AVX-512F; all of `w` have one length; `x` has `M` of `rows` rows of that length
     /// in the layout of [`super::Inputs`].
     #[target_feature(enable = "avx512f")]
     pub unsafe fn dots_avx512<W: DotWeight, const M: usize, const N: usize>(
@@ -307,7 +307,7 @@ pub mod x86 {
         rows: usize,
         w: [&[W]; N],
     ) -> [[f32; M]; N] {
-        // SAFETY: promised by the caller.
+        // SAFETY: the caller guarantees it.
         unsafe { dots::<Avx512, W, M, N>(x, rows, w) }
     }
 
@@ -320,11 +320,11 @@ pub mod x86 {
         rows: usize,
         w: [&[W]; N],
     ) -> [[f32; M]; N] {
-        // SAFETY: promised by the caller.
+        // SAFETY: the caller guarantees it.
         unsafe { dots::<Avx2, W, M, N>(x, rows, w) }
     }
 
-    /// One sum for each pair: eight or more pairs hide the latency of an addition.
+    /// One sum per pair: eight or more pairs hide the latency of an addition.
     ///
     /// # Safety
     ///
@@ -346,8 +346,8 @@ pub mod x86 {
                 for n in 0..N {
                     let at = w[n].as_ptr().add(step * S::LANES);
                     weights[n] = W::load::<S>(at);
-                    // What the next call most often reads: behind so much arithmetic the CPU does
-                    // not run ahead far enough by itself. A wrong guess costs little.
+                    // Prefetches what the next call usually reads: between so many instructions the
+                    // CPU does not prefetch far enough. A wrong guess costs little.
                     if M >= 4 {
                         _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(N * len).cast());
                     }
@@ -396,7 +396,7 @@ mod tests {
             let close = |got: f32| assert!((f64::from(got) - want).abs() < 1e-3, "{got} {want}");
             let w16: Vec<f16> = w.iter().map(|w| f16::from_f32(w.widen())).collect();
             let w32: Vec<f32> = w.iter().map(|w| w.widen()).collect();
-            // The second of three rows, and all of four: the others are another number each.
+            // The second of three rows, and all of four: every row has other values.
             let rows: Vec<f32> = (0..4)
                 .flat_map(|m| x.iter().map(move |x| x * m as f32))
                 .collect();

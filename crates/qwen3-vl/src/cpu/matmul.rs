@@ -1,7 +1,7 @@
 //! `x Wᵀ` with weights in f32, bf16 or f16 and arithmetic in f32.
 //!
-//! A bf16 checkpoint thus gives the same numbers as its widened f32 copy, at half the memory and
-//! half the traffic: a decode step reads every weight once and is bound by nothing else.
+//! So a bf16 checkpoint gives the same numbers as its widened f32 copy, with half the memory and
+//! half the traffic: a decode step reads every weight once, which bounds its time.
 
 use rayon::prelude::*;
 
@@ -11,27 +11,27 @@ use super::pool::interrupted;
 use super::product::{Columns, multiply};
 use super::transpose::transpose;
 
-/// Rows of x up to which dot products with the weights as they lie are cheaper than turning the
-/// weights for a matrix product.
+/// Rows of x up to which dot products with the weights are cheaper than transposing the weights for
+/// a matrix product.
 pub(super) const FEW_ROWS: usize = 16;
-/// Weight rows that are turned and multiplied at a time. A multiple of what gemm's widest kernel
-/// takes, with which it needs no packing of its own: that reads with a stride of k values, which is
-/// most often a power of two and then hits the same few cache sets again and again.
+/// Weight rows that are transposed and multiplied at a time: a multiple of the width of gemm's
+/// widest kernel, so that gemm does no packing. Packing would read with a stride of k values,
+/// usually a power of two, and keep hitting the same few cache sets.
 pub(super) const PANEL: usize = 64;
-/// Columns of a panel that are turned at a time: 128 KiB of f32, which stay in a core's second-level
-/// cache.
+/// Columns of a panel that are transposed at a time: 128 KiB of f32, which fit into a core's
+/// second-level cache.
 pub(super) const DEPTH: usize = 512;
 
 /// `x[m, k] * w[n, k]ᵀ`: `[m, n]`, all row-major.
 ///
 /// # Panics
 ///
-/// If a slice does not have the size that `m`, `n` and `k` say.
+/// If a slice does not have the size that `m`, `n` and `k` give.
 pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], sizes: (usize, usize, usize)) -> Vec<f32> {
     let len = sizes.0 * sizes.1;
-    // Clearing it first would cost a few per cent.
+    // Not cleared: that would cost a few per cent.
     let mut out = Vec::with_capacity(len);
-    // SAFETY: it has room for all columns, which this fills in all rows.
+    // SAFETY: it has the capacity for all columns, which `fill` writes in all rows.
     unsafe {
         fill(x, w, sizes, Output(out.as_mut_ptr()));
         out.set_len(len);
@@ -39,11 +39,11 @@ pub fn matmul_t<W: DotWeight>(x: &[f32], w: &[W], sizes: (usize, usize, usize)) 
     out
 }
 
-/// [`matmul_t`] into `out`, whatever that holds.
+/// [`matmul_t`] into `out`, whose content is ignored.
 ///
 /// # Panics
 ///
-/// If a slice does not have the size that `m`, `n` and `k` say.
+/// If a slice does not have the size that `m`, `n` and `k` give.
 pub fn matmul_t_into<W: DotWeight>(
     x: &[f32],
     w: &[W],
@@ -51,17 +51,17 @@ pub fn matmul_t_into<W: DotWeight>(
     out: &mut [f32],
 ) {
     assert!(out.len() == sizes.0 * sizes.1, "matmul_t: size");
-    // SAFETY: the slice is the caller's.
+    // SAFETY: `out` is borrowed mutably and has `m * n` values.
     unsafe { fill(x, w, sizes, Output(out.as_mut_ptr())) };
 }
 
 /// # Safety
 ///
-/// `output` has room for `[m, n]`, and nobody else uses it.
+/// `output` points to `[m, n]` values that no other thread uses.
 unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize), output: Output) {
     assert!(x.len() == m * k && w.len() == n * k, "matmul_t: sizes");
     if k == 0 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { output.at(0).write_bytes(0, m * n) };
         return;
     }
@@ -78,7 +78,7 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
     let panels = w.par_chunks(PANEL * k).enumerate();
     panels.for_each_init(Vec::new, |scratch, (index, w)| {
         let rows = w.len() / k;
-        let turned = |first, depth, out: &mut [f32]| {
+        let transposed = |first, depth, out: &mut [f32]| {
             transpose(w, (rows, k), (first, depth), out);
         };
         // SAFETY: these columns belong to this task alone.
@@ -86,30 +86,30 @@ unsafe fn fill<W: DotWeight>(x: &[f32], w: &[W], (m, n, k): (usize, usize, usize
             let out = output.at(index * PANEL);
             match interrupted() {
                 true => Output(out).clear(rows, m, n),
-                false => many_rows(x, rows, out, (m, n, k), scratch, turned),
+                false => many_rows(x, rows, out, (m, n, k), scratch, transposed),
             }
         }
     });
 }
 
-/// One panel of weights `[rows, k]`, multiplied depth by depth: `turned(first, depth, out)` writes
-/// the columns from `first` on, each of `rows` values.
+/// Multiplies one panel of weights `[rows, k]`, `depth` columns at a time: `transposed(first,
+/// depth, out)` writes the columns from `first` on, each of `rows` values.
 ///
 /// # Safety
 ///
-/// `out` is the first of `rows` columns of an `[m, n]` output that no other task writes.
+/// `out` points to the first of `rows` columns of an `[m, n]` output that no other task writes.
 pub(super) unsafe fn many_rows(
     x: &[f32],
     rows: usize,
     out: *mut f32,
     (m, n, k): (usize, usize, usize),
     scratch: &mut Vec<f32>,
-    mut turned: impl FnMut(usize, usize, &mut [f32]),
+    mut transposed: impl FnMut(usize, usize, &mut [f32]),
 ) {
     scratch.resize(rows * DEPTH.min(k), 0.0);
     for first in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - first);
-        turned(first, depth, scratch);
+        transposed(first, depth, scratch);
         // By columns: outᵀ [rows, m] (+)= w [rows, depth] times xᵀ [depth, m].
         let out = Columns {
             first: out,
@@ -119,20 +119,21 @@ pub(super) unsafe fn many_rows(
             first: x[first..].as_ptr(),
             step: k,
         };
-        // SAFETY: scratch covers [rows, depth], x m rows of which the next `depth` values exist, and
-        // out `rows` columns of [m, n].
+        // SAFETY: scratch covers [rows, depth], x m rows of which the next `depth` values exist,
+        // and out `rows` columns of [m, n].
         unsafe { multiply((rows, m, depth), out, first > 0, scratch.as_ptr(), x, 1.0) };
     }
 }
 
-/// So many panels that a core hardly waits for the others' last one, not so many that a task is too
-/// short.
+/// Rows of weights per panel: small panels, so that cores hardly wait for each other's last one,
+/// but large enough to outweigh a task's overhead.
 pub(super) fn few_rows_panel(n: usize) -> usize {
     let panel = n.div_ceil(rayon::current_num_threads() * 32);
     panel.clamp(16, 1024).next_multiple_of(TOGETHER)
 }
 
-/// Rows of weights that stay in a core's first-level cache while all rows of x meet them.
+/// Rows of weights that stay in a core's first-level cache while all rows of x are multiplied with
+/// them.
 pub(super) const TOGETHER: usize = 24;
 
 /// Rows of weights `w` `[rows, k]` with all of `x` `[m, k]`, into (or, if `add`, onto) the columns from
@@ -157,7 +158,7 @@ pub(super) fn few_rows<W: DotWeight>(
         };
         let mut i = 0;
         while i < m {
-            // As many sums as the registers hold, and as few loads and widened weights for them.
+            // As many sums as the registers hold, with the fewest loads and widened weights.
             i += match m - i {
                 1 => task.run::<1, 8>(i),
                 2 => task.run::<2, 4>(i),
@@ -170,7 +171,7 @@ pub(super) fn few_rows<W: DotWeight>(
     }
 }
 
-/// Some rows of weights and the columns of the output from `first` on, which are theirs.
+/// Some rows of weights, and their columns of the output, from `first` on.
 struct FewRows<'a, W> {
     x: &'a Inputs<'a>,
     w: &'a [W],
@@ -182,7 +183,7 @@ struct FewRows<'a, W> {
 }
 
 impl<W: DotWeight> FewRows<'_, W> {
-    /// `M` rows of x from row i on with all rows of weights, `N` at a time. Returns `M`.
+    /// Multiplies `M` rows of x from row i on with all rows of weights, `N` at a time. Returns `M`.
     fn run<const M: usize, const N: usize>(&self, i: usize) -> usize {
         let groups = self.w.chunks_exact(N * self.k);
         let (rest, whole) = (groups.remainder(), groups.len() * N);
@@ -200,7 +201,7 @@ impl<W: DotWeight> FewRows<'_, W> {
         for (n, values) in values.into_iter().enumerate() {
             for (m, value) in values.into_iter().enumerate() {
                 let place = (i + m) * self.n + self.first + row + n;
-                // SAFETY: row and column are inside, and the column belongs to this task alone.
+                // SAFETY: row and column are in bounds, and the column belongs to this task alone.
                 unsafe {
                     let out = self.output.at(place);
                     *out = if self.add { *out + value } else { value };

@@ -1,10 +1,10 @@
-//! Norms and rotations, row by row over all cores.
+//! Norms and rotations by row, spread over all cores.
 
 use rayon::prelude::*;
 
 use super::vector;
 
-/// Values per task: small enough to spread, large enough to be worth a task.
+/// Values per task: few enough to spread over cores, enough to outweigh the task's overhead.
 const TASK: usize = 16 * 1024;
 
 fn rows_per_task(width: usize) -> usize {
@@ -47,7 +47,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
 
 /// Rotates heads: value j of a head with value `j + head_dim / 2` (transformers: `rotate_half`).
 ///
-/// `x` has rows of `stride` values, of which the first `heads * head_dim` count; `cos` and `sin`
+/// `x` has rows of `stride` values, of which the first `heads * head_dim` are used; `cos` and `sin`
 /// are `[rows, head_dim / 2]`, `out` is `[rows, heads, head_dim]`.
 ///
 /// # Panics

@@ -1,4 +1,4 @@
-//! From frames to the rows that the vision tower's patch embedding takes.
+//! Cuts frames into the rows that the vision tower's patch embedding takes.
 
 use std::ops::Range;
 
@@ -6,18 +6,18 @@ use qwen3_vl_core::frames::{Frame, VisionInput};
 
 const CHANNELS: usize = 3;
 
-/// How inputs are cut and normalised.
+/// How inputs are cut into patches and normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cut {
     /// Side of a patch, in pixels.
     pub patch: usize,
     /// Side of a merge block, in patches.
     pub merge: usize,
-    /// Frames of a patch.
+    /// Frames per patch.
     pub temporal: usize,
-    /// What is taken off each channel, of 1.
+    /// Mean of each channel, for values from 0 to 1.
     pub mean: [f32; 3],
-    /// What it is divided by then.
+    /// Standard deviation of each channel.
     pub std: [f32; 3],
 }
 
@@ -25,17 +25,17 @@ pub struct Cut {
 ///
 /// The result is `[patches, 3 * temporal * patch * patch]`, row-major. A row holds one patch as
 /// (channel, time, y, x). Rows follow the merge blocks, so that the `merge * merge` patches that
-/// become one token are neighbours: (block row, block column, row in block, column in block).
-/// The frames of a pair are the moments in time; an image is its frame again and again.
+/// become one token are neighbours: (block row, block column, row in block, column in block). The
+/// frames of a pair are its points in time; an image repeats its frame.
 ///
-/// Values are normalised as transformers does it, which folds the division by 255 into the other
-/// two constants: `(x - 255 mean) / (255 std)` in f32, per channel.
-/// (`patchify` and `rescale_and_normalize` of transformers' Qwen3-VL video processor.)
+/// Values are normalised like in transformers, which folds the division by 255 into the other two
+/// constants: `(x - 255 mean) / (255 std)` in f32, per channel. (`patchify` and
+/// `rescale_and_normalize` of transformers' Qwen3-VL video processor.)
 ///
 /// # Panics
 ///
-/// If a frame's bytes are fewer than its size says, or the second frame of a pair is smaller than
-/// the first. Sides that are not multiples of `patch * merge` lose what is left over.
+/// If a frame has fewer bytes than its size needs, or the second frame of a pair is smaller than
+/// the first. Sides are cut to multiples of `patch * merge`.
 pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
     let patches = cut.patches(input);
     let mut out = Vec::with_capacity(patches * cut.values());
@@ -44,24 +44,24 @@ pub fn patchify(input: &VisionInput, cut: &Cut) -> Vec<f32> {
 }
 
 impl Cut {
-    /// Patches of an input.
+    /// Number of patches of an input.
     pub fn patches(&self, input: &VisionInput) -> usize {
         let (size, block) = (input.size(), self.patch * self.merge);
         let blocks = (size.height as usize / block) * (size.width as usize / block);
         blocks * self.merge * self.merge
     }
 
-    /// Values of a patch.
+    /// Values per patch.
     pub fn values(&self) -> usize {
         CHANNELS * self.temporal * self.patch * self.patch
     }
 }
 
-/// Appends those rows of what [`patchify`] gives.
+/// Appends the given rows of [`patchify`]'s result.
 ///
 /// # Panics
 ///
-/// As [`patchify`], and if there are no such rows.
+/// As [`patchify`], and if `rows` is out of range.
 pub fn patchify_rows(input: &VisionInput, cut: &Cut, rows: Range<usize>, out: &mut Vec<f32>) {
     let Cut {
         patch,
@@ -98,7 +98,7 @@ pub fn patchify_rows(input: &VisionInput, cut: &Cut, rows: Range<usize>, out: &m
     }
 }
 
-/// The normalised value of every level of every channel.
+/// The normalised value of each level of each channel.
 pub(crate) fn normalised_levels(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; CHANNELS] {
     std::array::from_fn(|channel| {
         let (mean, std) = (mean[channel] * 255.0, std[channel] * 255.0);

@@ -9,46 +9,46 @@ use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 
 use qwen3_vl_core::lower_priority;
 
-/// One thread a core (or fewer, by `RAYON_NUM_THREADS`), which nobody else uses: an application's own
-/// work and other models neither wait for a pass nor hold it up.
+/// A pool with one thread per core (or fewer, by `RAYON_NUM_THREADS`). Each model has its own, so
+/// that an application's work and other models neither wait for a pass nor delay it.
 #[derive(Debug, Default)]
 pub struct Pool(Option<ThreadPool>);
 
-/// Whether the pass that runs is to end. Kernels look at it between pieces of work of some tens of
-/// milliseconds at most; what they leave undone is zeros.
+/// Interrupts the running pass when raised. Kernels poll it at least every few tens of
+/// milliseconds; they leave zeros in place of missing results.
 #[derive(Clone, Debug, Default)]
 pub struct Flag(Arc<AtomicBool>);
 
 impl Flag {
-    /// The pass is to end.
+    /// Interrupts the running pass.
     pub fn raise(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// The next pass is not.
+    /// Lets the next pass run.
     pub fn lower(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the pass is interrupted.
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 thread_local! {
-    /// That of the pool that this thread belongs to.
+    /// The flag of the pool that this thread belongs to.
     static FLAG: RefCell<Option<Flag>> = const { RefCell::new(None) };
 }
 
-/// Whether the pass that this thread works for is to end.
+/// Whether the pass that this thread works for is interrupted.
 pub fn interrupted() -> bool {
     FLAG.with_borrow(|flag| flag.as_ref().is_some_and(Flag::is_raised))
 }
 
 impl Pool {
-    /// Starts the threads, whose kernels look at the flag. Where the system gives none, passes run on
-    /// those that all of the process share.
+    /// Starts the threads, whose kernels poll the flag. If the system cannot start threads, passes
+    /// run on rayon's global pool.
     pub fn new(flag: &Flag) -> Self {
         let flag = flag.clone();
         let pool = ThreadPoolBuilder::new()
@@ -61,17 +61,17 @@ impl Pool {
         Self(pool.build().ok())
     }
 
-    /// No threads: passes run elsewhere.
+    /// A pool without threads: work runs in the caller's context.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// How many threads there are.
+    /// Number of threads.
     pub fn threads(&self) -> usize {
         self.0.as_ref().map_or(0, ThreadPool::current_num_threads)
     }
 
-    /// Does something on one of the threads, whose parallel loops use the others.
+    /// Runs `work` on one of the threads; its parallel loops use all of them.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match &self.0 {
             Some(pool) => pool.install(work),
@@ -79,15 +79,15 @@ impl Pool {
         }
     }
 
-    /// Runs a pass on one of the threads, while the others look for its work without going to sleep:
-    /// a pass has hundreds of parallel loops for one token, most shorter than it takes to wake a thread.
+    /// Runs a pass on one of the threads, while the others poll for its work without sleeping: a
+    /// pass has hundreds of parallel loops per token, most of them shorter than waking a thread.
     pub fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
         let Some(pool) = &self.0 else { return pass() };
         let over = AtomicBool::new(false);
         pool.scope(|scope| {
-            // These are the oldest tasks of this thread's queue, from whose end others steal, so that no
-            // part of the pass is ever stolen before them, and this thread, which only takes tasks
-            // itself that are younger than the part it waits for, never runs one.
+            // These are the oldest tasks of this thread's queue. Other threads steal the oldest
+            // tasks first, so they take these before parts of the pass; this thread takes only
+            // tasks younger than the part that it waits for, so it never runs one.
             for _ in 1..pool.current_num_threads() {
                 scope.spawn(|_| {
                     while !over.load(Ordering::Relaxed) {
@@ -103,8 +103,8 @@ impl Pool {
     }
 }
 
-/// Threads to start: one a core that this process may use, or as many as `RAYON_NUM_THREADS` says, if
-/// that is fewer. More would take turns on the cores, and each waits for work without sleeping.
+/// Number of threads to start: one per core that this process may use, or `RAYON_NUM_THREADS` if
+/// that is fewer. More would compete for the cores, because they poll without sleeping.
 pub fn threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let asked = std::env::var("RAYON_NUM_THREADS").ok();
@@ -112,12 +112,12 @@ pub fn threads() -> usize {
 }
 
 fn at_most(cores: usize, asked: Option<&str>) -> usize {
-    // As rayon reads it: 0, and what is no number, mean nothing.
+    // Like rayon, ignores 0 and anything that is not a number.
     let asked = asked.and_then(|text| text.parse().ok());
     asked.filter(|n| *n > 0).map_or(cores, |n| cores.min(n))
 }
 
-/// Tells the others that the pass is over, also if it panics.
+/// Tells the other threads that the pass is over, also after a panic.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {

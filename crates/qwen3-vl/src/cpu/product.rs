@@ -1,22 +1,22 @@
-//! The matrix product of the crate `gemm`, in the one way in which it is used here: on one core, of
-//! matrices whose columns lie in sequence.
+//! The matrix product of the crate `gemm`, on one core, for matrices with contiguous columns.
 
 use std::sync::Once;
 
-/// A matrix: its first value, and how many values after a column the next one begins.
+/// A matrix with contiguous columns.
 #[derive(Clone, Copy)]
 pub struct Columns<P> {
     /// The first value.
     pub first: P,
-    /// Distance of columns.
+    /// Values from one column to the next.
     pub step: usize,
 }
 
-/// `out[m, n] (+)= scale * a[m, k] b[k, n]`: added if `add`. The columns of `a` lie side by side.
+/// `out[m, n] (+)= scale * a[m, k] b[k, n]`, added to `out` if `add`. The columns of `a` follow
+/// each other without gaps.
 ///
 /// # Safety
 ///
-/// `out` covers n columns of m values, `a` k of m and `b` n of k; nobody else writes them.
+/// `out` covers n columns of m values, `a` k of m and `b` n of k; no other thread writes them.
 pub unsafe fn multiply(
     (m, n, k): (usize, usize, usize),
     out: Columns<*mut f32>,
@@ -25,11 +25,11 @@ pub unsafe fn multiply(
     b: Columns<*const f32>,
     scale: f32,
 ) {
-    // What goes in on the left lies in sequence already: a copy of it would gain nothing.
+    // The left factor is contiguous already, so packing it would gain nothing.
     static NO_PACKING: Once = Once::new();
     NO_PACKING.call_once(|| gemm::set_lhs_packing_threshold_single_thread(256));
     let old = if add { 1.0 } else { 0.0 };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         gemm::gemm(
             m,

@@ -1,4 +1,4 @@
-//! Weights turned and widened, so that a matrix product can read them in sequence.
+//! Transposes and widens weights, so that a matrix product reads them in sequence.
 
 use super::dot::DotWeight;
 
@@ -42,7 +42,7 @@ pub fn transpose<W: DotWeight>(
             }
         }
     };
-    // Right of the whole squares, then below them.
+    // The rest right of the squares, then below them.
     copy(0, done.1, columns);
     copy(done.0, 0, done.1);
 }
@@ -61,7 +61,7 @@ mod x86 {
         pub rows: usize,
         pub stride: usize,
         pub first: usize,
-        /// Rows and columns to do, multiples of `SIDE`.
+        /// Rows and columns to transpose, multiples of `SIDE`.
         pub done: (usize, usize),
     }
 
@@ -84,15 +84,15 @@ mod x86 {
 
     /// # Safety
     ///
-    /// As above; 16 rows of 16 values can be read from `from` and written to `to`.
+    /// The CPU has AVX-512F; 16 rows of 16 values can be read from `from` and written to `to`.
     #[target_feature(enable = "avx512f")]
     #[inline]
     unsafe fn square<W: DotWeight>(from: *const W, stride: usize, to: *mut f32, out_stride: usize) {
-        // SAFETY: promised by the caller.
+        // SAFETY: the caller guarantees it.
         let rows: [__m512; SIDE] =
             std::array::from_fn(|i| unsafe { W::load::<Avx512>(from.add(i * stride)) });
-        // Pairs of rows, then fours: in each quarter q of a register, column 4 q + (its index in
-        // the four) of four rows.
+        // Interleaves pairs of rows, then fours: quarter q of a register has column 4 q + (its
+        // index in the four) of four rows.
         let mut fours = [_mm512_setzero_ps(); SIDE];
         for base in (0..SIDE).step_by(4) {
             let [a, b, c, d] = [0, 1, 2, 3].map(|i| rows[base + i]);
@@ -110,7 +110,7 @@ mod x86 {
         }
         for index in 0..4 {
             let [a, b, c, d] = [0, 4, 8, 12].map(|base| fours[base + index]);
-            // Even quarters of a and b, of c and d; odd ones.
+            // Even quarters of a and b and of c and d; then the odd ones.
             let even = [
                 _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b),
                 _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d),
@@ -126,7 +126,7 @@ mod x86 {
                 _mm512_shuffle_f32x4::<0b11_01_11_01>(odd[0], odd[1]),
             ];
             for (quarter, column) in columns.into_iter().enumerate() {
-                // SAFETY: promised by the caller.
+                // SAFETY: the caller guarantees it.
                 unsafe { _mm512_storeu_ps(to.add((4 * quarter + index) * out_stride), column) };
             }
         }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_lands_in_its_place() {
+    fn every_value_is_transposed() {
         fn check<W: DotWeight>(narrow: impl Fn(f32) -> W) {
             for (rows, stride, first, columns) in [
                 (1, 5, 1, 3),

@@ -28,8 +28,8 @@ impl Weight for bf16 {
 }
 
 impl Weight for f16 {
-    /// By integer and float arithmetic, so that the loop around it can be vectorised without the
-    /// F16C instructions: shift the exponent and mantissa into place and rescale.
+    /// Uses integer and float arithmetic, so that loops are vectorised without F16C instructions:
+    /// shifts exponent and mantissa into place and rescales.
     #[inline(always)]
     fn widen(self) -> f32 {
         let bits = u32::from(self.to_bits());
@@ -104,8 +104,8 @@ versions!(
     (x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32])
 );
 versions!(
-    /// One head turned: `out[j] = x[j] cos[j] - x[j + half] sin[j]` and
-    /// `out[j + half] = x[j + half] cos[j] + x[j] sin[j]`.
+    /// Rotates one head: `out[j] = x[j] cos[j] - x[j + half] sin[j]` and `out[j + half] = x[j +
+    /// half] cos[j] + x[j] sin[j]`.
     rotate, rotate_generic, (x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32])
 );
 versions!(
@@ -236,7 +236,7 @@ fn gelu_tanh_generic(row: &mut [f32]) {
 pub fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding 1.5 * 2^23 rounds to the nearest integer, which then stands in the lowest bits.
+    // Adding 1.5 * 2^23 rounds to the nearest integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.0);
     let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);

@@ -1,4 +1,4 @@
-//! What stands for the CUDA side in a build without it: no device, nothing to keep.
+//! Stands in for the module `cuda` in a build without that feature.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use candle_core::{Device, Result};
 use crate::model::platform::Platform;
 use crate::model::{TextModel, VisionTower};
 
-/// An error that says that there is no such device in this build.
+/// Always an error: this build supports no CUDA device.
 ///
 /// # Errors
 ///
@@ -16,12 +16,12 @@ pub fn open(ordinal: usize) -> Result<Device> {
     Device::new_cuda(ordinal)
 }
 
-/// Bytes that are free on a device: nobody knows.
+/// Bytes that are free on a device: unknown without CUDA.
 pub fn free_memory(_: &Device) -> Option<u64> {
     None
 }
 
-/// None: no model is on such a device.
+/// None: no model runs on a CUDA device.
 pub fn platform(_: &TextModel, _: &VisionTower) -> Option<Arc<dyn Platform>> {
     None
 }

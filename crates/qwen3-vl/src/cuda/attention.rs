@@ -1,4 +1,4 @@
-//! Attention over the paged cache, and that of the vision tower.
+//! Attention over the paged KV cache, and in the vision tower.
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
 
@@ -11,32 +11,33 @@ use crate::model::attention_metadata::AttentionMetadata;
 use crate::model::heads::Heads;
 use crate::model::kv_cache::BLOCK_TOKENS;
 
-/// Widths of heads that there are kernels for, in the language model and in the vision tower.
+/// Head widths with kernels, for the language model and for the vision tower.
 const HEADS: [usize; 3] = [32, 64, 128];
 const VISION_HEADS: [usize; 4] = [32, 64, 72, 128];
-/// Query heads that share a key head.
+/// Query heads per key head that have kernels.
 const GROUPS: [usize; 4] = [1, 2, 4, 8];
 const _: () = assert!(BLOCK_TOKENS == 128);
 
-/// Blocks of threads that keep a large device busy: two for each of 132 multiprocessors.
+/// Thread blocks that keep a large device busy: two for each of 132 multiprocessors.
 const BUSY: usize = 264;
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 128;
 
-/// Whether there are kernels for such heads.
+/// Whether there are kernels for these heads.
 pub fn is_supported(heads: Heads) -> bool {
     HEADS.contains(&heads.width) && GROUPS.iter().any(|group| group * heads.kv == heads.count)
 }
 
-/// Bytes from the start of a page to the keys of a layer, and from those to its values.
+/// Offsets in a KV block, in bytes: from its start to the keys of a layer, and from those to the
+/// layer's values.
 pub fn place(heads: Heads, layer: usize, dtype: DType) -> (u64, u64) {
     let (layer, values) = heads.place(layer);
     let bytes = |values: usize| (values * dtype.size_in_bytes()) as u64;
     (bytes(layer), bytes(values))
 }
 
-/// Causal attention of the sequences of a pass with one query each, into their rows of `out`. `q` and `out`
-/// are `[rows, heads * width]` (twin: [`crate::cpu::attention::attend`]).
+/// Causal attention of the sequences with one query, into their rows of `out`. `q` and `out` are
+/// `[rows, heads * width]` (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
@@ -48,7 +49,8 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
         return Ok(());
     }
     let (device, suffix) = (device_of(q)?, suffix(q.dtype())?);
-    // The same for every length, so that a step can be repeated: a kernel whose part is empty ends at once.
+    // The grid does not depend on lengths, so that a recorded step can be replayed; a thread block
+    // without keys ends at once.
     let splits = (BUSY / (heads.kv * count)).max(1);
     let (layer, values) = place(heads, layer, q.dtype());
     let Heads { width, .. } = heads;
@@ -71,7 +73,8 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
     ];
     let name = format!("decode_attention_{suffix}_{width}_{}", heads.group());
     let grid = (heads.kv, splits, count);
-    // SAFETY: the arguments of decode_attention.cu; the pass says where the pages of its sequences are.
+    // SAFETY: the arguments of decode_attention.cu; the pass holds the page addresses of its
+    // sequences.
     unsafe { launch(device, &name, grid, THREADS, &arguments)? };
     let arguments = [
         address(&partial)?.into(),
@@ -92,7 +95,7 @@ pub fn decode(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor)
     }
 }
 
-/// Causal attention of the sequences of a pass with more queries, in bf16, into their rows of `out` (twin:
+/// Causal attention of the sequences with more queries, in bf16, into their rows of `out` (twin:
 /// [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
@@ -113,8 +116,8 @@ pub fn prefill(q: &Tensor, pass: &Pass, layer: usize, heads: Heads, out: &Tensor
     launch.run(q.dtype(), pass, out, device_of(q)?)
 }
 
-/// Grids of so many patches, whose queries, keys and values take `patch_bytes`, for [`vision`] on the device of
-/// `like`.
+/// The pass for [`vision`]: `grids` grids of `patches` patches, on the device of `like`. A patch's
+/// queries, keys and values take `patch_bytes` together.
 ///
 /// # Errors
 ///
@@ -126,13 +129,18 @@ pub fn grids(
     like: &Tensor,
     workspace: &mut Workspace,
 ) -> Result<Pass> {
-    let plan = AttentionMetadata::of_grids(grids, patches, patch_bytes);
-    Pass::new(&plan, 0, device_of(like)?, &mut workspace.vision_staging)
+    let metadata = AttentionMetadata::of_grids(grids, patches, patch_bytes);
+    Pass::new(
+        &metadata,
+        0,
+        device_of(like)?,
+        &mut workspace.vision_staging,
+    )
 }
 
-/// Attention of patches that see those of their grid, in bf16: `qkv` `[patches, 3 * heads * width]`, with
-/// queries and keys rotated, to `[patches, heads * width]`. None if there is no kernel for it (twin:
-/// [`crate::cpu::attention::attend`]).
+/// Attention of patches within their grid, in bf16: `qkv` `[patches, 3 * heads * width]`, with
+/// queries and keys rotated, to `[patches, heads * width]`. None if there is no kernel for it
+/// (twin: [`crate::cpu::attention::attend`]).
 ///
 /// # Errors
 ///
@@ -157,7 +165,7 @@ pub fn vision(qkv: &Tensor, heads: usize, pass: &Pass) -> Result<Option<Tensor>>
             width,
         },
         causal: false,
-        // The pass knows how far from the first key the others are.
+        // The pages of the pass are offsets from the first key.
         layer: first_value(qkv)? + part,
         values: part,
     };
@@ -197,7 +205,8 @@ impl Launch {
             scale(self.heads.width).into(),
         ];
         let name = format!("attention_{}", self.heads.width);
-        // SAFETY: the arguments of attention.cu; the pass says where its sequences and their pages are.
+        // SAFETY: the arguments of attention.cu; the pass holds its sequences and their page
+        // addresses.
         unsafe {
             launch(
                 device,

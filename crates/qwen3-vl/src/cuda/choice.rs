@@ -1,4 +1,4 @@
-//! The scores that a token is chosen from.
+//! The logits that a token is chosen from.
 
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{DType, Result, Tensor, bail};
@@ -8,29 +8,29 @@ use super::staging::Staging;
 use super::suffix;
 use crate::sampling::Penalty;
 
-/// Scores of which a block of threads finds the largest (`choice.cu`).
+/// Logits per thread block (`choice.cu`).
 const SPAN: usize = 4096;
-/// The most that are found of a row.
+/// Most candidates per row.
 pub const MOST: usize = 64;
 const THREADS: u32 = 256;
 
-/// Tokens with their scores, of each row.
+/// Tokens with their logits, for each row.
 pub type Best = Vec<Vec<(u32, f32)>>;
 
-/// The `k` largest scores of each row `[rows, vocabulary]` with their places, largest first, of equal
-/// ones the first; `k` from 1 to [`MOST`].
+/// The `k` largest logits of each row `[rows, vocabulary]` with their tokens, largest first, equal
+/// ones by token; `k` is 1 to [`MOST`].
 ///
 /// # Errors
 ///
-/// If `k` is another one or the device fails.
-pub fn top_k(scores: &Tensor, k: usize) -> Result<Best> {
-    let (rows, count) = scores.dims2()?;
+/// If `k` is out of range or the device fails.
+pub fn top_k(logits: &Tensor, k: usize) -> Result<Best> {
+    let (rows, count) = logits.dims2()?;
     let spans = count.div_ceil(SPAN);
     if k == 0 || k > MOST || k > count || spans * k > SPAN {
         bail!("top-k: {k} of {count}");
     }
-    let device = device_of(scores)?;
-    // Places, then scores, so that both come back at once.
+    let device = device_of(logits)?;
+    // Tokens, then logits, in one tensor, so that one copy returns both.
     // SAFETY: the kernels write all of them.
     let (keys, chosen) = unsafe {
         (
@@ -38,14 +38,14 @@ pub fn top_k(scores: &Tensor, k: usize) -> Result<Best> {
             unwritten((2, rows, k), DType::U32, device)?,
         )
     };
-    let [scores_at, keys_at] = [address(scores)?, address(&keys)?];
+    let [logits_at, keys_at] = [address(logits)?, address(&keys)?];
     let arguments = [
-        scores_at.into(),
+        logits_at.into(),
         keys_at.into(),
         (count as u32).into(),
         (k as u32).into(),
     ];
-    let name = format!("top_k_{}", suffix(scores.dtype())?);
+    let name = format!("top_k_{}", suffix(logits.dtype())?);
     // SAFETY: the arguments of choice.cu; a key has 64 bits.
     unsafe { launch(device, &name, (spans, rows, 1), THREADS, &arguments)? };
     let arguments = [
@@ -58,13 +58,13 @@ pub fn top_k(scores: &Tensor, k: usize) -> Result<Best> {
     // SAFETY: likewise.
     unsafe { launch(device, "top_k_merge", (rows, 1, 1), THREADS, &arguments)? };
     let chosen = chosen.flatten_all()?.to_vec1::<u32>()?;
-    let (places, best) = chosen.split_at(rows * k);
+    let (tokens, best) = chosen.split_at(rows * k);
     let best = best.iter().map(|bits| f32::from_bits(*bits));
-    let all: Vec<(u32, f32)> = places.iter().copied().zip(best).collect();
+    let all: Vec<(u32, f32)> = tokens.iter().copied().zip(best).collect();
     Ok(all.chunks_exact(k).map(<[_]>::to_vec).collect())
 }
 
-/// The `k` largest of each row with its penalties taken off. The logits stay as they are: a recorded step may
+/// [`top_k`] after applying penalties. It copies the logits for that, because a recorded step may
 /// own them.
 ///
 /// # Errors
@@ -87,26 +87,26 @@ pub fn candidates(
     top_k(&copy, k)
 }
 
-/// Takes penalties of rows off their scores `[rows, vocabulary]`, f32, in place; each token of a row has one
-/// (twin: [`crate::sampling`]).
+/// Applies penalties to logits `[rows, vocabulary]`, f32, in place; a token of a row has at most
+/// one (twin: [`crate::sampling`]).
 ///
 /// # Errors
 ///
-/// If a row or token is not there, or the device fails.
+/// If a row or token is out of range, or the device fails.
 pub fn penalise(
-    scores: &Tensor,
+    logits: &Tensor,
     penalties: &[(u32, Penalty)],
     staging: &mut Staging,
 ) -> Result<()> {
-    let (rows, count) = scores.dims2()?;
-    let there = |(row, penalty): &(u32, Penalty)| {
+    let (rows, count) = logits.dims2()?;
+    let in_range = |(row, penalty): &(u32, Penalty)| {
         (*row as usize) < rows && (penalty.token as usize) < count
     };
-    if scores.dtype() != DType::F32 || !penalties.iter().all(there) {
+    if logits.dtype() != DType::F32 || !penalties.iter().all(in_range) {
         bail!(
             "penalise: not for {:?} {:?}",
-            scores.dtype(),
-            scores.shape()
+            logits.dtype(),
+            logits.shape()
         );
     }
     let words: Vec<u64> = penalties
@@ -117,7 +117,7 @@ pub fn penalise(
                 .map(|[low, high]| u64::from(low) | u64::from(high) << 32)
         })
         .collect();
-    let device = device_of(scores)?;
+    let device = device_of(logits)?;
     let mut list = device.alloc_zeros::<u64>(words.len())?;
     staging.copy(&words, &mut list, device)?;
     let list_at = {
@@ -125,11 +125,11 @@ pub fn penalise(
         list_at
     };
     let arguments = [
-        address(scores)?.into(),
+        address(logits)?.into(),
         list_at.into(),
         (count as u32).into(),
         (penalties.len() as u32).into(),
     ];
-    // SAFETY: the arguments of choice.cu, whose penalties are of rows and tokens that are there.
+    // SAFETY: the arguments of choice.cu; rows and tokens of the penalties are checked above.
     unsafe { launch_each(device, "penalise", penalties.len(), &arguments) }
 }

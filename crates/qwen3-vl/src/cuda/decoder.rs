@@ -27,82 +27,83 @@ pub fn supports(model: &TextModel) -> bool {
         && model.norm.weight().elem_count().is_multiple_of(8)
 }
 
-/// What a pass does, as numbers.
+/// The metadata of a pass.
 ///
 /// # Errors
 ///
 /// If the device fails.
-pub fn plan(model: &TextModel, parts: &[SequenceSlice<'_>]) -> Result<AttentionMetadata> {
-    let brought = parts.iter().map(|part| {
+pub fn metadata(model: &TextModel, slices: &[SequenceSlice<'_>]) -> Result<AttentionMetadata> {
+    let inputs = slices.iter().map(|slice| {
         Ok(SequenceInput {
-            ids: &part.chunk.ids,
-            positions: &part.chunk.positions,
-            cached: part.state.len(),
-            outputs: part.outputs,
-            pages: addresses(part.state.attention().pages())?,
+            ids: &slice.chunk.ids,
+            positions: &slice.chunk.positions,
+            cached: slice.state.len(),
+            outputs: slice.outputs,
+            pages: addresses(slice.state.attention().pages())?,
         })
     });
     let heads = model.heads;
     let token = heads.of_token() * model.norm.dtype().size_in_bytes();
     Ok(AttentionMetadata::new(
-        &brought.collect::<Result<Vec<_>>>()?,
+        &inputs.collect::<Result<Vec<_>>>()?,
         token,
         heads.group(),
     ))
 }
 
-/// Runs the parts, whose caches have room, kernel by kernel: the logits behind the rows that they ask for.
+/// Runs slices, whose cache blocks are reserved, kernel by kernel. Returns the logits of the wanted
+/// rows.
 ///
 /// # Errors
 ///
 /// If the device fails.
 pub fn logits(
     model: &TextModel,
-    parts: &[SequenceSlice<'_>],
+    slices: &[SequenceSlice<'_>],
     workspace: &mut Workspace,
 ) -> Result<Option<Tensor>> {
     let on = model.norm.weight().device();
-    let pass = pass(&plan(model, parts)?, &model.rope, on, workspace)?;
-    let mut kernels = TextKernels::new(model, &pass, parts, on)?;
-    model.logits(&mut kernels, &batch(parts))
+    let pass = pass(&metadata(model, slices)?, &model.rope, on, workspace)?;
+    let mut kernels = TextKernels::new(model, &pass, slices, on)?;
+    model.logits(&mut kernels, &batch(slices))
 }
 
-/// For one pass of one model.
+/// Operations for one pass of a model.
 pub struct TextKernels<'a, 'p> {
     pass: &'a Pass,
-    parts: &'a [SequenceSlice<'p>],
+    slices: &'a [SequenceSlice<'p>],
     heads: Heads,
     dtype: DType,
     device: &'a CudaDevice,
 }
 
 impl<'a, 'p> TextKernels<'a, 'p> {
-    /// `parts` are those of the pass; none are needed if each has one query.
+    /// `slices` are those of the pass; they may be empty if each sequence has one query.
     ///
     /// # Errors
     ///
-    /// If the device is none of NVIDIA's.
+    /// If the device is not a CUDA device.
     pub fn new(
         model: &TextModel,
         pass: &'a Pass,
-        parts: &'a [SequenceSlice<'p>],
+        slices: &'a [SequenceSlice<'p>],
         on: &'a Device,
     ) -> Result<Self> {
         Ok(Self {
             pass,
-            parts,
+            slices,
             heads: model.heads,
             dtype: model.norm.dtype(),
             device: device(on)?,
         })
     }
 
-    /// Attention in f32 of the sequences with more than one query, for which there is no kernel.
+    /// Attention in f32 of the sequences with more than one query, which has no kernel.
     fn prefill_products(&self, q: &Tensor, layer: usize, out: &Tensor) -> Result<()> {
         let Heads { count, width, .. } = self.heads;
         let q = q.reshape((self.pass.rows, count, width))?;
         let mut first = 0;
-        for span in self.parts.iter().map(|part| part.span(layer)) {
+        for span in self.slices.iter().map(|slice| slice.span(layer)) {
             if span.queries > 1 {
                 let rows = q.narrow(0, first, span.queries)?;
                 let seen = attend_products(&rows, &span.blocks, span.keys, true, softmax::weights)?;
@@ -120,11 +121,11 @@ impl TextOps for TextKernels<'_, '_> {
     }
 
     fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor> {
-        // SAFETY: ids come from the tokenizer or the model, whose table they index, or are 0.
+        // SAFETY: ids index the table: they come from the tokenizer or the model, or are 0.
         let text = unsafe { embed(self.pass.ids, self.pass.rows, table.table()?)? };
         let x = overlay(&text, batch.embeddings())?;
         match &batch.vision[..] {
-            // It is the vision tokens themselves then, and another window may have them.
+            // Then x is the vision tokens' own memory, which another window may share.
             [(_, only)] if only.embeddings.dim(0)? == batch.len() => x.copy(),
             _ => Ok(x),
         }
@@ -154,7 +155,8 @@ impl TextOps for TextKernels<'_, '_> {
     }
 
     fn attend(&mut self, q: &Tensor, layer: usize, rows: Rows) -> Result<Tensor> {
-        // SAFETY: every row is the query of a sequence that decodes or has more queries.
+        // SAFETY: the kernels write all rows: each is a query of a sequence that decodes or has
+        // more queries.
         let out = unsafe { unwritten(q.shape(), self.dtype, self.device)? };
         attention::decode(q, self.pass, layer, self.heads, &out)?;
         if self.pass.prefilling.1 > 0 {

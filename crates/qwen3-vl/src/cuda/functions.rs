@@ -10,14 +10,15 @@ use candle_core::cuda_backend::cudarc::driver::sys::{CUfunction, CUmodule};
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 use candle_core::{Result, bail};
 
-/// For compute capability 8.0; the driver compiles it for its device.
+/// PTX for compute capability 8.0, which the driver compiles for its device.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
-/// Machine code for compute capability 9.0, which saves that.
+/// Machine code for compute capability 9.0, which needs no compilation.
 const CUBIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.cubin"));
 /// Names of the kernels, one a line.
 const NAMES: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.txt"));
 
-/// The kernels of one context. It does not keep the context alive: with that go all modules.
+/// The kernels of one context. It does not keep the context alive; all modules are freed with the
+/// context.
 struct Functions {
     context: Weak<CudaContext>,
     by_name: HashMap<&'static str, Function>,
@@ -26,24 +27,24 @@ struct Functions {
 #[derive(Clone, Copy)]
 struct Function(CUfunction);
 
-// SAFETY: a handle that the driver takes on any thread, and that nothing here reads through.
+// SAFETY: the driver accepts the handle on any thread, and no code here dereferences it.
 unsafe impl Send for Function {}
 // SAFETY: likewise.
 unsafe impl Sync for Function {}
 
 static LOADED: RwLock<Vec<Functions>> = RwLock::new(Vec::new());
 
-/// Loads the kernels into a context, unless they are there.
+/// Loads the kernels into a context, unless they are loaded.
 ///
 /// # Errors
 ///
-/// If the driver takes neither the machine code nor the PTX, or has no kernel of a name.
+/// If the driver accepts neither the machine code nor the PTX, or a kernel is missing.
 pub fn load(context: &Arc<CudaContext>) -> Result<()> {
-    let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
-    loaded.retain(|of| of.context.strong_count() > 0);
-    if loaded.iter().any(|of| of.is_of(context)) {
+    let is_loaded = |loaded: &[Functions]| loaded.iter().any(|of| of.is_of(context));
+    if is_loaded(&LOADED.read().unwrap_or_else(PoisonError::into_inner)) {
         return Ok(());
     }
+    // Without the lock: the driver may compile, and other devices look kernels up meanwhile.
     context.bind_to_thread().w()?;
     let module = module(context)?;
     let mut by_name = HashMap::new();
@@ -53,14 +54,20 @@ pub fn load(context: &Arc<CudaContext>) -> Result<()> {
         let function = unsafe { get_function(module, symbol) }.w()?;
         by_name.insert(name, Function(function));
     }
-    loaded.push(Functions {
-        context: Arc::downgrade(context),
-        by_name,
-    });
+    let mut loaded = LOADED.write().unwrap_or_else(PoisonError::into_inner);
+    loaded.retain(|of| of.context.strong_count() > 0);
+    // Another thread may have been faster. Its kernels are the same, and both modules live as long
+    // as the context.
+    if !is_loaded(&loaded) {
+        loaded.push(Functions {
+            context: Arc::downgrade(context),
+            by_name,
+        });
+    }
     Ok(())
 }
 
-/// A kernel of a context, which is loaded if it has not been.
+/// Finds a kernel of a context, and loads the kernels if necessary.
 ///
 /// # Errors
 ///
@@ -86,12 +93,12 @@ pub fn find(context: &Arc<CudaContext>, name: &str) -> Result<CUfunction> {
 
 impl Functions {
     fn is_of(&self, context: &Arc<CudaContext>) -> bool {
-        // The address is not used again while there is a weak reference.
+        // The address is not reused while a weak reference exists.
         std::ptr::eq(self.context.as_ptr(), Arc::as_ptr(context))
     }
 }
 
-/// The module with the kernels. It lives as long as the context.
+/// Loads the module with the kernels. It lives as long as the context.
 fn module(context: &CudaContext) -> Result<CUmodule> {
     if context.compute_capability().w()? == (9, 0)
         && let Ok(module) = load_image(CUBIN.to_vec())
@@ -108,6 +115,6 @@ fn module(context: &CudaContext) -> Result<CUmodule> {
 
 #[allow(clippy::needless_pass_by_value)]
 fn load_image(image: Vec<u8>) -> std::result::Result<CUmodule, DriverError> {
-    // SAFETY: PTX that ends in 0, or a whole object file.
+    // SAFETY: the image is PTX that ends in 0, or a whole object file.
     unsafe { load_data(image.as_ptr().cast()) }
 }

@@ -1,5 +1,5 @@
-//! Decode steps as CUDA graphs: what a step of so many rows does is recorded once, and repeated with other
-//! numbers in the same places. The host then says "go" once, not once a kernel.
+//! Decode steps as CUDA graphs: a step is recorded once for a number of rows, and replayed with
+//! other metadata at the same addresses. The host then launches once per step, not once per kernel.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::driver::sys::{
 use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream};
 use candle_core::{CudaDevice, Device, Result, Tensor, bail};
 
-use super::decoder::{TextKernels, plan};
+use super::decoder::{TextKernels, metadata};
 use super::launch::device;
 use super::pass::Pass;
 use super::sync;
@@ -19,15 +19,15 @@ use crate::model::attention_metadata::AttentionMetadata;
 use crate::model::{Chunk, SequenceSlice, TextModel};
 use crate::quote::brief;
 
-/// The most rows of a recorded step; they are recorded for powers of two.
+/// Most rows of a recorded step; steps are recorded for powers of two.
 const MOST_ROWS: usize = 64;
-/// Pages that the sequences of a recorded step may have together: two million tokens.
+/// Most KV blocks of all sequences of a recorded step together: two million tokens.
 const PAGES: usize = 16 << 10;
 
-/// Recorded steps by their rows.
+/// Recorded steps by their number of rows.
 pub struct Graphs {
     steps: HashMap<usize, Step>,
-    /// Whether steps are recorded at all.
+    /// Whether steps are recorded.
     pub enabled: bool,
 }
 
@@ -40,40 +40,41 @@ impl Default for Graphs {
     }
 }
 
-/// A step of so many rows, in memory of its own.
+/// A step of a fixed number of rows, in memory of its own.
 struct Step {
-    // Before what it reads and writes, so that it goes first.
+    // The first field, so that the graph is dropped before the memory that it uses.
     state: State,
     pass: Pass,
     /// `[rows, vocabulary]`
-    scores: Tensor,
+    logits: Tensor,
     frequencies: Tensor,
     axes: Tensor,
 }
 
 enum State {
-    /// It has not run: the first run loads kernels and lets cuBLAS choose, which cannot be recorded.
+    /// It has not run. The first run loads kernels and lets cuBLAS choose kernels, which cannot be
+    /// recorded.
     Fresh,
     /// It has run.
     Warm,
     /// It is recorded.
     Recorded(CudaGraph),
-    /// It could not be recorded, and why.
+    /// It cannot be recorded, for this reason.
     Refused(String),
 }
 
-// SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread safety"),
-// and whoever has a `Graphs` has it alone.
+// SAFETY: a graph may be used by any thread, one at a time (CUDA driver API, "graph object thread
+// safety"), and a `Graphs` is owned by one thread.
 unsafe impl Send for Step {}
 
 impl Graphs {
-    /// Steps that have been recorded.
+    /// Number of recorded steps.
     pub fn recorded(&self) -> usize {
         let recorded = |step: &&Step| matches!(step.state, State::Recorded(_));
         self.steps.values().filter(recorded).count()
     }
 
-    /// Why steps could not be recorded, each with its rows.
+    /// The steps that cannot be recorded: their rows, and the reason.
     pub fn refused(&self) -> impl Iterator<Item = (usize, &str)> {
         self.steps
             .iter()
@@ -84,56 +85,56 @@ impl Graphs {
     }
 }
 
-/// Scores `[parts, vocabulary]` of a step in which every part has one token and asks for one output. None
-/// if it is not such a step. The caches have room.
+/// Logits `[slices, vocabulary]` of a decode step: every slice has one text token and one output.
+/// None if the pass is not such a step, or too large. Cache blocks are reserved.
 ///
 /// # Errors
 ///
 /// If the device fails.
 pub fn decode(
     model: &TextModel,
-    parts: &[SequenceSlice<'_>],
+    slices: &[SequenceSlice<'_>],
     workspace: &mut Workspace,
 ) -> Result<Option<Tensor>> {
-    let single = |part: &SequenceSlice<'_>| {
-        part.chunk.len() == 1 && part.outputs == 1 && part.chunk.vision.is_empty()
+    let single = |slice: &SequenceSlice<'_>| {
+        slice.chunk.len() == 1 && slice.outputs == 1 && slice.chunk.vision.is_empty()
     };
-    let rows = parts.len().next_power_of_two();
-    if parts.is_empty() || rows > MOST_ROWS || !parts.iter().all(single) {
+    let rows = slices.len().next_power_of_two();
+    if slices.is_empty() || rows > MOST_ROWS || !slices.iter().all(single) {
         return Ok(None);
     }
     let on = model.norm.weight().device().clone();
     let device = device(&on)?;
-    let mut plan = plan(model, parts)?;
-    plan.fill(rows);
-    if plan.pages.len() > PAGES {
+    let mut metadata = metadata(model, slices)?;
+    metadata.pad(rows);
+    if metadata.pages.len() > PAGES {
         return Ok(None);
     }
     let step = match workspace.graphs.steps.remove(&rows) {
         Some(step) => step,
-        None => Step::new(model, &plan, workspace, &on)?,
+        None => Step::new(model, &metadata, workspace, &on)?,
     };
-    // A step that fails is not kept.
-    let (scores, step) = step.run(model, &plan, workspace, &on, device)?;
+    // A failed step is not put back.
+    let (logits, step) = step.run(model, &metadata, workspace, &on, device)?;
     workspace.graphs.steps.insert(rows, step);
-    scores.narrow(0, 0, parts.len()).map(Some)
+    logits.narrow(0, 0, slices.len()).map(Some)
 }
 
 impl Step {
     fn new(
         model: &TextModel,
-        plan: &AttentionMetadata,
+        metadata: &AttentionMetadata,
         workspace: &mut Workspace,
         on: &Device,
     ) -> Result<Self> {
         let (frequencies, axes) = workspace.rope(&model.rope, on)?;
-        let mut most = plan.clone();
+        let mut most = metadata.clone();
         most.pages.resize(PAGES, 0);
-        let shape = (plan.ids.len(), model.embeddings.rows()?);
+        let shape = (metadata.ids.len(), model.embeddings.rows()?);
         Ok(Self {
             state: State::Fresh,
             pass: Pass::empty(&most, frequencies.elem_count(), device(on)?)?,
-            scores: Tensor::zeros(shape, model.norm.dtype(), on)?,
+            logits: Tensor::zeros(shape, model.norm.dtype(), on)?,
             frequencies,
             axes,
         })
@@ -142,12 +143,12 @@ impl Step {
     fn run(
         mut self,
         model: &TextModel,
-        plan: &AttentionMetadata,
+        metadata: &AttentionMetadata,
         workspace: &mut Workspace,
         on: &Device,
         device: &CudaDevice,
     ) -> Result<(Tensor, Self)> {
-        self.pass.write(plan, device, &mut workspace.staging)?;
+        self.pass.write(metadata, device, &mut workspace.staging)?;
         self.state = match self.state {
             State::Warm if workspace.graphs.enabled => match self.record(model, on, device)? {
                 Ok(graph) => State::Recorded(graph),
@@ -162,25 +163,25 @@ impl Step {
         if matches!(self.state, State::Fresh) {
             self.state = State::Warm;
         }
-        Ok((self.scores.clone(), self))
+        Ok((self.logits.clone(), self))
     }
 
-    /// The kernels of the step, from its numbers to its scores.
+    /// Runs the kernels of the step, from its metadata to its logits.
     fn kernels(&self, model: &TextModel, on: &Device, device: &CudaDevice) -> Result<()> {
         self.pass.turn(&self.frequencies, &self.axes, device)?;
-        // All queries are single ones, and nothing but text is decoded.
+        // No slices are needed: every sequence has one query, and only text is decoded.
         let mut kernels = TextKernels::new(model, &self.pass, &[], on)?;
         match model.logits(&mut kernels, &Chunk::default())? {
-            Some(logits) => self.scores.slice_set(&logits, 0, 0),
+            Some(logits) => self.logits.slice_set(&logits, 0, 0),
             None => bail!("a decode step without logits"),
         }
     }
 
-    /// Records the kernels; why not, if the driver or a library does not let them be recorded.
+    /// Records the kernels; the inner error is the reason if the driver or a library refuses.
     ///
     /// # Errors
     ///
-    /// If the stream does not leave its recording: nothing works on it then.
+    /// If the stream does not leave capture mode, which makes it unusable.
     fn record(
         &self,
         model: &TextModel,
@@ -194,10 +195,10 @@ impl Step {
         stream
             .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
             .w()?;
-        // All memory that is taken meanwhile is given back meanwhile: what the graph needs, it has.
+        // The step frees all memory that it allocates while it is recorded; the rest it owns.
         let kernels = self.kernels(model, on, device);
-        // Memory that a failed recording gave back makes an error that cudarc keeps for its next call,
-        // which would then return before it ends the recording.
+        // Memory that a failed recording frees causes an error that cudarc keeps for its next call,
+        // which would then return before it ends the capture.
         let freed = stream.context().check_err();
         let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let mut graph = stream.end_capture(flags);

@@ -1,4 +1,4 @@
-//! From the stream of the vision tower to that of the language model.
+//! Hands vision tokens from the vision tower's stream to the language model's.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ use half::{bf16, f16};
 use super::launch::{address, device};
 use crate::model::VisionTokens;
 
-/// Vision tokens that are being made on one stream, for another of the same GPU. The copies are made
-/// on the first stream, behind the tokens: there they wait for no prefill, and what is encoded next
-/// does not wait for them.
+/// Copies of vision tokens that one stream computes, for another stream of the same GPU. The first
+/// stream makes the copies, behind the tokens: there they wait for no prefill, and the next batch
+/// does not wait for the language model.
 pub struct Mark {
     event: CudaEvent,
     target: Arc<CudaStream>,
-    // After `drop`, which makes the target wait: it gives their memory back.
+    // Freed on the target stream, after `drop` has made that stream wait.
     copies: VisionTokens,
 }
 
 impl Mark {
-    /// Copies of tokens for `to`, once they are made on their own device.
+    /// Starts to copy tokens to `to`, once their own stream has computed them.
     ///
     /// # Errors
     ///
-    /// If the devices are none of NVIDIA's or fail.
+    /// If a device is not a CUDA device or fails.
     pub fn new(tokens: &VisionTokens, to: &Device) -> Result<Self> {
         let to = device(to)?;
         let source = device(tokens.embeddings.device())?.cuda_stream();
@@ -45,12 +45,12 @@ impl Mark {
         })
     }
 
-    /// Whether the copies are made, or the device has failed.
+    /// Whether the copies are ready, or the device has failed.
     pub fn is_reached(&self) -> bool {
         !matches!(self.event.try_is_complete(), Ok(false))
     }
 
-    /// Waits until the copies are made.
+    /// Waits until the copies are ready.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Mark {
         self.event.synchronize().w()
     }
 
-    /// The copies. The host does not wait for them, but their stream does.
+    /// The copies. The target stream waits for them, the host does not.
     ///
     /// # Errors
     ///
@@ -72,8 +72,8 @@ impl Mark {
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        // Copies that nobody took are given back on a stream that has not waited for them. A device
-        // that fails here uses the memory no more.
+        // Copies that were not handed over are freed on the target stream, which has not waited for
+        // them yet. If this fails, the device no longer uses the memory.
         let _ = self.target.wait(&self.event);
     }
 }
@@ -96,8 +96,9 @@ fn copy_of<T: CudaDType + DeviceRepr>(
     let bytes = count * from.dtype().size_in_bytes();
     let address = address(from)?;
     let has_pools = source.context().has_async_alloc();
-    // SAFETY: the memory is taken in the order of the stream that writes it, and given back in the
-    // order of the one that reads it, which waits for the event behind the copy before it does either.
+    // SAFETY: the memory is allocated in the order of the stream that writes it, and freed in the
+    // order of the stream that reads it, which waits for the event behind the copy before it reads
+    // or frees it.
     let slice = unsafe {
         let at = match has_pools {
             true => malloc_async(source.cu_stream(), bytes).w()?,

@@ -1,4 +1,4 @@
-//! How kernels are run: by name, with plain addresses.
+//! Launches kernels by name, with plain addresses.
 
 use std::ffi::c_void;
 
@@ -11,14 +11,14 @@ use half::{bf16, f16};
 use super::sync::Launched;
 use super::{functions, profile};
 
-/// An argument of a kernel, of the size that its source says.
+/// An argument of a kernel, of the size that the kernel's source declares.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
-    /// Where values lie on the device, or a 64-bit number.
+    /// An address on the device, or a 64-bit number.
     Long(u64),
     /// A 32-bit number.
     Word(u32),
-    /// A number of 32 bits with a fraction.
+    /// A 32-bit floating-point number.
     Real(f32),
 }
 
@@ -41,7 +41,7 @@ impl From<f32> for Argument {
 }
 
 impl Argument {
-    /// Where the driver finds the value.
+    /// The address at which the driver reads the value.
     fn place(&self) -> *mut c_void {
         match self {
             Self::Long(value) => (&raw const *value).cast_mut().cast(),
@@ -51,18 +51,18 @@ impl Argument {
     }
 }
 
-/// Runs a kernel in a grid of blocks of `threads` threads, on the device's stream.
+/// Launches a kernel in a grid of blocks of `threads` threads, on the device's stream.
 ///
 /// # Errors
 ///
-/// If the driver refuses, with the kernel's name and grid. A fault of the kernel itself is the error
-/// of a later call, unless [`sync`](super::sync) is on.
+/// If the driver refuses the launch; the error names the kernel and its grid. A later call reports
+/// a fault of the kernel itself, unless [`sync`](super::sync) is on.
 ///
 /// # Safety
 ///
-/// The arguments are those of the kernel's source, in number, order and size, and what they point at is
-/// as large as the grid and they say. It belongs to this device and is not freed before the stream has
-/// come that far, which holds for whatever is freed on the stream later.
+/// The arguments match the kernel's source in number, order and size. The memory that they point at
+/// is as large as the grid and the arguments imply, belongs to this device, and is not freed before
+/// the stream has run the kernel; freeing it later on the same stream is fine.
 pub unsafe fn launch(
     device: &CudaDevice,
     name: &str,
@@ -84,7 +84,7 @@ pub unsafe fn launch(
     stream.context().bind_to_thread().w()?;
     let mut places: Vec<*mut c_void> = arguments.iter().map(Argument::place).collect();
     let timed = profile::begin(&stream)?;
-    // SAFETY: the caller's; the driver reads the arguments before it returns.
+    // SAFETY: the caller guarantees it; the driver reads the arguments before it returns.
     unsafe {
         launch_kernel(
             function,
@@ -100,7 +100,7 @@ pub unsafe fn launch(
     launched.after(&stream)
 }
 
-/// Runs a kernel that has a thread for each of `count` values, whose number is its last argument.
+/// Launches a kernel with a thread for each of `count` values; `count` is its last argument.
 ///
 /// # Safety
 ///
@@ -112,7 +112,7 @@ pub unsafe fn launch_each(
     arguments: &[Argument],
 ) -> Result<()> {
     let grid = (count.div_ceil(256), 1, 1);
-    // SAFETY: the caller's.
+    // SAFETY: the caller guarantees it.
     unsafe { launch(device, name, grid, 256, arguments) }
 }
 
@@ -121,7 +121,7 @@ pub fn device_of(tensor: &Tensor) -> Result<&CudaDevice> {
     device(tensor.device())
 }
 
-/// The same device by its kind.
+/// The CUDA device of a device; an error if it is another kind.
 pub fn device(device: &Device) -> Result<&CudaDevice> {
     match device {
         Device::Cuda(device) => Ok(device),
@@ -129,7 +129,7 @@ pub fn device(device: &Device) -> Result<&CudaDevice> {
     }
 }
 
-/// Where a tensor's first value lies on the device, and those behind it without gaps.
+/// The device address of a contiguous tensor.
 pub fn address(tensor: &Tensor) -> Result<u64> {
     if !tensor.is_contiguous() {
         bail!("a CUDA kernel needs contiguous input");
@@ -137,7 +137,7 @@ pub fn address(tensor: &Tensor) -> Result<u64> {
     first_value(tensor)
 }
 
-/// Where a tensor's first value lies, whatever its strides.
+/// The device address of a tensor's first value, whatever its strides.
 pub fn first_value(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
@@ -164,7 +164,7 @@ fn base<
     Ok(address)
 }
 
-/// A tensor for a kernel to write.
+/// An uninitialized tensor for a kernel to write.
 ///
 /// # Safety
 ///
@@ -174,6 +174,6 @@ pub unsafe fn unwritten(
     dtype: DType,
     device: &CudaDevice,
 ) -> Result<Tensor> {
-    // SAFETY: the caller's.
+    // SAFETY: the caller guarantees it.
     unsafe { Tensor::empty(shape, dtype, &Device::Cuda(device.clone())) }
 }

@@ -1,9 +1,9 @@
-//! The model on an NVIDIA GPU: what candle does slowly or not at all is done by the kernels of
-//! `kernels/*.cu`, which `build.rs` compiles. Each has a twin in [`crate::cpu`] that it is tested against.
-//! [`platform`](platform()) chooses what they run of a model; `absent.rs` stands for this module in a build
-//! without the feature `cuda`.
+//! The model on an NVIDIA GPU. The kernels of `kernels/*.cu`, which `build.rs` compiles, do what
+//! candle does slowly or not at all. Each is tested against a twin in [`crate::cpu`].
+//! [`platform`](platform()) chooses which kernels run a model; `absent.rs` stands in for this
+//! module in a build without the feature `cuda`.
 //!
-//! Everything on a device is done by one stream, so that work is in order without events: see
+//! A device runs everything on one stream, so that work is in order without events: see
 //! [`device::open`].
 
 pub mod attention;
@@ -41,7 +41,7 @@ pub fn is_supported(dtype: DType) -> bool {
     suffix(dtype).is_ok()
 }
 
-/// The end of the names of kernels for a type.
+/// The suffix of the names of kernels for a type.
 fn suffix(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 => Ok("f32"),
@@ -50,28 +50,28 @@ fn suffix(dtype: DType) -> Result<&'static str> {
     }
 }
 
-/// Bytes that are free on a device; none if it is none of NVIDIA's or fails.
+/// Free bytes of a device; none if it is not a CUDA device or fails.
 pub fn free_memory(on: &Device) -> Option<u64> {
     let bytes = device::free_memory(launch::device(on).ok()?).ok()?;
     u64::try_from(bytes).ok()
 }
 
-/// Where tensors lie on the device.
+/// Device addresses of tensors.
 ///
 /// # Errors
 ///
-/// If one is not on a CUDA device.
+/// If one is not contiguous or not on a CUDA device.
 pub fn addresses<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Vec<u64>> {
     tensors.map(launch::address).collect()
 }
 
-/// A plan on a device, with the angles of its positions.
+/// Copies the metadata of a pass to a device, and computes the angles of its positions.
 ///
 /// # Errors
 ///
-/// If the device fails or is none of NVIDIA's.
+/// If the device fails or is not a CUDA device.
 pub fn pass(
-    plan: &AttentionMetadata,
+    metadata: &AttentionMetadata,
     rope: &TextRope,
     on: &Device,
     workspace: &mut workspace::Workspace,
@@ -79,7 +79,7 @@ pub fn pass(
     let (frequencies, axes) = workspace.rope(rope, on)?;
     let device = launch::device(on)?;
     let pass = Pass::new(
-        plan,
+        metadata,
         frequencies.elem_count(),
         device,
         &mut workspace.staging,

@@ -1,4 +1,4 @@
-//! A [`AttentionMetadata`] on the device.
+//! An [`AttentionMetadata`] on the device.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaDevice, DType, Result, Tensor, bail};
@@ -9,35 +9,35 @@ use super::staging::Staging;
 use crate::model::attention_metadata::Tile;
 use crate::model::attention_metadata::{AttentionMetadata, Sequence};
 
-/// What the kernels of a pass read. Its addresses are valid as long as it lives.
+/// The metadata that the kernels of a pass read. Its addresses are valid until it is dropped.
 pub struct Pass {
-    /// Rows of all sequences.
+    /// Number of rows.
     pub rows: usize,
     /// Address of the rows' ids, u32.
     pub ids: u64,
-    /// Of the rows whose hidden states are asked for, u32, and how many they are.
+    /// Address and number of the rows whose hidden states are wanted, u32.
     pub outputs: (u64, usize),
-    /// Of where their keys go, u64.
+    /// Address of the rows' slots, u64.
     pub slots: u64,
-    /// Of the pages of all sequences, u64.
+    /// Address of the block tables of all sequences, u64.
     pub pages: u64,
-    /// Of the [`Sequence`]s with one query, and how many they are.
+    /// Address and number of the [`Sequence`]s with one query.
     pub decoding: (u64, usize),
-    /// Likewise those with more.
+    /// Address and number of the [`Sequence`]s with more queries.
     pub prefilling: (u64, usize),
-    /// Likewise their [`Tile`]s.
+    /// Address and number of the latter's [`Tile`]s.
     pub tiles: (u64, usize),
     /// Cosines and sines `[rows, head_dim / 2, 2]`, f32, once [`Pass::turn`] has run.
     pub angles: Tensor,
     positions: u64,
     memory: CudaSlice<u64>,
-    place: Place,
+    offsets: Offsets,
 }
 
-/// Where the parts of a plan lie in one piece of memory, in words of 8 bytes. Pages are last, so that of
-/// a piece with room for many only a part must be copied.
+/// Offsets of the fields in one allocation, in words of 8 bytes. Pages are last, so that an
+/// allocation for many pages is copied only as far as it is used.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Offsets {
     slots: usize,
     ids: usize,
     positions: usize,
@@ -49,8 +49,8 @@ struct Place {
     end: usize,
 }
 
-impl Place {
-    fn new(plan: &AttentionMetadata) -> Self {
+impl Offsets {
+    fn new(metadata: &AttentionMetadata) -> Self {
         let mut end = 0;
         let mut part = |bytes: usize| {
             let first = end;
@@ -58,128 +58,128 @@ impl Place {
             first
         };
         Self {
-            slots: part(8 * plan.slots.len()),
-            ids: part(4 * plan.ids.len()),
-            positions: part(4 * plan.positions.len()),
-            outputs: part(4 * plan.outputs.len()),
-            decoding: part(size_of_val(&plan.decoding[..])),
-            prefilling: part(size_of_val(&plan.prefilling[..])),
-            tiles: part(size_of_val(&plan.tiles[..])),
-            pages: part(8 * plan.pages.len()),
+            slots: part(8 * metadata.slots.len()),
+            ids: part(4 * metadata.ids.len()),
+            positions: part(4 * metadata.positions.len()),
+            outputs: part(4 * metadata.outputs.len()),
+            decoding: part(size_of_val(&metadata.decoding[..])),
+            prefilling: part(size_of_val(&metadata.prefilling[..])),
+            tiles: part(size_of_val(&metadata.tiles[..])),
+            pages: part(8 * metadata.pages.len()),
             end,
         }
     }
 
-    /// The plan as words.
-    fn pack(&self, plan: &AttentionMetadata) -> Vec<u64> {
-        let mut words = vec![0; self.pages + plan.pages.len()];
+    /// The metadata as words.
+    fn pack(&self, metadata: &AttentionMetadata) -> Vec<u64> {
+        let mut words = vec![0; self.pages + metadata.pages.len()];
         let sequences = |of: &[Sequence]| -> Vec<u32> {
             let words = of.iter().flat_map(|s| [s.query, s.queries, s.keys, s.page]);
             words.collect()
         };
-        let tiles: Vec<u32> = plan
+        let tiles: Vec<u32> = metadata
             .tiles
             .iter()
             .flat_map(|tile| [tile.sequence, tile.first])
             .collect();
         for (first, halves) in [
-            (self.ids, &plan.ids),
-            (self.positions, &plan.positions),
-            (self.outputs, &plan.outputs),
-            (self.decoding, &sequences(&plan.decoding)),
-            (self.prefilling, &sequences(&plan.prefilling)),
+            (self.ids, &metadata.ids),
+            (self.positions, &metadata.positions),
+            (self.outputs, &metadata.outputs),
+            (self.decoding, &sequences(&metadata.decoding)),
+            (self.prefilling, &sequences(&metadata.prefilling)),
             (self.tiles, &tiles),
         ] {
-            // The device is little-endian, as are all hosts that it has.
+            // The device and its hosts are little-endian.
             for (word, pair) in words[first..].iter_mut().zip(halves.chunks(2)) {
                 let high = pair.get(1).copied().unwrap_or(0);
                 *word = u64::from(pair[0]) | u64::from(high) << 32;
             }
         }
-        words[self.slots..][..plan.slots.len()].copy_from_slice(&plan.slots);
-        words[self.pages..].copy_from_slice(&plan.pages);
+        words[self.slots..][..metadata.slots.len()].copy_from_slice(&metadata.slots);
+        words[self.pages..].copy_from_slice(&metadata.pages);
         words
     }
 }
 
 impl Pass {
-    /// A plan on the device, for heads of which `half` values turn with the other half.
+    /// Copies metadata to the device, for heads of 2 * `half` values.
     ///
     /// # Errors
     ///
     /// If the device fails.
     pub fn new(
-        plan: &AttentionMetadata,
+        metadata: &AttentionMetadata,
         half: usize,
         device: &CudaDevice,
         staging: &mut Staging,
     ) -> Result<Self> {
-        let mut pass = Self::empty(plan, half, device)?;
-        pass.write(plan, device, staging)?;
+        let mut pass = Self::empty(metadata, half, device)?;
+        pass.write(metadata, device, staging)?;
         Ok(pass)
     }
 
-    /// Room for plans like this one, with at most as many pages.
+    /// Allocates a pass for metadata of the same sizes, with at most as many pages.
     ///
     /// # Errors
     ///
     /// If the device fails.
-    pub fn empty(plan: &AttentionMetadata, half: usize, device: &CudaDevice) -> Result<Self> {
-        let place = Place::new(plan);
-        let memory = device.alloc_zeros::<u64>(place.end.max(1))?;
+    pub fn empty(metadata: &AttentionMetadata, half: usize, device: &CudaDevice) -> Result<Self> {
+        let offsets = Offsets::new(metadata);
+        let memory = device.alloc_zeros::<u64>(offsets.end.max(1))?;
         let base = {
             let (base, _in_use) = memory.device_ptr(memory.stream());
             base
         };
         let at = |word: usize| base + 8 * word as u64;
-        let rows = plan.ids.len();
-        // SAFETY: `turn` writes all of them before anything reads them.
-        // Memory of no size is none that a device gives.
+        let rows = metadata.ids.len();
+        // SAFETY: `turn` writes all of them before they are read. Sizes are at least 1, because a
+        // device cannot allocate 0 bytes.
         let angles = unsafe { unwritten((rows.max(1), half.max(1), 2), DType::F32, device)? };
         Ok(Self {
             rows,
-            ids: at(place.ids),
-            outputs: (at(place.outputs), plan.outputs.len()),
-            slots: at(place.slots),
-            pages: at(place.pages),
-            decoding: (at(place.decoding), plan.decoding.len()),
-            prefilling: (at(place.prefilling), plan.prefilling.len()),
-            tiles: (at(place.tiles), plan.tiles.len()),
+            ids: at(offsets.ids),
+            outputs: (at(offsets.outputs), metadata.outputs.len()),
+            slots: at(offsets.slots),
+            pages: at(offsets.pages),
+            decoding: (at(offsets.decoding), metadata.decoding.len()),
+            prefilling: (at(offsets.prefilling), metadata.prefilling.len()),
+            tiles: (at(offsets.tiles), metadata.tiles.len()),
             angles,
-            positions: at(place.positions),
+            positions: at(offsets.positions),
             memory,
-            place,
+            offsets,
         })
     }
 
-    /// Whether there is room for the plan.
-    pub fn holds(&self, plan: &AttentionMetadata) -> bool {
-        plan.ids.len() == self.rows
-            && plan.outputs.len() == self.outputs.1
-            && plan.decoding.len() == self.decoding.1
-            && plan.prefilling.len() == self.prefilling.1
-            && plan.tiles.len() == self.tiles.1
-            && self.place.pages + plan.pages.len() <= self.memory.len()
+    /// Whether the metadata fits.
+    pub fn holds(&self, metadata: &AttentionMetadata) -> bool {
+        metadata.ids.len() == self.rows
+            && metadata.outputs.len() == self.outputs.1
+            && metadata.decoding.len() == self.decoding.1
+            && metadata.prefilling.len() == self.prefilling.1
+            && metadata.tiles.len() == self.tiles.1
+            && self.offsets.pages + metadata.pages.len() <= self.memory.len()
     }
 
-    /// Puts another plan in the place of the last.
+    /// Overwrites the metadata.
     ///
     /// # Errors
     ///
     /// If it [does not fit](Pass::holds) or the device fails.
     pub fn write(
         &mut self,
-        plan: &AttentionMetadata,
+        metadata: &AttentionMetadata,
         device: &CudaDevice,
         staging: &mut Staging,
     ) -> Result<()> {
-        if !self.holds(plan) {
-            bail!("a pass of {} rows for {}", self.rows, plan.ids.len());
+        if !self.holds(metadata) {
+            bail!("a pass of {} rows for {}", self.rows, metadata.ids.len());
         }
-        staging.copy(&self.place.pack(plan), &mut self.memory, device)
+        staging.copy(&self.offsets.pack(metadata), &mut self.memory, device)
     }
 
-    /// Finds the angles of the positions: frequency j turns with axis j.
+    /// Computes the angles of the positions: frequency j rotates by the position of axis `axes[j]`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Frames to normalised patches on the device.
+//! Uploads frames and cuts them into normalised patches on the device.
 
 use std::sync::Arc;
 
@@ -12,32 +12,32 @@ use super::suffix;
 use crate::cpu::patchify::{Cut, normalised_levels};
 use qwen3_vl_core::frames::{Frame, VisionInput};
 
-/// Batches of frames that may be on the device at a time: one that is cut, and the next.
-const ROOMS: usize = 2;
+/// Batches of frames on the device at a time: the one being cut, and the next.
+const UPLOAD_BUFFERS: usize = 2;
 
-/// The way of frames to the device, on a stream of its own, so that the next frames come while the last
-/// ones are encoded.
+/// Uploads frames on a stream of its own, so that the next frames arrive while the last ones are
+/// encoded.
 #[derive(Default)]
 pub struct Frames {
     staging: Staging<u8>,
     copies: Option<Arc<CudaStream>>,
-    rooms: [Option<Room>; ROOMS],
+    buffers: [Option<UploadBuffer>; UPLOAD_BUFFERS],
     next: usize,
 }
 
-struct Room {
+struct UploadBuffer {
     memory: CudaSlice<u8>,
-    /// When the frames in it are not needed any more.
+    /// Signals that its frames have been read.
     free: Option<CudaEvent>,
 }
 
 impl Frames {
-    /// The patches of inputs of one size `[patches of all, 3 * temporal * patch * patch]` (twin:
+    /// The patches of inputs of one size, `[patches of all, 3 * temporal * patch * patch]` (twin:
     /// [`crate::cpu::patchify::patchify()`]).
     ///
     /// # Errors
     ///
-    /// If a frame is smaller than it says or the device fails.
+    /// If there are no inputs, a frame has fewer bytes than its size needs, or the device fails.
     pub fn patches(
         &mut self,
         inputs: &[VisionInput],
@@ -72,9 +72,9 @@ impl Frames {
         // SAFETY: the kernel writes all of it.
         let out = unsafe { unwritten((rows, length), dtype, device)? };
 
-        let room = self.upload(&parts, &stream)?;
+        let buffer = self.upload(&parts, &stream)?;
         let frames = {
-            let (frames, _in_use) = room.memory.device_ptr(&stream);
+            let (frames, _in_use) = buffer.memory.device_ptr(&stream);
             frames
         };
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).into();
@@ -90,37 +90,39 @@ impl Frames {
             ((rows * length) as u64).into(),
         ];
         let name = format!("patchify_{}", suffix(dtype)?);
-        // SAFETY: the arguments of patchify.cu; the room has all frames of that size, and sides that are
-        // multiples of patch * merge are checked by whoever takes inputs.
+        // SAFETY: the arguments of patchify.cu; the buffer holds all frames, and `Runner::check`
+        // has checked that sides are multiples of patch * merge.
         unsafe { launch_each(device, &name, rows * length, &arguments)? };
-        room.free = Some(stream.record_event(None).w()?);
+        buffer.free = Some(stream.record_event(None).w()?);
         Ok(out)
     }
 
-    /// Brings bytes to the device, for what `stream` does next.
-    fn upload(&mut self, parts: &[&[u8]], stream: &Arc<CudaStream>) -> Result<&mut Room> {
+    /// Copies bytes to an upload buffer; `stream` waits for them.
+    fn upload(&mut self, parts: &[&[u8]], stream: &Arc<CudaStream>) -> Result<&mut UploadBuffer> {
         let copies = match &mut self.copies {
             Some(copies) => copies,
             none => none.insert(stream.context().new_stream().w()?),
         };
         let count: usize = parts.iter().map(|part| part.len()).sum();
-        let room = &mut self.rooms[self.next % ROOMS];
+        let buffer = &mut self.buffers[self.next % UPLOAD_BUFFERS];
         self.next += 1;
-        let fits = room.as_ref().is_some_and(|room| room.memory.len() >= count);
+        let fits = buffer
+            .as_ref()
+            .is_some_and(|buffer| buffer.memory.len() >= count);
         if !fits {
             let memory = stream.alloc_zeros::<u8>(count).w()?;
-            // The other stream must not write before the memory is there.
+            // The copy stream must not write before `stream` has allocated the memory.
             copies.join(stream).w()?;
-            *room = Some(Room { memory, free: None });
+            *buffer = Some(UploadBuffer { memory, free: None });
         }
-        let Some(room) = room else {
-            bail!("no room for frames");
+        let Some(buffer) = buffer else {
+            bail!("no upload buffer for frames");
         };
-        if let Some(free) = room.free.take() {
+        if let Some(free) = buffer.free.take() {
             copies.wait(&free).w()?;
         }
-        self.staging.copy_parts(parts, &mut room.memory, copies)?;
+        self.staging.copy_parts(parts, &mut buffer.memory, copies)?;
         stream.join(copies).w()?;
-        Ok(room)
+        Ok(buffer)
     }
 }

@@ -1,4 +1,4 @@
-//! How a model runs on an NVIDIA GPU: what there are kernels for by them, the rest by candle's operations.
+//! Runs a model on an NVIDIA GPU: with our kernels where they exist, else with candle's operations.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::model::vision::{Geometry, VisionTokens, VisionTower};
 use crate::model::{TextModel, Workspace};
 use qwen3_vl_core::frames::VisionInput;
 
-/// The platform of a model on such a device.
+/// The platform of a model on a CUDA device; none on another device.
 pub(crate) fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn Platform>> {
     if !tower.device().is_cuda() {
         return None;
@@ -24,7 +24,7 @@ pub(crate) fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn 
         true => Kernels::Ours,
         false => Kernels::Candle,
     };
-    // A step with rounded weights is not the same kernels every time.
+    // A step with quantized weights does not launch the same kernels every time.
     let repeats = text
         .linears()
         .all(|linear: &Linear| linear.format().is_none());
@@ -47,17 +47,17 @@ enum Kernels {
 
 #[derive(Clone, Copy, Debug)]
 enum TextKernels {
-    /// Ours, decode steps as graphs.
+    /// Our kernels; decode steps are recorded as graphs.
     Recorded,
-    /// Ours, launched one by one.
+    /// Our kernels, launched one by one.
     Launched,
     Candle,
 }
 
-/// Whose kernels run what.
+/// Whether our kernels or candle's run each part of a model.
 #[derive(Debug)]
 struct Cuda {
-    /// Frames to patches, and the choice of candidates.
+    /// Cutting frames into patches, and choosing candidates.
     values: Kernels,
     text: TextKernels,
     vision: Kernels,
@@ -67,19 +67,19 @@ impl Platform for Cuda {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [SequenceSlice<'_>],
+        slices: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         match self.text {
-            TextKernels::Candle => return Tensors.logits(model, parts, workspace),
+            TextKernels::Candle => return Tensors.logits(model, slices, workspace),
             TextKernels::Launched => {}
             TextKernels::Recorded => {
-                if let Some(logits) = graph::decode(model, parts, kept(workspace))? {
+                if let Some(logits) = graph::decode(model, slices, kept(workspace))? {
                     return Ok(Some(logits));
                 }
             }
         }
-        decoder::logits(model, parts, kept(workspace))
+        decoder::logits(model, slices, kept(workspace))
     }
 
     fn patches(
@@ -107,7 +107,7 @@ impl Platform for Cuda {
             Kernels::Ours => vision::tokens(tower, patches, geometry, kept(workspace))?,
             Kernels::Candle => Tensors::tokens(tower, patches, geometry, workspace)?,
         };
-        Ok(Box::new(Flight(Mark::new(&tokens, to)?)))
+        Ok(Box::new(EncodeInProgress(Mark::new(&tokens, to)?)))
     }
 
     fn candidates(
@@ -132,15 +132,15 @@ impl Platform for Cuda {
     }
 }
 
-/// What passes on such a device keep.
+/// The CUDA part of the workspace.
 fn kept(workspace: &mut Workspace) -> &mut super::workspace::Workspace {
     workspace.of_device()
 }
 
-/// Vision tokens that the device computes, on a stream of their own.
-struct Flight(Mark);
+/// Vision tokens that the device is computing on the vision stream.
+struct EncodeInProgress(Mark);
 
-impl PendingEncode for Flight {
+impl PendingEncode for EncodeInProgress {
     fn is_ready(&self) -> bool {
         self.0.is_reached()
     }

@@ -1,4 +1,4 @@
-//! Events around kernels, for `engine profile`.
+//! Records events around kernels, for `engine profile`.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream};
 use super::launch::Argument;
 use super::sync::Launched;
 
-/// A kernel that was launched, with the moments before and behind it.
+/// A launched kernel, with the events before and behind it.
 pub struct Timed {
     /// Its name.
     pub name: String,
-    /// Blocks in each direction.
+    /// Blocks in x, y and z.
     pub grid: (usize, usize, usize),
-    /// What it was given.
+    /// Its arguments.
     pub arguments: Vec<Argument>,
     start: CudaEvent,
     end: CudaEvent,
@@ -27,14 +27,14 @@ thread_local! {
     static KERNELS: RefCell<Option<Vec<Timed>>> = const { RefCell::new(None) };
 }
 
-/// Does something with events around each kernel that this thread launches meanwhile.
+/// Runs `act`, with events around each kernel that it launches on this thread.
 pub fn record<T>(act: impl FnOnce() -> T) -> (T, Vec<Timed>) {
     KERNELS.set(Some(Vec::new()));
     let done = act();
     (done, KERNELS.take().unwrap_or_default())
 }
 
-/// The moment before a kernel, if this thread records.
+/// An event before a kernel, if this thread records.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub fn begin(stream: &Arc<CudaStream>) -> Result<Option<CudaEvent>> {
     }
 }
 
-/// Notes a kernel that [`begin`] gave the start of.
+/// Records a kernel whose start [`begin`] returned.
 ///
 /// # Errors
 ///
@@ -71,19 +71,19 @@ pub fn end(
     Ok(())
 }
 
-/// The moment up to which a stream has been told what to do.
+/// An event behind the work that a stream has been given so far.
 ///
 /// # Errors
 ///
 /// If the device fails.
 pub fn moment(stream: &Arc<CudaStream>) -> Result<CudaEvent> {
-    // Not the default here, which has no time.
+    // cudarc's default events carry no time.
     stream
         .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
         .w()
 }
 
-/// Seconds from a moment that the device has reached to a later one.
+/// Seconds between two events that the device has reached.
 ///
 /// # Errors
 ///
@@ -93,7 +93,7 @@ pub fn seconds(from: &CudaEvent, to: &CudaEvent) -> Result<f64> {
 }
 
 impl Timed {
-    /// Seconds that the kernel took, once the device has done it.
+    /// Seconds that the kernel took; the device must have finished it.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Timed {
         seconds(&self.start, &self.end)
     }
 
-    /// Seconds from a moment before to the start of the kernel.
+    /// Seconds from an earlier event to the start of the kernel.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Timed {
         seconds(moment, &self.start)
     }
 
-    /// The moment when the kernel had ended.
+    /// The event behind the kernel.
     pub fn end(&self) -> &CudaEvent {
         &self.end
     }

@@ -1,4 +1,4 @@
-//! Rotary position embeddings, with what lies around them.
+//! Rotary position embeddings, fused with the operations around them.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -11,12 +11,13 @@ use crate::model::heads::Heads;
 use crate::model::norm::RmsNorm;
 use crate::model::rope::RopeTable;
 
-/// Heads of a block of threads of `rope.cu`.
+/// Heads per thread block of `rope.cu`.
 const HEADS_OF_BLOCK: usize = 4;
 
-/// Normalises queries and keys by head and rotates them by the angles of the pass; keys and values go where
-/// its slots say, the queries come back `[rows, heads * width]`. Each is `[rows, heads * width]` of its heads,
-/// and rows may lie further apart (twins: [`crate::cpu::norm`], [`crate::model::KvCache::write`]).
+/// Normalises queries and keys by head, rotates them by the angles of the pass, writes keys and
+/// values to the slots of the pass, and returns the queries `[rows, heads * width]`. Each of `q`,
+/// `k` and `v` is `[rows, its heads * width]`, with gaps between rows if need be (twins:
+/// [`crate::cpu::norm`], [`crate::model::KvCache::write`]).
 ///
 /// # Errors
 ///
@@ -74,9 +75,9 @@ pub fn write(
     Ok(out)
 }
 
-/// Adds `bias` `[3 * heads * width]` to `qkv` `[patches, 3 * heads * width]` and rotates queries and keys by the
-/// angles of the patches of one grid, in place (twins: [`crate::cpu::activation::add`],
-/// [`crate::cpu::norm::rotate`]).
+/// Adds `bias` `[3 * heads * width]` to `qkv` `[patches, 3 * heads * width]` and rotates queries
+/// and keys by the angles of the patches of one grid, in place (twins:
+/// [`crate::cpu::activation::add`], [`crate::cpu::norm::rotate`]).
 ///
 /// # Errors
 ///

@@ -6,11 +6,12 @@ use super::launch::{address, device_of, first_value, launch, launch_each, unwrit
 use super::suffix;
 use crate::model::norm::{LAYER_NORM_EPS, LayerNorm};
 
-/// Threads of a block that reduces (`block.cuh`).
+/// Threads per block that reduces a row (`block.cuh`).
 const THREADS: u32 = 256;
 
-/// `sum += delta`, in place, and RMSNorm of that. `sum`, `delta` `[rows, width]`, `weight` `[width]`, width a
-/// multiple of 8 (twins: [`crate::cpu::activation::add`], [`crate::cpu::norm::rms_norm`]).
+/// `sum += delta`, in place, and RMSNorm of the sum. `sum`, `delta` `[rows, width]`, `weight`
+/// `[width]`, width a multiple of 8 (twins: [`crate::cpu::activation::add`],
+/// [`crate::cpu::norm::rms_norm`]).
 ///
 /// # Errors
 ///
@@ -47,9 +48,9 @@ pub fn add_rms_norm(
     Ok(out)
 }
 
-/// `sum += delta`, with the bias of the layer that `delta` is a product of, in place, and LayerNorm of that.
-/// `sum`, `delta` `[rows, width]`, `bias` `[width]`, width a multiple of 8 (twins:
-/// [`crate::cpu::activation::add`], [`crate::cpu::norm::layer_norm`]).
+/// `sum += delta + bias`, in place, and LayerNorm of the sum; `bias` is that of the layer whose
+/// product `delta` is. `sum`, `delta` `[rows, width]`, `bias` `[width]`, width a multiple of 8
+/// (twins: [`crate::cpu::activation::add`], [`crate::cpu::norm::layer_norm`]).
 ///
 /// # Errors
 ///
@@ -98,8 +99,8 @@ pub fn add_layer_norm(
     Ok(out)
 }
 
-/// Tanh-approximated GELU of `x` `[rows, width]`, in place, with `bias` `[width]`, width a multiple of 8 (twins:
-/// [`crate::cpu::activation::add`], [`crate::cpu::activation::gelu_tanh`]).
+/// Tanh-approximated GELU of `x` `[rows, width]`, in place, with `bias` `[width]`, width a multiple
+/// of 8 (twins: [`crate::cpu::activation::add`], [`crate::cpu::activation::gelu_tanh`]).
 ///
 /// # Errors
 ///
@@ -121,7 +122,7 @@ pub fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<()> {
     unsafe { launch_each(device_of(x)?, &name, groups, &arguments) }
 }
 
-/// `silu(gate) * up`, each `[rows, width]`, of which rows may lie further apart, both alike (twin:
+/// `silu(gate) * up`, each `[rows, width]`, with the same pitch (twin:
 /// [`crate::cpu::activation::silu_mul`]).
 ///
 /// # Errors
@@ -151,7 +152,7 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
-/// Rows of a table `[vocabulary, width]` for `rows` ids (u32) at an address of the device (twin: candle's
+/// Rows of a table `[vocabulary, width]` for `rows` ids (u32) at a device address (twin: candle's
 /// `index_select`).
 ///
 /// # Errors
@@ -160,7 +161,7 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 ///
 /// # Safety
 ///
-/// `ids` is the address of `rows` numbers below the table's length.
+/// `ids` is the device address of `rows` ids (u32) below the table's length.
 pub unsafe fn embed(ids: u64, rows: usize, table: &Tensor) -> Result<Tensor> {
     let (_, width) = table.dims2()?;
     let device = device_of(table)?;
@@ -173,12 +174,12 @@ pub unsafe fn embed(ids: u64, rows: usize, table: &Tensor) -> Result<Tensor> {
         (width as u32).into(),
     ];
     let name = format!("embed_{}", suffix(table.dtype())?);
-    // SAFETY: the arguments of embed.cu; the caller vouches for the ids.
+    // SAFETY: the arguments of embed.cu; the caller guarantees the ids.
     unsafe { launch(device, &name, (rows, 1, 1), THREADS, &arguments)? };
     Ok(out)
 }
 
-/// From a row of a matrix to the next, in values, where a row has no gaps.
+/// The pitch of a matrix: values from a row to the next. An error if a row has gaps.
 pub fn pitch(matrix: &Tensor) -> Result<u32> {
     match matrix.stride() {
         [pitch, 1] => Ok(*pitch as u32),

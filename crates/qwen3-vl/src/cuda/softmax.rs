@@ -1,4 +1,4 @@
-//! The softmax of attention where there is no kernel for all of it: in f32 with many queries.
+//! The softmax of attention without a fused kernel: in f32 with many queries.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -6,7 +6,7 @@ use super::launch::{address, device_of, launch};
 use super::suffix;
 use crate::model::attention::SoftmaxArgs;
 
-/// Weights of scores, in place (a [`Softmax`](crate::model::attention::Softmax)).
+/// Turns attention scores into weights, in place (a [`Softmax`](crate::model::attention::Softmax)).
 ///
 /// # Errors
 ///
@@ -20,14 +20,14 @@ pub(crate) fn weights(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
     softmax.run(&scores).map(|()| scores)
 }
 
-/// Turns scores into weights, in f32 arithmetic.
+/// Softmax of scaled, causally masked attention scores, in f32 arithmetic.
 #[derive(Clone, Copy, Debug)]
 pub struct Softmax {
-    /// What scores are multiplied by, more than 0.
+    /// Factor of the scores, more than 0.
     pub scale: f32,
-    /// Queries, whose rows follow each other.
+    /// Queries per head, whose rows follow each other.
     pub queries: usize,
-    /// Keys that the first of them sees; each next one sees one more, up to all.
+    /// Keys that the first query attends to; each later query attends to one more, up to all.
     pub seen: usize,
 }
 
@@ -36,7 +36,8 @@ impl Softmax {
     ///
     /// # Errors
     ///
-    /// If [`super::is_supported`] does not know the type, the sizes do not fit, or the device fails.
+    /// If the type is not [supported](super::is_supported), the sizes do not fit, or the device
+    /// fails.
     pub fn run(self, scores: &Tensor) -> Result<()> {
         let keys = scores.dims().last().copied().unwrap_or(0);
         if keys == 0 || self.seen == 0 || self.queries == 0 {
@@ -51,7 +52,7 @@ impl Softmax {
         ];
         let name = format!("softmax_{}", suffix(scores.dtype())?);
         let grid = (scores.elem_count() / keys, 1, 1);
-        // SAFETY: the arguments of softmax.cu, and there are so many rows of so many keys.
+        // SAFETY: the arguments of softmax.cu; rows and keys are the tensor's.
         unsafe { launch(device_of(scores)?, &name, grid, 256, &arguments) }
     }
 }

@@ -1,5 +1,5 @@
-//! The way of small things to the device without waiting for it: through memory that the device reads by
-//! itself.
+//! A staging ring: small uploads that do not wait for the device, through pinned memory that it
+//! reads by itself.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::{CudaDevice, Result};
 
-/// Copies that may be on their way at a time.
+/// Copies that may be in progress at a time.
 const SLOTS: usize = 4;
 
-/// Pinned memory, used in turns.
+/// A ring of pinned buffers.
 pub struct Staging<T = u64> {
     slots: Vec<Slot<T>>,
     next: usize,
@@ -20,7 +20,7 @@ pub struct Staging<T = u64> {
 
 struct Slot<T> {
     memory: PinnedHostSlice<T>,
-    /// When the device has read it.
+    /// Signals that the device has read it.
     read: Option<CudaEvent>,
 }
 
@@ -35,7 +35,7 @@ impl<T> Slot<T> {
 
 impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
-        // A device that fails here has failed before, and reads no more.
+        // If this fails, the device had failed before and no longer reads the memory.
         let _ = self.wait();
     }
 }
@@ -59,7 +59,7 @@ impl<T: DeviceRepr + ValidAsZeroBits + Copy + 'static> Staging<T> {
         self.copy_parts(&[values], to, &device.cuda_stream())
     }
 
-    /// Copies values that lie apart to the front of `to`, one behind the other, in the order of `stream`.
+    /// Copies the parts to the front of `to`, one behind the other, in the order of `stream`.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl<T: DeviceRepr + ValidAsZeroBits + Copy + 'static> Staging<T> {
         Ok(())
     }
 
-    /// The slot whose turn it is, with room for so many values.
+    /// The next slot of the ring, with memory for `count` values.
     fn slot(&mut self, count: usize, stream: &Arc<CudaStream>) -> Result<&mut Slot<T>> {
         let index = self.next % SLOTS;
         self.next += 1;
@@ -94,7 +94,7 @@ impl<T: DeviceRepr + ValidAsZeroBits + Copy + 'static> Staging<T> {
             .get(index)
             .is_none_or(|slot| slot.memory.len() < count);
         if small {
-            // SAFETY: it is written before it is read; zeros are values of T anyway.
+            // SAFETY: it is written before it is read; all-zero memory is a valid T anyway.
             let memory = unsafe { stream.context().alloc_pinned(count.next_power_of_two()) }.w()?;
             let slot = Slot { memory, read: None };
             match self.slots.get_mut(index) {

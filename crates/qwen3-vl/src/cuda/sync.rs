@@ -1,7 +1,7 @@
 //! `QWEN3_VL_SYNC=1`: the host waits for the device before and after each kernel.
 //!
-//! A device reports a fault with whatever it is asked next. With these waits that is the kernel
-//! that made it. Decode steps are not recorded then.
+//! A device reports a fault at the next call. With these waits that call belongs to the kernel that
+//! caused the fault. Decode steps are not recorded then.
 
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::{Error, Result};
 
-/// Whether the environment says so.
+/// Whether the environment variable is set to 1.
 pub fn is_on() -> bool {
     static ON: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("QWEN3_VL_SYNC").is_some_and(|value| value == "1"));
@@ -20,9 +20,9 @@ pub fn is_on() -> bool {
 pub struct Launched<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Blocks in each direction.
+    /// Blocks in x, y and z.
     pub grid: (usize, usize, usize),
-    /// Threads of a block.
+    /// Threads per block.
     pub threads: u32,
 }
 
@@ -42,11 +42,11 @@ impl Launched<'_> {
         Error::msg(format!("{self}: {error}"))
     }
 
-    /// Waits, if [`is_on`], for what was launched before the kernel.
+    /// Waits, if [`is_on`], for all work before the kernel.
     ///
     /// # Errors
     ///
-    /// If that failed: an operation of candle's, of cuBLAS's, or a copy.
+    /// If that work failed: an operation of candle or cuBLAS, or a copy.
     pub fn before(&self, stream: &Arc<CudaStream>) -> Result<()> {
         wait(stream).map_err(|e| Error::msg(format!("what ran before {self}: {e}")))
     }

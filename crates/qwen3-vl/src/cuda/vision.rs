@@ -43,7 +43,7 @@ pub fn tokens(
     tower.encode(&mut kernels, patches, geometry)
 }
 
-/// For grids of one size.
+/// Operations for grids of one size.
 struct VisionKernels<'a> {
     pass: &'a Pass,
     geometry: &'a Geometry,

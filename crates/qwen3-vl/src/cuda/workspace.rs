@@ -1,4 +1,4 @@
-//! What passes on a device keep between them.
+//! Memory that passes on a device reuse.
 
 use candle_core::{Device, Result, Tensor};
 
@@ -7,23 +7,23 @@ use super::patches::Frames;
 use super::staging::Staging;
 use crate::model::rope::TextRope;
 
-/// Of one thread that runs a model on a device.
+/// The workspace of one thread that runs a model on a device.
 #[derive(Default)]
 pub struct Workspace {
-    /// The way to the device for the language model.
+    /// The language model's staging ring.
     pub staging: Staging,
-    /// The way for the vision tower: a slot is free again when its stream has come there, which the
+    /// The vision tower's staging ring. Its slots are freed by the vision stream, which the
     /// language model must not wait for.
     pub vision_staging: Staging,
-    /// The way of frames to it.
+    /// Upload of frames to the vision tower.
     pub frames: Frames,
-    /// Decode steps that can be repeated.
+    /// Recorded decode steps.
     pub graphs: Graphs,
     rope: Option<(Tensor, Tensor)>,
 }
 
 impl Workspace {
-    /// Steps that are not recorded, and why.
+    /// Warnings about steps that cannot be recorded.
     pub fn notices(&self) -> Vec<String> {
         let refused = self.graphs.refused();
         let notices = refused.map(|(rows, why)| {
@@ -32,7 +32,7 @@ impl Workspace {
         notices.collect()
     }
 
-    /// Frequencies and the axes that they turn with, on the device.
+    /// Frequencies, and the axes whose positions they rotate by, on the device.
     ///
     /// # Errors
     ///

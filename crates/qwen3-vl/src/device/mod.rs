@@ -1,4 +1,4 @@
-//! Where a model runs and in which type: the one place that chooses a device.
+//! Chooses the device of a model and its types.
 
 use std::str::FromStr;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use crate::cuda;
 use crate::memory::available_memory;
 use crate::quote::brief;
 
-/// Which device computes.
+/// The device that computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceChoice {
     /// The first CUDA device if this build and this machine have one, else the CPU.
@@ -24,8 +24,9 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
-/// How weights are kept and, on a GPU, what it computes in. The CPU always computes in f32. With a
-/// [`QuantizeAtLoad`](crate::weights::QuantizeAtLoad) this is the type of what that leaves alone.
+/// The type of weights and, on a GPU, of arithmetic. The CPU always computes in f32. With a
+/// [`QuantizeAtLoad`](crate::weights::QuantizeAtLoad) this is the type of the weights that are not
+/// quantized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DtypeChoice {
     /// CPU: as stored in the checkpoint (exact). CUDA: bf16.
@@ -42,7 +43,7 @@ pub enum DtypeChoice {
 impl FromStr for DeviceChoice {
     type Err = UnknownChoice;
 
-    /// `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
+    /// Parses `auto`, `cpu`, `cuda` (the first) or `cuda:N`.
     fn from_str(name: &str) -> Result<Self, UnknownChoice> {
         let device = match name {
             "auto" => Some(Self::Auto),
@@ -62,15 +63,15 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
     ///
-    /// [`LoadError::Unavailable`] if it is none that this build and machine have.
+    /// [`LoadError::Unavailable`] if this build or machine does not have it.
     pub fn open(self) -> Result<Device, LoadError> {
         Ok(match self {
             Self::Cpu => Device::Cpu,
-            // Without a driver, or in a build without CUDA, this is an error: no GPU.
+            // This is an error without a driver or in a build without CUDA.
             Self::Auto => cuda::open(0).unwrap_or(Device::Cpu),
             Self::Cuda(n) => cuda::open(n).map_err(|e| {
                 LoadError::Unavailable(format!(
@@ -82,8 +83,8 @@ impl DeviceChoice {
         })
     }
 
-    /// Another stream of the same device, so that the vision tower works beside the language model; the
-    /// same device where there are no streams.
+    /// Another stream of the same device, so that the vision tower runs concurrently with the
+    /// language model; the same device if it has no streams.
     ///
     /// # Errors
     ///
@@ -95,7 +96,7 @@ impl DeviceChoice {
         }
     }
 
-    /// What `Auto` stands for on this machine.
+    /// Resolves `Auto` on this machine.
     #[must_use]
     pub fn resolved(self) -> Self {
         static GPU: LazyLock<bool> = LazyLock::new(|| cuda::open(0).is_ok());
@@ -110,7 +111,7 @@ impl DeviceChoice {
 impl FromStr for DtypeChoice {
     type Err = UnknownChoice;
 
-    /// `auto`, `bf16`, `f16` or `f32`.
+    /// Parses `auto`, `bf16`, `f16` or `f32`.
     fn from_str(name: &str) -> Result<Self, UnknownChoice> {
         match name {
             "auto" => Ok(Self::Auto),
@@ -127,7 +128,7 @@ impl FromStr for DtypeChoice {
 }
 
 impl DtypeChoice {
-    /// What `Auto` stands for on this device, where the checkpoint has no say.
+    /// Resolves `Auto` for a device, unless the checkpoint decides.
     #[must_use]
     pub fn on(self, device: DeviceChoice) -> Self {
         match (self, device) {
@@ -137,7 +138,7 @@ impl DtypeChoice {
     }
 }
 
-/// Bytes that are free where the cache will be; none if nobody says.
+/// Free bytes of the device's memory; none if unknown.
 pub(crate) fn free_memory(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => available_memory(),

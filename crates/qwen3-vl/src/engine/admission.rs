@@ -1,43 +1,44 @@
-//! Who gets room in the KV cache. Pure: counts blocks, holds none.
+//! Reserves KV-cache blocks for windows. Pure: it counts blocks and holds none.
 //!
-//! A window is admitted when it opens, with room for all that it and one request will need, so that no
-//! window that has begun ever lacks memory. More requests at a time need more room, and may have to wait. Those that wait are admitted in the order in which they opened.
+//! A window is admitted when it opens and reserves every block that it and one request will need,
+//! so a window that has begun never lacks memory. Further concurrent requests need more blocks and
+//! may have to wait. Waiting windows are admitted in the order in which they opened.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Whether a window may begin.
+/// When a window may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
     /// At once.
     Now,
-    /// When others have ended.
+    /// When others have ended and freed their blocks.
     Later,
-    /// Not now, and it does not want to wait.
+    /// Not now, and the caller does not want to wait.
     Full,
-    /// Never: it needs more than there is.
+    /// Never: it needs more blocks than the cache has.
     Never,
 }
 
 /// Blocks of an admitted window and its forks.
 #[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    /// What it said that it will need.
-    said: usize,
+struct Reservation {
+    /// Blocks that the window declared when it opened; the lower bound of `reserved`.
+    declared: usize,
     reserved: usize,
 }
 
-/// Room in blocks, and who has how much of it.
+/// The blocks of the KV cache, and the windows that reserve them.
 #[derive(Clone, Debug)]
 pub struct Admission {
     limit: usize,
     reserved: usize,
-    admitted: BTreeMap<u64, Room>,
-    /// Windows that wait, with what they need, oldest first.
+    admitted: BTreeMap<u64, Reservation>,
+    /// Waiting windows and the blocks that each needs, oldest first.
     waiting: VecDeque<(u64, usize)>,
 }
 
 impl Admission {
-    /// All `limit` blocks are free.
+    /// An admission of `limit` blocks, all free.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -47,12 +48,12 @@ impl Admission {
         }
     }
 
-    /// Blocks that there are.
+    /// Blocks of the KV cache.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// A window opens that will need so many blocks.
+    /// Opens a window that will need `blocks`. If they are not free, it waits if `waits`.
     pub fn open(&mut self, id: u64, blocks: usize, waits: bool) -> Admitted {
         if blocks > self.limit {
             Admitted::Never
@@ -70,8 +71,8 @@ impl Admission {
         let fits = blocks <= self.limit - self.reserved;
         if fits {
             self.reserved += blocks;
-            let (said, reserved) = (blocks, blocks);
-            self.admitted.insert(id, Room { said, reserved });
+            let (declared, reserved) = (blocks, blocks);
+            self.admitted.insert(id, Reservation { declared, reserved });
         }
         fits
     }
@@ -81,32 +82,35 @@ impl Admission {
         self.admitted.contains_key(&id)
     }
 
-    /// What the window said that it will need; 0 if it has not been admitted.
-    pub fn said(&self, id: u64) -> usize {
-        self.admitted.get(&id).map_or(0, |room| room.said)
+    /// Blocks that the window declared when it opened; 0 if it has not been admitted.
+    pub fn declared(&self, id: u64) -> usize {
+        self.admitted
+            .get(&id)
+            .map_or(0, |reservation| reservation.declared)
     }
 
-    /// An admitted window and its forks need so many blocks in all, or what it said if that is more. Whether
-    /// they can have them; if not, they keep what they have.
+    /// Reserves `blocks` for an admitted window and its forks together, or what it declared if that
+    /// is more. Returns false and keeps the reservation as it is if they are not free.
     pub fn resize(&mut self, id: u64, blocks: usize) -> bool {
-        let Some(room) = self.admitted.get_mut(&id) else {
+        let Some(reservation) = self.admitted.get_mut(&id) else {
             return false;
         };
-        let blocks = blocks.max(room.said);
-        let others = self.reserved - room.reserved;
+        let blocks = blocks.max(reservation.declared);
+        let others = self.reserved - reservation.reserved;
         let fits = blocks <= self.limit - others;
         if fits {
-            room.reserved = blocks;
+            reservation.reserved = blocks;
             self.reserved = others + blocks;
         }
         fits
     }
 
-    /// Windows that are still there; what the others had goes to those that wait.
+    /// Keeps the windows for which `is_there` holds; the blocks of the others go to waiting
+    /// windows.
     pub fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
-        self.admitted.retain(|id, room| {
+        self.admitted.retain(|id, reservation| {
             let stays = is_there(*id);
-            self.reserved -= if stays { 0 } else { room.reserved };
+            self.reserved -= if stays { 0 } else { reservation.reserved };
             stays
         });
         self.waiting.retain(|(id, _)| is_there(*id));
@@ -125,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_is_admitted_in_order_and_nobody_overtakes() {
+    fn windows_are_admitted_in_the_order_in_which_they_opened() {
         let mut admission = Admission::new(10);
         assert_eq!(admission.open(1, 6, true), Admitted::Now);
         assert_eq!(admission.open(2, 5, true), Admitted::Later);
@@ -139,13 +143,13 @@ mod tests {
         assert!(admission.resize(3, 5) && !admission.resize(2, 6));
         admission.retain(|id| id == 3);
         assert!(admission.resize(3, 10) && !admission.resize(3, 11));
-        // What it does not need any more is free, but for what it said.
-        assert!(admission.resize(3, 0) && admission.said(3) == 2);
+        // It gives back what it no longer needs, but keeps what it declared.
+        assert!(admission.resize(3, 0) && admission.declared(3) == 2);
         assert_eq!(admission.open(6, 8, false), Admitted::Now);
         assert!(!admission.resize(3, 3));
     }
 
-    /// The oldest admitted window ends, and those of the waiting that are admitted then live.
+    /// Ends the oldest admitted window; waiting windows that are admitted then become alive.
     fn oldest_ends(admission: &mut Admission, alive: &mut Vec<u64>, waiting: &mut Vec<u64>) {
         alive.remove(0);
         admission.retain(|id| alive.contains(&id) || waiting.contains(&id));
@@ -153,8 +157,8 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than there is; and when all have ended, everyone who wanted to wait has been
-        /// admitted and everything is free.
+        /// Reservations never exceed the limit. When all windows have ended, every waiting window
+        /// has been admitted and every block is free.
         #[test]
         fn memory_is_bounded_and_all_are_admitted(
             limit in 1usize..40,
@@ -172,7 +176,6 @@ mod tests {
                     Admitted::Never => prop_assert!(blocks > limit),
                 }
                 prop_assert!(admission.reserved <= limit);
-                // The oldest admitted ones end.
                 for _ in 0..ends.min(alive.len()) {
                     oldest_ends(&mut admission, &mut alive, &mut waiting);
                 }

@@ -1,4 +1,4 @@
-//! Vision inputs to vision tokens.
+//! Encodes vision inputs to vision tokens.
 
 use std::time::Instant;
 
@@ -10,22 +10,23 @@ use crate::cpu::patchify::Cut;
 use qwen3_vl_core::frames::VisionInput;
 
 impl Runner {
-    /// How many inputs of this size go through the encoder together.
+    /// Inputs of this size that one batch of the encoder takes, at least 1.
     pub fn most_together(&self, input: &VisionInput) -> usize {
         let (rows, columns) = self.patches(input);
         (self.config.vision_batch_patches / (rows * columns).max(1)).max(1) as usize
     }
 
-    /// Whether the inputs can go through the encoder together: they are of one kind and size.
+    /// Whether the inputs can be in one batch of the encoder: they are of one kind and size.
     pub fn together(a: &VisionInput, b: &VisionInput) -> bool {
         a.size() == b.size() && pair(a) == pair(b)
     }
 
-    /// Whether the model can take the input.
+    /// Checks that the model can take the input.
     ///
     /// # Errors
     ///
-    /// If the frames do not have the sizes that they say or that the model needs.
+    /// [`StepError::Frame`] if a frame's bytes do not match its size, the frames of a pair differ
+    /// in size, or a side is not a multiple of patch size times merge size.
     pub fn check(&self, input: &VisionInput) -> Result<(), StepError> {
         let config = &self.parts.model.config.vision_config;
         check(
@@ -34,11 +35,13 @@ impl Runner {
         )
     }
 
-    /// Whether the sequence can take the input as its next one, before anything is computed for it.
+    /// Checks that the sequence can take the input as its next one, before anything is computed for
+    /// it.
     ///
     /// # Errors
     ///
-    /// If the model cannot take the input, or the sequence would have too many tokens with it.
+    /// [`StepError::Frame`] as for [`Runner::check`]; [`StepError::Limit`] if the input or the
+    /// sequence would have too many tokens.
     pub fn check_next(&self, sequence: &Sequence, input: &VisionInput) -> Result<(), StepError> {
         self.check(input)?;
         let tokens = |input: &VisionInput| self.tokens(input);
@@ -48,7 +51,7 @@ impl Runner {
         Ok(self.limits().check(all, 1)?)
     }
 
-    /// Vision tokens that an input becomes.
+    /// Vision tokens of an input, after merging patches.
     fn tokens(&self, input: &VisionInput) -> usize {
         let (rows, columns) = self.patches(input);
         let merge = self.parts.model.config.vision_config.spatial_merge_size;
@@ -74,7 +77,7 @@ impl Runner {
         self.finish(vision_batch)
     }
 
-    /// Begins to encode vision inputs of one kind and size.
+    /// Starts to encode vision inputs of one kind and size, without waiting for the device.
     pub(super) fn begin(&mut self, inputs: &[VisionInput]) -> Result<VisionBatch, StepError> {
         let since = Instant::now();
         inputs.iter().try_for_each(|input| self.check(input))?;
@@ -91,7 +94,7 @@ impl Runner {
         })
     }
 
-    /// How inputs are cut and normalised.
+    /// How inputs are cut into patches and normalised.
     fn cut(&self, video: bool) -> Cut {
         let config = &self.parts.model.config.vision_config;
         let norm = if video {

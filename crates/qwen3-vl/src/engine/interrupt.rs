@@ -1,4 +1,4 @@
-//! Ends a step that nobody waits for any more, from another thread.
+//! Interrupts a step whose windows have no waiters left, from another thread.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::runner::StepError;
 use crate::cpu::pool::Flag;
 
-/// Says whether the step that runs is still wanted: the engine tells it which windows that step is for,
-/// callers tell it what they have given up. Kernels look at its [`Flag`].
+/// Tracks whether the running step is still wanted. The engine registers the step's windows,
+/// callers give up theirs, and kernels poll the [`Flag`].
 #[derive(Debug, Default)]
 pub struct Interrupt {
     flag: Flag,
     stopped: AtomicBool,
-    /// Windows that the step that runs is for. Those without an [`Interest`] are always wanted.
+    /// Windows of the running step. A window without an [`Interest`] is always wanted.
     running: Mutex<Vec<Option<Arc<Interest>>>>,
 }
 
-/// How many wait for a window: who holds it open, and its requests.
+/// Counts the waiters of a window: the caller that holds it open, and its requests.
 #[derive(Debug, Default)]
 pub struct Interest {
     waiters: AtomicUsize,
@@ -28,7 +28,7 @@ impl Interest {
     }
 }
 
-/// Somebody who waits for a window, until it is dropped or gives up.
+/// Waits for a window until it is dropped or gives up.
 #[derive(Debug)]
 pub struct Waiter {
     interrupt: Arc<Interrupt>,
@@ -37,7 +37,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// One more who waits for the window.
+    /// Adds a waiter to the window.
     pub fn new(interrupt: &Arc<Interrupt>, interest: &Arc<Interest>) -> Self {
         interest.waiters.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -47,8 +47,8 @@ impl Waiter {
         }
     }
 
-    /// Waits no more. The step that runs ends, if nobody else waits for it. To be called when the engine
-    /// has the command to forget what was waited for.
+    /// Stops waiting, and interrupts the running step if its windows have no other waiters. Call it
+    /// after the command that cancels the wait has been sent to the engine.
     pub fn give_up(&self) {
         if !self.gave_up.swap(true, Ordering::Relaxed) {
             let running = self.interrupt.lock();
@@ -65,12 +65,12 @@ impl Drop for Waiter {
 }
 
 impl Interrupt {
-    /// What kernels look at.
+    /// The flag that kernels poll.
     pub fn flag(&self) -> &Flag {
         &self.flag
     }
 
-    /// A step begins for these windows. It has ended when the result is dropped.
+    /// Begins a step for these windows. It ends when the result is dropped.
     pub fn begin(self: &Arc<Self>, windows: Vec<Option<Arc<Interest>>>) -> Running {
         let mut running = self.lock();
         *running = windows;
@@ -86,18 +86,18 @@ impl Interrupt {
         }
     }
 
-    /// The step that runs ends, and all later ones.
+    /// Interrupts the running step and all later ones.
     pub fn stop(&self) {
         let _running = self.lock();
         self.stopped.store(true, Ordering::Relaxed);
         self.flag.raise();
     }
 
-    /// The result of a step, if it was not to end before it was there.
+    /// The result of a step, unless the step was interrupted.
     ///
     /// # Errors
     ///
-    /// The step's own, or [`StepError::Interrupted`].
+    /// [`StepError::Interrupted`], or else the step's own error.
     pub(super) fn unless<T>(&self, result: candle_core::Result<T>) -> Result<T, StepError> {
         match self.flag.is_raised() {
             true => Err(StepError::Interrupted),
@@ -111,12 +111,12 @@ impl Interrupt {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Arc<Interest>>>> {
-        // A list is right after every statement.
+        // Every statement leaves the list valid, so a poisoned lock is safe to use.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A step that runs.
+/// A running step.
 pub struct Running(Arc<Interrupt>);
 
 impl Drop for Running {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_ends_when_the_last_who_waits_for_its_windows_gives_up() {
+    fn a_step_ends_when_the_last_waiter_for_its_windows_gives_up() {
         let interrupt = Arc::new(Interrupt::default());
         let windows = [(); 3].map(|()| Arc::new(Interest::default()));
         let waiter = |window: usize| Waiter::new(&interrupt, &windows[window]);
@@ -158,7 +158,7 @@ mod tests {
         assert!(!raised(), "the next step runs");
 
         let step = begin(&[0]);
-        assert!(raised(), "nobody waits for it when it begins");
+        assert!(raised(), "it begins without a waiter");
         drop(step);
         let step = interrupt.begin(vec![Some(windows[0].clone()), None]);
         assert!(!raised(), "one of its windows is always wanted");

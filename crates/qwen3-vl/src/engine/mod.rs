@@ -1,8 +1,8 @@
 //! The thread that owns a model.
 //!
-//! Commands go in over a channel, events come back through each window's sink. The channel itself
-//! is unbounded, so that no caller ever waits behind a forward pass; what is in it is bounded by
-//! the callers, who bound their open and closed windows.
+//! Commands arrive over a channel, events leave through each window's sink. The channel is
+//! unbounded, so that no caller waits behind a forward pass. Callers bound its contents by bounding
+//! their windows.
 
 pub mod admission;
 pub mod config;
@@ -38,48 +38,48 @@ use runner::{Runner, StepError};
 use scheduler::{Scheduler, SequenceStatus, Step};
 use sequence::{Ask, Sequence};
 
-/// What callers tell the engine. Windows and requests are named by a number that only one of them has.
+/// A caller's command to the engine. Windows and requests share one space of unique ids.
 pub enum Command {
-    /// A window begins.
+    /// Opens a window.
     Open {
-        /// Its number; later windows have larger ones.
+        /// Its id; later windows have larger ones.
         id: u64,
-        /// What stands before its frames.
+        /// The prompt before its frames, and what the window will need.
         head: WindowHead,
-        /// Hears of its failure, if no request does.
+        /// Receives its failure if it has no request.
         lost: LostSink,
-        /// Who waits for it.
+        /// Its waiters.
         interest: Arc<Interest>,
     },
-    /// A vision input for an open window.
+    /// Adds a vision input to an open window.
     Push {
         /// The window.
         id: u64,
-        /// Its next pair or image.
+        /// Its next frame pair or image.
         input: VisionInput,
         /// When it was pushed.
         at: Instant,
     },
-    /// A request about what an open window has so far.
+    /// Asks about the inputs that an open window has so far.
     Ask {
         /// The window.
         window: u64,
         /// The request.
         ask: Ask,
     },
-    /// No more inputs and requests of a window.
+    /// Ends a window's inputs and requests.
     Close {
         /// The window.
         id: u64,
     },
-    /// Nobody wants the answer to a request any more.
+    /// Cancels a request.
     Cancel {
         /// The request.
         id: u64,
     },
 }
 
-/// The running engine. Dropping it cancels all windows, interrupts the step that runs and joins the
+/// The running engine. Dropping it cancels all windows, interrupts the running step and joins the
 /// thread, which takes a fraction of a second whatever the step is.
 pub struct Engine {
     commands: Option<Sender<Command>>,
@@ -93,7 +93,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the system gives no thread.
+    /// If the system cannot start a thread.
     pub fn start(runner: Runner) -> std::io::Result<Self> {
         let (commands, inbox) = unbounded();
         let interrupt = Arc::clone(runner.interrupt());
@@ -125,17 +125,17 @@ impl Engine {
         })
     }
 
-    /// Where commands go.
+    /// The channel for commands; none while the engine is dropped.
     pub fn commands(&self) -> Option<Sender<Command>> {
         self.commands.clone()
     }
 
-    /// Where to say that nobody waits for a window any more, once the command to cancel it is sent.
+    /// Where waiters give up a window, after its cancel command has been sent.
     pub fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 
-    /// Whether every window fails, after a panic.
+    /// Whether every window fails, after a panic or a failure of the device.
     pub fn is_broken(&self) -> bool {
         let thread = self.thread.as_ref();
         self.broken.get().is_some() || thread.is_none_or(JoinHandle::is_finished)
@@ -145,14 +145,14 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.interrupt.stop();
-        // The thread may sleep on the channel, which open windows keep connected: wake it.
+        // Wakes the thread: it may sleep on the channel, which open windows keep connected.
         if let Some(commands) = self.commands.take() {
             let _ = commands.send(Command::Cancel { id: u64::MAX });
         }
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
         {
-            // A panic of the thread has been reported through the windows' sinks.
+            // The windows' sinks have already reported a panic of the thread.
             let _ = thread.join();
         }
     }
@@ -167,10 +167,10 @@ struct Worker {
     pace: PrefillPace,
     /// Windows, and requests that are forks of them.
     sequences: Vec<Sequence>,
-    /// Requests made and inputs pushed so far.
+    /// Counts requests and pushed inputs, to number them.
     asked: u64,
     pushed: u64,
-    /// Why nothing works any more, after a panic or a failure of the device.
+    /// Why every window fails, after a panic or a failure of the device.
     broken: Arc<OnceLock<String>>,
 }
 
@@ -191,8 +191,8 @@ impl Worker {
         }
     }
 
-    /// Takes every command that is there, then one step; waits for a command if there is none.
-    /// `false` if nobody can send one any more.
+    /// Handles all queued commands, then runs one step; waits for a command if there is no step.
+    /// Returns false if all senders are gone.
     fn turn(&mut self) -> bool {
         while let Ok(command) = self.inbox.try_recv() {
             self.command(command);
@@ -205,7 +205,7 @@ impl Worker {
         let admitted = admitted.filter(|sequence| self.admission.is_admitted(sequence.window()));
         let mut states: Vec<SequenceStatus> = admitted.map(Sequence::status).collect();
         if self.runner.is_full() {
-            // What waits cannot be begun.
+            // No batch is free, so no waiting input can be started.
             states.iter_mut().for_each(|state| state.waiting = 0);
         }
         match self.scheduler.next_within(&states, self.pace.bound()) {
@@ -219,9 +219,9 @@ impl Worker {
         true
     }
 
-    /// What ended windows had is free, and goes to those that wait.
+    /// Frees the blocks of ended windows for waiting ones.
     fn release(&mut self) {
-        let sequences = self.sequences.iter().filter(|s| s.needs_room());
+        let sequences = self.sequences.iter().filter(|s| s.needs_blocks());
         let windows: Vec<u64> = sequences.map(Sequence::window).collect();
         self.admission.retain(|id| windows.contains(&id));
     }
@@ -234,7 +234,7 @@ impl Worker {
                 lost,
                 interest,
             } => {
-                // Who has heard that a window ended, or ended it, counts on its room.
+                // A caller that saw a window end counts on its blocks for this one.
                 self.release();
                 let state = self.runner.parts.model.new_state();
                 let mut window = Sequence::new(id, &head, lost, state).of_interest(interest);
@@ -271,7 +271,7 @@ impl Worker {
         }
     }
 
-    /// Why a window cannot be opened.
+    /// The reason why a window cannot be opened, if any.
     fn refusal(&mut self, id: u64, head: &WindowHead) -> Option<Failure> {
         if let Some(reason) = self.broken.get() {
             return Some(Failure::Fatal(reason.clone()));
@@ -290,8 +290,7 @@ impl Worker {
         }
     }
 
-    /// Gives windows the tokens of inputs that have been encoded; waits for the first of those that are
-    /// being encoded if `wait`.
+    /// Hands encoded tokens to the windows that await them. If `wait`, waits for the oldest batch.
     fn poll_encoded(&mut self, mut wait: bool) {
         while let Some(batch) = self.runner.poll_encoded(std::mem::take(&mut wait)) {
             let waits = |window: &Sequence| window.awaits(&batch.inputs);
@@ -307,7 +306,7 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Makes all that have been admitted ready for the next step.
+    /// Makes all admitted sequences ready for the next step.
     fn advance(&mut self) {
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].window();
@@ -332,10 +331,10 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What the
-    /// window said has room for one request.
+    /// Blocks that a window and its forks need in all, with one more fork that needs `more`. What
+    /// the window declared covers one request.
     fn needed_blocks(&self, window: u64, more: Option<usize>) -> usize {
-        /// The first fork may copy a block that the window goes on with, and cut another.
+        /// The first fork may copy the block that the window goes on filling, and truncate another.
         const COPIED: usize = 2;
         let context = self.runner.limits().context;
         let family = || self.sequences.iter().filter(|s| s.window() == window);
@@ -345,13 +344,13 @@ impl Worker {
             (sum + blocks, most.max(blocks))
         });
         let copied = if sum > 0 { COPIED } else { 0 };
-        let said = self.admission.said(window) + copied + sum - most;
+        let declared = self.admission.declared(window) + copied + sum - most;
         let now = family().map(Sequence::own_blocks).sum::<usize>() + more.unwrap_or(0);
-        said.max(now)
+        declared.max(now)
     }
 
-    /// Begins requests whose inputs are all in the cache, as forks of their windows. One that finds no room
-    /// waits for the others of its window.
+    /// Forks windows for requests whose inputs are all in the cache. A request without free blocks
+    /// waits for the other forks of its window, and is refused if there are none.
     fn serve(&mut self) {
         for index in 0..self.sequences.len() {
             let id = self.sequences[index].id();
@@ -380,7 +379,7 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Does something to a window. One that cannot bear it fails alone.
+    /// Applies `act` to a window; an error fails that window alone.
     fn one(&mut self, id: u64, act: impl FnOnce(&Runner, &mut Sequence) -> Result<(), StepError>) {
         if let Some(window) = self.sequences.iter_mut().find(|s| s.id() == id) {
             if let Err(error) = act(&self.runner, window) {
@@ -421,8 +420,8 @@ impl Worker {
             self.pace.passed(prefilled, decode, start.elapsed());
             done
         };
-        // What goes wrong in a step goes wrong for all who were in it. If it was interrupted, nobody waits
-        // for them any more, and the commands that say so are there.
+        // An error fails every sequence of the step. An interrupted step has no waiters left, and
+        // the commands that cancel its sequences are already queued.
         if let Err(error) = result
             && !matches!(error, StepError::Interrupted)
         {
@@ -431,7 +430,7 @@ impl Worker {
         self.sequences.retain(|sequence| !sequence.ended());
     }
 
-    /// Tells what went wrong to those whom it concerns: to all, if nothing works any more.
+    /// Fails the sequences that the error concerns, or all of them if the engine cannot go on.
     fn fail(&mut self, error: &StepError, concerns: impl Fn(&Sequence) -> bool) {
         match failure(error) {
             Failure::Fatal(reason) => self.break_down(&reason),
@@ -444,10 +443,10 @@ impl Worker {
         }
     }
 
-    /// After a panic or a failure of the device no state can be trusted: every window fails, and every
-    /// later one.
+    /// Fails every window, now and later: after a panic or a failure of the device no state can be
+    /// trusted.
     fn break_down(&mut self, reason: &str) {
-        // First, so that whoever hears of it and loads again gets another engine.
+        // First, so that a caller that receives the failure and loads again gets a new engine.
         let reason = self.broken.get_or_init(|| reason.into());
         for sequence in &mut self.sequences {
             let fail = AssertUnwindSafe(|| sequence.fail(Failure::Fatal(reason.clone())));
@@ -458,12 +457,12 @@ impl Worker {
     }
 }
 
-/// Blocks that so many tokens need.
+/// KV blocks that hold `tokens`.
 fn blocks(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
 
-/// What a failed step means for those who were in it.
+/// The failure that a step's error means for its sequences.
 fn failure(error: &StepError) -> Failure {
     let text = error.to_string();
     match error {
@@ -474,8 +473,8 @@ fn failure(error: &StepError) -> Failure {
     }
 }
 
-/// Whether a device has no memory left, which others may give back.
+/// Whether the device is out of memory, which other windows may free again.
 fn is_out_of_memory(error: &candle_core::Error) -> bool {
-    // candle keeps the driver's error as text only.
+    // candle keeps only the text of the driver's error.
     brief(error).contains("OUT_OF_MEMORY")
 }

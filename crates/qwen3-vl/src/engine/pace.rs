@@ -1,31 +1,31 @@
-//! How many tokens a pass may prefill while other windows decode, by how long earlier passes took.
-//! Pure: times are arguments.
+//! Bounds the tokens that a pass prefills while other windows decode, by the time of earlier
+//! passes. Pure: times are arguments.
 
 use std::time::Duration;
 
-/// Fewest tokens: a prompt must come to its end however slow the device is.
+/// Smallest bound: a prompt must be prefilled however slow the device is.
 const LEAST: usize = 64;
-/// Tokens until a pass has been timed.
+/// Bound until a pass has been timed.
 const FIRST: usize = 512;
 
-/// The bound, which follows the time of passes.
+/// The bound on prefilled tokens, which follows the time of passes.
 ///
-/// A pass of n tokens takes a + b n. One that took too long lowers the bound in proportion, one
-/// that did not raises it, at most to the double. So the bound comes to where a pass takes the
-/// target, or to [`LEAST`] where none can.
+/// A pass of n tokens takes a + b n. A pass over the target time lowers the bound in proportion, a
+/// faster one raises it, at most to the double. So the bound converges to where a pass takes the
+/// target time, or to [`LEAST`] where none can.
 #[derive(Clone, Debug)]
 pub struct PrefillPace {
-    /// None: nothing but `most` bounds a pass.
+    /// Target time of a pass. None: only `most` bounds it.
     target: Option<Duration>,
     most: usize,
     bound: usize,
-    /// Prefilled since the host last waited for the device, and the time of those passes.
+    /// Tokens prefilled since the host last waited for the device, and the time of those passes.
     tokens: usize,
     time: Duration,
 }
 
 impl PrefillPace {
-    /// For passes of at most `most` tokens that may take `target`.
+    /// A pace for passes of at most `most` tokens that may take `target`.
     pub fn new(target: Option<Duration>, most: usize) -> Self {
         let first = target.map_or(most, |_| FIRST.min(most));
         Self {
@@ -42,8 +42,8 @@ impl PrefillPace {
         self.bound
     }
 
-    /// Notes a pass. `sampled`: the host waited for its result; a GPU may still be working on one
-    /// that it did not wait for.
+    /// Records a pass. `sampled`: the host waited for its result. A GPU may still be working on a
+    /// pass without one, so its time is counted with the next.
     pub fn passed(&mut self, prefilled: usize, sampled: bool, time: Duration) {
         self.tokens += prefilled;
         self.time += time;
@@ -62,7 +62,7 @@ impl PrefillPace {
         let fitting = (tokens as f64 * share) as usize;
         let bound = match time > target {
             true => self.bound.min(fitting),
-            // A few tokens that took little say nothing of many: they only raise the bound.
+            // A short pass says nothing about a long one: it only raises the bound.
             false => self.bound.max(fitting.min(2 * self.bound)),
         };
         self.bound = bound.max(LEAST).min(self.most);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_that_nobody_waited_for_are_timed_with_the_next() {
+    fn passes_without_a_wait_are_timed_with_the_next() {
         let mut pace = pace(50, 2048);
         pace.passed(512, false, Duration::from_millis(1));
         assert_eq!(pace.bound(), 512);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the times are, there is a bound within the limits.
+        /// The bound stays within its limits, whatever the times are.
         #[test]
         fn the_bound_is_within_its_limits(
             most in 1usize..5000,
@@ -109,8 +109,8 @@ mod tests {
             }
         }
 
-        /// On a device that takes a + b n, the bound comes to where a pass takes the target: all
-        /// that fits, and no more; and short prompts in between do not change that.
+        /// On a device that takes a + b n, the bound converges to where a pass takes the target
+        /// time, also with short prompts in between.
         #[test]
         fn passes_come_to_take_the_target(
             start in 0.0f64..60.0,
@@ -129,7 +129,7 @@ mod tests {
                 }
             }
             let bound = pace.bound();
-            // Within the smallest step that changes it.
+            // The tolerance is the smallest step that changes the bound.
             let most = target.mul_f64(1.01) + took(1);
             prop_assert!(took(bound) <= most || bound == LEAST, "{bound} too many");
             let more = took(bound + bound / 16 + 2);

@@ -1,23 +1,24 @@
-//! Sees that an answer repeats itself.
+//! Detects that an answer repeats itself.
 
-/// Looks at tokens as they come. An answer repeats itself when its last `n` tokens have a period `p`
-/// (each is the one `p` before it), with `n` at least the limit and at least four periods.
+/// Detects repetition token by token. An answer repeats itself when its last `n` tokens have a
+/// period `p` (each equals the one `p` before it), with `n` at least the limit and at least four
+/// periods.
 ///
-/// A model that decodes greedily can go round in such a circle until the length of its answer ends it
-/// (QwenLM/Qwen3-VL issues 1611 and 1825).
+/// Greedy decoding can loop like this until `max_tokens` ends the answer (QwenLM/Qwen3-VL issues
+/// 1611 and 1825).
 #[derive(Debug)]
 pub struct RepetitionGuard {
     limit: usize,
     tokens: Vec<u32>,
-    /// For each period, less one, how many of the last tokens are the one that long before them.
+    /// `runs[p - 1]`: how many of the last tokens equal the one `p` before them.
     runs: Vec<u32>,
 }
 
-/// Periods that it takes.
+/// Periods that make a repetition.
 const PERIODS: usize = 4;
 
 impl RepetitionGuard {
-    /// A guard that lets `limit` tokens of repetition through; 0 lets all through.
+    /// A guard that allows `limit` tokens of repetition; 0 disables it.
     pub fn new(limit: u32) -> Self {
         Self {
             limit: limit as usize,
@@ -26,8 +27,8 @@ impl RepetitionGuard {
         }
     }
 
-    /// Takes the next token; whether the answer repeats itself with it. Takes as many steps as there
-    /// are tokens.
+    /// Takes the next token; true if the answer repeats itself with it. Linear in the tokens so
+    /// far.
     pub fn push(&mut self, token: u32) -> bool {
         if self.limit == 0 {
             return false;
@@ -49,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// The definition, looked up in all that there is.
+    /// The definition, by trying every length and period.
     fn repeats(tokens: &[u32], limit: usize) -> bool {
         (limit.max(1)..=tokens.len()).any(|length| {
             let last = &tokens[tokens.len() - length..];
@@ -66,7 +67,7 @@ mod tests {
     fn it_ends_where_the_repetition_has_the_length() {
         let one = [&[1, 2, 3][..], &[7; 100]].concat();
         assert_eq!(first(&one, 64), Some(3 + 63));
-        // Three times ten are no repetition; of four the last token is the 40th.
+        // Three periods of ten are no repetition; the fourth ends with the 40th token.
         let ten: Vec<u32> = (0..10).cycle().take(200).collect();
         assert_eq!(first(&ten, 8), Some(39));
         assert_eq!(first(&ten, 64), Some(63));
@@ -79,7 +80,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of short words over few letters, which repeat often and break off again.
+        /// Short words over few letters repeat often and break off again.
         #[test]
         fn it_says_what_the_definition_says(
             words in prop::collection::vec((prop::collection::vec(0..3u32, 1..6), 1..7usize), 1..8),

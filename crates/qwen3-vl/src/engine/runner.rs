@@ -1,4 +1,4 @@
-//! Does what the scheduler says: the only place where sequences meet the model.
+//! Runs the scheduler's steps: the only place where sequences meet the model.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,38 +18,39 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use qwen3_vl_core::frames::{VisionInput, timestamp_text};
 use qwen3_vl_core::model::{LimitError, Limits};
 
-/// Why a step failed. The sequence is lost, the engine is not.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// Nobody waits for the result any more.
+    /// The step was interrupted because its windows have no waiters left.
     #[error("interrupted")]
     Interrupted,
-    /// The device.
+    /// The device failed.
     #[error("the device failed: {}", brief(.0))]
     Device(#[from] candle_core::Error),
-    /// The model overflows.
+    /// The logits are NaN.
     #[error(
         "the model computes no numbers (NaN): its weights are damaged, or too large for dtype f16"
     )]
     NoNumbers,
-    /// The tokenizer.
+    /// The tokenizer failed.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Frames that do not fit the model.
+    /// A frame that does not fit the model.
     #[error(
-        "a frame of {width}x{height} with {bytes} bytes does not fit: sides must be multiples of {factor}"
+        "a frame of {width}x{height} with {bytes} bytes does not fit: sides must be multiples of \
+         {factor}"
     )]
     Frame {
-        /// Width.
+        /// Width in pixels.
         width: u32,
-        /// Height.
+        /// Height in pixels.
         height: u32,
         /// Bytes of its pixels.
         bytes: usize,
-        /// What sides must be multiples of.
+        /// Patch size times merge size: sides must be multiples of it.
         factor: u32,
     },
-    /// The window can never be answered.
+    /// The window exceeds a limit and can never be answered.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// The KV cache is full.
@@ -60,12 +61,12 @@ pub enum StepError {
     Memory {
         /// Tokens of the window.
         needed: usize,
-        /// Tokens that fit into an empty cache.
+        /// Tokens that an empty cache holds.
         limit: usize,
     },
 }
 
-/// A model with what it needs to read and write.
+/// A model with its tokenizer, configurations and cache size.
 pub struct RunnerParts {
     /// The model.
     pub model: Model,
@@ -73,13 +74,13 @@ pub struct RunnerParts {
     pub tokenizer: Arc<Tokenizer>,
     /// Ids that end an answer.
     pub stop: Vec<u32>,
-    /// How its authors decode.
+    /// The checkpoint's generation defaults.
     pub generation: GenerationConfig,
     /// Normalisation and pixel budget of videos.
     pub video: PreprocessorConfig,
     /// Normalisation and pixel budget of images.
     pub image: PreprocessorConfig,
-    /// Blocks that the KV cache may have.
+    /// Blocks of the KV cache.
     pub kv_blocks: usize,
 }
 
@@ -96,7 +97,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner that has encoded nothing yet.
+    /// A runner with an empty vision cache.
     pub fn new(parts: RunnerParts) -> Self {
         let config = EngineConfig::of(parts.model.kv.device());
         let interrupt = Arc::<Interrupt>::default();
@@ -111,9 +112,9 @@ impl Runner {
         }
     }
 
-    /// Begins to encode waiting inputs of the sequences, in their order, as many as go together: those
-    /// that look like the first. An input that several of them have is encoded once. What was begun is
-    /// there when it [lands](Runner::poll_encoded).
+    /// Starts to encode one batch of the sequences' waiting inputs, in their order: those of the
+    /// kind and size of the first. An input of several sequences is encoded once.
+    /// [`Runner::poll_encoded`] returns the batch when it is ready.
     ///
     /// # Errors
     ///
@@ -147,8 +148,8 @@ impl Runner {
         Ok(())
     }
 
-    /// Makes the sequence ready for the next step: gives it the tokens of inputs that another one
-    /// had, and lays out what is known of its prompt.
+    /// Makes the sequence ready for the next step: supplies encoded tokens and lays out the known
+    /// part of its prompt.
     ///
     /// # Errors
     ///
@@ -159,7 +160,8 @@ impl Runner {
         Ok(self.limits.check(sequence.tokens(), 0)?)
     }
 
-    /// Gives the sequence the tokens of its inputs that are known, or will be when a vision_batch lands.
+    /// Gives the sequence the cached tokens of its inputs, and marks the inputs of batches in
+    /// progress.
     pub fn supply(&self, sequence: &mut Sequence) {
         sequence.encoded(|input| self.recent.find(input).cloned());
         for vision_batch in &self.encoding {
@@ -167,12 +169,12 @@ impl Runner {
         }
     }
 
-    /// Ends steps that nobody waits for, from any thread.
+    /// Interrupts steps without waiters, from any thread.
     pub fn interrupt(&self) -> &Arc<Interrupt> {
         &self.interrupt
     }
 
-    /// Fewest tokens that the time before a pair of frames has.
+    /// Fewest tokens of a timestamp before a frame pair.
     ///
     /// # Errors
     ///
@@ -186,18 +188,18 @@ impl Runner {
         Ok(least)
     }
 
-    /// How much it does at a time.
+    /// Bounds of its steps.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
 
-    /// What a window may have at most.
+    /// Limits of a window.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Runs so many pending tokens of each sequence through the language model in one pass. Those
-    /// whose prompt or last token is in the cache then sample one.
+    /// Runs the given number of pending tokens of each sequence through the language model in one
+    /// pass. Requests without pending tokens left then sample their next token.
     ///
     /// # Errors
     ///
@@ -213,7 +215,7 @@ impl Runner {
             Ok((sequence, chunk))
         });
         let mut taken = taken.collect::<Result<Vec<_>, candle_core::Error>>()?;
-        let mut parts: Vec<SequenceSlice<'_>> = taken
+        let mut slices: Vec<SequenceSlice<'_>> = taken
             .iter_mut()
             .map(|(sequence, chunk)| SequenceSlice {
                 outputs: sequence.samples().into(),
@@ -222,8 +224,8 @@ impl Runner {
             })
             .collect();
         let running = self.interrupt.begin(windows);
-        let scores = self.executor.forward(&self.parts.model, &mut parts);
-        let scores = self.interrupt.unless(scores)?;
+        let logits = self.executor.forward(&self.parts.model, &mut slices);
+        let logits = self.interrupt.unless(logits)?;
         drop(running);
         let time = start.elapsed();
         let mut sampling = Vec::new();
@@ -233,14 +235,14 @@ impl Runner {
                 sampling.push(sequence);
             }
         }
-        match scores {
-            Some(scores) => self.sample(&scores, sampling),
+        match logits {
+            Some(logits) => self.sample(&logits, sampling),
             None => Ok(()),
         }
     }
 }
 
-/// What the model and the memory that is free now allow.
+/// The limits that the model and the free memory allow.
 fn limits(parts: &RunnerParts) -> Limits {
     let vision = &parts.model.vision;
     let free = free_memory(vision.device()).map_or(u64::MAX, |bytes| bytes / 2);

@@ -1,4 +1,4 @@
-//! From scores to the next tokens of sequences.
+//! Samples the next tokens of sequences from their logits.
 
 use candle_core::Tensor;
 
@@ -8,21 +8,21 @@ use crate::model::Candidates;
 use crate::sampling::Logits;
 
 impl Runner {
-    /// Chooses the next token of each sequence from its row of `scores` `[sequences, vocabulary]`.
+    /// Chooses the next token of each sequence from its row of `logits` `[sequences, vocabulary]`.
     ///
     /// # Errors
     ///
     /// See [`StepError`].
     pub(super) fn sample(
         &mut self,
-        scores: &Tensor,
+        logits: &Tensor,
         sequences: Vec<&mut Sequence>,
     ) -> Result<(), StepError> {
-        let wants: Option<Vec<usize>> = sequences
+        let needed: Option<Vec<usize>> = sequences
             .iter()
             .map(|sequence| sequence.candidates_needed())
             .collect();
-        let most = wants.and_then(|wants| wants.into_iter().max());
+        let most = needed.and_then(|needed| needed.into_iter().max());
         let penalties = || {
             let rows = sequences.iter().zip(0..);
             let of_row = |(sequence, row): (&&mut Sequence, u32)| {
@@ -32,7 +32,7 @@ impl Runner {
             rows.flat_map(of_row).collect()
         };
         let model = &self.parts.model;
-        let candidates = self.executor.candidates(model, scores, most, &penalties)?;
+        let candidates = self.executor.candidates(model, logits, most, &penalties)?;
         let (context, stop) = (self.limits().context, &self.parts.stop);
         let tokenizer = &self.parts.tokenizer;
         match candidates {
@@ -43,8 +43,8 @@ impl Runner {
                 }
             }
             Candidates::All(rows) => {
-                for (sequence, mut scores) in sequences.into_iter().zip(rows) {
-                    sequence.sample(Logits::All(&mut scores), context, stop, tokenizer)?;
+                for (sequence, mut logits) in sequences.into_iter().zip(rows) {
+                    sequence.sample(Logits::All(&mut logits), context, stop, tokenizer)?;
                 }
             }
         }

@@ -1,26 +1,26 @@
-//! What the engine does next. Pure: no tensors, no clock.
+//! Plans the engine's next step. Pure: no tensors, no clock.
 //!
-//! Two kinds of step take turns: vision inputs go through the encoder, and tokens of any number of
-//! windows go through the language model in one pass (continuous batching). Windows that are closed
-//! come first, because somebody waits for their answers: all that decode are in every pass, then
-//! prompts are finished in the order in which their windows were closed. What is open comes in
-//! between, oldest first, and gets a step of its own after every [`Limits::patience`] of the others,
-//! so that nothing starves.
+//! Two kinds of step take turns: the vision encoder runs a batch of inputs, and the language model
+//! runs tokens of any number of windows in one pass (continuous batching). Closed windows come
+//! first, because their callers wait for answers: every pass has all that decode, then prompts are
+//! finished in the order in which their windows were closed. Open windows come in between, oldest
+//! first. After [`Limits::max_passed_over`] steps for closed windows they get a step of their own,
+//! so that none starves.
 
-/// What the scheduler needs to know of a window.
+/// The state of a window that the scheduler plans by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceStatus {
-    /// Its number.
+    /// Its id.
     pub id: u64,
     /// Vision inputs that have not been encoded.
     pub waiting: usize,
-    /// When the oldest of those came, as a number that counts up over all windows.
+    /// Arrival number of the oldest of those, counted over all windows.
     pub since: u64,
-    /// Tokens that are not in the cache. Of a window that decodes, the last one sampled.
+    /// Tokens that are not in the KV cache. While decoding, the last one sampled.
     pub pending: usize,
-    /// Order in which it was closed, if it was.
+    /// Its place in the order of closing, if it is closed.
     pub closed: Option<u64>,
-    /// Whether its prompt is in the cache and its answer has begun.
+    /// Whether its prompt is in the KV cache and its answer has begun.
     pub decoding: bool,
 }
 
@@ -31,8 +31,8 @@ pub struct Limits {
     pub decoding: usize,
     /// Tokens that are prefilled in one pass.
     pub prefill: usize,
-    /// Steps for closed windows after which open ones get one.
-    pub patience: u32,
+    /// Steps that may pass over an open window with work before it gets one.
+    pub max_passed_over: u32,
 }
 
 impl Default for Limits {
@@ -40,7 +40,7 @@ impl Default for Limits {
         Self {
             decoding: 64,
             prefill: 512,
-            patience: 8,
+            max_passed_over: 8,
         }
     }
 }
@@ -50,17 +50,16 @@ impl Default for Limits {
 pub struct ScheduledTokens {
     /// The window.
     pub id: u64,
-    /// How many, at least one.
+    /// Number of tokens, at least one.
     pub tokens: usize,
 }
 
 /// One piece of work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Encode waiting inputs of these windows, in this order, as many as go together and at least
-    /// the first.
+    /// Encode a batch of waiting inputs of these windows, in this order, with at least the first.
     Encode(Vec<u64>),
-    /// Run these tokens through the language model; who has none pending then samples one.
+    /// Run these tokens through the language model; requests with none pending then sample one.
     Forward(Vec<ScheduledTokens>),
 }
 
@@ -82,13 +81,13 @@ impl Scheduler {
         }
     }
 
-    /// The next piece of work; none if every window waits for its caller.
+    /// The next step; none if every window waits for its caller.
     pub fn next(&mut self, windows: &[SequenceStatus]) -> Option<Step> {
         self.next_within(windows, self.limits.prefill)
     }
 
-    /// Likewise, with a bound of the tokens that a pass prefills while windows decode, besides
-    /// [`Limits::prefill`]: each of those waits for the pass.
+    /// Like [`Scheduler::next`], but also prefills at most `beside` tokens while windows decode,
+    /// because those wait for the pass.
     pub fn next_within(&mut self, windows: &[SequenceStatus], beside: usize) -> Option<Step> {
         let decode = windows.iter().any(|w| w.decoding && w.pending > 0);
         let prefill = match decode {
@@ -102,7 +101,7 @@ impl Scheduler {
         let urgent = self.of_closed(&closed, &open, prefill);
         let other = self.of_open(&open, prefill);
         let step = match (urgent, other) {
-            (Some(_), Some(step)) if self.passed >= self.limits.patience => {
+            (Some(_), Some(step)) if self.passed >= self.limits.max_passed_over => {
                 self.passed = 0;
                 step
             }
@@ -143,7 +142,8 @@ impl Scheduler {
     }
 
     fn of_open(&self, open: &[SequenceStatus], prefill: usize) -> Option<Step> {
-        // What follows at once goes in the same pass: that costs the same for few tokens as for many.
+        // Waits for inputs that are still to be encoded: a pass costs the same for few tokens as
+        // for many.
         let full = |w: &&SequenceStatus| w.waiting == 0 || w.pending >= prefill;
         let shares = share_out(open.iter().filter(full), prefill);
         let encode = open.iter().any(|w| w.waiting > 0);
@@ -154,22 +154,22 @@ impl Scheduler {
     }
 }
 
-/// Shares of the pending tokens of windows, the first ones first, of at most `prefill` tokens.
+/// Shares out at most `prefill` tokens among the windows' pending ones, first windows first.
 fn share_out<'a>(
     windows: impl Iterator<Item = &'a SequenceStatus>,
     prefill: usize,
 ) -> Vec<ScheduledTokens> {
-    let mut room = prefill;
+    let mut left = prefill;
     let share = |w: &SequenceStatus| {
-        let most = w.pending.min(room);
-        // A token of a prompt by itself would be computed as one that was generated is, which differs
-        // in the last bits: neither take one nor leave one, if there is a way.
+        let most = w.pending.min(left);
+        // A single token of a prompt would be computed as a decode step, which differs in the last
+        // bits. So it neither takes nor leaves one token where it can avoid it.
         let tokens = match (most, w.pending - most) {
             (3.., 1) => most - 1,
-            (1, 1..) | (2, 1) if room < prefill => 0,
+            (1, 1..) | (2, 1) if left < prefill => 0,
             _ => most,
         };
-        room -= tokens;
+        left -= tokens;
         (tokens > 0).then_some(ScheduledTokens { id: w.id, tokens })
     };
     windows.filter_map(share).collect()
@@ -308,7 +308,7 @@ mod tests {
     struct Simulated {
         state: SequenceStatus,
         answer: usize,
-        /// Steps since it had work and was given none.
+        /// Steps since it had work and got none.
         passed_over: usize,
     }
 
@@ -317,15 +317,15 @@ mod tests {
     }
 
     proptest! {
-        /// Any windows are finished, within the bounds of every step, and each of them is served
-        /// within a number of steps that depends on nothing but how many there are.
+        /// Any windows are finished within the bounds of every step, and each is served within a
+        /// number of steps that depends only on their number.
         #[test]
-        fn all_work_is_done_and_nobody_starves(
+        fn all_work_is_done_and_no_window_starves(
             windows in prop::collection::vec(any_window(), 0..12),
-            (decoding, prefill, patience) in (1usize..5, 1usize..600, 1u32..10),
+            (decoding, prefill, max_passed_over) in (1usize..5, 1usize..600, 1u32..10),
             beside in prop::collection::vec(0usize..600, 1..8),
         ) {
-            let limits = Limits { decoding, prefill, patience };
+            let limits = Limits { decoding, prefill, max_passed_over };
             let mut scheduler = Scheduler::new(limits);
             let count = windows.len();
             let mut all: Vec<Simulated> = windows
@@ -345,7 +345,7 @@ mod tests {
                     passed_over: 0,
                 })
                 .collect();
-            // Passes that a window may have to wait for those before it.
+            // Passes that a window may wait for those before it.
             let total: usize = all
                 .iter()
                 .map(|w| {
@@ -364,7 +364,7 @@ mod tests {
                 let served: Vec<u64> = match &step {
                     Step::Encode(ids) => {
                         prop_assert!(!ids.is_empty());
-                        // The engine takes at least the first one's input.
+                        // The engine encodes at least the first window's input.
                         let window = &mut all[ids[0] as usize].state;
                         prop_assert!(window.waiting > 0);
                         window.waiting -= 1;
@@ -402,9 +402,9 @@ mod tests {
                     let work = window.state.waiting + window.state.pending > 0;
                     let passed = work && !served.contains(&window.state.id);
                     window.passed_over = if passed { window.passed_over + 1 } else { 0 };
-                    // Open ones wait for each other and for `patience` steps before each of theirs;
-                    // closed ones for those that were closed before.
-                    prop_assert!(window.passed_over <= (total + 1) * (patience as usize + 2));
+                    // Open windows wait for each other and for `max_passed_over` steps before each
+                    // of theirs; closed ones for those that were closed before.
+                    prop_assert!(window.passed_over <= (total + 1) * (max_passed_over as usize + 2));
                 }
             }
             for window in &all {
@@ -414,15 +414,15 @@ mod tests {
             }
         }
 
-        /// However long others decode, an open window gets its steps.
+        /// An open window gets its steps however long others decode.
         #[test]
-        fn open_windows_do_not_starve(decoders in 1usize..6, patience in 1u32..10) {
-            let mut scheduler = Scheduler::new(Limits { patience, ..Limits::default() });
+        fn open_windows_do_not_starve(decoders in 1usize..6, max_passed_over in 1u32..10) {
+            let mut scheduler = Scheduler::new(Limits { max_passed_over, ..Limits::default() });
             let mut windows: Vec<SequenceStatus> = (0..decoders as u64)
                 .map(|id| SequenceStatus { id, pending: 1, closed: Some(id), decoding: true, ..IDLE })
                 .collect();
             windows.push(SequenceStatus { id: 99, waiting: 1, ..IDLE });
-            for (what, bound) in [("encoded", patience), ("prefilled", patience)] {
+            for (what, bound) in [("encoded", max_passed_over), ("prefilled", max_passed_over)] {
                 let mut steps = 0;
                 loop {
                     let served = match scheduler.next(&windows) {

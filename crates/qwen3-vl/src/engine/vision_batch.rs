@@ -1,5 +1,5 @@
-//! Vision inputs on their way through the encoder. A GPU encodes them beside what else it does, and nobody
-//! waits for it; on the CPU they are through at once.
+//! Batches of vision inputs that are being encoded. A GPU encodes them on a stream of its own while
+//! the engine goes on; the CPU has encoded them when the call returns.
 
 use std::time::{Duration, Instant};
 
@@ -10,45 +10,46 @@ use qwen3_vl_core::frames::VisionInput;
 
 /// Inputs that are encoded together.
 pub struct VisionBatch {
-    /// Those inputs.
+    /// The inputs.
     pub inputs: Vec<VisionInput>,
-    /// Their tokens, once they are there.
+    /// Their tokens, once they are ready.
     pub pending: Box<dyn PendingEncode>,
-    /// Rows and columns of patches of each.
+    /// Rows and columns of patches of each input.
     pub patches: (u32, u32),
-    /// When it began.
+    /// When encoding began.
     pub since: Instant,
 }
 
-/// A vision_batch that is over.
+/// A batch that has been encoded or has failed.
 pub struct EncodedBatch {
-    /// Its inputs.
+    /// The inputs.
     pub inputs: Vec<VisionInput>,
-    /// How long it took.
+    /// Time from its start to its end.
     pub time: Duration,
-    /// Why there are no tokens, if there are none.
+    /// The error, if it failed.
     pub failed: Option<StepError>,
 }
 
 impl Runner {
-    /// Whether inputs are being encoded.
+    /// Whether batches are being encoded.
     pub fn is_encoding(&self) -> bool {
         !self.encoding.is_empty()
     }
 
-    /// Whether so many are that no more can be.
+    /// Whether no further batch can be started.
     pub fn is_full(&self) -> bool {
         self.encoding.len() >= self.config.vision_batches
     }
 
-    /// The first vision_batch, if it is over or `wait` says to wait for it. Its tokens are in the cache then.
+    /// Takes the oldest batch if it is ready, or waits for it if `wait`. Its tokens are in the
+    /// vision cache then.
     pub fn poll_encoded(&mut self, wait: bool) -> Option<EncodedBatch> {
         if !self.encoding.front()?.pending.is_ready() && !wait {
             return None;
         }
         let vision_batch = self.encoding.pop_front()?;
         let (inputs, since) = (vision_batch.inputs.clone(), vision_batch.since);
-        // Not before it is over, so that the time that it took is known.
+        // Waits for the device first, so that the measured time is the batch's.
         let waited = vision_batch.pending.wait().map_err(StepError::from);
         let failed = match waited.and_then(|()| self.finish(vision_batch)) {
             Ok(encoded) => {
@@ -66,7 +67,7 @@ impl Runner {
         })
     }
 
-    /// The tokens of each input of a vision_batch, for the language model.
+    /// The tokens of each input of a batch, for the language model.
     pub(super) fn finish(&mut self, vision_batch: VisionBatch) -> Result<Vec<Encoded>, StepError> {
         let merge = self.parts.model.config.vision_config.spatial_merge_size as u32;
         let tokens = vision_batch.pending.finish()?;

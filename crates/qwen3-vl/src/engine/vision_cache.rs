@@ -1,7 +1,7 @@
-//! Vision tokens of the inputs that were encoded last.
+//! Caches the vision tokens of the latest inputs.
 //!
-//! Windows that overlap are given the same frames at the same time, in one piece of memory. The
-//! tokens of an input depend on nothing but its pixels, so it is encoded once for all of them.
+//! Overlapping windows get the same frames at the same time, in shared memory. An input's tokens
+//! depend only on its pixels, so it is encoded once for all of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::model::VisionTokens;
 use qwen3_vl_core::frames::{Frame, VisionInput};
 
-/// What an input looks like to the language model.
+/// An encoded input, as the language model takes it.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// Its tokens.
+    /// Its vision tokens.
     pub tokens: VisionTokens,
     /// Rows and columns of merged tokens.
     pub merged: (u32, u32),
@@ -20,18 +20,19 @@ pub struct Encoded {
     pub patches: (u32, u32),
 }
 
-/// See the module's text.
+/// Keeps the latest encoded inputs; see the module.
 pub struct VisionCache {
-    /// Tokens that are kept, at most, unless one input has more: those that still come for the input
-    /// of an overlapping window come while it is encoded, or right after.
+    /// Most tokens to keep, unless one input has more. Overlapping windows ask for an input while
+    /// it is encoded or right after, so a few suffice.
     most: u32,
-    /// The inputs keep their frames in memory, so that no other frame is taken for them.
+    /// Holding the inputs keeps their frames in memory, so that no other frame gets the same
+    /// address.
     recent: VecDeque<(VisionInput, Encoded)>,
     tokens: u32,
 }
 
 impl VisionCache {
-    /// An empty one that keeps at most `most` tokens.
+    /// An empty cache of at most `most` tokens.
     pub fn new(most: u32) -> Self {
         Self {
             most,
@@ -40,7 +41,7 @@ impl VisionCache {
         }
     }
 
-    /// What is known of an input with the same frames.
+    /// The tokens of an input with the same frames.
     pub fn find(&self, input: &VisionInput) -> Option<&Encoded> {
         let known = self.recent.iter().rev();
         known
@@ -49,8 +50,8 @@ impl VisionCache {
             .map(|(_, encoded)| encoded)
     }
 
-    /// Keeps what was encoded, and forgets the oldest. The last one stays however large it is: whoever waits
-    /// for it finds it here.
+    /// Adds an input and drops the oldest ones. The last input stays however large it is, because
+    /// the windows that await it look here.
     pub fn keep(&mut self, input: VisionInput, encoded: Encoded) {
         self.tokens += count(&encoded);
         self.recent.push_back((input, encoded));
@@ -67,7 +68,7 @@ fn count(encoded: &Encoded) -> u32 {
     encoded.merged.0 * encoded.merged.1
 }
 
-/// Whether two inputs are of the same frames: the same pixels in memory, at the same size.
+/// Whether two inputs share their frames: the same pixels in memory, at the same size.
 pub fn same(a: &VisionInput, b: &VisionInput) -> bool {
     let frame = |a: &Frame, b: &Frame| a.size == b.size && Arc::ptr_eq(&a.rgb, &b.rgb);
     match (a, b) {
@@ -123,7 +124,7 @@ mod tests {
             VisionInput::Pair([b.clone(), a.clone()]),
             VisionInput::Pair([a.clone(), a.clone()]),
             VisionInput::Image(a.clone()),
-            // The same pixels, but not the same memory: nobody has compared them.
+            // The same pixels, but not the same memory: pixels are not compared.
             VisionInput::Pair([frame(1, 0.0), frame(2, 0.5)]),
         ];
         assert!(others.iter().all(|other| cache.find(other).is_none()));
@@ -138,7 +139,7 @@ mod tests {
         }
         let known: Vec<bool> = inputs.iter().map(|i| cache.find(i).is_some()).collect();
         assert_eq!(known, [false, false, true, true]);
-        // One that is larger than all of it is kept alone, until the next one.
+        // An input larger than the cache is kept alone, until the next one.
         cache.keep(inputs[0].clone(), encoded(TOKENS + 1));
         let known: Vec<bool> = inputs.iter().map(|i| cache.find(i).is_some()).collect();
         assert_eq!(known, [true, false, false, false]);

@@ -1,20 +1,20 @@
-//! What a device does for the first time, done before a model is ready.
+//! Runs a device's first steps before the model is used.
 
 use super::runner::{Runner, StepError};
 use crate::model::{Chunk, SequenceSlice};
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 
-/// Side of the frames that are encoded, in factors of the model: 256 pixels of a real one.
+/// Side of the encoded frames, in units of patch size times merge size: 256 pixels for Qwen3-VL.
 const SIDE: u32 = 8;
-/// Tokens that are prefilled.
+/// Tokens to prefill.
 const TOKENS: u32 = 64;
-/// Steps of one window: kernel by kernel, recorded, repeated.
+/// Decode steps: the first runs kernel by kernel, the second is recorded, the third repeats it.
 const STEPS: u32 = 3;
 
 impl Runner {
-    /// Encodes two frames and decodes a few tokens on a GPU, where a library chooses its kernels, takes
-    /// memory and records a step when it is first asked to. On a CPU it does nothing. What goes otherwise
-    /// than it should, and does not keep the model from working, comes back as texts.
+    /// Encodes two frames and decodes a few tokens on a GPU, where libraries choose kernels, take
+    /// memory and record a step on first use. On a CPU it does nothing. Returns warnings about what
+    /// works, but not as it should.
     ///
     /// # Errors
     ///
@@ -44,12 +44,12 @@ impl Runner {
                 positions: positions.collect(),
                 vision: Vec::new(),
             };
-            let mut parts = [SequenceSlice {
+            let mut slices = [SequenceSlice {
                 chunk: &chunk,
                 state: &mut state,
                 outputs: 1,
             }];
-            self.executor.forward(&self.parts.model, &mut parts)?;
+            self.executor.forward(&self.parts.model, &mut slices)?;
         }
         Ok(self.executor.notices(&self.parts.model))
     }

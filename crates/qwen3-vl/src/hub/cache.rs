@@ -1,5 +1,5 @@
-//! The cache of Hugging Face's tools: the same folders, names and locks as huggingface_hub
-//! (`file_download.py`), so that each uses what the other has downloaded.
+//! The cache of Hugging Face's tools, with the folders, names and locks of huggingface_hub
+//! (`file_download.py`), so that both share downloads.
 //!
 //! ```text
 //! models--owner--name/blobs/ETAG               content, once
@@ -9,8 +9,8 @@
 //! .locks/models--owner--name/ETAG.lock         held while a blob is written
 //! ```
 //!
-//! A path is made of checked types only ([`Commit`], [`Etag`], names from `snapshot`): nothing that
-//! a hub says leads out of the cache.
+//! Paths consist of checked types only ([`Commit`], [`Etag`], names from `snapshot`), so no answer
+//! of a hub can leave the cache.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::error::HubError;
 use crate::file::read_bounded;
 
-/// How often somebody who waits for a lock looks again.
+/// Time between two attempts to take a lock.
 const POLL: Duration = Duration::from_millis(50);
 
 /// A commit: 40 lower-case hexadecimal digits.
@@ -40,12 +40,12 @@ impl Commit {
     }
 }
 
-/// The name of a content: letters and digits only.
+/// The name of a blob: letters and digits only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Etag(String);
 
 impl Etag {
-    /// Reads an `ETag` header, as `_normalize_etag` of huggingface_hub does.
+    /// Parses an `ETag` header, like `_normalize_etag` of huggingface_hub.
     pub(super) fn parse(header: &[u8]) -> Option<Self> {
         let text = header.strip_prefix(b"W/").unwrap_or(header);
         let text = text.strip_prefix(b"\"").unwrap_or(text);
@@ -55,7 +55,7 @@ impl Etag {
             .then(|| Self(String::from_utf8_lossy(text).into_owned()))
     }
 
-    /// The SHA-256 of the content, which the etag of a large file is.
+    /// The SHA-256 of the content, if the etag is one, as for large files.
     pub(super) fn sha256(&self) -> Option<&str> {
         let is_hash = self.0.len() == 64 && self.0.bytes().all(|b| b.is_ascii_hexdigit());
         is_hash.then_some(&self.0)
@@ -70,7 +70,7 @@ pub(super) struct Repo {
 }
 
 impl Repo {
-    /// `id` is an owner and a name that have been checked.
+    /// `id` is a checked owner and name.
     pub(super) fn new(cache: &Path, id: &str) -> Self {
         let name = format!("models--{}", id.replace('/', "--"));
         Self {
@@ -92,20 +92,20 @@ impl Repo {
         self.folder.join("blobs").join(&etag.0)
     }
 
-    /// Where the content of a blob grows.
+    /// The file to which a blob is downloaded.
     pub(super) fn incomplete(&self, etag: &Etag) -> PathBuf {
         self.folder
             .join("blobs")
             .join(format!("{}.incomplete", etag.0))
     }
 
-    /// The commit that a checked revision stood for when it was last seen.
+    /// The commit of a checked revision when it was last resolved.
     pub(super) fn read_ref(&self, revision: &str) -> Option<Commit> {
         let text = read_bounded(&self.folder.join("refs").join(revision), 4096).ok()?;
         Commit::parse(text.trim_ascii())
     }
 
-    /// Keeps what a checked revision stands for. Writes nothing if that is known.
+    /// Stores the commit of a checked revision. Writes nothing if it is stored already.
     pub(super) fn write_ref(&self, revision: &str, commit: &Commit) -> io::Result<()> {
         if self.read_ref(revision).as_ref() == Some(commit) {
             return Ok(());
@@ -117,7 +117,7 @@ impl Repo {
         fs::write(path, commit.as_str())
     }
 
-    /// Makes a file of a snapshot stand for a blob that is there.
+    /// Links a file of a snapshot to a downloaded blob.
     pub(super) fn link(&self, commit: &Commit, name: &str, etag: &Etag) -> io::Result<()> {
         let pointer = self.snapshot(commit).join(name);
         if pointer.is_file() {
@@ -134,17 +134,17 @@ impl Repo {
         let up = "../".repeat(name.matches('/').count());
         let target = Path::new(&format!("{up}../../blobs")).join(&etag.0);
         match symlink(target, &pointer) {
-            // Another process was quicker.
+            // Another process made the link first.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // A file system without links: as huggingface_hub does it.
+            // The file system has no links: moves the blob, like huggingface_hub.
             Err(_) => fs::rename(self.blob(etag), &pointer),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Waits until nobody else writes the blob. The lock ends with the file that is returned.
+    /// Waits until no other process writes the blob. Dropping the returned file releases the lock.
     ///
-    /// `waiting` is called while another program has it; its error ends the wait.
+    /// `waiting` is called while another process holds the lock; its error ends the wait.
     pub(super) fn lock(
         &self,
         etag: &Etag,

@@ -1,4 +1,4 @@
-//! The thread that talks to the hub.
+//! The download thread.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -21,25 +21,25 @@ use crate::file::read_bounded;
 use crate::quote::{of_json, quoted_bytes};
 use qwen3_vl_core::load::LoadError;
 
-/// Most bytes of what a hub says about a model.
+/// Most bytes of a hub's description of a model.
 const INFO_LIMIT: u64 = 8 << 20;
 
-/// One model to bring here.
+/// The download of one model.
 pub(super) struct Download {
     pub hub: Hub,
     pub client: Client,
     pub id: String,
     pub revision: String,
     pub repo: Repo,
-    /// Folder of the revision as it was when last seen.
+    /// Snapshot of the revision when it was last downloaded.
     pub cached: Option<PathBuf>,
     pub wanted: Wanted,
     pub progress: Arc<Shared>,
-    /// The folder, or why not.
+    /// Receives the snapshot's folder or the error.
     pub result: Sender<Result<PathBuf, LoadError>>,
-    /// Set when nobody waits any more.
+    /// Set when the download is cancelled.
     pub stop: Arc<AtomicBool>,
-    /// Nobody else downloads this model meanwhile.
+    /// Keeps other threads from downloading this model.
     pub slot: Slot,
 }
 
@@ -54,9 +54,9 @@ impl Download {
     pub(super) fn run(self) {
         let folder = self.folder();
         let Self { result, slot, .. } = self;
-        // Whoever hears the result may download again at once.
+        // The receiver of the result may download again at once.
         drop(slot);
-        // Nobody listens any more when the download was cancelled.
+        // The receiver is gone if the download was cancelled.
         let _ = result.send(folder);
     }
 
@@ -74,7 +74,7 @@ impl Download {
             }
         };
 
-        // All files of one commit, even if the branch moves meanwhile.
+        // All files come from one commit, even if the branch moves meanwhile.
         let folder = self.repo.snapshot(&commit);
         match &self.wanted {
             Wanted::Checkpoint(check) => self.checkpoint(&commit, &folder, &available, *check)?,
@@ -84,7 +84,7 @@ impl Download {
             }
         }
 
-        // Last: until here the branch stands for the commit that was complete before.
+        // Last, so that until here the branch keeps the commit that was complete before.
         if self.revision != commit.as_str() {
             self.repo
                 .write_ref(&self.revision, &commit)
@@ -109,7 +109,7 @@ impl Download {
             .map_err(|e| self.explain("reading config.json", &e.into()))?;
         check(&config)?;
 
-        // The index says which weights there are, and with them how much is to come.
+        // The index names the shards, whose sizes give the total.
         let (mut weights, small): (Vec<_>, Vec<_>) = first
             .into_iter()
             .partition(|name| name.ends_with(".safetensors"));
@@ -128,7 +128,7 @@ impl Download {
         LoadError::Invalid(format!("{} cannot be used: {why}", self.id))
     }
 
-    /// The commit that the revision stands for, and the names of its files.
+    /// The commit of the revision, and the names of its files.
     fn info(&self) -> Result<(Commit, BTreeSet<String>), HubError> {
         #[derive(Deserialize)]
         struct Info {
@@ -175,7 +175,7 @@ impl Download {
         Ok((commit, names.collect()))
     }
 
-    /// Brings small files.
+    /// Downloads small files.
     fn fetch(&self, commit: &Commit, names: &[String]) -> Result<(), LoadError> {
         for name in names {
             self.progress.says(&format!("downloading {name}"));
@@ -186,7 +186,7 @@ impl Download {
         Ok(())
     }
 
-    /// Brings the weights. All sizes come first: progress is a part of all files.
+    /// Downloads the weights. Gets all sizes first, because progress counts all files.
     fn fetch_weights(
         &self,
         commit: &Commit,
@@ -217,7 +217,7 @@ impl Download {
         Ok(())
     }
 
-    /// Bytes of a file that are not here yet, in whatever state.
+    /// Bytes of a file that are missing from both the blob and its incomplete file.
     fn missing(&self, remote: &Remote) -> u64 {
         let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
         let here = length(self.repo.blob(&remote.etag));
@@ -225,7 +225,7 @@ impl Download {
         remote.size.saturating_sub(here)
     }
 
-    /// What the hub says about a file; none if it is here.
+    /// The hub's metadata of a file; none if the snapshot has the file.
     fn wanted(&self, commit: &Commit, name: &str) -> Result<Option<Remote>, LoadError> {
         if self.is_stopped() {
             return Err(LoadError::Cancelled);
@@ -272,7 +272,7 @@ impl Download {
             .map_err(|e| self.explain(&format!("downloading {}", remote.name), &e))
     }
 
-    /// Sees to it that the blob is there.
+    /// Ensures that the blob is downloaded.
     fn content(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), HubError> {
         let blob = self.repo.blob(&remote.etag);
         let is_there = || fs::metadata(&blob).is_ok_and(|blob| blob.len() == remote.size);
@@ -294,7 +294,7 @@ impl Download {
         Ok(())
     }
 
-    /// Receives what is missing of a blob, whose lock the caller holds.
+    /// Receives the missing bytes of a blob, whose lock the caller holds.
     fn receive(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), HubError> {
         let path = self.repo.incomplete(&remote.etag);
         if let Some(folder) = path.parent() {
@@ -323,7 +323,7 @@ impl Download {
                     part.add(piece)
                 });
             match read {
-                // `finish` says how much is missing.
+                // `finish` reports how much is missing.
                 Err(e) if e.is_early_end() => (),
                 read => read?,
             }
@@ -333,7 +333,7 @@ impl Download {
             Ok(()) => Ok(fs::rename(&path, self.repo.blob(&remote.etag))?),
             Err(e) => {
                 if !matches!(e, HubError::Cut { .. } | HubError::Disk(_)) {
-                    // Nothing can be made of it.
+                    // The content is wrong, so resuming is useless.
                     let _ = fs::remove_file(&path);
                 }
                 Err(e)

@@ -1,5 +1,5 @@
-//! The hub that environment variables describe, read as Hugging Face's own tools read them
-//! (huggingface_hub: `constants.py`, `_auth.py`).
+//! Configures the hub from environment variables, like Hugging Face's tools (huggingface_hub:
+//! `constants.py`, `_auth.py`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::file::read_bounded;
 use qwen3_vl_core::load::LoadError;
 
 impl Hub {
-    /// The hub that environment variables describe.
+    /// The hub that the environment variables describe.
     ///
     /// # Errors
     ///
-    /// If they leave no folder for the cache.
+    /// If they give no folder for the cache.
     pub fn from_variables(all: impl Fn(&str) -> Option<String>) -> Result<Self, LoadError> {
         let variable = |name: &str| all(name).filter(|value| !value.is_empty());
         let is_true = |name: &str| {
@@ -48,13 +48,13 @@ impl Hub {
                 .map(|token| token.trim().to_owned())
                 .filter(|token| !token.is_empty()),
             offline: is_true("HF_HUB_OFFLINE") || is_true("TRANSFORMERS_OFFLINE"),
-            patience: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(60),
             proxies: Proxies::from_variables(all),
         })
     }
 }
 
-/// `~` stands for the home folder, where no shell has put it in.
+/// Expands `~` to the home folder, if no shell has done so.
 fn expanded(path: &str, home: Option<String>) -> PathBuf {
     match (path.strip_prefix('~'), home) {
         (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
@@ -90,7 +90,7 @@ mod tests {
             (&[("HOME", "/h"), ("HF_HOME", "/hf")], "/hf/hub"),
             (&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], "/c"),
             (&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/c")], "/c"),
-            // As a service has them: no shell puts the home folder in.
+            // A service's variables, which no shell has expanded.
             (&[("HOME", "/h"), ("HF_HOME", "~/hf")], "/h/hf/hub"),
             (&[("HOME", "/h"), ("HF_HUB_CACHE", "~")], "/h"),
             (&[("HOME", "/h"), ("HF_HUB_CACHE", "~other/c")], "~other/c"),
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(stored.token.as_deref(), Some("stored"));
         let legacy = hub(&[("HF_HOME", &home), ("HUGGING_FACE_HUB_TOKEN", "older")])?;
         assert_eq!(legacy.token.as_deref(), Some("older"));
-        // Whoever sets that does not want it sent.
+        // This setting forbids sending the token.
         for token in ["", "given"] {
             let variables = [
                 ("HF_HOME", home.as_str()),

@@ -1,4 +1,4 @@
-//! What can go wrong between here and a hub.
+//! Errors of requests and downloads.
 
 use std::io;
 
@@ -8,60 +8,60 @@ use crate::amounts::amount;
 /// Why a request or a download failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HubError {
-    /// The request did not come through.
+    /// The request failed.
     #[error("{0}")]
     Request(#[from] ureq::Error),
-    /// It did not come through a proxy, whose host and port these are.
+    /// The request failed through a proxy, given by host and port.
     #[error("through the proxy {proxy}: {source}")]
     Proxied { proxy: String, source: ureq::Error },
-    /// The variable that names a proxy that cannot be used.
+    /// This variable names a proxy that cannot be used.
     #[error(
         "the proxy in {0} cannot be used: give one as http://HOST:PORT (SOCKS is not supported)"
     )]
     Proxy(String),
-    /// The address of the hub is none.
+    /// The address of the hub is invalid.
     #[error("HF_ENDPOINT must be http://HOST or https://HOST, without a user or a query")]
     Endpoint,
     /// An answer other than 2xx.
     #[error("status {0}")]
     Status(u16),
-    /// A chain of redirects.
+    /// Too many redirects.
     #[error("it redirects more than {MAX_REDIRECTS} times")]
     Redirects,
-    /// A redirect that is not followed: no http, or from https to http.
+    /// A redirect that is not followed: not to http or https, or from https to http.
     #[error("it redirects to {0}, which is not followed")]
     Redirect(String),
-    /// The answer is none that a hub gives.
+    /// The answer violates the hub's protocol.
     #[error("{0}")]
     Protocol(String),
-    /// More than a file of this kind may have.
+    /// A file is larger than its kind may be.
     #[error("{name} has {size} bytes, more than the {limit} that are read of it")]
     TooLarge { name: String, size: u64, limit: u64 },
     /// The connection ended early.
     #[error("the connection ended after {have} of {size} bytes")]
     Cut { have: u64, size: u64 },
-    /// Bytes come, but too few.
+    /// Bytes arrive too slowly.
     #[error("it sends less than {0} bytes a second")]
     Slow(u64),
-    /// The content is not what its hash says.
+    /// The content does not match its hash.
     #[error("what came does not have the SHA-256 that the hub names")]
     Damaged,
-    /// The disk has no room for what is to come.
+    /// The disk has too little free space for the download.
     #[error("{} are to come, and {} are free", amount(*needed), amount(*free))]
     Full { needed: u64, free: u64 },
-    /// The token has characters that no header may have.
+    /// The token has characters that a header must not have.
     #[error("the token holds characters that no token has")]
     Token,
-    /// Reading or writing here failed.
+    /// Reading or writing the cache failed.
     #[error("{0}")]
     Disk(#[from] io::Error),
-    /// Nobody waits any more.
+    /// The download was cancelled.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl HubError {
-    /// Whether the hub could not be reached or is out of order: the cache may help.
+    /// Whether the hub could not be reached or is out of order, so that the cache may help.
     pub(super) fn is_unreachable(&self) -> bool {
         match self {
             Self::Status(status) => *status >= 500,
@@ -80,7 +80,7 @@ impl HubError {
         }
     }
 
-    /// Whether the hub may answer later: what is in the cache serves meanwhile.
+    /// Whether the hub may answer later, so that the cache serves meanwhile.
     pub(super) fn is_for_now(&self) -> bool {
         matches!(self, Self::Status(408 | 429)) || self.is_unreachable()
     }
@@ -93,7 +93,7 @@ impl HubError {
         }
     }
 
-    /// Whether it was reached and said nothing more.
+    /// Whether it was reached and then stayed silent.
     pub(super) fn is_silence(&self) -> bool {
         use ureq::Timeout;
         match self {

@@ -1,4 +1,4 @@
-//! What went wrong, in words that say what to do.
+//! Explains errors to users: what failed and what to do.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use super::{Hub, location};
 use crate::quote::shortened;
 use qwen3_vl_core::load::LoadError;
 
-/// The error of doing `what` with the model `id`.
+/// The error of doing `what` for the model `id`.
 pub(super) fn explain(
     hub: &Hub,
     id: &str,
@@ -20,7 +20,7 @@ pub(super) fn explain(
     if error.is_silence() {
         return LoadError::NotFound(format!(
             "{what}: {endpoint} has been silent for {} s. Try again later: what is there is kept",
-            hub.patience.as_secs_f32()
+            hub.stall_timeout.as_secs_f32()
         ));
     }
     if let HubError::Status(status @ 500..) = error {
@@ -68,11 +68,11 @@ pub(super) fn explain(
             "{what}: {error}; it was thrown away. Try again, or check HF_ENDPOINT"
         )),
         HubError::Full { .. } => LoadError::Invalid(format!(
-            "{what}: {error} in {cache}. Make room there, or set HF_HUB_CACHE to a folder that has \
+            "{what}: {error} in {cache}. Free space there, or set HF_HUB_CACHE to a folder that has \
              it"
         )),
         HubError::Disk(io) if is_full(io) => LoadError::Invalid(format!(
-            "{what}: {io}. What has arrived is kept in {cache}: make room there and try again"
+            "{what}: {io}. What has arrived is kept in {cache}: free space there and try again"
         )),
         HubError::Disk(io) => LoadError::Invalid(format!(
             "{what}: {io}, in {cache}. Set HF_HUB_CACHE to a folder that can be written"
@@ -83,7 +83,7 @@ pub(super) fn explain(
         | HubError::Redirects
         | HubError::Redirect(_)
         | HubError::TooLarge { .. }
-        // Those that are left: no HTTP, or none that is understood.
+        // The rest: the answer is not HTTP, or cannot be understood.
         | HubError::Request(_)
         | HubError::Proxied { .. }
         | HubError::Slow(_) => LoadError::Invalid(format!(

@@ -1,7 +1,7 @@
-//! Requests to a hub: bounded in time, in redirects and in what is read of an answer.
+//! Requests to a hub, with bounds on time, redirects and the bytes of an answer.
 //!
-//! The token goes to the hub's own origin (scheme, host and port) and to nobody else, whatever the
-//! hub redirects to. Compressed answers are refused: a few bytes of them can stand for gigabytes.
+//! The token is sent only to the hub's own origin (scheme, host and port), wherever the hub
+//! redirects to. Compressed answers are refused: a few bytes can expand to gigabytes.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -17,50 +17,50 @@ use super::pace::{Deadline, Pace};
 use super::{Hub, Proxies, location};
 use crate::quote::quoted_bytes;
 
-/// How many redirects of one request are followed.
+/// Most redirects of one request.
 pub(super) const MAX_REDIRECTS: usize = 5;
 
-/// Longest time to find a host, and to connect to it. Neither can be interrupted.
+/// Longest time to resolve a host, and to connect to it. Neither can be interrupted.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A hub to ask. A clone is the same one.
+/// A client of a hub. Clones share connections and shutdown.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
     endpoint: Uri,
     token: Option<HeaderValue>,
     proxies: Proxies,
-    patience: Duration,
+    stall_timeout: Duration,
     deadline: Deadline,
 }
 
 impl Client {
-    /// Nothing is asked yet.
+    /// A client that has not sent a request yet.
     ///
     /// # Errors
     ///
-    /// [`HubError::Endpoint`] or [`HubError::Token`]: no request can be made of them.
+    /// [`HubError::Endpoint`] or [`HubError::Token`] if they are invalid.
     pub(super) fn new(hub: &Hub) -> Result<Self, HubError> {
-        let patience = hub.patience;
+        let stall_timeout = hub.stall_timeout;
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            // They are followed here, so that the token stays at home.
+            // `get` and `head` follow redirects, so that the token stays with the hub.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // That of the address is set with each request.
+            // Each request sets the proxy of its address.
             .proxy(None)
             .user_agent(concat!("qwen3-vl/", env!("CARGO_PKG_VERSION")))
-            .timeout_resolve(Some(CONNECT.min(patience)))
-            .timeout_connect(Some(CONNECT.min(patience)))
-            .timeout_send_request(Some(patience))
-            .timeout_recv_response(Some(patience))
-            .timeout_per_read(Some(patience))
+            .timeout_resolve(Some(CONNECT.min(stall_timeout)))
+            .timeout_connect(Some(CONNECT.min(stall_timeout)))
+            .timeout_send_request(Some(stall_timeout))
+            .timeout_recv_response(Some(stall_timeout))
+            .timeout_per_read(Some(stall_timeout))
             .build()
             .new_agent();
         let endpoint = location::parse(&hub.endpoint).filter(|uri| uri.query().is_none());
         let endpoint = endpoint.ok_or(HubError::Endpoint)?;
         let token = hub.token.as_ref().map(|token| {
-            // A header may hold more, but ureq sends none but ASCII.
+            // A header may hold other bytes, but ureq sends only ASCII.
             let token = Some(token).filter(|token| token.is_ascii())?;
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
             value.set_sensitive(true);
@@ -73,24 +73,24 @@ impl Client {
                 .map(|token| token.ok_or(HubError::Token))
                 .transpose()?,
             proxies: hub.proxies.clone(),
-            patience,
-            deadline: Deadline::new(patience),
+            stall_timeout,
+            deadline: Deadline::new(stall_timeout),
         })
     }
 
-    /// Ends what other threads read and write with this client, and every later request.
+    /// Ends other threads' reads and writes with this client, and all later requests.
     pub(super) fn shut_down(&self) {
         self.agent.clone().shutdown();
     }
 
-    /// Ends a read that brings nothing although bytes come. Called by whoever waits meanwhile.
+    /// Ends a read that is over its deadline. The waiting thread calls it.
     pub(super) fn end_overdue(&self) {
         if self.deadline.is_over(Instant::now()) {
             self.shut_down();
         }
     }
 
-    /// The answer to GET, from byte `from` on if given. `path` starts with a slash.
+    /// Sends GET for `path`, which starts with a slash, from byte `from` on if given.
     pub(super) fn get(&self, path: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
         let mut uri = self.address(path)?;
         for _ in 0..=MAX_REDIRECTS {
@@ -103,7 +103,7 @@ impl Client {
         Err(HubError::Redirects)
     }
 
-    /// What the hub says about a file: see [`Head`].
+    /// Sends HEAD for a file; see [`Head`].
     pub(super) fn head(&self, path: &str) -> Result<Head, HubError> {
         let mut uri = self.address(path)?;
         let mut head = Head::default();
@@ -123,7 +123,8 @@ impl Client {
         Err(HubError::Redirects)
     }
 
-    /// Hands the pieces of a body to `each`, at most `limit` bytes and one: a longer body shows.
+    /// Passes the pieces of a body to `each`, at most `limit` + 1 bytes, so that a longer body is
+    /// noticed.
     pub(super) fn read(
         &self,
         body: Body,
@@ -132,7 +133,7 @@ impl Client {
     ) -> Result<(), HubError> {
         let mut body = body.into_reader().take(limit.saturating_add(1));
         let mut buffer = vec![0; 128 * 1024];
-        let mut pace = Pace::new(self.patience);
+        let mut pace = Pace::new(self.stall_timeout);
         loop {
             let read = match self.deadline.during(|| body.read(&mut buffer))? {
                 Ok(0) => return Ok(()),
@@ -191,7 +192,7 @@ impl Client {
     }
 }
 
-/// Where an answer redirects to, if it does.
+/// The target of an answer that redirects.
 fn location(response: &Response<Body>, from: &Uri) -> Result<Option<Uri>, HubError> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
@@ -212,11 +213,10 @@ fn success(response: Response<Body>) -> Result<Response<Body>, HubError> {
     }
 }
 
-/// What a hub says about a file without sending it.
+/// A hub's metadata of a file.
 ///
-/// As for `get_hf_file_metadata` of huggingface_hub, what is said about the linked file goes before
-/// what is said about the answer. Where a hub does not give the size of a linked file, the host
-/// that has it is asked.
+/// As in `get_hf_file_metadata` of huggingface_hub, headers about the linked file go before those
+/// about the answer. If a hub does not give the size of a linked file, its host is asked.
 #[derive(Debug, Default)]
 pub(super) struct Head {
     pub etag: Option<Vec<u8>>,
@@ -250,7 +250,7 @@ impl Head {
     }
 }
 
-/// A header that is a number, if it is there.
+/// Parses a header that is a number, if present.
 pub(super) fn number(value: Option<&HeaderValue>) -> Result<Option<u64>, HubError> {
     let Some(value) = value else { return Ok(None) };
     let digits = value.to_str().ok();

@@ -1,22 +1,22 @@
-//! Addresses, and where a redirect leads.
+//! Parses addresses and resolves redirects.
 
 use ureq::http::Uri;
 
 use crate::quote::quoted;
 
-/// An absolute http or https address without a user in it.
+/// Parses an absolute http or https address.
 pub(super) fn parse(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
     let authority = uri.authority()?.as_str();
     let host = uri.host().filter(|host| !host.is_empty())?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
-    // A port that is no number would count as none.
+    // The parsers would ignore a port that is not a number.
     let port = authority.strip_prefix(host)?;
     let port = port.is_empty() || uri.port_u16().is_some();
     (http && port).then_some(uri)
 }
 
-/// An address as it may be shown: without a user, a password or a query, which may be secret.
+/// An address for display: without user, password and query, which may be secret.
 pub(super) fn shown(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
@@ -27,14 +27,14 @@ pub(super) fn shown(text: &str) -> String {
     quoted(&format!("{scheme}{rest}")).trim_matches('"').into()
 }
 
-/// Where a `Location` header leads from here; none if nobody should go there: no http, a user in
-/// the address, or from https to http.
+/// Resolves a `Location` header; none if it must not be followed: not http or https, a user in the
+/// address, or from https to http.
 pub(super) fn follow(base: &Uri, location: &[u8]) -> Option<Uri> {
     let text = std::str::from_utf8(location).ok()?;
     let text = text.split('#').next().unwrap_or_default();
     let scheme = base.scheme_str()?;
     let authority = base.authority()?;
-    // RFC 3986, section 4.2: what has a colon before its first slash starts with a scheme.
+    // RFC 3986, section 4.2: a reference with a colon before its first slash starts with a scheme.
     let first = text.split(['/', '?']).next().unwrap_or_default();
     let absolute = if first.contains(':') {
         text.to_owned()
@@ -56,7 +56,7 @@ pub(super) fn follow(base: &Uri, location: &[u8]) -> Option<Uri> {
     (!downgrade).then_some(target)
 }
 
-/// Whether two addresses have scheme, host and port in common.
+/// Whether two addresses have the same scheme, host and port.
 pub(super) fn same_origin(a: &Uri, b: &Uri) -> bool {
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
     a.scheme() == b.scheme() && host(a) == host(b) && port(a) == port(b)
@@ -110,7 +110,7 @@ mod tests {
             assert!(follow(&base, location.as_bytes()).is_none(), "{location}");
         }
         assert!(follow(&base, b"/\xff").is_none());
-        // From http there is nothing to lose.
+        // From http, a redirect to http is no downgrade.
         let plain = parse("http://hub.example/a").unwrap();
         assert!(follow(&plain, b"https://cdn.example/").is_some());
         assert!(follow(&plain, b"http://cdn.example/").is_some());

@@ -1,12 +1,12 @@
-//! From a hub id to a folder of files: finds them in the local cache of Hugging Face's tools or
-//! downloads what is missing, into that cache.
+//! Resolves a hub id to a folder of files: finds them in the local cache of Hugging Face's tools,
+//! or downloads missing files into that cache.
 //!
-//! Environment, as for those tools: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
+//! Environment variables, as for those tools: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`,
 //! `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`; `HTTPS_PROXY`, `HTTP_PROXY`,
 //! `ALL_PROXY`, `NO_PROXY`.
 //!
-//! A hub, a mirror and whoever they redirect to are not trusted: nothing but the cache is written,
-//! the token goes to the hub alone, and size, time and redirects are bounded (docs/security.md).
+//! A hub, a mirror and the hosts that they redirect to are not trusted: only the cache is written,
+//! only the hub gets the token, and size, time and redirects are bounded (docs/security.md).
 
 mod cache;
 mod download;
@@ -43,25 +43,26 @@ pub use proxy::Proxies;
 use qwen3_vl_core::load::{LoadError, Progress};
 use slot::Slot;
 
-/// What is fetched if no revision is given.
+/// The revision that is fetched if none is given.
 pub const DEFAULT_REVISION: &str = "main";
 
-/// How often a waiting [`Hub::fetch`] looks whether it was cancelled.
+/// Time between two polls for cancellation in [`Hub::fetch`].
 const POLL: Duration = Duration::from_millis(50);
 
-/// Says whether the model of this `config.json` can be used, before its weights are downloaded.
+/// Checks whether the model with this `config.json` is supported, before its weights are
+/// downloaded.
 pub type CheckConfig = fn(&[u8]) -> Result<(), LoadError>;
 
-/// Brings a model's files onto this machine and gives their folder.
+/// Ensures that a model's files are in the local cache, and returns their folder.
 ///
-/// `revision` is a branch, tag or commit; `main` if none. `check` is asked before weights come.
-/// `progress` hears about twice a second how many bytes of all files have come. Blocks; returns
-/// within 100 ms after `cancel` is set, and a later call goes on where the download stopped.
+/// `revision` is a branch, tag or commit; `main` if none. `check` is called before weights are
+/// downloaded, `progress` about twice a second with the bytes of all files so far. Blocks; returns
+/// within 100 ms after `cancel` is set, and a later call resumes the download.
 ///
 /// # Errors
 ///
-/// No such model, no permission, no network and nothing cached, a download that was cut short. The
-/// text says what to do.
+/// If there is no such model, permission is lacking, the network fails with nothing cached, or the
+/// download is cut short. The text says what to do.
 pub fn fetch(
     id: &str,
     revision: Option<&str>,
@@ -111,7 +112,7 @@ impl Wanted {
     }
 }
 
-/// A hub and the cache for what comes from it.
+/// A hub, and the cache for its files.
 #[derive(Clone)]
 pub struct Hub {
     /// Address without a slash at the end.
@@ -122,27 +123,27 @@ pub struct Hub {
     pub token: Option<String>,
     /// Never use the network.
     pub offline: bool,
-    /// How long the hub may stay silent.
-    pub patience: Duration,
-    /// Between here and the hub.
+    /// How long the hub may stay silent before a request fails.
+    pub stall_timeout: Duration,
+    /// Proxies on the way to the hub.
     pub proxies: Proxies,
 }
 
 impl fmt::Debug for Hub {
-    // Neither the token nor passwords: logs are passed on.
+    // Hides the token and passwords, because logs are passed on.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
             .field("endpoint", &location::shown(&self.endpoint))
             .field("cache", &self.cache)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("offline", &self.offline)
-            .field("patience", &self.patience)
+            .field("stall_timeout", &self.stall_timeout)
             .finish_non_exhaustive()
     }
 }
 
 impl Hub {
-    /// [`fetch`] of any model, whatever its configuration.
+    /// [`fetch`] without a check of the configuration.
     ///
     /// # Errors
     ///
@@ -228,7 +229,7 @@ impl Hub {
             return Err(LoadError::Cancelled);
         };
 
-        // On a thread of its own, so that a silent network cannot keep us from being cancelled.
+        // On a thread of its own, so that a silent network cannot delay cancellation.
         let (result, ended) = mpsc::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared::default());
@@ -274,7 +275,7 @@ impl Hub {
             client.end_overdue();
             if cancel.load(Ordering::Relaxed) {
                 stop.store(true, Ordering::Relaxed);
-                // Ends what the thread waits for.
+                // Ends the thread's reads and writes.
                 client.shut_down();
                 return Err(LoadError::Cancelled);
             }
@@ -282,7 +283,7 @@ impl Hub {
     }
 }
 
-/// Waits until nobody else in this process downloads the model; none if cancelled.
+/// Waits until no other thread of this process downloads the model; none if cancelled.
 fn wait_for_slot(
     repo: &Repo,
     id: &str,
@@ -316,7 +317,7 @@ fn cached(repo: &Repo, revision: &str, wanted: &Wanted) -> Option<PathBuf> {
     wanted.is_complete(&snapshot).then_some(snapshot)
 }
 
-/// Names become parts of paths and addresses.
+/// Checks names, which become parts of paths and addresses.
 fn check_names(id: &str, revision: &str) -> Result<(), LoadError> {
     let plain = |part: &str| {
         (1..=200).contains(&part.len())

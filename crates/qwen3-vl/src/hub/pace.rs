@@ -1,14 +1,14 @@
-//! Bodies that come too slowly.
+//! Limits on bodies that arrive too slowly.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::HubError;
 
-/// Slowest body, in bytes a second.
+/// Slowest allowed body, in bytes per second.
 const SLOWEST: u64 = 1024;
 
-/// Refuses a body that only trickles.
+/// Refuses a body that arrives too slowly.
 pub(super) struct Pace {
     window: Duration,
     start: Instant,
@@ -38,12 +38,11 @@ impl Pace {
     }
 }
 
-/// How long one read may take. The limit of the connection is for silence, and what stands around
-/// the pieces of a body (their extensions, trailers) can break that for ever without being a byte
-/// of it. A clone is the same one.
+/// How long one read may take. The connection's timeout ends only silence, but chunk extensions and
+/// trailers can arrive forever without a byte of the body. Clones share one deadline.
 #[derive(Clone)]
 pub(super) struct Deadline {
-    patience: Duration,
+    stall_timeout: Duration,
     now: Arc<Mutex<Reading>>,
 }
 
@@ -56,10 +55,10 @@ enum Reading {
 }
 
 impl Deadline {
-    /// A little more than the patience, after which silence alone ends the read.
-    pub(super) fn new(patience: Duration) -> Self {
+    /// A deadline a little above the stall timeout, which ends silent reads by itself.
+    pub(super) fn new(stall_timeout: Duration) -> Self {
         Self {
-            patience: patience + patience / 4,
+            stall_timeout: stall_timeout + stall_timeout / 4,
             now: Arc::default(),
         }
     }
@@ -68,7 +67,7 @@ impl Deadline {
     ///
     /// # Errors
     ///
-    /// [`HubError::Slow`] if it was given up.
+    /// [`HubError::Slow`] if the deadline passed.
     pub(super) fn during<T>(&self, read: impl FnOnce() -> T) -> Result<T, HubError> {
         *self.lock() = Reading::Since(Instant::now());
         let read = read();
@@ -78,11 +77,11 @@ impl Deadline {
         }
     }
 
-    /// Gives a read up that has taken too long at `time`; whether there is one.
+    /// Marks a read that is over its deadline at `time` as given up; true if there is one.
     pub(super) fn is_over(&self, time: Instant) -> bool {
         let mut now = self.lock();
         let over = matches!(&*now, Reading::Since(start)
-            if time.saturating_duration_since(*start) > self.patience);
+            if time.saturating_duration_since(*start) > self.stall_timeout);
         if over {
             *now = Reading::GivenUp;
         }
@@ -90,7 +89,7 @@ impl Deadline {
     }
 
     fn lock(&self) -> MutexGuard<'_, Reading> {
-        // Valid after every statement, whatever panicked.
+        // Every statement leaves the value valid, so a poisoned lock is safe to use.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

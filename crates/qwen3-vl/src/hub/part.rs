@@ -1,4 +1,4 @@
-//! A blob that grows, and whether it becomes what was announced.
+//! Writes an incomplete blob and checks it against its announced size and hash.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -12,7 +12,7 @@ use super::http::number;
 use super::progress::Shared;
 use crate::quote::quoted_bytes;
 
-/// The byte that an answer starts with, if the file has the size that was announced.
+/// The byte at which an answer starts; an error if the file does not have the announced size.
 pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, HubError> {
     let wrong = |what: String| HubError::Protocol(format!("{what} of a file of {size} bytes"));
     let length = number(response.headers().get(CONTENT_LENGTH))?;
@@ -39,19 +39,19 @@ pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, Hu
     }
 }
 
-/// What the hub has said about a content.
+/// The size and hash that the hub has announced for a blob.
 #[derive(Clone, Copy)]
 pub(super) struct Announced<'a> {
     pub size: u64,
-    /// Hexadecimal, where it is known.
+    /// Hexadecimal, if known.
     pub sha256: Option<&'a str>,
 }
 
-/// A blob that grows.
+/// An incomplete blob.
 pub(super) struct Part<'a> {
     file: File,
     announced: Announced<'a>,
-    /// Told of every byte.
+    /// Counts every byte.
     progress: Option<&'a Shared>,
     hash: Sha256,
     have: u64,
@@ -68,17 +68,18 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Bytes that are there.
+    /// Bytes received.
     pub(super) fn have(&self) -> u64 {
         self.have
     }
 
-    /// Bytes that are to come.
+    /// Bytes still missing.
     pub(super) fn left(&self) -> u64 {
         self.announced.size.saturating_sub(self.have)
     }
 
-    /// Reads what came before, to go on from there. `go_on` is asked before each megabyte.
+    /// Hashes the bytes received earlier, to resume behind them. Calls `go_on` before each
+    /// megabyte; its error ends it.
     pub(super) fn resume(
         &mut self,
         go_on: impl Fn() -> Result<(), HubError>,
@@ -102,7 +103,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// The hub begins with this byte: the one asked for, or the first one again.
+    /// Starts at the hub's first byte: the requested one, or 0 to start again.
     pub(super) fn start_at(&mut self, first: u64) -> Result<(), HubError> {
         if first == self.have {
             return Ok(());
@@ -122,7 +123,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Keeps the next bytes, but none after the last one that was announced.
+    /// Writes the next bytes, but none beyond the announced size.
     pub(super) fn add(&mut self, piece: &[u8]) -> Result<(), HubError> {
         self.have += piece.len() as u64;
         if self.have > self.announced.size {
@@ -136,7 +137,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Whether this is the content that was announced.
+    /// Checks that the content is the announced one.
     pub(super) fn finish(mut self) -> Result<(), HubError> {
         let (have, Announced { size, sha256 }) = (self.have, self.announced);
         if have < size {

@@ -1,4 +1,4 @@
-//! How far a download has come, in words.
+//! Progress of a download, as text.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,23 +9,23 @@ use qwen3_vl_core::load::Progress;
 /// Shortest time between two reports.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Before this there is no guess at the time left.
+/// Time before the time left is estimated.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// What the thread that downloads knows; the one that waits looks at it.
+/// State that the download thread updates and the waiting thread reads.
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<Now>);
 
-/// The download at one moment.
+/// The state of the download at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Now {
-    /// What is being done.
+    /// The current activity.
     what: String,
-    /// Bytes of all files; 0 while that is not known.
+    /// Bytes of all files; 0 while unknown.
     total: u64,
-    /// Bytes of all files that are here.
+    /// Bytes of all files on disk.
     done: u64,
-    /// Bytes that were here before.
+    /// Bytes that were on disk before.
     before: u64,
 }
 
@@ -38,24 +38,24 @@ impl Shared {
         self.lock().what = what.into();
     }
 
-    /// Size of all files, known from here on.
+    /// Sets the size of all files.
     pub(super) fn total(&self, total: u64) {
         self.lock().total = total;
     }
 
-    /// Bytes that need not come, which were here already.
+    /// Counts bytes that were on disk already.
     pub(super) fn found(&self, bytes: u64) {
         let mut now = self.lock();
         now.done += bytes;
         now.before += bytes;
     }
 
-    /// Bytes that have come.
+    /// Counts received bytes.
     pub(super) fn came(&self, bytes: u64) {
         self.lock().done += bytes;
     }
 
-    /// Bytes that must come again.
+    /// Subtracts bytes that must be downloaded again.
     pub(super) fn lost(&self, bytes: u64) {
         let mut now = self.lock();
         now.done = now.done.saturating_sub(bytes);
@@ -63,22 +63,22 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
-        // Only numbers: valid whatever panicked.
+        // Every statement leaves the state valid, so a poisoned lock is safe to use.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes reports of it, about two a second; the percentage never goes back.
+/// Makes progress reports, about two a second; the percentage never decreases.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     shown: Option<(Instant, Now)>,
-    /// When the first bytes came.
+    /// When the first bytes arrived.
     began: Option<Instant>,
     percent: u32,
 }
 
 impl Reporter {
-    /// The report to make at this time, if there is one.
+    /// The report that is due at this time, if any.
     pub(super) fn report(&mut self, at: Instant, now: Now) -> Option<Progress> {
         if now.what.is_empty() {
             return None;
@@ -91,7 +91,7 @@ impl Reporter {
         Some(self.show(at, now))
     }
 
-    /// The last report, whenever the one before was.
+    /// The final report, even if the previous one was less than the interval before.
     pub(super) fn last(&mut self, at: Instant, now: Now) -> Option<Progress> {
         let is_shown = self.shown.as_ref().is_some_and(|(_, shown)| *shown == now);
         (now.total > 0 && !is_shown).then(|| self.show(at, now))
@@ -161,7 +161,7 @@ mod tests {
         let first = reporter.report(at(0), asking);
         let first = first.map(|step| (step.what, step.percent));
         assert_eq!(first, Some(("asking".into(), 0)));
-        // Half a second is not over.
+        // The interval has not passed.
         assert_eq!(reporter.report(at(400), now(100_000_000, 0)), None);
         let step = |reporter: &mut Reporter, ms, done| {
             let step = reporter.report(at(ms), now(done, 0));
@@ -178,9 +178,9 @@ mod tests {
             step(&mut reporter, 10_500, 1_300_000_000),
             (format!("{what}: 1.3 of 4.3 GB, 24 s left"), 30)
         );
-        // Some of it must come again.
+        // Some bytes must be downloaded again.
         assert_eq!(step(&mut reporter, 11_500, 900_000_000).1, 30);
-        // Nothing new: nothing to say, however late.
+        // Without a change there is no report, however late.
         assert_eq!(reporter.report(at(60_000), now(900_000_000, 0)), None);
         let last = reporter.last(at(60_001), now(4_300_000_000, 0));
         assert_eq!(last.map(|step| step.percent), Some(100));

@@ -1,8 +1,8 @@
-//! Proxies, by environment variables as Hugging Face's own tools read them (httpx:
+//! Proxies from environment variables, like in Hugging Face's tools (httpx:
 //! `get_environment_proxies`): one for each scheme, else `ALL_PROXY`. Names in lower case win.
 //!
-//! One that cannot be used is an error. Going on without it would tell the network what it hides:
-//! which hosts are asked, and the token where they are asked by http.
+//! A proxy that cannot be used is an error. Going on without it would reveal to the network which
+//! hosts are asked and, with http, the token.
 
 use ureq::Proxy;
 use ureq::ProxyProtocol;
@@ -22,15 +22,15 @@ enum Choice {
     #[default]
     Direct,
     Via(Proxy),
-    /// The variable that names one that cannot be used.
+    /// This variable names a proxy that cannot be used.
     Unusable(String),
 }
 
 impl Proxies {
-    /// Those that environment variables name.
+    /// The proxies that the environment variables name.
     #[must_use]
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
-        // An empty name in lower case takes the one in upper case away.
+        // An empty variable in lower case hides the one in upper case.
         let either = |name: &str| {
             let lower = name.to_ascii_lowercase();
             let found = variable(&lower).map(|value| (lower, value));
@@ -50,7 +50,7 @@ impl Proxies {
         }
     }
 
-    /// The one for an address.
+    /// The proxy for an address.
     ///
     /// # Errors
     ///
@@ -68,11 +68,11 @@ impl Proxies {
     }
 }
 
-/// Reads an address; none if there can be no proxy of that kind there.
+/// Parses a proxy's address; none if it cannot be used.
 fn proxy(text: &str, exceptions: &str) -> Option<Proxy> {
     let read = Proxy::new(text).ok()?;
     let known = matches!(read.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
-    // A port that is no number would count as none.
+    // The parser would ignore a port that is not a number.
     let authority = read.uri().authority()?.as_str();
     let address = authority.rsplit_once('@').map_or(authority, |(_, it)| it);
     let port = address.strip_prefix(read.host())?;
@@ -90,7 +90,7 @@ fn proxy(text: &str, exceptions: &str) -> Option<Proxy> {
         proxy = proxy.password(password);
     }
     for host in exceptions.split(',').map(str::trim) {
-        // The hosts below a name are meant too.
+        // A name also matches the hosts below it.
         proxy = proxy.no_proxy(host).no_proxy(&format!(".{host}"));
     }
     proxy.build().ok()
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_used_is_no_way_around() {
+    fn an_unusable_proxy_is_not_bypassed() {
         for bad in [
             "socks5://127.0.0.1:1080",
             "socks5h://me:password@proxy:1080",
@@ -166,7 +166,7 @@ mod tests {
                 let found = chosen(&[(variable, bad)], "https://hub/");
                 assert_eq!(found, Err(variable.into()), "{bad}");
             }
-            // That of the scheme comes first.
+            // The scheme's proxy comes first.
             let variables = [("ALL_PROXY", bad), ("HTTPS_PROXY", "http://a:1")];
             assert!(chosen(&variables, "https://hub/").is_ok());
         }

@@ -1,7 +1,7 @@
 //! One download at a time for each model of a cache in this process.
 //!
-//! A download that was cancelled may need seconds to end: finding a host and connecting to it
-//! cannot be interrupted. The next one of the same model waits for it, so they do not pile up.
+//! A cancelled download may need seconds to end, because resolving a host and connecting cannot be
+//! interrupted. The next download of the same model waits for it, so that they do not pile up.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 static TAKEN: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
 fn taken() -> MutexGuard<'static, HashSet<PathBuf>> {
-    // Valid after every statement, so a panic elsewhere does not matter.
+    // Every statement leaves the set valid, so a poisoned lock is safe to use.
     TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -19,7 +19,7 @@ fn taken() -> MutexGuard<'static, HashSet<PathBuf>> {
 pub(super) struct Slot(PathBuf);
 
 impl Slot {
-    /// None while somebody else has it.
+    /// Takes the slot of a folder; none while it is taken.
     pub(super) fn take(folder: &Path) -> Option<Self> {
         taken().insert(folder.into()).then(|| Self(folder.into()))
     }

@@ -1,4 +1,4 @@
-//! Which files of a repository make a checkpoint.
+//! Selects the files of a repository that make a checkpoint.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,10 +9,10 @@ use crate::index::{self, INDEX, SINGLE};
 use crate::quote::quoted;
 use crate::weights::gguf::find::is_gguf;
 
-/// Files without which nothing can be loaded.
+/// Files that every checkpoint must have.
 const NEEDED: [&str; 2] = [CONFIG, "tokenizer.json"];
 
-/// Says what the model is: comes before everything else.
+/// Fetched first, because it tells whether the model is supported.
 pub(super) const CONFIG: &str = "config.json";
 
 /// Files that are used where they exist.
@@ -29,7 +29,7 @@ const USED: [&str; 7] = [
 /// Most shards of a model; the largest official one has 94.
 const MAX_SHARDS: usize = 1000;
 
-/// Most bytes of a file that a hub may send: small files as they are read later.
+/// Most bytes of a file that a hub may send; for small files, the limits of reading them later.
 pub(super) fn limit(name: &str) -> u64 {
     match name {
         "tokenizer.json" => file::TOKENIZER_LIMIT,
@@ -39,18 +39,18 @@ pub(super) fn limit(name: &str) -> u64 {
     }
 }
 
-/// The files to fetch first, out of those a repository has: all but the shards of an index. The
-/// configuration is the first of them.
+/// The files of a repository to fetch first: all but the shards of an index. The configuration
+/// comes first.
 ///
 /// # Errors
 ///
-/// A text that says what is missing.
+/// A text that names the missing file.
 pub(super) fn first_files(available: &BTreeSet<String>) -> Result<Vec<String>, String> {
     if let Some(missing) = NEEDED.iter().find(|name| !available.contains(**name)) {
         let reason = folder::reason(available, missing);
         return Err(format!("it has no {missing}: {reason}"));
     }
-    // As transformers does it: an index beside a single file is one that was left behind.
+    // As in transformers, an index beside a single file is ignored as a leftover.
     let weights = [SINGLE, INDEX]
         .into_iter()
         .find(|name| available.contains(*name));
@@ -69,7 +69,7 @@ pub(super) fn first_files(available: &BTreeSet<String>) -> Result<Vec<String>, S
 ///
 /// # Errors
 ///
-/// An index that cannot be read, or names something else than files beside it.
+/// If the index cannot be read, or names anything but files beside it.
 pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     let text =
         read_bounded(&folder.join(INDEX), limit(INDEX)).map_err(|e| format!("{INDEX}: {e}"))?;
@@ -86,7 +86,7 @@ pub(super) fn shards(folder: &Path) -> Result<BTreeSet<String>, String> {
     }
 }
 
-/// Whether a name is that of a file beside the index, and safe in paths and addresses.
+/// Whether a name is a file beside the index, and safe in paths and addresses.
 fn is_shard(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     name.len() <= 200
@@ -95,7 +95,7 @@ fn is_shard(name: &str) -> bool {
         && name.bytes().all(plain)
 }
 
-/// Whether a folder has all it takes to load a model.
+/// Whether a folder has all files to load a model.
 pub(super) fn is_complete(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let sharded = || shards(folder).is_ok_and(|shards| shards.iter().all(|name| has(name)));

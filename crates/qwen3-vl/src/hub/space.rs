@@ -1,10 +1,10 @@
-//! Whether the disk has room for what is to come.
+//! Checks the free space of the disk.
 
 use std::path::Path;
 
 use super::error::HubError;
 
-/// That `needed` bytes fit beside the cache's files. A system that does not say has room.
+/// Checks that `needed` bytes are free on the cache's disk. If the system does not tell, they are.
 ///
 /// # Errors
 ///

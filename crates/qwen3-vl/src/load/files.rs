@@ -1,4 +1,4 @@
-//! A checkpoint's files, in a folder or in the program.
+//! Reads a checkpoint's files, from a folder or from the program.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -15,21 +15,21 @@ use crate::tokenizer::Tokenizer;
 use crate::weights::gguf::GgufModel;
 use crate::weights::{self, QuantizeAtLoad, Target, Weights, WeightsError};
 
-/// A checkpoint's files, wherever they are.
+/// A checkpoint's files.
 pub(super) enum Files {
     Folder(PathBuf),
     Embedded(&'static [(&'static str, &'static [u8])]),
     Gguf(Box<GgufModel>),
 }
 
-/// What the small files say.
+/// The parsed configuration files.
 pub(super) struct Configs {
     pub(super) config: Config,
     pub(super) generation: GenerationConfig,
     pub(super) processors: Processors,
 }
 
-/// The name of a model and its files, which are downloaded if they come from the hub.
+/// Finds a model's name and files, and downloads them if they are at the hub.
 pub(super) fn locate(
     options: &LoadOptions,
     progress: &mut dyn FnMut(Progress),
@@ -44,7 +44,7 @@ pub(super) fn locate(
         ModelSource::Folder(path) => Ok((path.display().to_string(), local(path, options)?)),
         ModelSource::Hub { id, revision } => {
             ensure_none(mmproj)?;
-            // An unsupported model is refused before its weights come.
+            // An unsupported model is refused before its weights are downloaded.
             let check = super::check_config;
             let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)
                 .map_err(|error| neither_id_nor_path(id, error))?;
@@ -95,7 +95,7 @@ fn ensure_not_rounded(options: &LoadOptions) -> Result<(), LoadError> {
     }
 }
 
-/// What looks like an id may have been meant as a path, which does not exist then.
+/// Adds to the error that the id may have been meant as a path.
 fn neither_id_nor_path(id: &str, error: LoadError) -> LoadError {
     match error {
         LoadError::NotFound(text) => LoadError::NotFound(format!(
@@ -113,7 +113,8 @@ impl Files {
         Ok(Self::Gguf(Box::new(model)))
     }
 
-    /// Reads what is small, `config.json` first: it tells whether this is the right kind of model.
+    /// Reads the configuration files, `config.json` first, because it tells whether the model is
+    /// supported.
     pub(super) fn configs(&self) -> Result<Configs, LoadError> {
         let config = match self {
             Self::Gguf(model) => Config::from_gguf(model).map_err(invalid)?,
@@ -169,7 +170,7 @@ impl Files {
         }
     }
 
-    /// That the large files are there, without reading them.
+    /// Checks that the large files exist, without reading them.
     pub(super) fn ensure_complete(&self) -> Result<(), LoadError> {
         let Self::Folder(folder) = self else {
             return Ok(());
@@ -181,7 +182,7 @@ impl Files {
             .try_for_each(|path| ensure_file(folder, path))
     }
 
-    /// A file that every checkpoint has.
+    /// Reads a file that every checkpoint has.
     fn read(&self, name: &str) -> Result<Vec<u8>, LoadError> {
         self.find(name)?.ok_or_else(|| match self {
             Self::Folder(folder) => folder::lacks(folder, name),
@@ -206,7 +207,7 @@ impl Files {
         match file::read_bounded(&path, limit) {
             Ok(bytes) if is_lfs_pointer(&bytes) => Err(pointer(&path)),
             Ok(bytes) => Ok(Some(bytes)),
-            // A link to nothing is a file that somebody meant to be there.
+            // A dangling link is an error: the file was meant to exist.
             Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(None),
             Err(e) => Err(unreadable(&path, &e)),
         }
@@ -239,7 +240,7 @@ impl Files {
     }
 }
 
-/// That a file of any size is there, and no pointer to it.
+/// Checks that a file exists and is no Git LFS pointer.
 fn ensure_file(folder: &Path, path: &Path) -> Result<(), LoadError> {
     let (file, length) = match file::open_regular(path) {
         Ok(opened) => opened,

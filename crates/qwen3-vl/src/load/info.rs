@@ -1,4 +1,4 @@
-//! What callers are told of a loaded model.
+//! The description of a loaded model for callers.
 
 use candle_core::Device;
 
@@ -49,11 +49,11 @@ pub(super) fn model_info(
     })
 }
 
-/// The checkpoint's way of decoding; what it does not say is as on the model card of the Instruct
-/// models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
+/// The checkpoint's sampling parameters; those that it lacks are as on the model card of the
+/// Instruct models (temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5).
 fn sampling_defaults(config: &GenerationConfig) -> SamplingParams {
     if config.temperature == Some(0.0) {
-        // Plain argmax: the card's penalty is meant for its temperature.
+        // This is plain argmax: the card's penalty is meant for its temperature.
         return own_sampling(config);
     }
     if config.do_sample == Some(false) {
@@ -72,7 +72,7 @@ fn sampling_defaults(config: &GenerationConfig) -> SamplingParams {
     }
 }
 
-/// What `generation_config.json` itself says, everything else off.
+/// The parameters of `generation_config.json` itself; all others are off.
 fn own_sampling(config: &GenerationConfig) -> SamplingParams {
     let off = SamplingParams::default();
     SamplingParams {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_card_fills_in_what_the_checkpoint_samples_with() {
-        // As the released Instruct models have it, without a presence penalty.
+        // The file of the released Instruct models has no presence penalty.
         let json = br#"{"do_sample": true, "temperature": 0.6, "top_k": 30, "top_p": 0.9}"#;
         let config = GenerationConfig::from_json(json).unwrap();
         let expected = SamplingParams {
@@ -130,7 +130,7 @@ mod tests {
                         "repetition_penalty": 1.1}"#;
         let greedy = sampling_defaults(&GenerationConfig::from_json(json).unwrap());
         assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
-        // transformers applies this one to greedy decoding too.
+        // transformers applies the repetition penalty to greedy decoding too.
         assert_eq!(greedy.repetition_penalty, 1.1);
     }
 }

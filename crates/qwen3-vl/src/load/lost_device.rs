@@ -1,4 +1,4 @@
-//! What becomes of windows when the device fails.
+//! Tests of windows whose device fails.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -26,7 +26,7 @@ use crate::model::tensors::Tensors;
 use crate::model::{Geometry, SequenceSlice, TextModel, VisionTower, Workspace};
 use crate::weights::QuantizeAtLoad;
 
-/// No wait lasts longer: what is not there by then has hung.
+/// Longest wait: an event that has not come by then never comes.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ enum Operation {
     Candidates,
 }
 
-/// A device that fails at one operation, with the error of a driver.
+/// A device that fails at one operation, with a driver's error.
 #[derive(Debug)]
 struct Failing {
     device: Arc<dyn Platform>,
@@ -98,7 +98,7 @@ impl Platform for Failing {
     }
 }
 
-/// The demo model on such a device.
+/// An engine with the demo model on such a device.
 struct Bench {
     engine: Engine,
     error: Arc<Mutex<Option<&'static str>>>,
@@ -107,7 +107,7 @@ struct Bench {
     next: u64,
 }
 
-/// What is heard of a window and of its request.
+/// Receives the failure of a window and the events of its request.
 struct Heard {
     lost: Receiver<Failure>,
     events: Receiver<Event>,
@@ -146,7 +146,7 @@ impl Bench {
         self.engine.commands().unwrap().send(command).unwrap();
     }
 
-    /// A window with a pair of frames, which is asked if `asked`.
+    /// Opens a window with a frame pair, and makes a request if `asked`.
     fn window(&mut self, asked: bool) -> Heard {
         let id = self.next;
         self.next += 2;
@@ -218,7 +218,7 @@ fn a_lost_device_is_the_end_of_the_engine() {
         for part in ["device failed", "ILLEGAL_ADDRESS", "restart the element"] {
             assert!(text.contains(part), "{text:?} does not say {part:?}");
         }
-        // Whoever shares the engine hears of it, and whoever comes later, though the device is well.
+        // All windows fail, also those opened later, although the device works again.
         bench.fails_with(None);
         assert!(bench.engine.is_broken());
         let later = bench.window(false);

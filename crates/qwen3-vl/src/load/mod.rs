@@ -1,4 +1,4 @@
-//! From the name of a model to a running backend.
+//! Loads a model by its name and starts a backend.
 
 mod files;
 mod info;
@@ -25,18 +25,18 @@ use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use qwen3_vl_core::prompt::Special;
 
-/// Where the checkpoint's files are.
+/// The source of a checkpoint's files.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
     /// Files inside the program: name and content.
     Embedded {
-        /// Name that answers carry.
+        /// Model name in answers.
         name: String,
-        /// File name and bytes, as they would lie in a checkpoint folder.
+        /// Names and bytes of the files of a checkpoint folder.
         files: &'static [(&'static str, &'static [u8])],
     },
-    /// A folder as Hugging Face lays it out, a GGUF file of a language model (the first one if it is
-    /// split), or a folder with one.
+    /// A checkpoint folder in Hugging Face's layout, a GGUF file of a language model (the first one
+    /// if it is split), or a folder with one.
     Folder(PathBuf),
     /// A hub id such as `Qwen/Qwen3-VL-4B-Instruct`.
     Hub {
@@ -56,10 +56,10 @@ pub enum ModelSource {
     },
 }
 
-/// What to load and how.
+/// The model to load, and how.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Where the files are.
+    /// Source of the files.
     pub source: ModelSource,
     /// The vision tower of a GGUF file: a path, or the name of a file beside the model. None is the
     /// `mmproj*.gguf` that lies there.
@@ -68,20 +68,19 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Type of the weights.
     pub dtype: DtypeChoice,
-    /// What the linear layers of the language model are rounded to, whatever type they are stored
-    /// in.
+    /// The format to which the language model's linear layers are quantized, whatever type they are
+    /// stored in.
     pub quantization: QuantizeAtLoad,
-    /// Bytes for the KV cache; none is half of the memory that is free when the model is loaded.
+    /// Bytes for the KV cache; by default half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
 }
 
-/// Looks whether a load has a chance, without loading: whether there is a folder, of a model of the
-/// right kind, with all files. Quick, and never waits for a network; of a hub id nothing is known
-/// yet.
+/// Checks quickly, without loading and without a network, whether a load can succeed: the folder
+/// exists, its model is supported, and all files are there. A hub id is not checked.
 ///
 /// # Errors
 ///
-/// What [`load`] would say.
+/// As [`load`].
 pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
     let ModelSource::Folder(path) = &options.source else {
         return Ok(());
@@ -91,18 +90,18 @@ pub fn check(options: &LoadOptions) -> Result<(), LoadError> {
     files.ensure_complete()
 }
 
-/// Whether a model of this `config.json` can be loaded, as far as that says.
+/// Checks whether a model with this `config.json` is supported.
 ///
 /// # Errors
 ///
-/// [`LoadError::Invalid`]: what is not supported.
+/// [`LoadError::Invalid`] if it is not; the text names what is not supported.
 pub fn check_config(json: &[u8]) -> Result<(), LoadError> {
     let config = crate::config::Config::from_json(json).map_err(invalid)?;
     Model::check(&config).map_err(invalid)
 }
 
-/// Loads a model for the caller alone. Blocks, for minutes when it downloads; returns soon after
-/// `cancel` is set.
+/// Loads a model that is not shared with other callers. Blocks, for minutes if it downloads;
+/// returns soon after `cancel` is set.
 ///
 /// # Errors
 ///
@@ -119,7 +118,8 @@ pub fn load(
     Ok(Arc::new(backend))
 }
 
-/// Loads a model without starting an engine, for checks and benchmarks. Returns its name too.
+/// Loads a model without starting an engine, for checks and benchmarks. Returns the model's name
+/// and a runner.
 ///
 /// # Errors
 ///
@@ -211,8 +211,8 @@ pub fn load_runner(
     Ok((name, runner))
 }
 
-/// Ids that end an answer: those of the checkpoint, and the end of the turn in any case, since the
-/// prompt is laid out in turns.
+/// Ids that end an answer: those of the checkpoint and, because the prompt has turns, always the
+/// end of a turn.
 fn stop_tokens(generation: &GenerationConfig, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut stop = generation.eos_token_id.clone();
     if stop.is_empty() {

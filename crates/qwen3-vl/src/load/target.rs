@@ -1,4 +1,4 @@
-//! The device that a model is loaded for.
+//! The device and types that a model is loaded for.
 
 use candle_core::{DType, Device};
 use qwen3_vl_core::load::LoadError;

@@ -1,11 +1,12 @@
-//! Element-wise operations: in place by the kernels of [`crate::cpu`] on the CPU, by candle's own elsewhere.
+//! Element-wise operations: in place by the kernels of [`crate::cpu`] on the CPU, by candle's
+//! operations elsewhere.
 
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 
 use super::linear::{slice, slice_mut};
 use crate::cpu::activation;
 
-/// `sum + other`, where `other` may be one row for all; `sum` is used up.
+/// `sum + other`, where `other` may be one row that is added to all; consumes `sum`.
 ///
 /// # Errors
 ///
@@ -38,7 +39,7 @@ pub fn add(sum: Tensor, other: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Tanh-approximated GELU; `x` is used up.
+/// Tanh-approximated GELU; consumes `x`.
 ///
 /// # Errors
 ///
@@ -60,7 +61,7 @@ pub fn gelu_tanh(x: Tensor) -> Result<Tensor> {
     }
 }
 
-/// `silu(gate) * up`; `gate` is used up.
+/// `silu(gate) * up`; consumes `gate`.
 ///
 /// # Errors
 ///

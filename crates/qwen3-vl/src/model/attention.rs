@@ -1,22 +1,22 @@
-//! Attention as an operation on tensors: the CPU's own kernel, or products of candle's elsewhere.
+//! Attention on tensors: our kernel on the CPU, candle's matrix products elsewhere.
 
 use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor, bail};
 
 use super::kv_cache::LayerBlock;
 use crate::cpu;
 
-/// What the queries of one sequence see.
+/// The queries of one sequence, and the keys that they attend to.
 pub struct Span<'a> {
-    /// Queries: the last of the keys.
+    /// Number of queries: those of the last tokens.
     pub queries: usize,
-    /// Keys.
+    /// Number of keys.
     pub keys: usize,
-    /// Where they and their values lie.
+    /// Blocks with the keys and values.
     pub blocks: Vec<&'a LayerBlock>,
 }
 
-/// Causal attention of any number of sequences: `q` `[queries of all, heads, head_dim]` in their order,
-/// to `[queries of all, heads * head_dim]`.
+/// Causal attention of any number of sequences: from `q` `[queries of all, heads, head_dim]`, in
+/// their order, to `[queries of all, heads * head_dim]`.
 ///
 /// # Errors
 ///
@@ -36,9 +36,9 @@ pub fn attend_all(q: &Tensor, spans: &[Span<'_>]) -> Result<Tensor> {
 
 /// `softmax(q kᵀ / sqrt(head_dim)) v` over the first `keys` tokens of the blocks.
 ///
-/// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. Every block but
-/// the last holds as many tokens as the first. If `causal`, the queries are the last of the keys
-/// and see no later ones.
+/// `q` is `[queries, heads, head_dim]`; the result is `[queries, heads * head_dim]`. All blocks but
+/// the last hold equally many tokens. If `causal`, the queries belong to the last tokens and attend
+/// to no later keys.
 ///
 /// # Errors
 ///
@@ -89,26 +89,26 @@ fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// Queries whose scores are in memory at a time.
+/// Queries per matrix product, which bounds the memory of their attention scores.
 const QUERIES: usize = 256;
 
-/// Makes weights of scores `[kv_heads, group * queries, keys]`, which are used up, times a scale, in f32
-/// arithmetic. The first of the queries sees so many keys, each next one one more, up to all.
+/// Softmax of scaled attention scores `[kv_heads, group * queries, keys]` in f32 arithmetic;
+/// consumes the scores. A causal mask follows from [`SoftmaxArgs::seen`].
 pub(crate) type Softmax = fn(Tensor, SoftmaxArgs) -> Result<Tensor>;
 
-/// What a [`Softmax`] needs beside the scores.
+/// Arguments of a [`Softmax`] beside the scores.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SoftmaxArgs {
     /// Queries of each head.
     pub(crate) queries: usize,
-    /// Keys that the first of them sees.
+    /// Keys that the first query attends to; each later query attends to one more, up to all.
     pub(crate) seen: usize,
-    /// What scores are multiplied by, more than 0.
+    /// Factor of the scores, more than 0.
     pub(crate) scale: f32,
 }
 
-/// [`attend`] as two products of candle's with a softmax between them, for devices without a kernel for all
-/// of it.
+/// [`attend`] as two of candle's matrix products with a softmax between them, for devices without
+/// an attention kernel.
 ///
 /// # Errors
 ///
@@ -127,7 +127,7 @@ pub(crate) fn attend_products(
     let parts = (0..queries).step_by(QUERIES).map(|start| {
         let count = QUERIES.min(queries - start);
         let q = q.narrow(0, start, count)?;
-        // Keys that the last of them sees.
+        // Keys that the last query of this part attends to.
         let seen = if causal {
             keys - queries + start + count
         } else {
@@ -142,7 +142,8 @@ pub(crate) fn attend_products(
     }
 }
 
-/// Queries `[queries, heads, head_dim]` with keys and values `[kv_heads, keys, head_dim]`.
+/// Attention of queries `[queries, heads, head_dim]` over keys and values `[kv_heads, keys,
+/// head_dim]`.
 fn attend_part(
     q: &Tensor,
     k: &Tensor,
@@ -153,7 +154,7 @@ fn attend_part(
     let (queries, heads, head_dim) = q.dims3()?;
     let (kv_heads, keys, _) = k.dims3()?;
     let group = heads / kv_heads;
-    // [queries, heads, d] -> [kv_heads, group * queries, d]: no head is repeated.
+    // [queries, heads, d] -> [kv_heads, group * queries, d]: so key heads need not be repeated.
     let q = q
         .transpose(0, 1)?
         .contiguous()?
@@ -173,7 +174,7 @@ fn attend_part(
         .reshape((queries, heads * head_dim))
 }
 
-/// A [`Softmax`] of candle's operations.
+/// A [`Softmax`] by candle's operations.
 fn softmax(scores: Tensor, args: SoftmaxArgs) -> Result<Tensor> {
     let SoftmaxArgs {
         queries,

@@ -1,4 +1,4 @@
-//! What sequences bring to a pass.
+//! The sequences' inputs to a pass.
 
 use candle_core::{Result, Tensor};
 
@@ -7,14 +7,14 @@ use super::state::SequenceState;
 use super::vision::VisionTokens;
 use qwen3_vl_core::prompt::Position;
 
-/// Consecutive tokens of one sequence on their way into its cache.
+/// Consecutive tokens of one sequence that are not in its cache yet.
 #[derive(Clone, Debug, Default)]
 pub struct Chunk {
-    /// Ids; what stands at the place of a vision token does not matter.
+    /// Ids; those of vision tokens are placeholders and are not used.
     pub ids: Vec<u32>,
     /// Position of each token.
     pub positions: Vec<Position>,
-    /// Runs of vision tokens: index of the first, and the tokens; in order.
+    /// Runs of vision tokens, in order: index of the first, and the tokens.
     pub vision: Vec<(usize, VisionTokens)>,
 }
 
@@ -24,18 +24,19 @@ impl Chunk {
         self.ids.len()
     }
 
-    /// Whether the chunk holds nothing.
+    /// Whether the chunk has no tokens.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Runs of vision tokens: index of the first, and what stands in place of their embeddings.
+    /// Runs of vision tokens: index of the first, and the rows that replace the placeholders'
+    /// embeddings.
     pub(crate) fn embeddings(&self) -> impl Iterator<Item = (usize, &Tensor)> {
         let runs = self.vision.iter();
         runs.map(|(first, tokens)| (*first, &tokens.embeddings))
     }
 
-    /// Adds the tokens that follow.
+    /// Appends the tokens that follow.
     pub fn append(&mut self, next: Self) {
         let shift = self.len();
         let vision = next.vision.into_iter();
@@ -45,7 +46,7 @@ impl Chunk {
         self.positions.extend(next.positions);
     }
 
-    /// Takes the first tokens, at most `count`, out of the chunk.
+    /// Removes the first tokens, at most `count`, and returns them.
     ///
     /// # Errors
     ///
@@ -60,8 +61,8 @@ impl Chunk {
         Ok(first)
     }
 
-    /// Cuts the chunk into pieces of at most `size` tokens, vision tokens and their DeepStack rows
-    /// with it.
+    /// Splits the chunk, with its vision tokens and DeepStack rows, into chunks of at most `size`
+    /// tokens.
     ///
     /// # Errors
     ///
@@ -98,27 +99,27 @@ impl Chunk {
     }
 }
 
-/// What one sequence has in a pass.
+/// The slice of one sequence in a pass.
 pub struct SequenceSlice<'a> {
     /// Its next tokens.
     pub chunk: &'a Chunk,
-    /// Its states.
+    /// The sequence's state.
     pub state: &'a mut SequenceState,
-    /// How many hidden states of the chunk are asked for: those of its last tokens.
+    /// Number of the chunk's last tokens whose hidden states are wanted.
     pub outputs: usize,
 }
 
-/// What parts bring, one behind the other.
-pub(crate) fn batch(parts: &[SequenceSlice<'_>]) -> Chunk {
+/// The chunks of the slices, one behind the other.
+pub(crate) fn batch(slices: &[SequenceSlice<'_>]) -> Chunk {
     let mut all = Chunk::default();
-    for part in parts {
-        all.append(part.chunk.clone());
+    for slice in slices {
+        all.append(slice.chunk.clone());
     }
     all
 }
 
 impl SequenceSlice<'_> {
-    /// What its tokens see in a layer.
+    /// The keys and values that its tokens attend to in a layer.
     pub(crate) fn span(&self, layer: usize) -> Span<'_> {
         Span {
             queries: self.chunk.len(),
@@ -128,7 +129,8 @@ impl SequenceSlice<'_> {
     }
 }
 
-/// What DeepStack adds behind `layer`: zeros but for the vision tokens; none if there is nothing.
+/// The rows that DeepStack adds behind `layer` `[tokens, hidden]`: zeros except for vision tokens;
+/// none if it adds nothing.
 pub(crate) fn deepstack_rows(chunk: &Chunk, layer: usize, like: &Tensor) -> Result<Option<Tensor>> {
     let taps: Vec<_> = chunk
         .vision

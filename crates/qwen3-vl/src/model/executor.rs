@@ -1,4 +1,4 @@
-//! All that the engine asks of a model: encode, forward, candidates.
+//! What the engine calls of a model: encode, forward, candidates.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,17 +12,18 @@ use crate::cpu::pool::Flag;
 use crate::sampling::Penalty;
 use qwen3_vl_core::frames::VisionInput;
 
-/// Runs a model on its device, with what passes keep between them. One for each thread that runs a model.
+/// Runs a model on its device, with the memory that passes reuse. Each thread that runs a model has
+/// its own.
 pub struct Executor {
     workspace: Workspace,
     geometries: HashMap<Grid, Geometry>,
-    /// How many of them are kept; a camera has one grid size.
+    /// How many geometries to cache; a camera has one grid size.
     most_geometries: usize,
 }
 
 impl Executor {
-    /// An executor for the model, whose passes end early when the flag is raised. It keeps the positions of
-    /// so many grid sizes.
+    /// An executor for the model, whose passes are interrupted when the flag is raised. It caches
+    /// the positions of `geometries` grid sizes.
     pub fn new(model: &Model, flag: &Flag, geometries: usize) -> Self {
         Self {
             workspace: Workspace::new(model.kv.device(), flag),
@@ -31,16 +32,16 @@ impl Executor {
         }
     }
 
-    /// What the device does otherwise than it should, although it works.
+    /// Warnings about what works on the device, but not as it should.
     pub(crate) fn notices(&mut self, model: &Model) -> Vec<String> {
         model.platform.notices(&mut self.workspace)
     }
 
-    /// Begins to encode inputs of one kind and size, cut as `cut` says.
+    /// Starts to encode inputs of one kind and size, cut into patches by `cut`.
     ///
     /// # Errors
     ///
-    /// If there are none, the device fails or the pass is interrupted.
+    /// If there are no inputs, the device fails or the pass is interrupted.
     pub fn encode(
         &mut self,
         model: &Model,
@@ -70,7 +71,8 @@ impl Executor {
         platform.encode(vision, &patches, geometry, model.kv.device(), workspace)
     }
 
-    /// Runs parts through the language model, see [`TextModel::forward`](super::TextModel::forward).
+    /// Runs slices of sequences through the language model; see
+    /// [`TextModel::forward`](super::TextModel::forward).
     ///
     /// # Errors
     ///
@@ -78,14 +80,14 @@ impl Executor {
     pub fn forward(
         &mut self,
         model: &Model,
-        parts: &mut [SequenceSlice<'_>],
+        slices: &mut [SequenceSlice<'_>],
     ) -> Result<Option<Tensor>> {
-        model.text.forward(parts, &mut self.workspace)
+        model.text.forward(slices, &mut self.workspace)
     }
 
-    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is how many of the
-    /// largest a sequence needs, if none needs all; `penalties` makes the row and penalty of each logit that
-    /// has one, for a device that takes them off itself.
+    /// The candidates for the next tokens, from `logits` `[sequences, vocabulary]`. `most` is the
+    /// largest number of candidates that a sequence needs; none if one needs all. `penalties` gives
+    /// the row and penalty of each penalised logit, for a device that applies penalties itself.
     ///
     /// # Errors
     ///

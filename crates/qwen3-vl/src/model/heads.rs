@@ -1,31 +1,31 @@
-//! The heads of the language model, and where their keys lie in a page of the cache.
+//! The attention heads of the language model, and the layout of their keys in a KV block.
 
 use super::kv_cache::BLOCK_TOKENS;
 
-/// Numbers and width of heads.
+/// Numbers and width of the attention heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
-    /// Query heads.
+    /// Number of query heads.
     pub count: usize,
-    /// Heads of keys and values.
+    /// Number of key and value heads.
     pub kv: usize,
-    /// Values of a head.
+    /// Values per head.
     pub width: usize,
 }
 
 impl Heads {
-    /// Query heads that share a key head.
+    /// Query heads per key head.
     pub fn group(self) -> usize {
         self.count / self.kv
     }
 
-    /// Values of the keys of a token in one layer.
+    /// Values of a token's keys in one layer.
     pub fn of_token(self) -> usize {
         self.kv * self.width
     }
 
-    /// Values from the start of a page `[layers, 2, BLOCK_TOKENS, kv, width]` to the keys of a layer, and
-    /// from those to its values.
+    /// Offsets in a block `[layers, 2, BLOCK_TOKENS, kv, width]`, in values: from its start to the
+    /// keys of a layer, and from those to the layer's values.
     pub fn place(self, layer: usize) -> (usize, usize) {
         let part = BLOCK_TOKENS * self.of_token();
         (2 * layer * part, part)

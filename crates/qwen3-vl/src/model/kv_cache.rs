@@ -1,13 +1,13 @@
-//! Keys and values of the tokens seen so far, in blocks that a sequence owns.
+//! Keys and values of a sequence's tokens, in blocks.
 //!
 //! A block holds [`BLOCK_TOKENS`] consecutive tokens of all layers. Sequences append, fork (sharing
-//! the blocks until one of them writes) and free; the model only sees one layer's list of blocks.
+//! blocks until one of them writes), truncate and free; a layer sees the list of its blocks.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Tokens of one block.
+/// Tokens per block.
 pub const BLOCK_TOKENS: usize = 128;
 
 /// Keys and values of one layer in one block, each `[BLOCK_TOKENS, kv_heads, head_dim]`.
@@ -16,10 +16,10 @@ pub type LayerBlock = (Tensor, Tensor);
 /// Keys and values of [`BLOCK_TOKENS`] tokens.
 #[derive(Debug)]
 struct Block {
-    /// `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: one piece of memory, so that one address says where
-    /// the keys of all layers are.
+    /// `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: one allocation, so that one address gives
+    /// the keys of all layers.
     whole: Tensor,
-    /// Views of it.
+    /// Views of `whole`, one for each layer.
     layers: Vec<LayerBlock>,
 }
 
@@ -36,7 +36,7 @@ impl Block {
     }
 }
 
-/// Makes blocks of one model's shape and keeps the freed ones.
+/// Allocates blocks of one model's shape, and reuses freed ones.
 #[derive(Debug)]
 pub struct KvPool {
     layers: usize,
@@ -54,7 +54,7 @@ struct PoolState {
 }
 
 impl KvPool {
-    /// An empty pool; blocks are made when they are first needed.
+    /// An empty pool; blocks are allocated on first use.
     pub fn new(
         (layers, kv_heads, head_dim): (usize, usize, usize),
         dtype: DType,
@@ -71,28 +71,28 @@ impl KvPool {
         })
     }
 
-    /// Blocks that sequences hold now.
+    /// Number of blocks that sequences hold.
     pub fn used(&self) -> usize {
         self.lock().used
     }
 
-    /// Where the blocks are.
+    /// Device of the blocks.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Type of keys and values: the type of arithmetic.
+    /// Type of keys and values, which is the type of arithmetic.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Bytes of one block.
+    /// Bytes per block.
     pub fn block_bytes(&self) -> usize {
         2 * self.layers * BLOCK_TOKENS * self.kv_heads * self.head_dim * self.dtype.size_in_bytes()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PoolState> {
-        // The counters are right after every statement, so a panic elsewhere does not matter.
+        // Every statement leaves the counters valid, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,7 +115,7 @@ impl KvPool {
     }
 }
 
-/// The cache of one sequence.
+/// The KV cache of one sequence.
 #[derive(Debug)]
 pub struct KvCache {
     pool: Arc<KvPool>,
@@ -133,18 +133,18 @@ impl KvCache {
         }
     }
 
-    /// Tokens in the cache.
+    /// Number of tokens in the cache.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is in the cache.
+    /// Whether the cache has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// A second cache with the same tokens. Full blocks stay shared; a block that is written to
-    /// later is copied first.
+    /// A second cache with the same tokens. It shares all blocks; [`KvCache::reserve`] copies a
+    /// shared block before it is written to.
     pub fn fork(&self) -> Self {
         Self {
             pool: self.pool.clone(),
@@ -153,7 +153,7 @@ impl KvCache {
         }
     }
 
-    /// Gives all blocks back.
+    /// Returns all blocks to the pool.
     pub fn free(&mut self) {
         self.len = 0;
         for block in self.blocks.drain(..) {
@@ -163,7 +163,7 @@ impl KvCache {
         }
     }
 
-    /// Forgets all but the first `len` tokens, and gives back the blocks behind them.
+    /// Drops all but the first `len` tokens, and returns the blocks behind them to the pool.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         let kept = self.len.div_ceil(BLOCK_TOKENS);
@@ -174,12 +174,12 @@ impl KvCache {
         }
     }
 
-    /// Makes room for `tokens` more tokens, none of it shared. To be called once before the layers
-    /// write theirs.
+    /// Allocates blocks for `tokens` more tokens, and copies a shared block that they are written
+    /// to. Call it once before the layers write theirs.
     ///
     /// # Errors
     ///
-    /// If the device has no memory left; the cache is as before then.
+    /// If the device has no memory left; the cache keeps its tokens then.
     pub fn reserve(&mut self, tokens: usize) -> Result<()> {
         let first = self.len / BLOCK_TOKENS;
         if let Some(shared) = self.blocks.get_mut(first)
@@ -198,12 +198,12 @@ impl KvCache {
         Ok(())
     }
 
-    /// Writes one layer's keys and values `[tokens, kv_heads, head_dim]` behind the tokens in the
-    /// cache, into reserved room. They count once [`KvCache::advance`] is called.
+    /// Writes one layer's keys and values `[tokens, kv_heads, head_dim]` behind the cached tokens,
+    /// into reserved blocks. [`KvCache::advance`] adds them to the cache.
     ///
     /// # Errors
     ///
-    /// If there is no room or the shapes do not fit.
+    /// If the blocks are not reserved or the shapes do not fit.
     pub fn write(&mut self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let tokens = keys.dim(0)?;
         let mut done = 0;
@@ -222,7 +222,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Counts `tokens` that every layer has written.
+    /// Adds `tokens` that every layer has written to the cache.
     pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
@@ -235,7 +235,8 @@ impl KvCache {
             .collect()
     }
 
-    /// The blocks, in order, each `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: keys, then values.
+    /// The blocks, in order, each `[layers, 2, BLOCK_TOKENS, kv_heads, head_dim]`: keys, then
+    /// values.
     pub fn pages(&self) -> impl Iterator<Item = &Tensor> {
         self.blocks.iter().map(|block| &block.whole)
     }
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_free_and_harms_no_fork() {
+    fn truncation_frees_blocks_and_harms_no_fork() {
         let pool = KvPool::new((2, 1, 2), DType::F32, Device::Cpu);
         let mut a = KvCache::new(&pool);
         append(&mut a, 0..300);
@@ -314,7 +315,7 @@ mod tests {
         append(&mut a, 1000..1010);
         assert_eq!(keys(&a), expect((0..130).chain(1000..1010)));
         assert_eq!(keys(&b), expect(0..300));
-        // Three of b, of which a shares the first, and one of a.
+        // b has three blocks, the first shared with a, which has one of its own.
         assert_eq!(pool.used(), 4);
         drop(b);
         assert_eq!(pool.used(), 2);

@@ -9,8 +9,7 @@ use super::ops::TextOps;
 use crate::config::TextConfig;
 use crate::weights::{Weights, WeightsError};
 
-/// Tokens see what is before them, then each is transformed by itself (transformers:
-/// `Qwen3VLTextDecoderLayer`).
+/// A decoder layer: attention, then the MLP (transformers: `Qwen3VLTextDecoderLayer`).
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(super) input_norm: RmsNorm,
@@ -29,7 +28,7 @@ pub(crate) struct Attention {
     pub(crate) k_norm: RmsNorm,
 }
 
-/// What transforms each token by itself.
+/// The part of a layer that transforms each token by itself.
 #[derive(Debug)]
 pub(crate) enum Mlp {
     /// The gated MLP of a dense model (transformers: `Qwen3VLTextMLP`).

@@ -5,19 +5,20 @@ use candle_core::{Result, Tensor, bail};
 use super::linear::Linear;
 use crate::weights::{Weights, WeightsError, on_device};
 
-/// `N` linear layers of the same input. On a GPU, where one large product is faster than several small ones,
-/// their weights are stored as one matrix; on the CPU, and where they are rounded, each by itself.
+/// `N` linear layers of the same input. On a GPU their weights are stored as one matrix, because
+/// one large product is faster than several small ones; on the CPU, and if they are quantized, each
+/// by itself.
 #[derive(Clone, Debug)]
 pub struct MergedLinear<const N: usize> {
-    /// Each of them; views of `joined` if there is one.
+    /// The layers; views of `joined` if there is one.
     parts: [Linear; N],
-    /// `[outputs of all, in]`.
+    /// The joined layer, weight `[outputs of all, in]`.
     joined: Option<Linear>,
 }
 
 impl<const N: usize> MergedLinear<N> {
-    /// Loads `{prefix}.{name}.weight` `[out, in]` for each name with its number of outputs, rounded as
-    /// [`Linear::load_rounded`] says.
+    /// Loads `{prefix}.{name}.weight` `[out, in]` for each name and its number of outputs, by
+    /// [`Linear::load_rounded`].
     ///
     /// # Errors
     ///
@@ -43,13 +44,13 @@ impl<const N: usize> MergedLinear<N> {
         }
     }
 
-    /// Each of the layers.
+    /// The layers.
     pub fn parts(&self) -> &[Linear; N] {
         &self.parts
     }
 
-    /// `x` `[rows, in]` to what each layer gives, `[rows, out]`. In one product, if the weights are one matrix:
-    /// then rows of the results lie further apart.
+    /// Outputs of the layers, `[rows, out]` each, for `x` `[rows, in]`. If the weights are joined,
+    /// the outputs are views of one product, with gaps between their rows.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Qwen3-VL itself: vision tower, language model, KV cache. `forward(&inputs, &mut kv)`, no state
-//! of a sequence inside.
+//! The Qwen3-VL model: vision tower, language model, KV cache. The model holds no state of a
+//! sequence; passes take it as an argument.
 
 pub mod activation;
 pub mod attention;
@@ -42,27 +42,28 @@ use crate::weights::{Weights, WeightsError};
 /// Why a model cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The configuration.
+    /// The configuration is not supported.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The weights.
+    /// The weights cannot be loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
 }
 
-/// What passes keep between them; one for each thread that runs a model.
+/// Memory and threads that passes reuse. Each thread that runs a model has its own.
 #[derive(Default)]
 pub struct Workspace {
-    /// Looked at between layers.
+    /// Interrupts a pass when raised; polled between layers.
     pub(crate) flag: Flag,
-    /// Of passes on the CPU.
+    /// For passes on the CPU.
     pub(crate) cpu: tensors::CpuWorkspace,
-    /// Of passes on another device.
+    /// For passes on another device.
     device: Option<Box<dyn Any + Send>>,
 }
 
 impl Workspace {
-    /// A workspace for passes on a device that end when the flag is raised; on the CPU, with threads.
+    /// A workspace for passes on `device`, which are interrupted when the flag is raised. On the
+    /// CPU it starts threads.
     pub fn new(device: &Device, flag: &Flag) -> Self {
         Self {
             flag: flag.clone(),
@@ -74,7 +75,7 @@ impl Workspace {
         }
     }
 
-    /// What passes on a kind of device keep, in that device's own type.
+    /// The workspace of a kind of device, in that device's own type.
     pub fn of_device<T: Default + Send + 'static>(&mut self) -> &mut T {
         let kept = self.device.take().and_then(|kept| kept.downcast().ok());
         let kept: Box<dyn Any + Send> = kept.unwrap_or_else(|| Box::new(T::default()));
@@ -84,7 +85,7 @@ impl Workspace {
         }
     }
 
-    /// An error if the pass is to end.
+    /// An error if the pass is interrupted.
     pub(crate) fn check(&self) -> candle_core::Result<()> {
         tensors::check(&self.flag)
     }
@@ -95,29 +96,30 @@ impl Workspace {
 pub struct Model {
     /// Its configuration.
     pub config: Config,
-    /// Frames to vision tokens.
+    /// The vision tower: frames to vision tokens.
     pub vision: VisionTower,
-    /// Tokens to scores.
+    /// The language model: tokens to logits.
     pub text: TextModel,
-    /// Makes the caches of sequences.
+    /// The block pool of the sequences' KV caches.
     pub kv: Arc<KvPool>,
     platform: Arc<dyn Platform>,
 }
 
 impl Model {
-    /// The states of a sequence without tokens.
+    /// The state of a sequence without tokens.
     pub fn new_state(&self) -> SequenceState {
         SequenceState::new(KvCache::new(&self.kv))
     }
 
-    /// Runs the model on another platform than that of candle's operations.
+    /// Makes the model run on another platform than candle's operations.
     pub(crate) fn run_on(&mut self, platform: Arc<dyn Platform>) {
         self.text.run_on(&platform);
         self.platform = platform;
     }
 
-    /// Builds the model that `config` describes on the weights' device, and its vision tower on `vision_device`, which
-    /// is the same one or, so that both can work at a time, the same GPU with another stream.
+    /// Builds the model that `config` describes on the weights' device, and its vision tower on
+    /// `vision_device`: the same device or, so that both run concurrently, another stream of the
+    /// same GPU.
     ///
     /// # Errors
     ///
@@ -146,7 +148,7 @@ impl Model {
         })
     }
 
-    /// Whether `config` describes a model that can be built.
+    /// Checks that `config` describes a model that can be built.
     ///
     /// # Errors
     ///
@@ -156,7 +158,7 @@ impl Model {
     }
 }
 
-/// That the last layers are there, before anything is made of the first ones.
+/// Checks that the file has the last layers before the first ones are loaded.
 fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> {
     let layers = config.text_config.num_hidden_layers;
     let blocks = config.vision_config.depth;
@@ -170,7 +172,7 @@ fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> 
     ];
     for (part, count, tensor) in last {
         let name = |index: usize| format!("{part}.{index}.{tensor}");
-        // All names of a small file are looked for, so that the error names the first that is missing.
+        // Checks the names in order, so that the error names the first one missing.
         let missing = (0..count).map(name).find(|name| !weights.contains(name));
         if let Some(name) = missing {
             return Err(WeightsError::Missing(name));

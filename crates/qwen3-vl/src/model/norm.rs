@@ -1,4 +1,4 @@
-//! Norms as candle operations: our kernels on the CPU, candle's own elsewhere.
+//! Norms as candle operations: our kernels on the CPU, candle's elsewhere.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 
@@ -36,17 +36,17 @@ impl RmsNorm {
         self.weight.dtype()
     }
 
-    /// A norm of given weight `[width]`.
+    /// A norm with the given weight `[width]`.
     pub fn new(weight: Tensor, eps: f32) -> Self {
         Self { weight, eps }
     }
 
-    /// What is normalised is multiplied by `[width]`.
+    /// The weight `[width]`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// What is added to the mean square.
+    /// The epsilon that is added to the mean square.
     pub fn eps(&self) -> f32 {
         self.eps
     }
@@ -84,7 +84,7 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// What the vision tower's norms add to the variance.
+/// The epsilon that the vision tower's norms add to the variance.
 pub const LAYER_NORM_EPS: f32 = 1e-6;
 
 /// LayerNorm over the last axis (torch: `LayerNorm`).
@@ -111,12 +111,12 @@ impl LayerNorm {
         })
     }
 
-    /// A norm of given weight and bias `[width]`.
+    /// A norm with the given weight and bias, `[width]` each.
     pub fn new(weight: Tensor, bias: Tensor) -> Self {
         Self { weight, bias }
     }
 
-    /// What is normalised is multiplied by the first and gets the second added, each `[width]`.
+    /// Weight and bias, `[width]` each.
     pub fn parts(&self) -> (&Tensor, &Tensor) {
         (&self.weight, &self.bias)
     }

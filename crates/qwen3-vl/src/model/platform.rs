@@ -1,4 +1,4 @@
-//! How a kind of device runs a model. Chosen once, when the model is loaded.
+//! How a kind of device runs a model; chosen when the model is loaded.
 
 use std::fmt::Debug;
 
@@ -11,32 +11,33 @@ use crate::cpu::patchify::Cut;
 use crate::sampling::Penalty;
 use qwen3_vl_core::frames::VisionInput;
 
-/// What a token is chosen from, for each sequence.
+/// The candidates for the next token, for each sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Candidates {
-    /// The logits of the whole vocabulary, nothing taken off.
+    /// The logits of the whole vocabulary, without penalties.
     All(Vec<Vec<f32>>),
-    /// Tokens with the largest logits, largest first, of equal ones the first; penalties taken off.
+    /// The tokens with the largest logits, largest first and equal ones by id; penalties are
+    /// applied.
     Best(Vec<Vec<(u32, f32)>>),
 }
 
-/// Makes the penalties of all rows: the row, and what is taken off one of its logits.
+/// Gives the penalties of all rows: the row, and the penalty of one of its logits.
 pub(crate) type Penalties<'a> = dyn Fn() -> Vec<(u32, Penalty)> + 'a;
 
-/// Vision inputs that a device encodes, beside other work perhaps.
+/// Vision inputs that are being encoded, possibly concurrently with other work.
 pub trait PendingEncode: Send {
-    /// Whether it is over. One whose device has failed is over: what comes next says so.
+    /// Whether it is ready. It is also ready if the device has failed, which the next call reports.
     fn is_ready(&self) -> bool;
 
-    /// Waits until it is over.
+    /// Waits until it is ready.
     ///
     /// # Errors
     ///
     /// If the device has failed.
     fn wait(&self) -> Result<()>;
 
-    /// The tokens, on the language model's device. Waits for nothing but the order of the two devices'
-    /// work.
+    /// The tokens, on the language model's device. The host does not wait; the language model's
+    /// stream does.
     ///
     /// # Errors
     ///
@@ -44,7 +45,7 @@ pub trait PendingEncode: Send {
     fn finish(self: Box<Self>) -> Result<VisionTokens>;
 }
 
-/// Tokens that are there.
+/// Tokens that are ready at once.
 impl PendingEncode for VisionTokens {
     fn is_ready(&self) -> bool {
         true
@@ -59,19 +60,19 @@ impl PendingEncode for VisionTokens {
     }
 }
 
-/// Runs the forward passes with the operations of a kind of device, and does what is around them: frames in,
-/// candidates out.
+/// Runs the forward passes with the operations of a kind of device, from frames to candidates.
 pub(crate) trait Platform: Debug + Send + Sync {
-    /// Runs parts, whose caches have room, through the language model: the logits behind the rows that they
-    /// ask for `[outputs of all, vocabulary]`, or none. The caches do not count the new tokens yet.
+    /// Runs slices, whose cache blocks are reserved, through the language model. Returns the logits
+    /// of the wanted rows `[outputs of all, vocabulary]`, or none. Does not advance the caches.
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [SequenceSlice<'_>],
+        slices: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>>;
 
-    /// The patches of inputs of one kind and size `[patches of all, 3 * temporal * patch * patch]`.
+    /// The patches of inputs of one kind and size, `[patches of all, 3 * temporal * patch *
+    /// patch]`.
     fn patches(
         &self,
         inputs: &[VisionInput],
@@ -80,7 +81,7 @@ pub(crate) trait Platform: Debug + Send + Sync {
         workspace: &mut Workspace,
     ) -> Result<Tensor>;
 
-    /// Begins to encode patches of grids of one size, for the language model on `to`.
+    /// Starts to encode patches of grids of one size, for the language model on `to`.
     fn encode(
         &self,
         tower: &VisionTower,
@@ -90,8 +91,9 @@ pub(crate) trait Platform: Debug + Send + Sync {
         workspace: &mut Workspace,
     ) -> Result<Box<dyn PendingEncode>>;
 
-    /// What the next tokens are chosen from, given `logits` `[sequences, vocabulary]`. `most` is how many
-    /// candidates a sequence needs, if none needs all; `penalties` are asked for where they are taken off.
+    /// The candidates for the next tokens, from `logits` `[sequences, vocabulary]`. `most` is the
+    /// largest number of candidates that a sequence needs; none if one needs all. A platform that
+    /// applies penalties calls `penalties`.
     fn candidates(
         &self,
         logits: &Tensor,
@@ -100,7 +102,7 @@ pub(crate) trait Platform: Debug + Send + Sync {
         workspace: &mut Workspace,
     ) -> Result<Candidates>;
 
-    /// What the device does otherwise than it should, although it works.
+    /// Warnings about what works on the device, but not as it should.
     fn notices(&self, _workspace: &mut Workspace) -> Vec<String> {
         Vec::new()
     }

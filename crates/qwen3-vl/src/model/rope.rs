@@ -1,4 +1,4 @@
-//! Rotary position embeddings: tables of cosines and sines, made in f32 on the host.
+//! Rotary position embeddings: tables of cosines and sines, computed in f32 on the host.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
 
@@ -7,7 +7,7 @@ use crate::config::Rope;
 use crate::cpu::norm;
 use qwen3_vl_core::prompt::Position;
 
-/// Cosines and sines, each `[tokens, head_dim / 2]`; the second half of a head repeats them.
+/// Cosines and sines, each `[tokens, head_dim / 2]`; both halves of a head use the same ones.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     cos: Tensor,
@@ -15,7 +15,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The angles of some rows (u32).
+    /// The table of the given rows (u32).
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl RopeTable {
         })
     }
 
-    /// Rotates `x` `[tokens, heads, head_dim]`, of which tokens may lie further apart.
+    /// Rotates `x` `[tokens, heads, head_dim]`, whose tokens may have gaps between them.
     ///
     /// # Errors
     ///
@@ -98,13 +98,14 @@ fn inverse_frequencies(theta: f32, width: usize) -> Vec<f32> {
 /// Interleaved M-RoPE of the language model (transformers: `Qwen3VLTextRotaryEmbedding`).
 #[derive(Clone, Debug)]
 pub struct TextRope {
-    /// Per frequency: its value and the axis (0 time, 1 height, 2 width) whose position it turns.
+    /// Per frequency: its value, and the axis (0 time, 1 height, 2 width) whose position it rotates
+    /// by.
     frequencies: Vec<(f32, usize)>,
 }
 
 impl TextRope {
-    /// Frequencies of a head of `head_dim` values. Frequency j turns with the height if j % 3 is 1
-    /// and with the width if it is 2, as long as that axis has frequencies left; else with time.
+    /// Frequencies of a head of `head_dim` values. Frequency j rotates by the height if j % 3 is 1
+    /// and by the width if it is 2, while that axis has frequencies left; otherwise by time.
     pub fn new(rope: &Rope, head_dim: usize) -> Self {
         let axis = |j: usize| {
             let axis = j % 3;
@@ -124,7 +125,7 @@ impl TextRope {
         }
     }
 
-    /// Per frequency its value and the axis whose position it turns.
+    /// Per frequency: its value, and the axis whose position it rotates by.
     pub fn frequencies(&self) -> &[(f32, usize)] {
         &self.frequencies
     }
@@ -163,8 +164,8 @@ pub fn grid_positions(rows: usize, columns: usize, merge: usize) -> Vec<(usize, 
     out
 }
 
-/// The vision tower's table: a quarter of a head turns with the row, a quarter with the column
-/// (transformers: `Qwen3VLVisionRotaryEmbedding`); `theta` is the base of the frequencies.
+/// The vision tower's table: of the frequencies of a head, half rotate by the row and half by the
+/// column (transformers: `Qwen3VLVisionRotaryEmbedding`); `theta` is their base.
 ///
 /// # Errors
 ///

@@ -26,7 +26,8 @@ pub struct TextModel {
     layers: Vec<Layer>,
     pub(crate) norm: RmsNorm,
     head: Linear,
-    /// Whether the head is one of its own though the configuration ties it to the embeddings.
+    /// Whether the head has a matrix of its own although the configuration ties it to the
+    /// embeddings.
     pub(crate) own_head: bool,
     pub(crate) rope: TextRope,
     pub(crate) heads: Heads,
@@ -47,10 +48,10 @@ impl TextModel {
         let tied = tied_to(weights, config, &embed, own)?;
         let tensor = format!("{}.weight", tied.unwrap_or(&embed));
         let embeddings = Embedding::load(weights, &tensor, table)?;
-        // A tied head that is rounded is a matrix of its own, next to the table, from which only rows
-        // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
-        // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
-        // model's 6 bits, which costs half as much again of what each token reads for it.
+        // A quantized tied head has a matrix of its own beside the embedding table, of which only
+        // rows are read. That takes 0.3 GB more than sharing (2B, q8-0), but keeps the embeddings
+        // exact. The head gets the format of the other layers, as in mistral.rs; llama.cpp gives a
+        // 4-bit model's head 6 bits, so that each token reads half as much again for it.
         let plain = weights
             .quantize_at_load()
             .format(text.hidden_size)
@@ -84,12 +85,12 @@ impl TextModel {
         })
     }
 
-    /// From here on it runs there.
+    /// Makes it run on `platform`.
     pub(super) fn run_on(&mut self, platform: &Arc<dyn Platform>) {
         self.platform = Arc::clone(platform);
     }
 
-    /// Its layers' number.
+    /// Number of its layers.
     pub(super) fn depth(&self) -> usize {
         self.layers.len()
     }
@@ -105,44 +106,44 @@ impl TextModel {
         layers.chain([&self.head])
     }
 
-    /// Runs chunks of any number of sequences through the layers in one pass, without padding, and
-    /// appends each to its cache. Returns the scores of the whole vocabulary behind the tokens that the
-    /// parts ask for `[outputs of all, vocabulary]`, in the type of arithmetic; none if they ask for none.
-    /// A device may repeat a recorded step for it, and overwrite the scores in the next one.
+    /// Runs slices of any number of sequences through the layers in one pass, without padding, and
+    /// appends each to its cache. Returns the logits of the wanted tokens `[outputs of all,
+    /// vocabulary]`, in the type of arithmetic; none if none are wanted. A device may replay a
+    /// recorded step, whose next replay overwrites the logits.
     ///
     /// # Errors
     ///
-    /// If the device fails, the pass is interrupted or a part asks for more than it has; the caches hold
-    /// what they held before then.
+    /// If the device fails, the pass is interrupted or a slice wants more outputs than it has
+    /// tokens; the caches keep their tokens then.
     pub fn forward(
         &self,
-        parts: &mut [SequenceSlice<'_>],
+        slices: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
-        reserve(parts)?;
-        let scores = self.platform.logits(self, parts, workspace)?;
+        reserve(slices)?;
+        let logits = self.platform.logits(self, slices, workspace)?;
         workspace.check()?;
-        for part in parts {
-            part.state.advance(part.chunk.len());
+        for slice in slices {
+            slice.state.advance(slice.chunk.len());
         }
-        Ok(scores)
+        Ok(logits)
     }
 
-    /// The forward pass: `batch` is what the parts of `ops` bring, one behind the other, into caches that have
-    /// room. Gives the logits behind the rows that are asked for `[outputs, vocabulary]`.
+    /// The forward pass: `batch` is the chunks of `ops`' slices, one behind the other; their cache
+    /// blocks are reserved. Returns the logits of the wanted rows `[outputs, vocabulary]`.
     pub(crate) fn logits(&self, ops: &mut impl TextOps, batch: &Chunk) -> Result<Option<Tensor>> {
         let hidden = self.hidden(ops, batch)?;
         hidden.map(|hidden| self.head.forward(&hidden)).transpose()
     }
 
-    /// The hidden states of those rows `[outputs, hidden]`, normalised.
+    /// The normalised hidden states of the wanted rows `[outputs, hidden]`.
     fn hidden(&self, ops: &mut impl TextOps, batch: &Chunk) -> Result<Option<Tensor>> {
         let mut x = ops.embed(&self.embeddings, batch)?;
-        // What the last layer gave and x does not have yet: it is added where x is normalised next.
+        // The last layer's output that is not in x yet: the next norm adds it in the same kernel.
         let mut delta: Option<Tensor> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             ops.check()?;
-            // Behind the keys and values of the last layer only the rows that are asked for are needed.
+            // After the keys and values of the last layer only the wanted rows are needed.
             let rows = match index + 1 == self.layers.len() {
                 true => ops.last_rows(),
                 false => Rows::All,
@@ -171,8 +172,8 @@ impl TextModel {
     }
 }
 
-/// Which of the two tensors both the embeddings and the head are; none if they differ (transformers:
-/// `tie_weights`, which does not tie where the file has both with different values).
+/// The tensor that is both the embeddings and the head; none if they differ (transformers:
+/// `tie_weights`, which does not tie tensors of the file with different values).
 fn tied_to<'a>(
     weights: &Weights,
     config: &Config,
@@ -199,13 +200,13 @@ fn tied_to<'a>(
     }
 }
 
-/// Makes room in the caches for what the parts bring.
-fn reserve(parts: &mut [SequenceSlice<'_>]) -> Result<()> {
-    for part in parts {
-        if part.outputs > part.chunk.len() {
-            bail!("{} outputs of {} tokens", part.outputs, part.chunk.len());
+/// Reserves cache blocks for the slices' tokens.
+fn reserve(slices: &mut [SequenceSlice<'_>]) -> Result<()> {
+    for slice in slices {
+        if slice.outputs > slice.chunk.len() {
+            bail!("{} outputs of {} tokens", slice.outputs, slice.chunk.len());
         }
-        part.state.reserve(part.chunk.len())?;
+        slice.state.reserve(slice.chunk.len())?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The vision tower (transformers: `Qwen3VLVisionModel`): patches of grids to vision tokens.
 //!
-//! Attention sees one temporal patch only, so every pair of frames is encoded by itself, when it
-//! arrives, and its tokens hold for every window that it belongs to.
+//! Attention stays within one temporal patch, so each frame pair is encoded by itself when it
+//! arrives, and its tokens are valid for every window that has the pair.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -21,7 +21,7 @@ pub struct VisionTower {
     pos_embed: Tensor,
     blocks: Vec<Block>,
     merger: Merger,
-    /// Block index and merger of every DeepStack tap, in the order of the language model's layers.
+    /// Block index and merger of each DeepStack tap, in the order of the language model's layers.
     deepstack: Vec<(usize, Merger)>,
     config: VisionConfig,
 }
@@ -35,35 +35,35 @@ pub struct Grid {
     pub columns: usize,
 }
 
-/// What depends on a grid's size only, to be made once per size.
+/// Positions that depend only on a grid's size, to be computed once per size.
 #[derive(Clone, Debug)]
 pub struct Geometry {
     pos_embed: Tensor,
     pub(crate) rope: RopeTable,
 }
 
-/// The tokens of one grid.
+/// The vision tokens of one grid, or of several grids of one size.
 #[derive(Clone, Debug)]
 pub struct VisionTokens {
-    /// `[tokens, text hidden]`, in place of the placeholders' embeddings.
+    /// Rows that replace the placeholders' embeddings, `[tokens, text hidden]`.
     pub embeddings: Tensor,
-    /// For each of the language model's first layers, what is added behind it; same shape.
+    /// Rows that are added behind each of the language model's first layers; same shape.
     pub deepstack: Vec<Tensor>,
 }
 
 impl Geometry {
-    /// Patches of a grid.
+    /// Number of patches of a grid.
     pub(crate) fn patches(&self) -> Result<usize> {
         self.pos_embed.dim(0)
     }
 }
 
 impl VisionTokens {
-    /// Those of each of so many grids of one size.
+    /// The tokens of each of `grids` grids of one size.
     ///
     /// # Errors
     ///
-    /// If they are not of so many.
+    /// If the tokens cannot be divided by `grids`.
     pub fn split(&self, grids: usize) -> Result<Vec<Self>> {
         let all = self.embeddings.dim(0)?;
         if grids == 0 || !all.is_multiple_of(grids) {
@@ -191,9 +191,9 @@ impl VisionTower {
         sum.ok_or_else(|| candle_core::Error::Msg("no taps".into()))
     }
 
-    /// The forward pass: encodes grids of one size together, so that the weights are read once. `patches` is
-    /// `[grids * rows * columns, 1536]`, normalised, each grid in merge-block order. Their tokens follow each
-    /// other.
+    /// The forward pass: encodes grids of one size together, so that the weights are read once.
+    /// `patches` is `[grids * rows * columns, 3 * temporal * patch * patch]`, normalised, each grid
+    /// in merge-block order. The grids' tokens follow each other.
     pub(crate) fn encode(
         &self,
         ops: &mut impl VisionOps,
@@ -224,7 +224,8 @@ impl VisionTower {
         })
     }
 
-    /// The norm in front of a block, and behind the last one that of the merger, which normalises first too.
+    /// The norm in front of a block; behind the last block that of the merger, which also
+    /// normalises first.
     fn norm(&self, block: usize) -> &LayerNorm {
         let block = self.blocks.get(block);
         block.map_or(&self.merger.norm, |block| &block.norm1)
@@ -240,9 +241,9 @@ impl VisionTower {
         &self.config
     }
 
-    /// Memory that encoding takes at its peak for each token that comes out, in this type of arithmetic:
-    /// the patches, queries, keys and values and their rotated copies beside input and output of a
-    /// block, and the inner layer of its MLP.
+    /// Peak memory of encoding in bytes per vision token, in this type of arithmetic: the patches;
+    /// queries, keys and values and their rotated copies beside a block's input and output; and the
+    /// inner layer of its MLP.
     pub fn bytes_per_token(&self, dtype: DType) -> u64 {
         let c = &self.config;
         let values = c.patch_len() + 10 * c.hidden_size + c.intermediate_size;
@@ -250,13 +251,13 @@ impl VisionTower {
         (patches * values * dtype.size_in_bytes()) as u64
     }
 
-    /// Where the tower is.
+    /// The tower's device.
     pub fn device(&self) -> &Device {
         self.pos_embed.device()
     }
 }
 
-/// Patches see each other, then each is transformed by itself (transformers: `Qwen3VLVisionBlock`).
+/// A block: attention within a grid, then the MLP (transformers: `Qwen3VLVisionBlock`).
 #[derive(Debug)]
 struct Block {
     norm1: LayerNorm,
@@ -289,9 +290,9 @@ impl Block {
     }
 }
 
-/// Attention of patches to those of their own grid: `qkv` `[patches, 3 * heads * width]` to
-/// `[patches, heads * width]`. `attend` does it for one grid, whose queries, keys and values are
-/// `[per_grid, heads, width]`.
+/// Attention of patches within their own grid: `qkv` `[patches, 3 * heads * width]` to `[patches,
+/// heads * width]`. `attend` computes one grid, whose queries, keys and values are `[per_grid,
+/// heads, width]`.
 ///
 /// # Errors
 ///
@@ -315,14 +316,14 @@ pub(crate) fn attend_grids(
     }
 }
 
-/// Whether a merger normalises patches, or what they are merged to.
+/// Whether a merger normalises before or after it merges patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NormPlace {
     BeforeMerge,
     AfterMerge,
 }
 
-/// Makes one token of each merge block (transformers: `Qwen3VLVisionPatchMerger`).
+/// Merges each merge block to one token (transformers: `Qwen3VLVisionPatchMerger`).
 #[derive(Debug)]
 struct Merger {
     norm: LayerNorm,
@@ -354,10 +355,10 @@ impl Merger {
         })
     }
 
-    /// Patches whose norm has been computed to tokens.
+    /// Merges normalised patches to tokens.
     fn forward(&self, normed: &Tensor) -> Result<Tensor> {
         let x = normed.reshape(((), self.merged))?;
-        // The mergers' GELU is the exact one, unlike the blocks'.
+        // The mergers use the exact GELU, unlike the blocks.
         self.fc2.forward(&self.fc1.forward(&x)?.gelu_erf()?)
     }
 }

@@ -1,4 +1,4 @@
-//! Which models are the same.
+//! Decides which loads share a model.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::hub::DEFAULT_REVISION;
 use crate::load::{LoadOptions, ModelSource};
 use crate::weights::QuantizeAtLoad;
 
-/// What makes two loads equal.
+/// Equal for two loads that share a model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ModelKey {
     source: Source,
@@ -32,8 +32,8 @@ enum Source {
 impl ModelKey {
     /// The key of a load.
     pub fn new(options: &LoadOptions) -> Self {
-        // Every field, so that a new one cannot be forgotten. The KV cache is as large as the one
-        // who loads wants it: an engine is too large to have two of them for that.
+        // Names every field, so that a new one cannot be forgotten. `kv_memory` is not part of the
+        // key: the first load decides it, because two engines for it would take too much memory.
         let LoadOptions {
             source,
             mmproj,
@@ -44,7 +44,7 @@ impl ModelKey {
         } = options;
         let source = match source {
             ModelSource::Embedded { name, .. } => Source::Embedded(name.clone()),
-            // The load says what is wrong with a folder that is none.
+            // A missing folder is the load's error.
             ModelSource::Folder(folder) => {
                 Source::Folder(folder.canonicalize().unwrap_or_else(|_| folder.clone()))
             }

@@ -1,4 +1,4 @@
-//! One engine for all in the process who load the same model.
+//! One engine per model for all callers in the process.
 
 mod key;
 
@@ -11,7 +11,7 @@ use qwen3_vl_core::registry::Registry;
 use crate::load::{self, LoadOptions};
 pub use key::ModelKey;
 
-/// Like [`load::load`], but gives the engine that is there for this model already, if there is one.
+/// Like [`load::load`], but returns the running engine of this model, if there is one.
 ///
 /// # Errors
 ///

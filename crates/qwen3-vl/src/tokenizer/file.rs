@@ -1,8 +1,8 @@
-//! What of a `tokenizer.json` is taken: the parts that Qwen's tokenizers are made of.
+//! Reads the parts of a `tokenizer.json` that Qwen's tokenizers have.
 //!
-//! The format knows many more, some of which take any memory or panic on odd input (a padding of
-//! 10⁸ tokens, chains of replacements, regular expressions that take for ever). Nothing of the file
-//! reaches the `tokenizers` crate but what has been checked here.
+//! The format has many more parts, some of which take unbounded memory or time or panic on odd
+//! input (a padding of 10⁸ tokens, chains of replacements, slow regular expressions). Only checked
+//! parts are passed to the `tokenizers` crate.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,31 +14,31 @@ use crate::quote::{json_error, quoted, value};
 /// `tokenization_qwen2.py`).
 const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Ids are less than that, whatever the size of the embedding table: twice as many as in Qwen's
-/// largest vocabulary, and more.
+/// Bound on ids, whatever the size of the embedding table: more than twice Qwen's largest
+/// vocabulary.
 const MOST_IDS: u32 = 1 << 20;
-/// Qwen's has 26.
+/// Most added tokens; Qwen's tokenizers have 26.
 const MOST_ADDED: usize = 10_000;
 
-/// The parts of the file.
+/// The checked parts of the file.
 pub(super) struct TokenizerFile {
-    /// For `tokenizers`, without added tokens.
+    /// The tokenizer for the crate `tokenizers`, without added tokens.
     pub(super) tokenizer: Value,
     pub(super) added: Vec<Added>,
     /// The token with the largest id.
     pub(super) last: (String, u32),
 }
 
-/// A token that is not made by merging.
+/// A token that is added to the BPE vocabulary.
 pub(super) struct Added {
     pub(super) content: String,
     pub(super) id: u32,
-    /// Left out of decoded text.
+    /// Whether it is left out of decoded text.
     pub(super) special: bool,
 }
 
 impl TokenizerFile {
-    /// Reads and checks the file. The error says which part is not one of Qwen's.
+    /// Reads and checks the file. The error names the part that Qwen's tokenizers do not have.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
         Self::check(serde_json::from_slice(json).map_err(|e| json_error(&e))?)
     }
@@ -112,7 +112,7 @@ pub(super) fn qwen_pre_tokenizer() -> Value {
     json!({"type": "Sequence", "pretokenizers": [split, byte_level()]})
 }
 
-/// Its kind, for errors.
+/// The kind of a part, for errors.
 fn kind(part: &Value) -> String {
     let name = part.get("type").unwrap_or(part);
     value(name)
@@ -169,7 +169,7 @@ fn pre_tokenizer(part: &Value) -> Result<(), String> {
     }
 }
 
-/// It would add tokens to a prompt, which is laid out here.
+/// Checks that it adds no tokens: the prompt is laid out elsewhere.
 fn post_processor(part: &Value) -> Result<(), String> {
     let sequences = |name: &str| {
         let pieces = part.get(name).and_then(Value::as_array);
@@ -197,7 +197,7 @@ fn decoder(part: &Value) -> Result<(), String> {
     }
 }
 
-/// Everything else that a BPE model may have must be off.
+/// Checks that all other settings of a BPE model are off.
 fn settings(model: &Map<String, Value>) -> Result<(), String> {
     match model.get("type").unwrap_or(&Value::Null) {
         Value::Null => (),
@@ -257,7 +257,7 @@ fn vocabulary(model: &mut Map<String, Value>) -> Result<HashMap<String, u32>, St
     Ok(vocabulary)
 }
 
-/// Pairs of tokens, which newer files have as lists and older ones with a space between them.
+/// Pairs of tokens: newer files have lists, older ones strings with a space.
 fn merges(
     model: &mut Map<String, Value>,
     vocabulary: &HashMap<String, u32>,

@@ -1,9 +1,9 @@
-//! Text to ids and back, with the control tokens kept apart from text.
+//! Converts text to ids and back, and keeps control tokens apart from text.
 //!
-//! In text, whoever wrote it, no added token is recognised: neither the control tokens nor those
-//! that are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`), which transformers would make
-//! tokens of. They are encoded as the characters that they consist of. In answers they are tokens,
-//! and those that are not special appear in the text.
+//! Encoding recognises no added token in text from any source: neither control tokens nor those
+//! that are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`), unlike transformers. They are
+//! encoded as their characters. Decoding recognises them, and those that are not special appear in
+//! the text.
 
 mod file;
 mod gguf;
@@ -31,8 +31,8 @@ pub enum TokenizerError {
 
 /// A checkpoint's tokenizer.
 ///
-/// Two copies: one decodes, with all added tokens; the other encodes and has none, so that no text,
-/// whatever it contains, can become a control token. Control tokens go in by id only.
+/// Holds two copies: one decodes, with all added tokens; the other encodes and has none, so that no
+/// text can become a control token. Control tokens are added to prompts by id only.
 #[derive(Debug)]
 pub struct Tokenizer {
     decoder: tokenizers::Tokenizer,
@@ -64,7 +64,7 @@ impl Tokenizer {
         let tokens = file.added.iter();
         let tokens = tokens.map(|token| AddedToken::from(token.content.as_str(), token.special));
         decoder.add_tokens(tokens).map_err(|e| broken(&e))?;
-        // It numbers them itself, one after the other.
+        // `tokenizers` numbers added tokens itself, one after the other.
         let counted = |token: &&file::Added| decoder.token_to_id(&token.content) != Some(token.id);
         if let Some(token) = file.added.iter().find(counted) {
             return Err(TokenizerError::File(format!(
@@ -90,8 +90,8 @@ impl Tokenizer {
         })
     }
 
-    /// That every token has a row in the embedding table, and that the placeholders are those of
-    /// the model.
+    /// Checks that every token has a row in the embedding table, and that the placeholders are
+    /// those of the model.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of ids, control tokens left out.
+    /// Text of ids, without control tokens.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Tokenizer {
         }
     }
 
-    /// Ids that end an answer where the checkpoint does not name any.
+    /// Ids that end an answer if the checkpoint does not name any.
     pub fn default_stop_tokens(&self) -> Vec<u32> {
         [Some(self.im_end), self.end_of_text]
             .into_iter()

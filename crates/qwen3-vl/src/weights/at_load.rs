@@ -1,15 +1,15 @@
-//! What weights are rounded to while they are loaded, whatever type they are stored in.
+//! Formats to which weights are quantized at load, whatever type they are stored in.
 
 use std::str::FromStr;
 
 use crate::choice::UnknownChoice;
 use crate::cpu::quantized::Format;
 
-/// To what the linear layers of the language model are rounded. Norms, embeddings and the vision
-/// tower stay in the type that `dtype` says.
+/// The format to which the language model's linear layers are quantized. Norms, embeddings and the
+/// vision tower keep the type that `dtype` gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum QuantizeAtLoad {
-    /// Nothing: every weight in the type that `dtype` says.
+    /// No quantization: every weight has the type that `dtype` gives.
     #[default]
     None,
     /// 8 bits, ggml's `Q8_0`: 34 bytes for 32 weights.
@@ -19,7 +19,7 @@ pub enum QuantizeAtLoad {
 }
 
 impl QuantizeAtLoad {
-    /// Its name, as it is parsed.
+    /// Its name, as [`FromStr`] parses it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -28,8 +28,9 @@ impl QuantizeAtLoad {
         }
     }
 
-    /// What a layer of this input width gets. Blocks lie within a row: where the width is no multiple
-    /// of 256, 4 bits give way to 8, and where it is none of 32, the weights stay as they are.
+    /// The format of a layer of this input width. Blocks lie within a row: if the width is no
+    /// multiple of 256, `Q4_K` falls back to `Q8_0`, and if it is no multiple of 32, the weights
+    /// are not quantized.
     pub(crate) fn format(self, width: usize) -> Option<Format> {
         let wanted: &[Format] = match self {
             Self::None => &[],
@@ -44,7 +45,7 @@ impl QuantizeAtLoad {
 impl FromStr for QuantizeAtLoad {
     type Err = UnknownChoice;
 
-    /// `none`, `q8-0` or `q4-k`.
+    /// Parses `none`, `q8-0` or `q4-k`.
     fn from_str(name: &str) -> Result<Self, UnknownChoice> {
         [Self::None, Self::Q8_0, Self::Q4K]
             .into_iter()

@@ -12,12 +12,12 @@ pub enum WeightsError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}{}", remedy(source), path = shortened(path.display()))]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// The header, a size or an offset is wrong: most often a download that was cut short.
+    /// The header, a size or an offset is wrong; usually the download was cut short.
     #[error("{file} is damaged ({reason}): fetch it again")]
     Damaged {
         /// Name of the file.
@@ -25,13 +25,13 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
-    /// What lies there stands for the file.
+    /// The file is a Git LFS pointer.
     #[error("{}", pointer(.0))]
     Pointer(String),
     /// A tensor is missing.
     #[error("tensor {0} is missing: these are not the weights of this configuration")]
     Missing(String),
-    /// A tensor of the model, twice.
+    /// Two tensors have the same name in the model.
     #[error("tensors {one} and {other} are the same one of the model: these are not its weights")]
     Twice {
         /// Name of one.
@@ -39,14 +39,14 @@ pub enum WeightsError {
         /// Name of the other.
         other: String,
     },
-    /// Tensors of the model's parts that it has no place for.
+    /// The file has tensors that the model does not.
     #[error(
         "{count} tensors have no place in the model of this configuration, for instance {}: these \
          are not its weights",
         quoted(example)
     )]
     Unread {
-        /// How many.
+        /// Number of such tensors.
         count: usize,
         /// Name of one.
         example: String,
@@ -54,7 +54,7 @@ pub enum WeightsError {
     /// A weight is NaN or infinite.
     #[error("tensor {0} holds values that are no finite numbers: the weights are damaged")]
     NotFinite(String),
-    /// A weight that its type can hold is too large for f16.
+    /// A weight is too large for f16.
     #[error("tensor {0} holds values that are too large for f16: use dtype bf16, f32 or auto")]
     TooLarge(String),
     /// There is no memory for a tensor.
@@ -84,20 +84,20 @@ pub enum WeightsError {
         /// Its type.
         dtype: String,
     },
-    /// A linear layer is stored in a way that is not known.
+    /// A linear layer is stored in an unsupported format.
     #[error("the weights of {name} are stored as {found}, which is not known: known is {known}")]
     Method {
         /// Name of the layer.
         name: String,
-        /// What is there.
+        /// Format in the file.
         found: &'static str,
-        /// What is known.
+        /// Supported formats.
         known: &'static str,
     },
     /// A GGUF file says something that cannot be used.
     #[error(transparent)]
     Gguf(#[from] super::gguf::GgufError),
-    /// Nobody waits for the weights any more.
+    /// The load was cancelled.
     #[error("loading was cancelled")]
     Cancelled,
     /// The device cannot hold a tensor.

@@ -1,7 +1,8 @@
-//! Tensors of a checkpoint, in a folder or in the program, on their way to a device.
+//! Loads tensors of a checkpoint, from a folder or from the program, to a device.
 //!
-//! A file format is a [`TensorSource`](source::TensorSource); how a layer's matrix is stored and multiplied
-//! is for [`LinearMethod`](crate::model::linear::LinearMethod) to know.
+//! A [`TensorSource`](source::TensorSource) reads a file format; a
+//! [`LinearMethod`](crate::model::linear::LinearMethod) decides how a layer's matrix is stored and
+//! multiplied.
 
 mod at_load;
 mod blocks;
@@ -34,12 +35,12 @@ use crate::index::{self, INDEX, SINGLE};
 use crate::memory::spare_memory;
 use crate::quote::quoted;
 
-/// All tensors of a checkpoint, on their way to one device.
+/// The tensors of a checkpoint, to be loaded to a device.
 #[derive(Debug)]
 pub struct Weights {
     sources: Vec<Box<dyn TensorSource>>,
-    /// By their names in the whole model.
-    places: HashMap<String, Place>,
+    /// Locations by the tensors' names in the whole model.
+    locations: HashMap<String, Location>,
     device: Device,
     /// Type of vectors and of arithmetic.
     compute: DType,
@@ -51,15 +52,15 @@ pub struct Weights {
     read: Mutex<BTreeSet<String>>,
 }
 
-/// Where a tensor is.
+/// The location of a tensor.
 #[derive(Debug)]
-struct Place {
+struct Location {
     source: usize,
-    /// What it is called there.
+    /// Its name in that source.
     name: String,
 }
 
-/// What a device was asked for, for a tensor of that name.
+/// Maps a device's error to that of the tensor `name`.
 pub(crate) fn on_device<T>(name: &str, made: candle_core::Result<T>) -> Result<T, WeightsError> {
     made.map_err(|source| WeightsError::Device {
         name: name.into(),
@@ -104,18 +105,19 @@ impl Weights {
     }
 
     fn new(sources: Vec<Box<dyn TensorSource>>, target: Target) -> Result<Self, WeightsError> {
-        let mut places: HashMap<String, Place> = HashMap::new();
+        let mut locations: HashMap<String, Location> = HashMap::new();
         for (source, names) in sources.iter().map(|source| source.names()).enumerate() {
             for name in names {
-                // Of two in different files the last one counts, as in transformers.
-                let before = places.insert(
+                // If two files have the tensor, the last file wins, as in transformers.
+                let before = locations.insert(
                     names::whole(&name).into_owned(),
-                    Place {
+                    Location {
                         source,
                         name: name.clone(),
                     },
                 );
-                if let Some(Place { name: one, .. }) = before.filter(|place| place.name != name) {
+                if let Some(Location { name: one, .. }) = before.filter(|place| place.name != name)
+                {
                     return Err(WeightsError::Twice {
                         one: quoted(&one),
                         other: quoted(&name),
@@ -131,7 +133,7 @@ impl Weights {
         } = target;
         Ok(Self {
             sources,
-            places,
+            locations,
             device,
             compute,
             store,
@@ -141,7 +143,7 @@ impl Weights {
         })
     }
 
-    /// How far reading has come.
+    /// Progress and cancellation of reading.
     pub(crate) fn watch(&self) -> Arc<Watch> {
         self.watch.clone()
     }
@@ -151,12 +153,12 @@ impl Weights {
         self.sources.iter().map(|source| source.size()).sum()
     }
 
-    /// Where the tensors go.
+    /// The device that tensors are loaded to.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Sends the tensors that are loaded from here on to another device.
+    /// Loads later tensors to another device.
     pub fn aim(&mut self, device: Device) {
         self.device = device;
     }
@@ -166,14 +168,14 @@ impl Weights {
         self.compute
     }
 
-    /// What linear layers are rounded to.
+    /// The format to which linear layers are quantized.
     pub fn quantize_at_load(&self) -> QuantizeAtLoad {
         self.quantize_at_load
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether a tensor has that name.
     pub fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
+        self.locations.contains_key(name)
     }
 
     /// A matrix of a linear layer or an embedding table, `[rows, columns]`, in the type in which
@@ -207,7 +209,8 @@ impl Weights {
         self.load(name, shape, Some(DType::F32), Ok)
     }
 
-    /// A tensor as it is stored, and that there is memory for so many bytes, which its values will take.
+    /// A tensor as it is stored; checks that there is memory for `bytes`, which its values will
+    /// take.
     ///
     /// # Errors
     ///
@@ -251,9 +254,8 @@ impl Weights {
         same(&*self.find(one, shape)?, &*self.find(other, shape)?)
     }
 
-    /// That each tensor below one of these prefixes has been read: a file with more of them is not
-    /// of the model that was loaded. Buffers that older versions of transformers saved do not
-    /// count.
+    /// Checks that all tensors with these prefixes have been read; otherwise the file is not that
+    /// of the loaded model. Ignores buffers that older versions of transformers saved.
     ///
     /// # Errors
     ///
@@ -265,7 +267,7 @@ impl Weights {
                 && !name.ends_with("inv_freq")
                 && !read.contains(*name)
         };
-        let unread: BTreeSet<&String> = self.places.keys().filter(unread).collect();
+        let unread: BTreeSet<&String> = self.locations.keys().filter(unread).collect();
         match unread.first() {
             None => Ok(()),
             Some(example) => Err(WeightsError::Unread {
@@ -275,12 +277,12 @@ impl Weights {
         }
     }
 
-    /// What has been left unread, and an example or two; nothing if all has been read.
+    /// Describes the unread tensors, with one or two examples; none if all have been read.
     pub fn left_out(&self) -> Option<String> {
         const SHOWN: usize = 2;
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let unread: BTreeSet<&String> = self
-            .places
+            .locations
             .keys()
             .filter(|name| !read.contains(*name))
             .collect();
@@ -298,7 +300,7 @@ impl Weights {
         name: &'a str,
         shape: &'a [usize],
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError> {
-        let place = self.places.get(name);
+        let place = self.locations.get(name);
         let place = place.ok_or_else(|| WeightsError::Missing(name.into()))?;
         let stored = self.sources[place.source].find(&place.name, shape)?;
         self.watch.count(stored.size())?;
@@ -308,8 +310,8 @@ impl Weights {
     }
 }
 
-/// That there is memory for a tensor, before it is taken: a system that lends more than it has ends
-/// the process later, and a vector that cannot grow ends it at once.
+/// Checks that there is memory for a tensor before it is allocated: a system that overcommits kills
+/// the process later, and a vector that cannot grow aborts it at once.
 fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
     match fits(bytes, spare_memory) {
         true => Ok(()),
@@ -318,14 +320,14 @@ fn ensure_memory(name: &str, bytes: usize) -> Result<(), WeightsError> {
 }
 
 fn fits(bytes: usize, spare: impl FnOnce() -> Option<u64>) -> bool {
-    // Asking takes longer than loading a small one.
+    // Asking the system takes longer than loading a small tensor.
     const SMALL: usize = 16 << 20;
     bytes <= SMALL || spare().is_none_or(|spare| bytes as u64 <= spare)
 }
 
-/// Whether all values are numbers.
+/// Whether all values are finite.
 fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
-    // Zero times anything else is not zero.
+    // Zero times NaN or infinity is not zero.
     let zeros = tensor.to_dtype(DType::F32)?.affine(0.0, 0.0)?;
     Ok(zeros.sum_all()?.to_scalar::<f32>()? == 0.0)
 }
@@ -333,13 +335,13 @@ fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
 /// Device and types that weights are loaded for.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Device.
+    /// Device that tensors are loaded to.
     pub device: Device,
     /// Type of vectors and of arithmetic.
     pub compute: DType,
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
-    /// What the linear layers of the language model are rounded to.
+    /// The format to which the language model's linear layers are quantized.
     pub quantize_at_load: QuantizeAtLoad,
 }
 
@@ -355,8 +357,8 @@ impl Target {
     }
 }
 
-/// The files with weights in a folder: `model.safetensors` if that is a file, else what the index
-/// names. They need not exist.
+/// The weight files of a folder: `model.safetensors` if that is a file, else the shards of the
+/// index. They need not exist.
 ///
 /// # Errors
 ///
@@ -394,7 +396,7 @@ mod tests {
         assert!(fits(1 << 30, gigabyte));
         assert!(!fits((1 << 30) + 1, gigabyte));
         assert!(!fits(usize::MAX, gigabyte));
-        // Nobody knows, and nobody asks.
+        // Without information, everything fits; for a small tensor the system is not asked.
         assert!(fits(usize::MAX, || None));
         assert!(fits(1 << 20, || unreachable!()));
         assert!(spare_memory().is_none_or(|spare| spare > 1 << 20));

@@ -1,11 +1,12 @@
-//! What tensors are called in files that were not saved from the whole model.
+//! Names of tensors in files that were not saved from the whole model.
 
 use std::borrow::Cow;
 
-/// The name that a tensor has in the whole model.
+/// The tensor's name in the whole model.
 ///
-/// transformers (`rename_source_key`) adds `model.` to a name, or takes it away, where that gives
-/// one of the model's: files of the model without its head lack it, and some have it twice.
+/// Like transformers (`rename_source_key`), adds `model.` to a name or removes it where that gives
+/// a name of the model: files of the model without its head lack the prefix, and some have it
+/// twice.
 pub(super) fn whole(name: &str) -> Cow<'_, str> {
     let in_model = |name: &str| {
         ["language_model.", "visual."]
@@ -48,7 +49,7 @@ mod tests {
             ),
             ("lm_head.weight", "lm_head.weight"),
             ("model.lm_head.weight", "lm_head.weight"),
-            // No more than one.
+            // At most one prefix is removed.
             ("model.model.model.visual.x", "model.model.model.visual.x"),
             ("model.model.lm_head.weight", "model.model.lm_head.weight"),
             ("score.weight", "score.weight"),

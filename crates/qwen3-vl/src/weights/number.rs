@@ -1,4 +1,4 @@
-//! Numbers as weights are stored.
+//! Number types of stored weights.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub(super) const CHUNK: usize = 256 << 10;
 
 /// A type that weights are stored in.
 pub(super) trait Number: Copy {
-    /// Reads numbers, least byte first, behind `out`; whether all of them are finite.
+    /// Appends little-endian numbers to `out`; true if all are finite.
     fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool;
 }
 
@@ -24,8 +24,8 @@ macro_rules! number {
             fn append<O>(bytes: &[u8], out: &mut Vec<O>, convert: impl Fn(Self) -> O) -> bool {
                 let (numbers, _) = bytes.as_chunks();
                 out.extend(numbers.iter().map(|n| convert(Self::from_le_bytes(*n))));
-                // What is no number has all bits of the exponent; a loop without a way out is one
-                // that the processor does many of at a time.
+                // NaN and infinities have all bits of the exponent set. The loop has no early exit,
+                // so that it is vectorized.
                 let exponent = Self::INFINITY.to_bits();
                 numbers.iter().fold(true, |finite, number| {
                     finite & (<$bits>::from_le_bytes(*number) & exponent != exponent)
@@ -44,7 +44,7 @@ impl Number for f64 {
         let (numbers, _) = bytes.as_chunks();
         let numbers = numbers.iter().map(|n| Self::from_le_bytes(*n));
         out.extend(numbers.clone().map(convert));
-        // Also those that f32 has no number for.
+        // Values beyond the range of f32 count as not finite too.
         numbers.fold(true, |finite, number| finite & narrow(number).is_finite())
     }
 }

@@ -20,10 +20,10 @@ const HEADER_LIMIT: u64 = 100_000_000;
 /// One safetensors file whose header has been checked against its size.
 #[derive(Debug)]
 pub(super) struct Safetensors {
-    /// For errors.
+    /// Name in errors.
     file: String,
     source: Source,
-    /// Where the first tensor begins.
+    /// Offset of the first tensor in the file.
     data: u64,
     metadata: Metadata,
 }
@@ -75,7 +75,7 @@ impl Safetensors {
         source
             .read(8, &mut json)
             .map_err(|e| damaged(e.to_string()))?;
-        // Checks that shapes, types and offsets agree.
+        // Parsing checks that shapes, types and offsets agree.
         let metadata: Metadata =
             serde_json::from_slice(&json).map_err(|e| damaged(shortened(e)))?;
         let data = 8 + header;
@@ -140,7 +140,7 @@ impl TensorSource for Safetensors {
     }
 }
 
-/// The first 8 bytes of what [`is_lfs_pointer`] tells.
+/// Whether these are the first 8 bytes of a pointer, see [`is_lfs_pointer`].
 fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
     start == b"version "
 }
@@ -149,7 +149,7 @@ fn is_lfs_pointer_start(start: &[u8; 8]) -> bool {
 struct Stored<'a> {
     file: &'a Safetensors,
     name: &'a str,
-    /// Of its first byte.
+    /// Offset of its first byte in the file.
     start: u64,
     dtype: DType,
     shape: &'a [usize],
@@ -195,7 +195,7 @@ impl StoredTensor for Stored<'_> {
     }
 }
 
-/// What stands for a file that was never fetched.
+/// The error text for a Git LFS pointer in place of a file.
 pub(super) fn pointer(file: &str) -> String {
     format!("{}: {LFS_ADVICE}", quoted(file))
 }
@@ -209,7 +209,7 @@ mod tests {
     use crate::weights::number::CHUNK;
     use crate::weights::source::same;
 
-    /// A file of two tensors of as many values.
+    /// A file of two tensors of equal size.
     fn file(a: &[f32], b: &[f32]) -> Safetensors {
         let (count, bytes) = (a.len(), size_of_val(a));
         let header = json!({

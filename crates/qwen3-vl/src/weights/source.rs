@@ -1,4 +1,4 @@
-//! Where tensors come from: a file format implements these two traits.
+//! Sources of tensors: a file format implements these two traits.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result as DeviceResult, Shape, Tensor};
 
 use super::WeightsError;
 
-/// Named tensors, of which names, shapes, types and sizes have been checked against the file's own.
+/// Named tensors, whose shapes, types and sizes have been checked against the file.
 pub(super) trait TensorSource: Debug + Send + Sync {
     /// Names of all tensors, as the file has them.
     fn names(&self) -> Vec<String>;
@@ -21,7 +21,7 @@ pub(super) trait TensorSource: Debug + Send + Sync {
         None
     }
 
-    /// A tensor, which must have that shape.
+    /// Finds a tensor, which must have that shape.
     ///
     /// # Errors
     ///
@@ -33,7 +33,7 @@ pub(super) trait TensorSource: Debug + Send + Sync {
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError>;
 }
 
-/// A tensor in its file. It is read when it is asked for its values, and not before.
+/// A tensor in its file; its values are read on demand.
 pub(crate) trait StoredTensor: Sync {
     /// Its name.
     fn name(&self) -> &str;
@@ -53,7 +53,7 @@ pub(crate) trait StoredTensor: Sync {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read any more, no memory, a value that is not finite.
+    /// If the file cannot be read any more, memory is lacking, or a value is not finite.
     fn tensor(&self, device: &Device) -> Result<Tensor, WeightsError>;
 
     /// Some of its values as f32.
@@ -63,14 +63,14 @@ pub(crate) trait StoredTensor: Sync {
     /// See [`StoredTensor::tensor`].
     fn widen(&self, values: Range<usize>) -> Result<Vec<f32>, WeightsError>;
 
-    /// Some of its bytes, from the first on.
+    /// Reads bytes from `first` on into `out`.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read any more.
+    /// If the file cannot be read any more.
     fn read(&self, first: usize, out: &mut [u8]) -> Result<(), WeightsError>;
 
-    /// Type that it is read in: that of the file, or f32 for f64.
+    /// Type in which it is read: that of the file, or f32 for f64.
     fn dtype(&self) -> DType {
         match self.stored_dtype() {
             DType::F64 => DType::F32,
@@ -87,7 +87,8 @@ pub(crate) trait StoredTensor: Sync {
         values.saturating_mul(self.stored_dtype().size_in_bytes())
     }
 
-    /// Bytes that it takes while it becomes that type: as it is read, and again if that is another.
+    /// Bytes of memory while it is converted to `dtype`: the values as read, and again as `dtype`
+    /// if that differs.
     fn bytes(&self, dtype: DType) -> usize {
         let read = self.dtype().size_in_bytes();
         let again = match dtype == self.dtype() {
@@ -109,14 +110,14 @@ pub(crate) trait StoredTensor: Sync {
     }
 }
 
-/// Bytes that are compared at a time.
+/// Bytes to compare at a time.
 const CHUNK: usize = 256 << 10;
 
 /// Whether two tensors have the same type, shape and values, byte for byte.
 ///
 /// # Errors
 ///
-/// A file that cannot be read any more.
+/// If the file cannot be read any more.
 pub(super) fn same(one: &dyn StoredTensor, other: &dyn StoredTensor) -> Result<bool, WeightsError> {
     let kind = |stored: &dyn StoredTensor| (stored.stored_dtype(), stored.blocks());
     if kind(one) != kind(other) || one.shape() != other.shape() {

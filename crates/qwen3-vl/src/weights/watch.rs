@@ -1,4 +1,4 @@
-//! How far a load of weights has come, and its end when nobody waits for it.
+//! Progress and cancellation of a load of weights.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,13 +10,13 @@ use super::WeightsError;
 use crate::amounts::amounts;
 use qwen3_vl_core::load::Progress;
 
-/// How often the thread that waits looks at the other one.
+/// Time between two polls of the loading thread.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Shortest time between two reports.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What a thread that waits for weights and the one that loads them know of each other.
+/// State that the waiting and the loading thread share.
 #[derive(Debug, Default)]
 pub struct Watch {
     cancelled: AtomicBool,
@@ -28,7 +28,7 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// [`WeightsError::Cancelled`], if nobody waits any more.
+    /// [`WeightsError::Cancelled`] if the load was cancelled.
     pub(super) fn count(&self, bytes: usize) -> Result<(), WeightsError> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(WeightsError::Cancelled);
@@ -37,12 +37,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Runs `load` on a thread of its own and reports about twice a second how much of `total`
-    /// bytes it has read. When `cancel` is set, it ends with the tensor that it is at.
+    /// Runs `load` on a thread of its own, and reports about twice a second how many of `total`
+    /// bytes it has read. After `cancel` is set, the load ends at the next tensor.
     ///
     /// # Errors
     ///
-    /// If there is no thread; else what `load` returns.
+    /// If the system cannot start a thread.
     pub(crate) fn run<T: Send>(
         &self,
         total: usize,
@@ -55,7 +55,7 @@ impl Watch {
             let (running, ended) = mpsc::channel::<()>();
             let named = thread::Builder::new().name("qwen3-vl-weights".into());
             let loader = named.spawn_scoped(scope, move || {
-                // Dropped at the end, whether it comes by a return or a panic.
+                // Dropped at the end, after a return or a panic.
                 let _running = running;
                 load()
             })?;
@@ -76,7 +76,7 @@ impl Watch {
             }
             match loader.join() {
                 Ok(loaded) => Ok(loaded),
-                // Whoever called catches it, with its text.
+                // The caller catches it, with its text.
                 Err(panic) => resume_unwind(panic),
             }
         })
@@ -140,7 +140,7 @@ mod tests {
         let never = AtomicBool::new(false);
         let loaded = watch.run(8_000_000, load, &mut |step| steps.push(step), &never);
         assert_eq!(loaded.unwrap(), 5);
-        // About two a second, and as many bytes as have been counted.
+        // About two reports a second, with the counted bytes.
         assert!((2..=4).contains(&steps.len()), "{steps:?}");
         assert_eq!(steps[0], report(0, 8_000_000));
         assert!(steps.is_sorted_by_key(|step| step.percent));

@@ -1,4 +1,4 @@
-//! The random checkpoints that Rust writes are those that the reference values were computed with.
+//! The random checkpoints that Rust writes equal those of the reference values.
 
 use std::fs;
 use std::path::Path;

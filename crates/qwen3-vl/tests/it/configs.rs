@@ -1,4 +1,5 @@
-//! `config.json` as transformers 5.17 reads it: defaults, both spellings, and what is refused.
+//! `config.json` as transformers 5.17 reads it: defaults, both spellings, and values that are
+//! refused.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn vision(settings: Value) -> impl FnOnce(&mut Value) {
 /// The values of `Qwen3VLConfig()` in transformers 5.17.
 #[test]
 fn what_is_absent_is_as_in_transformers() {
-    // Alone the two do not fit together: out_hidden_size is 3584 there, hidden_size 4096.
+    // The defaults of the two parts do not fit: out_hidden_size is 3584, hidden_size 4096.
     let minimal = json!({
         "model_type": "qwen3_vl",
         "vision_config": {"out_hidden_size": 4096},
@@ -118,10 +119,10 @@ fn a_mixture_of_experts_has_other_defaults() {
         (text.num_attention_heads, text.num_key_value_heads),
         (16, 16)
     );
-    // hidden_size / num_attention_heads: there is no other default there.
+    // hidden_size / num_attention_heads, the only default there.
     assert_eq!(text.head_dim, 128);
     assert!(config.ensure_dense().is_err());
-    // As transformers 5 spells it.
+    // The spelling of transformers 5.
     let experts = |value: Value| {
         let mut config = minimal.clone();
         config["text_config"] = value;
@@ -276,7 +277,7 @@ fn values_that_compute_nothing_are_refused() {
         json!("1"),
         json!(1e39),
         json!(1e-46),
-        // Its frequencies are numbers, and infinite times a position.
+        // Its frequencies are finite, but infinite times a position.
         json!(1e-37),
     ] {
         let settings = json!({"rope_theta": theta, "rope_scaling": {"mrope_section": [6, 5, 5]}});
@@ -384,7 +385,7 @@ fn deepstack_taps_ascend_within_the_tower() {
     assert!(changed(vision(json!({"deepstack_visual_indexes": []}))).is_ok());
 }
 
-/// Other shapes of patches than those that the frames are cut into.
+/// Patches are cut from two frames of three channels; other shapes are refused.
 #[test]
 fn only_pairs_of_frames_of_three_channels() {
     for frames in [1, 4] {
@@ -426,7 +427,7 @@ fn other_models_are_called_by_their_names() {
         ("llava", "LLaVA"),
         ("something_new", "something_new"),
     ] {
-        // Nothing else of such a file has to fit.
+        // Other fields of such a file need not be valid.
         let error = read(&json!({"model_type": name})).unwrap_err();
         for word in ["model_type", name, title, "only Qwen3-VL is supported"] {
             assert!(error.contains(word), "{error} lacks {word}");
@@ -466,7 +467,7 @@ fn weights_that_were_quantised_are_called_by_their_method() {
     assert!(changed(none).is_ok());
 }
 
-/// An error never carries more of a file than a line.
+/// An error quotes at most a line of a file.
 #[test]
 fn errors_are_short_and_on_one_line() {
     let long = "x\n\u{1b}[2J".repeat(2_000_000);

@@ -1,4 +1,4 @@
-//! Folders that are no checkpoint: what they are is said, at once, whatever lies in them.
+//! Folders that are not checkpoints are recognised at once, whatever they contain.
 
 use crate::support::demo;
 use std::fs::{self, File};
@@ -26,7 +26,7 @@ const FILES: [&str; 7] = [
     "model.safetensors",
 ];
 
-/// Fails the test if `work` does not come to an end.
+/// Fails the test if `work` does not end.
 fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = mpsc::channel();
     thread::spawn(move || done.send(work()));
@@ -36,7 +36,7 @@ fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'sta
         .unwrap_or_else(|_| panic!("{what} hangs"))
 }
 
-/// The demo model with something else in the place of a file.
+/// The demo model without a file.
 fn without(name: &str) -> TempDir {
     let copy = demo::demo();
     fs::remove_file(copy.path().join(name)).unwrap();
@@ -117,7 +117,7 @@ fn files_without_end() {
     }
 }
 
-/// What a broken copy or another program leaves.
+/// Contents that a broken copy or another program leaves.
 #[test]
 fn files_that_are_no_json() {
     for name in FILES.into_iter().filter(|name| name.ends_with(".json")) {
@@ -226,7 +226,7 @@ fn folders_of_other_kinds_are_recognised() {
     );
 }
 
-/// Names, kinds and methods in `config.json` come before anything else that such a folder lacks.
+/// Model types and quantization methods in `config.json` are checked before missing files.
 #[test]
 fn other_models_and_quantised_ones_are_recognised() {
     let with_config = |config: serde_json::Value| {
@@ -256,7 +256,7 @@ fn paths_that_are_no_folder() {
     demo::refused_at_once(&missing, &["there is no folder", "hub id"]);
     let error = load::check(&demo::options(&missing)).unwrap_err();
     assert!(matches!(error, LoadError::NotFound(_)));
-    // A path as long as no system has them, with a line break.
+    // A path longer than any system allows, with line breaks.
     let long = Path::new("/x").join("y\n".repeat(1_000_000));
     let error = load::check(&demo::options(&long)).unwrap_err().to_string();
     assert!(
@@ -266,7 +266,7 @@ fn paths_that_are_no_folder() {
     );
 }
 
-/// As transformers 5 saves it: one file for both processors.
+/// transformers 5 saves one file for both processors.
 #[test]
 fn a_checkpoint_with_processor_config_alone() {
     let copy = demo::demo();
@@ -286,7 +286,7 @@ fn what_a_checkpoint_says_of_decoding() {
         let backend = demo::load(copy.path()).unwrap();
         (backend.model().sampling, backend.model().own_sampling)
     };
-    // The demo's: greedy.
+    // The demo model decodes greedily.
     let greedy = of(json!({"do_sample": false, "temperature": 0.6, "top_k": 9})).0;
     assert_eq!((greedy.temperature, greedy.presence_penalty), (0.0, 0.0));
     let (all, own) = of(json!({"temperature": 0.7, "top_p": 0.8, "top_k": 20}));
@@ -306,8 +306,8 @@ fn what_a_checkpoint_says_of_decoding() {
     assert_eq!(own, SamplingParams::default());
 }
 
-/// The prompt is laid out in turns, so the end of one always ends the answer; without it the answer
-/// would go on with the next turn.
+/// The prompt has turns, so the end of a turn always ends the answer; otherwise the answer would go
+/// on with the next turn.
 #[test]
 fn the_end_of_the_turn_ends_an_answer_whatever_the_checkpoint_says() {
     let stop = |ids: serde_json::Value| {

@@ -1,5 +1,4 @@
-//! The functions that are fuzzed (`fuzz/`, docs/fuzzing.md), on the seeds and simple changes of
-//! them.
+//! Runs the fuzzed functions (`fuzz/`, docs/fuzzing.md) on the seeds and simple changes of them.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +20,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// Bytes changed, left out, doubled or taken from another seed.
+/// Changes, removes or doubles bytes, or takes them from another seed.
 fn mangle(rng: &mut StdRng, seed: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..rng.random_range(1..4) {
@@ -41,7 +40,7 @@ fn mangle(rng: &mut StdRng, seed: &[u8], other: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Another value in the place of one somewhere in the tree.
+/// Replaces a value somewhere in the tree by another.
 fn replace(rng: &mut StdRng, value: &mut Value) {
     let inner = match value {
         Value::Object(all) if !all.is_empty() && rng.random_bool(0.8) => {
@@ -90,7 +89,7 @@ fn run(target: &str, read: fn(&[u8]), changes: usize) {
             seeds.choose(&mut rng).unwrap(),
         );
         read(&mangle(&mut rng, seed, other));
-        // Files that are joined by zeros are changed one by one.
+        // Changes files that are joined by zeros one by one.
         let mut parts: Vec<Vec<u8>> = seed.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
         for part in &mut parts {
             if let Ok(mut value) = serde_json::from_slice(part) {

@@ -1,4 +1,4 @@
-//! Downloads from a hub on the loopback.
+//! Downloads from a hub on the loopback interface.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,14 +17,14 @@ use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::json;
 
 const WEIGHTS: &str = "model.safetensors";
-/// Large enough to come in many pieces.
+/// Large enough to arrive in many pieces.
 const BYTES: usize = 3_000_000;
 
 fn content(bytes: usize, seed: usize) -> Vec<u8> {
     (0..bytes).map(|i| ((i * 7 + seed) % 251) as u8).collect()
 }
 
-/// Files of a model, and some that a model does not need.
+/// Files of a model, and some that are not needed.
 fn model() -> BTreeMap<String, Vec<u8>> {
     [
         ("config.json", content(100, 1)),
@@ -66,7 +66,7 @@ impl Client {
             cache: cache.path().to_owned(),
             token: None,
             offline: false,
-            patience: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
             proxies: Proxies::default(),
         };
         Self { hub, cache }
@@ -127,7 +127,7 @@ fn brings_what_is_needed_and_asks_for_it_once() {
         [format!("/api/models/{ID}/revision/main")]
     );
 
-    // A commit never changes: no need to ask.
+    // A commit never changes, so there is no request.
     let commit = server.state().commit.clone();
     assert_eq!(client.fetch(Some(&commit)).unwrap(), folder);
     assert!(server.requests().is_empty());
@@ -143,7 +143,7 @@ fn brings_the_shards_of_an_index() {
     assert!(folder.join("model-2.safetensors").exists());
     same(&folder, &files);
 
-    // Without one of them the cache is not complete.
+    // Without one shard the cache is not complete.
     fs::remove_file(folder.join("model-2.safetensors")).unwrap();
     server.state().silent = true;
     let offline = Hub {
@@ -154,7 +154,7 @@ fn brings_the_shards_of_an_index() {
     assert!(offline.fetch(ID, None, &mut |_| {}, &never).is_err());
 }
 
-/// As transformers does it: the index is one that was left behind, and names what is not there.
+/// As in transformers, the index is ignored as a leftover; it names a missing file.
 #[test]
 fn a_single_file_goes_before_an_index() {
     let mut files = sharded(json!({"a": "model-3.safetensors"}));
@@ -244,7 +244,7 @@ fn models_of_other_kinds_are_recognised() {
             matches!(&error, LoadError::Invalid(text) if text.contains(says)),
             "{error}"
         );
-        // Nothing came before that was known.
+        // It was recognised before any file was requested.
         assert_eq!(server.requests().len(), 1);
     }
 }
@@ -288,7 +288,7 @@ fn a_model_that_cannot_be_loaded_is_refused_before_its_weights_come() {
 
 const CHILD: &str = "QWEN3_VL_TEST_CHILD";
 
-/// The load itself, whose hub is named by the environment.
+/// A whole load, with the hub from the environment.
 #[test]
 fn a_load_looks_at_the_configuration_before_the_weights_come() {
     let mut files = model();
@@ -310,7 +310,7 @@ fn a_load_looks_at_the_configuration_before_the_weights_come() {
     assert!(!requests.iter().any(large), "{requests:?}");
 }
 
-/// In the process of the test before this one. On its own it does nothing.
+/// Runs in a child process of the test before this one. On its own it does nothing.
 #[test]
 fn one_load() {
     if std::env::var_os(CHILD).is_none() {
@@ -363,7 +363,7 @@ fn a_gated_model_wants_a_token() {
     same(&client.fetch(None).unwrap(), &model());
 }
 
-/// First bytes of what was asked for of the weights.
+/// First bytes of the requested ranges of the weights.
 fn weight_ranges(server: &Server) -> Vec<usize> {
     server
         .requests()
@@ -379,7 +379,7 @@ fn a_cancelled_download_goes_on_later() {
     server.state().hold = Some(BYTES / 2);
     let client = Client::of(&server);
     let cancel = AtomicBool::new(false);
-    // The hub says nothing after half of the file; that it returns at all is the test.
+    // The hub falls silent after half of the file; the test is that `fetch` returns at all.
     let result = client.hub.fetch(
         ID,
         None,
@@ -455,7 +455,7 @@ fn without_a_network_the_cache_serves() {
     let folder = client.fetch(None).unwrap();
     client.hub.endpoint = nowhere;
     assert_eq!(client.fetch(None).unwrap(), folder);
-    // Nor is one that breaks off, or is out of order, of any use.
+    // The cache also serves if the hub breaks off or is out of order.
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"sha\"",
         "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n",
@@ -489,7 +489,7 @@ fn a_silent_hub_is_given_up() {
     let server = Server::start(model());
     server.state().silent = true;
     let mut client = Client::of(&server);
-    client.hub.patience = Duration::from_millis(200);
+    client.hub.stall_timeout = Duration::from_millis(200);
     let error = client.fetch(None).unwrap_err();
     assert!(error.to_string().contains("silent"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Downloads that are cancelled, that wait for each other, and what is left of them.
+//! Downloads that are cancelled or wait for each other, and what remains of them.
 
 use std::fs;
 use std::io::Write;
@@ -67,13 +67,13 @@ fn cancelling_ends_the_wait_the_thread_and_the_connection() {
             }
             asked
         });
-        case.hub.patience = Duration::from_secs(600);
+        case.hub.stall_timeout = Duration::from_secs(600);
         for _ in 0..5 {
             let cancel = AtomicBool::new(false);
             let took = thread::scope(|scope| {
                 let waiter =
                     scope.spawn(|| case.hub.fetch(ID, None, &mut |_: Progress| {}, &cancel));
-                comes_true("nobody asks", || open.load(Ordering::SeqCst) == 1);
+                comes_true("no request arrives", || open.load(Ordering::SeqCst) == 1);
                 let start = Instant::now();
                 cancel.store(true, Ordering::Relaxed);
                 let result = waiter.join().unwrap();
@@ -91,7 +91,8 @@ fn cancelling_ends_the_wait_the_thread_and_the_connection() {
 #[test]
 fn downloads_that_were_given_up_do_not_pile_up() {
     let _alone = alone();
-    // A listener that accepts nobody once its queue is full: connecting cannot be interrupted.
+    // A listener that accepts no connection once its queue is full: connecting cannot be
+    // interrupted.
     let full = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
     let mut queue = Vec::new();
@@ -101,7 +102,7 @@ fn downloads_that_were_given_up_do_not_pile_up() {
     }
     let mut case = Case::new(Server::start(model()));
     case.hub.endpoint = format!("http://{address}");
-    case.hub.patience = Duration::from_secs(600);
+    case.hub.stall_timeout = Duration::from_secs(600);
     for _ in 0..12 {
         let cancel = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -114,7 +115,7 @@ fn downloads_that_were_given_up_do_not_pile_up() {
         });
         assert!(threads("qwen3-vl-hub") <= 1);
     }
-    // It gives up by itself, whatever the patience.
+    // The thread gives up by itself, whatever the stall timeout.
     comes_true("the thread stays", || threads("qwen3-vl-hub") == 0);
     case.check();
 }
@@ -139,7 +140,7 @@ fn another_program_s_download_is_waited_for() {
     assert!(matches!(result, Err(LoadError::Cancelled)));
     comes_true("the thread stays", || threads("qwen3-vl-hub") == 0);
 
-    // The other one ends, and has brought it.
+    // The other program ends, after it has downloaded the file.
     let blobs = case.hub.cache.join("models--owner--model/blobs");
     let never = AtomicBool::new(false);
     let lock = std::cell::Cell::new(Some(lock));

@@ -1,6 +1,6 @@
-//! Tests of the engine from outside, a module for each subject. One program, so that the libraries are
-//! linked once; cargo-nextest runs every test in a process of its own. What runs kernels on the CPU is
-//! another one (`tests/kernels`).
+//! Integration tests of the engine, a module for each subject. They are one program, so that the
+//! libraries are linked once; cargo-nextest runs each test in a process of its own. Another program
+//! runs the kernels on the CPU (`tests/kernels`).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;

@@ -1,4 +1,4 @@
-//! The claim of the crate: what transformers 5.17 computes in f32 on the CPU, stage by stage.
+//! Parity with transformers 5.17 in f32 on the CPU, stage by stage.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -1,5 +1,5 @@
-//! What is done to pixels, by every mix of files that a checkpoint may have, beside what
-//! `AutoProcessor` of transformers 5.17 makes of the same files (`tools/reference/processors.py`).
+//! Processor settings from every mix of files that a checkpoint may have, compared with
+//! `AutoProcessor` of transformers 5.17 on the same files (`tools/reference/processors.py`).
 
 use std::fs;
 use std::path::Path;
@@ -105,7 +105,7 @@ fn released() -> Value {
     })
 }
 
-/// As `Qwen2VLImageProcessor` and `Qwen3VLVideoProcessor` of transformers 5.17 take them.
+/// `Qwen2VLImageProcessor` and `Qwen3VLVideoProcessor` of transformers 5.17 accept them.
 #[test]
 fn numbers_may_be_floats_and_lists_of_one() {
     let with = |range: [Value; 2], half: Value| {
@@ -147,7 +147,8 @@ fn numbers_may_be_floats_and_lists_of_one() {
     );
 }
 
-/// What transformers would do and is not done here is refused: another answer would come, silently.
+/// Steps of transformers that are not supported are refused, because ignoring them would silently
+/// change answers.
 #[test]
 fn other_steps_are_refused() {
     for file in ["preprocessor_config.json", "video_preprocessor_config.json"] {

@@ -1,4 +1,4 @@
-//! Models whose weights are rounded while they are loaded.
+//! Models whose weights are quantized at load.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -36,7 +36,7 @@ fn checkpoint(which: Checkpoint) -> tempfile::TempDir {
     folder
 }
 
-/// Scores after each of some tokens, in one pass.
+/// Logits after each of some tokens, in one pass.
 fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
     let model = &runner.parts.model;
     let ids: Vec<u32> = (0..tokens).map(|i| i * 2503 % 150_000).collect();
@@ -52,8 +52,8 @@ fn logits(runner: &Runner, tokens: u32) -> Vec<Vec<f32>> {
         state: &mut kv,
         outputs: chunk.len(),
     }];
-    let scores = model.text.forward(&mut parts, &mut Workspace::default());
-    scores.unwrap().unwrap().to_vec2().unwrap()
+    let logits = model.text.forward(&mut parts, &mut Workspace::default());
+    logits.unwrap().unwrap().to_vec2().unwrap()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -66,7 +66,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The linear layers of the language model as candle's own rounding leaves them, in f32.
+/// The linear layers of the language model after candle's own rounding, in f32.
 fn rounded_by_candle(name: &str, shape: &[usize], values: Vec<f32>, dtype: GgmlDType) -> Vec<f32> {
     let is_linear = name.contains("language_model") && name.ends_with("_proj.weight");
     if !is_linear && name != "lm_head.weight" {
@@ -79,7 +79,7 @@ fn rounded_by_candle(name: &str, shape: &[usize], values: Vec<f32>, dtype: GgmlD
 }
 
 #[test]
-fn scores_are_those_of_weights_that_candle_has_rounded() {
+fn logits_are_those_of_weights_that_candle_has_rounded() {
     let stored = tempfile::tempdir().unwrap();
     write_wide(stored.path(), |_, _, values| values).unwrap();
     write_tokenizer(stored.path()).unwrap();
@@ -104,10 +104,10 @@ fn scores_are_those_of_weights_that_candle_has_rounded() {
     }
 }
 
-/// A token's scores are the same bits in a pass of many tokens and in one of few, alone and beside another
-/// sequence's.
+/// A token's logits have the same bits in a pass of many tokens and in one of few, alone and beside
+/// another sequence.
 #[test]
-fn a_token_does_not_depend_on_its_company() {
+fn a_token_does_not_depend_on_other_tokens() {
     let folder = checkpoint(Checkpoint::DenseTied);
     let runner = runner(folder.path(), QuantizeAtLoad::Q8_0);
     let model = &runner.parts.model;
@@ -117,8 +117,8 @@ fn a_token_does_not_depend_on_its_company() {
         vision: Vec::new(),
     };
     let pass = |parts: &mut [SequenceSlice<'_>]| -> Vec<Vec<f32>> {
-        let scores = model.text.forward(parts, &mut Workspace::default());
-        scores.unwrap().unwrap().to_vec2().unwrap()
+        let logits = model.text.forward(parts, &mut Workspace::default());
+        logits.unwrap().unwrap().to_vec2().unwrap()
     };
     let whole = chunk(0..200);
     let mut kv = model.new_state();
@@ -165,7 +165,7 @@ fn eight_bits_take_34_bytes_for_32_weights() {
         };
         let (stored, rounded) = (bytes(QuantizeAtLoad::None), bytes(QuantizeAtLoad::Q8_0));
         assert_eq!(stored.len(), 4 * 7 + 1);
-        // Stored as f32.
+        // The checkpoint stores f32.
         let want: Vec<usize> = stored.iter().map(|bytes| bytes / 4 * 34 / 32).collect();
         assert_eq!(rounded, want, "{which:?}");
     }
@@ -177,7 +177,7 @@ fn what_was_rounded_is_told() {
     for (quantization, told) in [
         (QuantizeAtLoad::None, None),
         (QuantizeAtLoad::Q8_0, Some("q8-0")),
-        // Its widths are 128 and 384.
+        // The model's widths are 128 and 384.
         (QuantizeAtLoad::Q4K, Some("q4-k, 29 of 29 layers q8-0")),
     ] {
         let options = options(&folder, quantization);

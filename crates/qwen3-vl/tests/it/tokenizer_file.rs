@@ -1,4 +1,4 @@
-//! `tokenizer.json` as a file that anybody may have written.
+//! `tokenizer.json` as an untrusted file.
 
 use crate::support::demo;
 use std::fs;
@@ -41,7 +41,7 @@ fn refused(change: impl FnOnce(&mut Value), words: &[&str]) {
 
 const TEXT: &str = "Two vehicles are\n moving  left. Ünïcödé 世界 e\u{301} 1234 it's\t<|im_end|>";
 
-/// What would pad or cut is not done: prompts are laid out here.
+/// Padding and truncation are ignored: the engine lays out prompts itself.
 #[test]
 fn padding_and_truncation_are_off() {
     let plain = read(&demo_file()).unwrap();
@@ -56,7 +56,7 @@ fn padding_and_truncation_are_off() {
     });
     let padded = padded.unwrap();
     assert_eq!(padded.encode(TEXT).unwrap(), plain.encode(TEXT).unwrap());
-    // Nor do they have to be anything.
+    // They need not even be valid.
     assert!(changed(|file| file["padding"] = json!([[[]]])).is_ok());
 }
 
@@ -71,7 +71,7 @@ fn both_spellings_of_merges_are_the_same() {
     let (strings, lists) = (strings.unwrap(), read(&demo_file()).unwrap());
     let ids = lists.encode(TEXT).unwrap();
     assert_eq!(strings.encode(TEXT).unwrap(), ids);
-    // NFC makes one character of the e and its accent.
+    // NFC composes the e and its accent to one character.
     assert_eq!(lists.decode(&ids).unwrap(), TEXT.replace("e\u{301}", "é"));
 }
 
@@ -266,7 +266,7 @@ trait WithId {
 }
 
 impl<F: FnOnce(&mut Value)> WithId for F {
-    /// Changes the id of the last added token after that.
+    /// Also changes the id of the last added token.
     fn with_id(self, id: u32) -> impl FnOnce(&mut Value) {
         move |file: &mut Value| {
             self(file);
@@ -301,7 +301,7 @@ fn ids_beyond_the_embedding_table_are_an_error_at_load() {
     );
 }
 
-/// Neither special tokens nor the others come out of text, wherever it stands.
+/// Encoding text yields no added token, special or not, wherever it stands.
 fn assert_text_stays_text(tokenizer: &Tokenizer, added: &[(String, u32)]) {
     let mut texts: Vec<String> = added.iter().map(|(token, _)| token.clone()).collect();
     texts.extend(
@@ -330,7 +330,7 @@ fn assert_text_stays_text(tokenizer: &Tokenizer, added: &[(String, u32)]) {
             assert!(encoded.contains(text.as_str()), "{encoded}");
         }
     }
-    // Cut by the control token that the layout puts between.
+    // Split by the control token that the layout puts between.
     for (token, id) in added {
         for (at, _) in token.char_indices().skip(1) {
             let (system, prompt) = token.split_at(at);
@@ -351,7 +351,7 @@ fn added(file: &Value) -> Vec<(String, u32)> {
         .collect()
 }
 
-/// Those of Qwen3-VL's tokenizer that the demo's does not have.
+/// Added tokens of Qwen3-VL's tokenizer that the demo's does not have.
 const NOT_SPECIAL: [&str; 12] = [
     "<tool_call>",
     "</tool_call>",
@@ -378,7 +378,7 @@ fn added_tokens_in_text_are_text() {
     let added = added(&file);
     assert_eq!(added.len(), 20);
     assert_text_stays_text(&tokenizer, &added);
-    // In an answer those that are not special are text, the others are left out.
+    // In an answer, added tokens that are not special are text; special ones are left out.
     let ids: Vec<u32> = added.iter().map(|(_, id)| *id).collect();
     assert_eq!(tokenizer.decode(&ids).unwrap(), NOT_SPECIAL.concat());
 }
@@ -398,7 +398,7 @@ fn added_tokens_in_text_are_text_to_qwen_s_tokenizer() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Anything in the place of any part: an error, or a tokenizer that works.
+    /// Any value in place of any part gives an error or a working tokenizer.
     #[test]
     fn odd_parts_never_panic(part in 0..9usize, value in odd()) {
         let mut file = demo_file();

@@ -1,4 +1,4 @@
-//! Attention over the paged cache, and that of the vision tower.
+//! Attention over the paged KV cache, and in the vision tower.
 
 use half::bf16;
 use qwen3_vl::cpu::attention::{Block, Shape, attend};
@@ -23,15 +23,15 @@ struct Tile {
     first: u32,
 }
 
-/// Layers of the cache, of which the last is looked at.
+/// Layers of the cache; attention reads the last one.
 const LAYERS: usize = 2;
 
-/// The cache of sequences of some lengths, each with pages of its own in no order.
+/// The cache of sequences of given lengths, each with pages of its own in shuffled order.
 struct Cache<T> {
     memory: Vec<T>,
-    /// Number of the page behind each place of the table.
+    /// Page number of each entry of the table.
     order: Vec<usize>,
-    /// First place of each sequence in the table.
+    /// First entry of each sequence in the table.
     first: Vec<usize>,
     /// Values of the keys of one page and layer.
     size: usize,
@@ -53,7 +53,7 @@ impl<T: Value> Cache<T> {
                 .collect(),
             size,
         };
-        // Behind the last token of a sequence there may be anything.
+        // Behind the last token of a sequence memory may have any content.
         for (sequence, length) in lengths.iter().enumerate() {
             for token in *length..length.next_multiple_of(BLOCK_TOKENS) {
                 let page = cache.order[cache.first[sequence] + token / BLOCK_TOKENS];
@@ -75,7 +75,7 @@ impl<T: Value> Cache<T> {
             .collect()
     }
 
-    /// Bytes to the last layer, and from its keys to its values.
+    /// Offsets in bytes to the last layer, and from its keys to its values.
     fn offsets(&self) -> (u64, u64) {
         let bytes = |values: usize| (values * size_of::<T>()) as u64;
         (bytes((LAYERS - 1) * 2 * self.size), bytes(self.size))
@@ -93,10 +93,10 @@ impl<T: Value> Cache<T> {
     }
 }
 
-/// Keys and values of a block of the cache.
+/// Keys and values of a KV block.
 type Keys = (Vec<f32>, Vec<f32>);
 
-/// Compares what a kernel made of `q` with what the CPU makes of it, up to so many roundings.
+/// Compares a kernel's result for `q` with the CPU's, up to `steps` roundings.
 fn check<T: Value>(
     got: &[T],
     q: &[T],
@@ -115,12 +115,12 @@ fn check<T: Value>(
     close(&what, got, &attend(&wide(q), &blocks, block, shape), steps);
 }
 
-/// Sequences of these lengths; one without keys fills the batch.
+/// Decodes sequences of these lengths; one without keys is a padding row.
 fn decode<T: Value>(lengths: &[usize], heads: (usize, usize), head: usize, splits: usize) {
     decode_scaled::<T>(lengths, heads, head, splits, 1.0);
 }
 
-/// Likewise with queries so many times as large.
+/// [`decode`] with queries multiplied by `factor`.
 fn decode_scaled<T: Value>(
     lengths: &[usize],
     (heads, kv_heads): (usize, usize),
@@ -227,7 +227,7 @@ fn decode_attention_of_every_number_of_heads_that_share_a_key() {
     }
 }
 
-/// Tiles of a sequence's rows: queries times the heads that share a key.
+/// Tiles of a sequence's rows: queries times the query heads per key head.
 fn tiles(sequence: usize, rows: usize) -> impl Iterator<Item = Tile> {
     let tile = move |first| Tile {
         sequence: sequence as u32,
@@ -236,7 +236,7 @@ fn tiles(sequence: usize, rows: usize) -> impl Iterator<Item = Tile> {
     (0..rows).step_by(64).map(tile)
 }
 
-/// The last so many queries of sequences of some lengths, causal.
+/// Causal attention of the last queries of sequences, given as numbers of queries and keys.
 fn prefill(spans: &[(usize, usize)], (heads, kv_heads): (usize, usize), head: usize) {
     let lengths: Vec<usize> = spans.iter().map(|(_, keys)| *keys).collect();
     let cache = Cache::<bf16>::new(&lengths, kv_heads, head);
@@ -291,7 +291,7 @@ fn prefill(spans: &[(usize, usize)], (heads, kv_heads): (usize, usize), head: us
             causal: true,
         };
         let blocks = cache.blocks(i, *keys);
-        // Scores and weights are rounded on the way, too.
+        // Scores and weights are rounded too.
         check(
             &out[rows.clone()],
             &q[rows],
@@ -325,7 +325,7 @@ fn prefill_attention_of_sequences_with_heads_that_share_keys() {
     prefill(&[(50, 50), (2, 260)], (16, 2), 32);
 }
 
-/// Grids of so many patches, each seeing its own.
+/// Attention of patches within their grids.
 fn vision(grids: usize, patches: usize, heads: usize, head: usize) {
     let width = heads * head;
     let qkv: Vec<bf16> = random("qkv", grids * patches * 3 * width, 5);

@@ -1,4 +1,4 @@
-//! The choice of the next token.
+//! Choosing the next token.
 
 use half::bf16;
 use qwen3_vl::sampling::TokenSampler;
@@ -9,7 +9,7 @@ use crate::launch;
 
 const SPAN: usize = 4096;
 
-/// The first `k` of each row, by score and then by place.
+/// The first `k` of each row, ordered by logit and then by token.
 fn top_k<T: Value>(scores: &[T], count: usize, k: usize) {
     let rows = scores.len() / count;
     let spans = count.div_ceil(SPAN);

@@ -1,6 +1,6 @@
-// Runs CUDA kernels on the CPU, to test what they compute where there is no GPU: one block of threads
-// after the other, each thread a fiber that gives way where threads wait for each other. It knows
-// nothing of memory hierarchies, speed or races between blocks.
+// Runs CUDA kernels on the CPU, to test their results without a GPU: one thread block after the
+// other, each thread a fiber that yields where threads wait for each other. It does not model
+// memory hierarchies, speed or races between blocks.
 
 #pragma once
 
@@ -39,7 +39,7 @@ namespace emulate {
 constexpr unsigned WARP = 32;
 constexpr size_t STACK = 256 << 10;
 
-// A place where `count` threads wait for each other.
+// A barrier for `count` threads.
 struct Barrier {
   unsigned arrived = 0, passed = 0;
 };
@@ -56,7 +56,7 @@ struct Thread {
 static jmp_buf scheduler;
 static std::deque<Thread> threads;  // they stay where they are
 static std::vector<Barrier> warps;
-// What a thread shows the others of its warp: the values of a product at most.
+// Values that a thread shares with its warp: at most those of a product.
 struct Shown {
   unsigned words[6];
 };
@@ -66,7 +66,7 @@ static const std::function<void()> *body;
 
 inline Thread &self() { return threads[threadIdx.x]; }
 
-// Jumps between stacks are many times faster than `swapcontext`, which asks the system each time.
+// Jumps between stacks are many times faster than `swapcontext`, which makes a system call.
 inline void give_way() {
   if (_setjmp(self().there) == 0) _longjmp(scheduler, 1);
 }
@@ -80,7 +80,7 @@ inline void wait(Barrier &barrier, unsigned count) {
   while (barrier.passed == before) give_way();
 }
 
-// A fiber runs its thread of one block after the other.
+// A fiber runs its thread of each block in turn.
 inline void begin() {
   for (;;) {
     (*body)();
@@ -101,7 +101,7 @@ inline void go_on(Thread &thread) {
   setcontext(&context);
 }
 
-// A block whose threads wait for one that never comes would go round for ever.
+// Bound on a block whose threads wait for one that never arrives.
 constexpr unsigned LONGEST = 10'000'000;
 
 inline void run_block() {
@@ -145,8 +145,8 @@ inline void __syncthreads() { emulate::wait(emulate::block, blockDim.x); }
 
 namespace emulate {
 
-// All threads of the warp must come here, and get what all of them show. It stays until all have read
-// it: the next exchange uses the other place, and the one behind it waits for this.
+// Exchanges values between all threads of a warp; all must call it. The values stay until all have
+// read them: the next exchange uses the other buffer, and the one after it waits for this one.
 template <typename T>
 const Shown *exchange(const T &value) {
   static_assert(sizeof(T) <= sizeof(Shown), "too large to be shown");
@@ -172,7 +172,7 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 
 namespace emulate {
 
-// Takes the arguments from where the driver finds them; what it gives runs the kernel with them, later.
+// Reads the arguments at the driver's addresses; the result runs the kernel with them later.
 using Bind = std::function<std::function<void()>(void **)>;
 
 // Kernels by name.
@@ -195,7 +195,7 @@ struct Named {
 
 }  // namespace emulate
 
-// Runs a kernel with the arguments that these addresses have. Whether there is one of that name.
+// Runs a kernel with the arguments at these addresses; false if no kernel has the name.
 extern "C" bool emulate_launch(const char *name, unsigned x, unsigned y, unsigned z, unsigned of_block,
                                void **arguments) {
   const auto kernel = emulate::kernels().find(name);

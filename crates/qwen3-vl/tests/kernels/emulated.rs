@@ -1,4 +1,4 @@
-//! Runs the kernels.
+//! Runs the emulated kernels.
 
 use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
@@ -28,14 +28,15 @@ static KERNELS: LazyLock<Mutex<Library>> = LazyLock::new(|| {
         .status()
         .unwrap_or_else(|e| panic!("{compiler}: {e}"));
     assert!(done.success(), "the kernels do not compile");
-    // SAFETY: its initialisers only fill the table of kernels.
+    // SAFETY: the library's initialisers only fill the table of kernels.
     Mutex::new(unsafe { Library::new(library) }.unwrap())
 });
 
 type Launch = unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, *mut *mut c_void) -> bool;
 
-/// Runs a kernel in a grid of blocks of so many threads. `arguments` are the addresses of its
-/// arguments, which have the types of the sources and are as large as the grid says: see [`launch!`](crate::launch).
+/// Runs a kernel in a grid of blocks of `threads` threads. `arguments` are the addresses of its
+/// arguments, which have the types of the source and are as large as the grid implies; see
+/// [`launch!`](crate::launch).
 pub fn launch(
     name: &str,
     (x, y, z): (usize, usize, usize),
@@ -60,7 +61,8 @@ pub fn launch(
     assert!(found, "no kernel {name}");
 }
 
-/// Runs a kernel: its name, the grid, the threads of a block, its arguments, which live until it has ended.
+/// Runs a kernel, given its name, grid, threads per block and arguments, which are borrowed until
+/// it has ended.
 #[macro_export]
 macro_rules! launch {
     ($name:expr, $grid:expr, $threads:expr, $($argument:expr),* $(,)?) => {
@@ -68,10 +70,10 @@ macro_rules! launch {
     };
 }
 
-/// A type of values that the kernels have.
+/// A type of values with kernels.
 pub trait Value: Copy + Default + PartialEq + std::fmt::Debug + 'static {
     const NAME: &'static str;
-    /// How far a rounded result may be from an exact one, relative to the largest.
+    /// Largest error of a rounded result, relative to the largest value.
     const STEP: f32;
     fn of(value: f32) -> Self;
     fn wide(self) -> f32;
@@ -102,7 +104,7 @@ impl Value for bf16 {
 
 /// Values from -3 to 3.
 pub fn random<T: Value>(name: &str, count: usize, seed: u64) -> Vec<T> {
-    // The formula's are those of a bias, from -0.1 to 0.1.
+    // The formula gives values of a bias, from -0.1 to 0.1.
     let values = hash_fill(name, &[count], seed).into_iter();
     values.map(|value| T::of(30.0 * value)).collect()
 }
@@ -111,7 +113,7 @@ pub fn wide<T: Value>(values: &[T]) -> Vec<f32> {
     values.iter().map(|value| value.wide()).collect()
 }
 
-/// Whether all values are those wanted, but for `steps` roundings of the largest.
+/// Asserts that all values are as wanted, up to `steps` roundings of the largest.
 pub fn close<T: Value>(what: &str, got: &[T], want: &[f32], steps: f32) {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(0f32, |most, value| most.max(value.abs()));

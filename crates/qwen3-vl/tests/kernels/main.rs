@@ -1,5 +1,5 @@
-//! The CUDA kernels, run on the CPU by `emulate.h`, against their twins in this crate. On a GPU
-//! `engine kernels` makes comparisons like these (`scripts/gpu-check`).
+//! Compares the CUDA kernels, run on the CPU by `emulate.h`, with their twins in this crate. On a
+//! GPU `engine kernels` makes such comparisons (`scripts/gpu-check`).
 
 #![allow(clippy::unwrap_used)]
 

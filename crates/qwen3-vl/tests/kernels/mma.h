@@ -15,7 +15,8 @@ inline void mma(float sum[4], const unsigned a[4], const unsigned b[2]) {
   const unsigned lane = threadIdx.x % emulate::WARP, row = lane / 4, column = lane % 4 * 2;
   for (unsigned i = 0; i < 4; i++)
     for (unsigned k = 0; k < 16; k++) {
-      // Who has the value at (row, k) of the first factor, and at (column, k) of the second.
+      // The threads with the value at (row, k) of the first factor, and at (column, k) of the
+      // second.
       const emulate::Shown &of_a = all[row * 4 + k % 8 / 2];
       const emulate::Shown &of_b = all[(column + i % 2) * 4 + k % 8 / 2];
       sum[i] += bf16(of_a.words[k / 8 * 2 + i / 2], k % 2) * bf16(of_b.words[4 + k / 8], k % 2);
@@ -40,7 +41,7 @@ inline void load_tiles_transposed(unsigned tiles[4], const Bf16 *mine) {
   }
 }
 
-// Copies that are not waited for are not there: they come when they are waited for.
+// Copies are made only when they are waited for, so that a missing wait is noticed.
 inline void copy_later(void *to, const void *from, bool there) {
   emulate::self().copies.push_back({to, there ? from : nullptr});
 }

@@ -1,4 +1,4 @@
-//! Kernels that go over rows of values.
+//! Kernels over rows of values.
 
 use half::bf16;
 use qwen3_vl::cpu::patchify::Cut;
@@ -75,7 +75,7 @@ fn silu_mul<T: Value>(rows: usize, width: usize, pitch: usize) {
         pitch as u32,
         out.len() as u64,
     );
-    // What silu gives is rounded, too.
+    // The result of silu is rounded too.
     close("silu_mul", &out, &want, 2.0);
 }
 
@@ -87,7 +87,7 @@ fn silu_mul_is_that_of_the_cpu() {
     }
 }
 
-/// Rows of several heads, of whose queries each sees one key more than the last.
+/// Rows of several heads, whose queries each attend to one key more than the last.
 fn softmax<T: Value>((heads, queries, keys): (usize, usize, usize), seen: usize) {
     let mut scores: Vec<T> = random("scores", heads * queries * keys, keys as u64);
     let scale = 0.7f32;
@@ -152,7 +152,7 @@ fn embed_takes_the_rows() {
     assert_eq!(out, want);
 }
 
-/// Cosines and sines of rows, and both as the kernel gives them, which are compared.
+/// Cosines and sines of rows, and the kernel's table, which is compared with them.
 fn angles(rows: usize, half: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let positions: Vec<[u32; 3]> = (0..rows as u32)
         .map(|i| [i * 700, 3 + i, 90_000 - i])
@@ -187,12 +187,12 @@ fn angles(rows: usize, half: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
 fn rope_write<T: Value>(head: usize) {
     let (rows, heads, kv_heads, eps) = (5usize, 4usize, 2usize, 1e-6f32);
     let (cos, sin, angles) = angles(rows, head / 2);
-    // Queries, keys and values side by side, as one product gives them.
+    // Queries, keys and values side by side, as in a joined product.
     let pitch = (heads + 2 * kv_heads) * head;
     let qkv: Vec<T> = random("qkv", rows * pitch, 1);
     let (q_weight, k_weight): (Vec<T>, Vec<T>) = (random("q", head, 2), random("k", head, 3));
     let kv = kv_heads * head;
-    // Two layers of keys and values, of which the second is written; row 2 is not to be kept.
+    // Two layers of keys and values, of which the second is written; row 2 is a padding row.
     let kept = |row: usize| row != 2;
     let mut cache = vec![T::of(9.0); 4 * rows * kv];
     let layer = (2 * rows * kv * size_of::<T>()) as u64;

@@ -37,7 +37,7 @@ fn add_layer_norm<T: Value>(rows: usize, width: usize, with_delta: bool) {
         width as u32,
         1e-6f32,
     );
-    // What is added is rounded, too.
+    // delta + delta_bias is rounded too.
     close("sum", &sum, &want_sum, 2.0);
     close("add_layer_norm", &out, &want, 4.0);
 }
@@ -68,7 +68,7 @@ fn bias_gelu<T: Value>(rows: usize, width: usize) {
         width as u32,
         groups as u32,
     );
-    // The sum is rounded, too.
+    // The sum is rounded too.
     close("bias_gelu", &x, &want, 2.0);
 }
 
@@ -117,7 +117,7 @@ fn vision_rope<T: Value>(heads: usize, half: usize) {
         half as u32,
         count,
     );
-    // Before they are rotated, values are rounded with their bias.
+    // Values are rounded after adding the bias, before the rotation.
     close("vision_rope", &qkv, &want, 2.0);
 }
 

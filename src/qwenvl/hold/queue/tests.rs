@@ -8,7 +8,7 @@ fn request(window: u64, request: u64) -> RequestId {
     RequestId { window, request }
 }
 
-/// The request of a window that has one.
+/// The only request of a window.
 fn only(window: u64) -> RequestId {
     request(window, 0)
 }
@@ -122,15 +122,15 @@ fn full_is_what_could_go_on() {
     assert!(queue.is_full(now, limit));
     assert_eq!(pushed(&mut queue, now).len(), 1);
     assert!(!queue.is_full(now, limit));
-    // Times of two parts say nothing of how much lies between them.
+    // Times of different parts cannot be compared.
     queue.push(5, Some(StreamPosition { part: 1, time: 1 }), None);
     queue.advance_watermark(at(2));
     assert!(queue.is_full(now, limit));
 }
 
 proptest::proptest! {
-    /// Whatever the order of answers and of what the two threads do: everything comes out once,
-    /// in order, with the descriptions of the windows that cover it, and nothing is left.
+    /// In any order of answers and of the two threads' steps every entry leaves once, in order,
+    /// with the descriptions of the windows that cover it, and none is left.
     #[test]
     fn everything_comes_out_with_its_descriptions(
         stride in 1u64..5,
@@ -162,7 +162,7 @@ proptest::proptest! {
                     queue.push(arrived as u64, Some(positions[arrived]), None);
                     arrived += 1;
                 }
-                // The worker takes up a frame, which may not even be in the queue yet.
+                // The worker handles a frame, which may not be in the queue yet.
                 1 if seen < positions.len() => {
                     let position = positions[seen];
                     seen += 1;

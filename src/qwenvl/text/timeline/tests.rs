@@ -11,7 +11,7 @@ fn request(window: u64, request: u64) -> RequestId {
     RequestId { window, request }
 }
 
-/// The request of a window that has one.
+/// The only request of a window.
 fn only(window: u64) -> RequestId {
     request(window, 0)
 }
@@ -134,12 +134,12 @@ fn a_muxer_that_stays_at_a_text_gets_another_one() {
     let (start, end) = (end, end + LEAST_GAP);
     assert_eq!(t.next(Push::Stuck), Some(Out::Gap { start, end }));
     assert_eq!(t.next(Push::Stuck), None);
-    // An empty text, and something behind it.
+    // An empty text, and a GAP or text behind it.
     let (start, end) = (4 * SECOND, 4 * SECOND + LEAST_GAP);
     assert_eq!(t.next(Push::StillStuck), Some(text(start, end, "")));
     assert_eq!(t.next(Push::StillStuck), Some(Out::Gap { start, end }));
     assert_eq!(t.next(Push::StillStuck), None);
-    // From then on at once, and the texts get no later than that.
+    // From then on at once, and the texts are not later than that.
     for id in 1..20 {
         t.opened(id + 1, &[0], (id + 1) * 4 * SECOND);
         t.ended(only(id), Some(("next".into(), (id + 1) * 4 * SECOND)));
@@ -173,7 +173,7 @@ fn for_such_a_muxer_live_texts_are_short() {
     );
 }
 
-/// It reads a GAP where that starts, and the video cannot come to where the next one would be due.
+/// It reads a GAP at its start, and the video cannot reach the time at which the next one is due.
 #[test]
 fn such_a_muxer_may_stay_at_a_long_gap() {
     let mut t = Timeline::new(ANSWER);
@@ -190,8 +190,8 @@ fn such_a_muxer_may_stay_at_a_long_gap() {
     assert_eq!(t.next(Push::Stuck), None);
 }
 
-/// It looks at no GAP, and lets no video go past the last text. One that lies ahead frees it, and from
-/// then on there always is one.
+/// It looks at no GAP, and lets no video go past the last text. One that lies ahead frees it, and
+/// from then on there always is one.
 #[test]
 fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     for placing in [Placing::Span, ANSWER] {
@@ -221,7 +221,7 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
             }
             assert!(last >= video, "{last} is behind {video}");
         }
-        // The window's own text comes behind what was said, and nothing is lost.
+        // The window's own text comes behind the announced time, and no text is lost.
         t.ended(only(0), Some(("window".into(), 4 * SECOND)));
         let texts: Vec<_> = all(&mut t);
         let own = |out: &Out<_>| matches!(out, Out::Text { text, .. } if text == "window");
@@ -229,7 +229,8 @@ fn a_muxer_that_needs_texts_gets_them_ahead_of_the_video() {
     }
 }
 
-/// One that is known from the start gets no GAP, and the texts of held video where their windows are.
+/// One that is known from the start gets no GAP, and the texts of held video where their windows
+/// are.
 #[test]
 fn a_muxer_that_is_known_to_need_texts_gets_nothing_else() {
     let mut t = Timeline::new(Placing::Span);
@@ -262,7 +263,7 @@ fn a_muxer_that_is_known_to_need_texts_gets_nothing_else() {
     assert_eq!(own, [0, 2 * SECOND, 4 * SECOND]);
 }
 
-/// What prerolls a sink says nothing of the texts that follow.
+/// The GAP for the preroll announces no time.
 #[test]
 fn a_preroll_moves_nothing() {
     let mut t = Timeline::new(Placing::Span);

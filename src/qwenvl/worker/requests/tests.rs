@@ -8,7 +8,7 @@ use qwen3_vl_core::event::{FinishReason, Timings};
 use super::super::publish::Sink;
 use super::*;
 
-/// Numbers of ended requests, and what became of them.
+/// Numbers of ended requests, and how each ended.
 #[derive(Clone, Default)]
 struct Ends(Arc<Mutex<Vec<(u64, String)>>>);
 

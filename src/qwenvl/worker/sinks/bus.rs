@@ -1,10 +1,10 @@
-//! Element messages. A bus may have a handler of the application, which runs here.
+//! Element messages. A sync handler of the application's bus runs here.
 
 use std::sync::Arc;
 
 use gst::prelude::*;
 
-use super::tell_application;
+use super::call_application;
 use crate::qwenvl::QwenVL;
 use crate::qwenvl::imp::CAT;
 use crate::qwenvl::session::Session;
@@ -28,7 +28,7 @@ impl Sink for Bus {
         let message = gst::message::Element::builder((*structure).clone())
             .src(&self.element)
             .build();
-        // Fails without a bus only, and then no one reads messages.
-        tell_application(&self.session, || drop(self.element.post_message(message)));
+        // Fails without a bus only, where no message is read.
+        call_application(&self.session, || drop(self.element.post_message(message)));
     }
 }

@@ -1,4 +1,4 @@
-//! The video that waits for its descriptions.
+//! The held video (`attach=window`).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(super) struct HeldVideo {
 
 impl Sink for HeldVideo {
     fn hear(&self, event: &WindowEvent<'_>) {
-        self.hold.tell(|hold| match event {
+        self.hold.with(|hold| match event {
             WindowEvent::Opened {
                 window,
                 requests,

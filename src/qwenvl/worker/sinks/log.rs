@@ -29,7 +29,7 @@ impl Sink for Log {
                 );
             }
             Outcome::Dropped { reason, message } => {
-                let said = message.unwrap_or("nobody waits for it");
+                let said = message.unwrap_or("its stream was flushed or stopped");
                 if let Reason::Flush | Reason::Cancelled = reason {
                     gst::info!(CAT, obj = self.element, "window {id} is dropped: {said}");
                 } else {

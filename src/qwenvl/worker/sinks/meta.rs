@@ -19,7 +19,7 @@ impl Sink for Meta {
             outcome: Outcome::Described { epoch },
             ..
         } = event
-            && self.hold.tell(HeldBuffers::active) != Some(true)
+            && self.hold.with(HeldBuffers::active) != Some(true)
         {
             self.session.attach(*epoch, (*message).clone());
         }

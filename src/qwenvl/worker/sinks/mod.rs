@@ -1,4 +1,4 @@
-//! Where news of windows goes, a file for each place.
+//! The sinks of window events, one file each.
 
 mod bus;
 mod hold;
@@ -15,7 +15,7 @@ use crate::qwenvl::QwenVL;
 use crate::qwenvl::outlets::Outlets;
 use crate::qwenvl::session::Session;
 
-/// All of them, in the order in which they hear of an event.
+/// All sinks, in the order in which they get an event.
 pub(super) fn all(
     element: &QwenVL,
     session: &Arc<Session>,
@@ -23,10 +23,10 @@ pub(super) fn all(
 ) -> Vec<Box<dyn Sink>> {
     let (element, session) = (|| element.clone(), || session.clone());
     vec![
-        // Before the message: a handler that reads `stats` finds the window in it.
+        // Before the message, so that a handler that reads `stats` finds the window counted.
         Box::new(statistics::Statistics { session: session() }),
         Box::new(log::Log { element: element() }),
-        // Before the message: when that is there, so is the description on the next buffer.
+        // Before the message, so that the next buffer after it carries the description.
         Box::new(meta::Meta {
             session: session(),
             hold: outlets.hold.clone(),
@@ -35,14 +35,14 @@ pub(super) fn all(
             element: element(),
             session: session(),
         }),
-        // After the message: it is there when its text and its video come.
+        // After the message, so that it is posted before its text and its video are pushed.
         Box::new(text::TextPad {
             text: outlets.text.clone(),
         }),
         Box::new(hold::HeldVideo {
             hold: outlets.hold.clone(),
         }),
-        // Last: a handler may keep the worker, and everything else has been told by then.
+        // Last, because a handler may block the worker.
         Box::new(signal::Signal {
             element: element(),
             session: session(),
@@ -50,16 +50,16 @@ pub(super) fn all(
     ]
 }
 
-/// Runs what may be code of the application, for as long as that takes. Threads that wait for the
-/// worker know of it by [`Session::telling`].
-fn tell_application(session: &Session, tell: impl FnOnce()) {
-    struct Telling<'a>(&'a Session);
-    impl Drop for Telling<'_> {
+/// Makes a call that may run a handler of the application, which may take any time. The session
+/// knows of it, for the threads that wait for the worker.
+fn call_application(session: &Session, call: impl FnOnce()) {
+    struct InHandler<'a>(&'a Session);
+    impl Drop for InHandler<'_> {
         fn drop(&mut self) {
-            self.0.telling(false);
+            self.0.set_in_handler(false);
         }
     }
-    session.telling(true);
-    let _telling = Telling(session);
-    tell();
+    session.set_in_handler(true);
+    let _in_handler = InHandler(session);
+    call();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::tell_application;
+use super::call_application;
 use crate::qwenvl::session::Session;
 use crate::qwenvl::worker::publish::{Outcome, Sink, WindowEvent};
 use crate::qwenvl::{QwenVL, signals};
@@ -20,7 +20,7 @@ impl Sink for Signal {
             ..
         } = event
         {
-            tell_application(&self.session, || {
+            call_application(&self.session, || {
                 signals::description(&self.element, message);
             });
         }

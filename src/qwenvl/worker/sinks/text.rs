@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::message;
+use crate::qwenvl::imp::CAT;
 use crate::qwenvl::outlets::Outlet;
 use crate::qwenvl::text::Text;
 use crate::qwenvl::worker::publish::{Outcome, Sink, WindowEvent};
@@ -13,10 +14,13 @@ pub(super) struct TextPad {
 
 impl Sink for TextPad {
     fn hear(&self, event: &WindowEvent<'_>) {
-        self.text.tell(|text| match event {
+        let lost = self.text.with(|text| match event {
             WindowEvent::Opened {
                 window, requests, ..
-            } => text.opened(window.id, requests, window.start),
+            } => {
+                text.opened(window.id, requests, window.start);
+                false
+            }
             WindowEvent::Ended {
                 request,
                 message,
@@ -24,15 +28,25 @@ impl Sink for TextPad {
             } => {
                 let said = (message::text(message), request.window.end);
                 let described = matches!(outcome, Outcome::Described { .. });
-                text.ended(request.id(), described.then_some(said));
+                text.ended(request.id(), described.then_some(said))
             }
-            WindowEvent::Watermark { reached, .. } => text.advance_watermark(*reached),
-            WindowEvent::Mark(mark) => text.mark((*mark).clone()),
+            WindowEvent::Watermark { reached, .. } => {
+                text.advance_watermark(*reached);
+                false
+            }
+            WindowEvent::Mark(mark) => {
+                text.mark((*mark).clone());
+                false
+            }
             WindowEvent::Closed { .. }
             | WindowEvent::Token(_)
             | WindowEvent::Late
             | WindowEvent::Part(_)
-            | WindowEvent::Finished => (),
+            | WindowEvent::Finished => false,
         });
+        // Without the outlet's lock: a log function of the application may do anything.
+        if lost == Some(true) {
+            gst::warning!(CAT, "The text pad's peer is too slow: a text is lost");
+        }
     }
 }

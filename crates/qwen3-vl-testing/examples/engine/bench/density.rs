@@ -1,6 +1,6 @@
-//! How many live cameras one engine keeps up with: each gives chunk after chunk without a pause, a pair of
-//! frames at a time, and asks about each when it ends. An engine keeps up if nearly all answers (99 of 100)
-//! are there before the next chunk ends.
+//! The number of live cameras that one engine keeps up with. Each camera pushes chunks without a
+//! pause, a pair of frames at a time, and makes a request at the end of each. An engine keeps up if
+//! 99 of 100 answers come before the next chunk ends.
 
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -25,7 +25,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Value> {
             }
         });
         drop(done);
-        // The sinks of windows that are not answered yet keep the channel open.
+        // The sinks of unanswered windows keep the channel open.
         let mut times: Vec<Duration> = answers.iter().collect::<anyhow::Result<_>>()?;
         anyhow::ensure!(
             times.len() == (cameras * options.windows) as usize,
@@ -58,7 +58,7 @@ fn live(
     done: &Sender<anyhow::Result<Duration>>,
 ) {
     let count = (options.seconds * options.fps / 2.0).round().max(1.0) as u32;
-    // Made before they are needed, and of its own: frames that cameras shared would be encoded once.
+    // Made beforehand, and different for each camera: equal frames would be encoded once.
     let frames: Vec<VisionInput> = pairs(options.size, camera, 0, count).collect();
     let each = Duration::from_secs_f64(2.0 / options.fps);
     let mut next = Instant::now() + each * count * camera / cameras;
@@ -71,7 +71,7 @@ fn live(
                 Event::Failed(failure) => Err(anyhow::anyhow!("{failure}")),
                 Event::Cancelled => Err(anyhow::anyhow!("cancelled")),
             };
-            // Who does not wait any more has failed already.
+            // A receiver that has gone has failed already.
             let _ = done.send(end);
         };
         let mut window = backend.open(WindowHead::default(), Box::new(|_| ()));
@@ -80,6 +80,6 @@ fn live(
             thread::sleep(next.saturating_duration_since(Instant::now()));
             window.push(pair.clone());
         }
-        window.ask(question(options.tokens), EventSink::new(sink));
+        window.ask(request(options.tokens), EventSink::new(sink));
     }
 }

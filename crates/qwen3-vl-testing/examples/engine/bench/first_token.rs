@@ -12,15 +12,15 @@ pub(super) fn run(runner: &mut Runner, options: &Options) -> anyhow::Result<Valu
             "streaming_s": seconds(streaming),
             "one_shot_s": seconds(one_shot),
             "ratio": streaming.as_secs_f64() / one_shot.as_secs_f64(),
-            // What encoding and prefill on arrival keep up with.
+            // The frame rate that encoding and prefill on arrival keep up with.
             "sustained_fps": sustained,
         }));
     }
     Ok(json!({ "first_token": rows }))
 }
 
-/// Time to the first token, and the frames a second that were taken in before the last pair. With
-/// `streaming` each pair comes when the one before is done.
+/// Time to the first token, and the frames a second that were encoded and prefilled before the last
+/// pair. With `streaming` each pair comes when the one before is done.
 fn window(
     runner: &mut Runner,
     options: &Options,
@@ -28,7 +28,7 @@ fn window(
     streaming: bool,
 ) -> anyhow::Result<(Duration, f64)> {
     let mut sequence = sequence(runner, 0);
-    // Frames are there before they are needed: a camera makes them, not the engine.
+    // The frames are made beforehand, because a camera makes them, not the engine.
     let mut waiting: Vec<_> = pairs(options.size, 0, 0, count).collect();
     let Some(last) = waiting.pop() else {
         bail!("a window needs a pair");

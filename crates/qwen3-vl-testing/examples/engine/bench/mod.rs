@@ -12,18 +12,18 @@
 //!     --cameras 1,2,4,8
 //! ```
 //!
-//! - `window`: vision, prefill and decode of one window after the other, of so many `--frames`
-//!   (`--pairs` if none are given). The first one also pays for memory that is touched for the first
-//!   time. `tools/reference/bench_hf.py` times transformers on the same input.
-//! - `first-token`: time from the last frame to the first token for windows of so many `--frames`,
-//!   when frames come one pair after the other and when all come at once.
-//! - `batch`: tokens a second of so many windows (`--batches`) that decode together.
+//! - `window`: vision, prefill and decode of one window after the other, for each number of
+//!   `--frames` (`--pairs` by default). The first one also pays for memory that is touched for the
+//!   first time. `tools/reference/bench_hf.py` times transformers on the same input.
+//! - `first-token`: time from the last frame to the first token, for windows of each number of
+//!   `--frames`, with frames that come pair by pair and with all at once.
+//! - `batch`: tokens a second, for each number of windows (`--batches`) that decode together.
 //! - `streams`: windows a second of 1 to 16 cameras, through the engine's thread and scheduler.
-//! - `density`: how soon so many live cameras get their answers, up to the first number that is too
-//!   many; `--windows` chunks of `--seconds` each.
+//! - `density`: how soon live cameras get their answers, for each number of `--cameras` up to the
+//!   first that is too large; `--windows` chunks of `--seconds` each.
 //!
-//! `--chunk` is how many tokens of a window one pass takes in the first three; the engine takes 512 on
-//! a CPU, and up to 2048 on a GPU.
+//! `--chunk` is the number of tokens of a window in one pass, for the first three; the engine takes
+//! 512 on a CPU, and up to 2048 on a GPU.
 
 mod batch;
 mod density;
@@ -183,12 +183,12 @@ fn sequence(runner: &Runner, id: u64) -> Sequence {
     qwen3_vl_testing::sequence::window(runner, id, &WindowHead::default())
 }
 
-/// The window is asked for so many tokens, and nothing more comes for it.
+/// Asks the window for `tokens` tokens, and closes it.
 fn ask(sequence: &mut Sequence, tokens: u32, order: u64, at: Instant) {
-    qwen3_vl_testing::sequence::ask(sequence, question(tokens), order, at);
+    qwen3_vl_testing::sequence::ask(sequence, request(tokens), order, at);
 }
 
-fn question(tokens: u32) -> Request {
+fn request(tokens: u32) -> Request {
     Request {
         prompt: "Describe the video.".into(),
         max_tokens: tokens,
@@ -199,7 +199,7 @@ fn question(tokens: u32) -> Request {
     }
 }
 
-/// Encodes and prefills all that the sequence has, so many tokens a pass; if it is closed, up to
+/// Encodes and prefills the inputs of the sequence, `chunk` tokens a pass; if it is closed, up to
 /// its first token.
 fn prefill(runner: &mut Runner, sequence: &mut Sequence, chunk: usize) -> anyhow::Result<()> {
     runner.supply(sequence);
@@ -222,7 +222,7 @@ fn seconds(d: Duration) -> f64 {
     (d.as_secs_f64() * 1e4).round() / 1e4
 }
 
-/// Most memory that this process has held, from /proc; none elsewhere.
+/// Peak memory of this process in GiB, from /proc; `None` elsewhere.
 fn peak_rss_gib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -48,12 +48,12 @@ fn window(
             Event::Failed(failure) => Err(anyhow::anyhow!("{failure}")),
             Event::Cancelled => Err(anyhow::anyhow!("cancelled")),
         };
-        // Who does not wait any more has failed already.
+        // A receiver that has gone has failed already.
         let _ = done.send(end);
     };
     let mut window = backend.open(WindowHead::default(), Box::new(|_| ()));
     for pair in pairs(options.size, camera, 0, options.pairs) {
         window.push(pair);
     }
-    window.ask(question(options.tokens), EventSink::new(sink));
+    window.ask(request(options.tokens), EventSink::new(sink));
 }

@@ -1,4 +1,4 @@
-//! Rows of x in 8 bits.
+//! Rows of x, quantized to 8 bits.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -6,14 +6,14 @@ use rayon::prelude::*;
 /// Values that share a scale.
 pub const BLOCK: usize = 32;
 
-/// Rows of x, each value rounded to a whole number from -127 to 127 times the scale of its block.
+/// Rows of x; each value is an integer from -127 to 127 times the scale of its block.
 pub struct Rows {
     values: Vec<i8>,
     scales: Vec<f32>,
-    /// Sum of a block, as rounded.
+    /// Sum of each block's rounded values.
     sums: Vec<f32>,
-    /// -128 times the sum of each four whole numbers: what a product with weights that are raised by
-    /// 128 starts from.
+    /// -128 times the sum of each four integers: the start value of a product with weights that are
+    /// raised by 128.
     starts: Vec<i32>,
     width: usize,
 }
@@ -28,7 +28,7 @@ pub struct Row<'a> {
 }
 
 impl Rows {
-    /// Rounds `x`, which has `width` values a row, a multiple of [`BLOCK`].
+    /// Quantizes `x`, with `width` values per row, a multiple of [`BLOCK`].
     pub fn new(x: &[f32], width: usize) -> Self {
         let blocks = x.len() / BLOCK;
         let mut rows = Self {
@@ -69,10 +69,10 @@ impl Rows {
     }
 }
 
-/// One block; its scale and its sum.
+/// Quantizes one block; returns its scale and its sum.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn round(x: &[f32; BLOCK], values: &mut [i8; BLOCK]) -> (f32, f32) {
-    // As whole numbers, which magnitudes compare like: a compiler may reorder these.
+    // Magnitudes compare like their bits as integers, which a compiler may reorder.
     let largest = x.iter().map(|x| x.abs().to_bits()).max();
     let scale = largest.map_or(0.0, f32::from_bits) / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
@@ -84,6 +84,6 @@ fn round(x: &[f32; BLOCK], values: &mut [i8; BLOCK]) -> (f32, f32) {
     (scale, scale * sum as f32)
 }
 
-/// At 2^23 the steps of f32 are whole numbers: a small value added to this is rounded (ties to even)
-/// and stands in the lowest bits.
+/// Adding this rounds a small value to an integer in the lowest bits (ties to even), because f32
+/// has steps of 1 at 2^23.
 const ROUNDS: f32 = 1.5 * (1 << 23) as f32;

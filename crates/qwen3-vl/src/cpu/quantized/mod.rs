@@ -1,11 +1,13 @@
-//! `x Wᵀ` with weights in ggml's blocks (8 or 4 bit a weight and shared scales), as candle makes them.
+//! `x Wᵀ` with weights in ggml's blocks (8 or 4 bits per weight and shared scales), quantized by
+//! candle.
 //!
-//! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged copy
-//! of every weight, which takes more memory than the blocks. Here the blocks are read as they lie.
+//! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged
+//! copy of every weight, which takes more memory than the blocks. These kernels read the blocks
+//! themselves.
 //!
-//! Rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as integers (llama.cpp does so
-//! too). Each row by itself, and by the same rule however many there are: what a token becomes must
-//! not depend on which others are in its pass, for that is a matter of time.
+//! Like in llama.cpp, rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as
+//! integers. Each row is rounded by itself, with the same rule for any number of rows: a token's
+//! result must not depend on the other tokens of its pass.
 
 mod input;
 #[cfg(target_arch = "x86_64")]
@@ -21,15 +23,15 @@ use super::Output;
 use super::matmul::{TOGETHER, few_rows_panel};
 use super::pool::interrupted;
 
-/// Rows that are rounded at a time while a matrix is made.
+/// Rows to quantize at a time.
 const PANEL: usize = 64;
 
-/// Which blocks.
+/// Format of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// 32 weights of 8 bits and a scale: 34 bytes.
     Q8_0,
-    /// 256 weights of 4 bits, each 32 with a scale and a least value of 6 bits: 144 bytes.
+    /// 256 weights of 4 bits; each 32 have a scale and a minimum of 6 bits: 144 bytes.
     Q4K,
 }
 
@@ -45,9 +47,9 @@ enum Blocks {
     Q4K(Vec<BlockQ4K>),
 }
 
-/// A block type with a kernel of ours.
+/// A block type with our kernel.
 trait Block: GgmlType {
-    /// `N` rows of weights with `M` rows of x.
+    /// Dot products of `N` rows of weights with `M` rows of x.
     ///
     /// # Safety
     ///
@@ -65,7 +67,7 @@ impl Block for BlockQ8_0 {
         w: [&[Self]; N],
         x: [input::Row<'_>; M],
     ) -> [[f32; M]; N] {
-        // SAFETY: promised by the caller.
+        // SAFETY: the caller guarantees it.
         unsafe { vnni::dots_q8_0(w, x) }
     }
 }
@@ -76,14 +78,14 @@ impl Block for BlockQ4K {
         w: [&[Self]; N],
         x: [input::Row<'_>; M],
     ) -> [[f32; M]; N] {
-        // SAFETY: promised by the caller.
+        // SAFETY: the caller guarantees it.
         unsafe { vnni::dots_q4k(w, x) }
     }
 }
 
 impl QuantizedMatrix {
-    /// Rounds a matrix `[rows, columns]`, whose rows `widened` writes as f32: a few at a time, so that
-    /// there is never an f32 copy of the whole.
+    /// Quantizes a matrix `[rows, columns]`. `widened` writes a few of its rows as f32 at a time,
+    /// so that there is never an f32 copy of the whole.
     ///
     /// # Panics
     ///
@@ -109,7 +111,7 @@ impl QuantizedMatrix {
         (self.rows, self.columns)
     }
 
-    /// Which blocks.
+    /// Format of the blocks.
     pub fn format(&self) -> Format {
         match self.blocks {
             Blocks::Q8_0(_) => Format::Q8_0,
@@ -117,7 +119,7 @@ impl QuantizedMatrix {
         }
     }
 
-    /// Memory that the weights take.
+    /// Bytes of the weights.
     pub fn bytes(&self) -> usize {
         match &self.blocks {
             Blocks::Q8_0(blocks) => size_of_val(blocks.as_slice()),
@@ -129,18 +131,18 @@ impl QuantizedMatrix {
     ///
     /// # Panics
     ///
-    /// If `x` does not have that size.
+    /// If `x` does not have `m * columns` values.
     pub fn matmul_t(&self, x: &[f32], m: usize) -> Vec<f32> {
         let mut out = vec![0.0; m * self.rows];
         self.matmul_t_into(x, m, &mut out);
         out
     }
 
-    /// [`QuantizedMatrix::matmul_t`] into `out`, whatever that holds.
+    /// [`QuantizedMatrix::matmul_t`] into `out`, whose content is ignored.
     ///
     /// # Panics
     ///
-    /// If `x` or `out` does not have the size.
+    /// If `x` or `out` has another size.
     pub fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
         let sizes = (m, self.rows, self.columns);
         match &self.blocks {
@@ -151,7 +153,7 @@ impl QuantizedMatrix {
 }
 
 impl Format {
-    /// Bytes of that many weights.
+    /// Bytes of `weights` weights.
     pub(crate) fn bytes(self, weights: usize) -> usize {
         let of_block = match self {
             Self::Q8_0 => 34,
@@ -168,7 +170,7 @@ impl Format {
         }
     }
 
-    /// Weights in a block.
+    /// Weights per block.
     pub fn block(self) -> usize {
         match self {
             Self::Q8_0 => BlockQ8_0::BLCK_SIZE,
@@ -211,15 +213,16 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
     if vnni::available() {
         let x = input::Rows::new(x, k);
         return by_panel(w, (m, n, k), out, |w, put| {
-            // SAFETY: the instructions are there, and rows of weights and of x have k values.
+            // SAFETY: the CPU has the instructions, and rows of weights and of x have k values.
             unsafe { with_integers(w, k, &x, m, put) };
         });
     }
     candle(x, w, (m, n, k), out);
 }
 
-/// A few rows of weights with m rows of x, four of x and two of weights at a time: what is loaded of
-/// one meets all of the other. Each product is the same sum in the same order, whatever goes with it.
+/// Multiplies a few rows of weights with m rows of x, two and four rows at a time, so that each
+/// loaded value is used several times. Each product is the same sum in the same order, whatever is
+/// computed with it.
 ///
 /// # Safety
 ///
@@ -228,7 +231,7 @@ fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out:
 unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, put: Put) {
     let width = k / T::BLCK_SIZE;
     let fours = m / 4 * 4;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for i in (0..fours).step_by(4) {
             let x = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
@@ -238,7 +241,7 @@ unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, 
     }
 }
 
-/// Rows of weights with rows of x from `i` on.
+/// Multiplies rows of weights with the rows of x from `i` on.
 ///
 /// # Safety
 ///
@@ -253,7 +256,7 @@ unsafe fn some_rows<T: Block, const M: usize>(
 ) {
     let pairs = w.chunks_exact(2 * width);
     let last = pairs.remainder();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for (pair, w) in pairs.enumerate() {
             let (a, b) = w.split_at(width);
@@ -273,7 +276,7 @@ unsafe fn some_rows<T: Block, const M: usize>(
     }
 }
 
-/// With candle's dot product: AVX2, NEON or plain.
+/// The product by candle's dot product: AVX2, NEON or portable.
 fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
     let width = k / T::VecDotType::BLCK_SIZE;
     let mut rounded = vec![T::VecDotType::zeros(); m * width];
@@ -283,13 +286,13 @@ fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out
     by_panel(w, (m, n, k), out, |w, put| {
         for (i, x) in rounded.chunks_exact(width).enumerate() {
             let rows = w.chunks_exact(k / T::BLCK_SIZE).enumerate();
-            // SAFETY: there are this many rows of weights and of x.
+            // SAFETY: the weights and x have these rows.
             rows.for_each(|(row, w)| unsafe { put.put(row, i, T::vec_dot(k, w, x)) });
         }
     });
 }
 
-/// Where the results of a panel go.
+/// The output of a panel.
 #[derive(Clone, Copy)]
 struct Put {
     output: Output,
@@ -297,19 +300,19 @@ struct Put {
 }
 
 impl Put {
-    /// What row `row` of the panel gives with row `i` of x.
+    /// Writes the product of row `row` of the panel with row `i` of x.
     ///
     /// # Safety
     ///
     /// The panel and x have these rows.
     unsafe fn put(self, row: usize, i: usize, value: f32) {
-        // SAFETY: the place is inside, and the column belongs to the panel's task alone.
+        // SAFETY: the index is in bounds, and the column belongs to the panel's task alone.
         unsafe { *self.output.at(i * self.n + row) = value };
     }
 }
 
-/// Runs `dots` for all rows of weights, of which it gets as many at a time as stay in a core's
-/// first-level cache while all rows of x meet them.
+/// Runs `dots` for all rows of weights, as many at a time as stay in a core's first-level cache
+/// while all rows of x are multiplied with them.
 fn by_panel<T: GgmlType>(
     w: &[T],
     (m, n, k): (usize, usize, usize),
@@ -322,11 +325,11 @@ fn by_panel<T: GgmlType>(
     let panels = w.par_chunks(panel * width).with_max_len(1).enumerate();
     panels.for_each(|(index, w)| {
         for (group, w) in w.chunks(TOGETHER * width).enumerate() {
-            // What an interrupted pass leaves in the output is not looked at.
+            // The output of an interrupted pass is not used.
             if interrupted() {
                 return;
             }
-            // SAFETY: the group's first column is inside.
+            // SAFETY: the group's first column is in bounds.
             let output = Output(unsafe { output.at(index * panel + group * TOGETHER) });
             dots(w, Put { output, n });
         }

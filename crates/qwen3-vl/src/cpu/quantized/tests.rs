@@ -9,7 +9,7 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
         .collect()
 }
 
-/// A matrix, and what candle widens its own rounding of it to.
+/// A matrix, and its values as candle quantizes and widens them.
 fn matrix(format: Format, (n, k): (usize, usize)) -> (QuantizedMatrix, Vec<f32>) {
     let w = values(n * k, 1);
     let dtype = match format {
@@ -26,7 +26,7 @@ fn matrix(format: Format, (n, k): (usize, usize)) -> (QuantizedMatrix, Vec<f32>)
     (matrix, wide.flatten_all().unwrap().to_vec1().unwrap())
 }
 
-/// `x wᵀ` in f64, and for each output the largest error that x in 8 bits can bring.
+/// `x wᵀ` in f64, and for each output the largest error of rounding x to 8 bits.
 fn product(x: &[f32], w: &[f32], k: usize) -> Vec<(f64, f64)> {
     let rows = x.chunks_exact(k);
     rows.flat_map(|x| {
@@ -43,7 +43,7 @@ fn product(x: &[f32], w: &[f32], k: usize) -> Vec<(f64, f64)> {
 }
 
 fn check(format: Format, m: usize, bound: f64, run: impl Fn(&QuantizedMatrix, &[f32]) -> Vec<f32>) {
-    // Of narrow blocks also numbers of them that no kernel has a whole step for.
+    // For small blocks, also numbers of blocks that are no multiple of a kernel's step.
     for k in [512, 32, 96, 160, 224] {
         if k % format.block() == 0 {
             check_width(format, (m, k), bound, &run);
@@ -115,9 +115,10 @@ fn rows_are_exact_but_for_their_own_rounding() {
     }
 }
 
-/// The same bits, alone and in company, at any place in it; with odd numbers of rows of weights too.
+/// A row gives the same bits alone and at any place among others, also with odd numbers of rows of
+/// weights.
 #[test]
-fn a_row_does_not_depend_on_its_company() {
+fn a_row_does_not_depend_on_other_rows() {
     for format in BOTH {
         for (n, k) in [(70, 512), (51, 256), (1, 1024), (25, 768)] {
             let (matrix, _) = matrix(format, (n, k));
@@ -156,7 +157,7 @@ fn a_row_does_not_depend_on_its_company() {
     }
 }
 
-/// What other CPUs run; it rounds x in blocks of 256 for Q4K, so the steps are larger.
+/// Other CPUs run this product; it rounds x in blocks of 256 for Q4K, so the steps are larger.
 #[test]
 fn candles_own_dot_product_agrees() {
     for format in BOTH {

@@ -1,6 +1,6 @@
-//! Integer dot products with AVX-512 VNNI: 64 products of bytes an instruction.
+//! Integer dot products with AVX-512 VNNI: 64 products of bytes per instruction.
 //!
-//! A decode step reads every weight once; these keep pace with memory, where AVX2 code for the same
+//! A decode step reads every weight once; these kernels keep up with memory, AVX2 code for the same
 //! blocks does not.
 
 use std::arch::x86_64::*;
@@ -18,12 +18,13 @@ struct Q8_0 {
     values: [i8; 32],
 }
 
-/// `BlockQ4K`, likewise. Weight = scale * s * value - least * l, for s and l of its 32.
+/// ggml's layout of `BlockQ4K`. Weight = scale * s * value - least * l, with the s and l of its 32
+/// weights.
 #[repr(C)]
 struct Q4K {
     scale: f16,
     least: f16,
-    /// s and l of the eight times 32, 6 bits each.
+    /// The eight s and l, 6 bits each.
     six_bit: [u8; 12],
     /// Values 64 i + j in the low half of byte 32 i + j, 64 i + 32 + j in the high one.
     values: [u8; 128],
@@ -32,7 +33,7 @@ struct Q4K {
 const _: () = assert!(size_of::<Q8_0>() == size_of::<BlockQ8_0>());
 const _: () = assert!(size_of::<Q4K>() == size_of::<BlockQ4K>());
 
-/// Bytes.
+/// Distance of prefetching, in bytes.
 const AHEAD: usize = 8192;
 
 /// Whether this CPU has the instructions.
@@ -58,10 +59,10 @@ pub unsafe fn dots_q8_0<const M: usize, const N: usize>(
     for n in 0..N {
         rows[n] = w[n].as_ptr().cast::<Q8_0>();
     }
-    // Two sums, so that one addition need not wait for the last.
+    // Two sums, so that an addition does not wait for the previous one.
     let mut sums = [[[_mm512_setzero_ps(); 2]; M]; N];
     let fours = width / 4 * 4;
-    // SAFETY: the layouts are the same; every x has what belongs to each block.
+    // SAFETY: the layouts are the same; every x has the values of each block.
     unsafe {
         for i in (0..fours).step_by(4) {
             for n in 0..N {
@@ -77,7 +78,7 @@ pub unsafe fn dots_q8_0<const M: usize, const N: usize>(
             }
         }
     }
-    // Loops, not closures, which would not be inlined into code for these instructions.
+    // Loops, because closures would not be inlined into code with these target features.
     let mut out = [[0.0; M]; N];
     for n in 0..N {
         for m in 0..M {
@@ -100,22 +101,22 @@ pub unsafe fn dots_q8_0<const M: usize, const N: usize>(
     out
 }
 
-/// Asks for the weights of the next rows, which lie behind these: the CPU by itself does not run ahead
-/// far enough for memory to be busy all the time.
+/// Prefetches the weights of the next rows, which follow these: the CPU by itself does not prefetch
+/// far enough to keep memory busy.
 #[inline(always)]
 fn ahead<T>(at: *const T) {
     let far = at.cast::<i8>().wrapping_add(AHEAD);
     for line in [0, 64, 128] {
-        // SAFETY: a hint, for any address.
+        // SAFETY: a hint that is valid for any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(line)) };
     }
 }
 
-/// Blocks i and i + 1, added to the sums `part`.
+/// Adds the products of blocks i and i + 1 to the sums `part`.
 ///
 /// # Safety
 ///
-/// As for [`dots_q8_0`]; there are these blocks.
+/// As for [`dots_q8_0`]; the blocks exist.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c,fma")]
 unsafe fn two_q8_0<const M: usize>(
@@ -127,15 +128,15 @@ unsafe fn two_q8_0<const M: usize>(
 ) {
     let zero = _mm512_setzero_si512();
     let second = _mm512_inserti64x4::<1>(zero, _mm256_set1_epi32(1));
-    // SAFETY: promised by the caller.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let (a, b) = (&*blocks.add(i), &*blocks.add(i + 1));
         let weights = _mm512_inserti64x4::<1>(
             _mm512_castsi256_si512(_mm256_loadu_si256(a.values.as_ptr().cast())),
             _mm256_loadu_si256(b.values.as_ptr().cast()),
         );
-        // The instruction wants one side without sign: weights raised by 128, which is what the sums
-        // of x start from.
+        // The instruction needs one unsigned factor: the weights are raised by 128, which the start
+        // values of x compensate.
         let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
         let scales = u32::from(a.scale.to_bits()) | u32::from(b.scale.to_bits()) << 16;
         let scales = _mm256_permutexvar_epi16(
@@ -186,7 +187,7 @@ pub unsafe fn dots_q4k<const M: usize, const N: usize>(
     out
 }
 
-/// Block i, added to the sums.
+/// Adds the products of block i to the sums.
 ///
 /// # Safety
 ///
@@ -201,12 +202,12 @@ unsafe fn one_q4k<const M: usize>(
     leasts: &mut [__m256; M],
 ) {
     let nibble = _mm512_set1_epi8(0x0F);
-    // Low halves of bytes to the first 32 values, high ones to the next.
+    // The low halves of the bytes are the first 32 values, the high halves the next 32.
     let halves = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
     let seconds = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(1));
     let (scales, least) = six_bit(block);
     let mut by_input = [_mm512_setzero_ps(); M];
-    // SAFETY: promised by the caller.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for m in 0..M {
             let of_x = _mm256_loadu_ps(x[m].scales.as_ptr().add(8 * i));
@@ -230,7 +231,7 @@ unsafe fn one_q4k<const M: usize>(
     }
 }
 
-/// The eight scales and least values of a block.
+/// The eight scales and minimums of a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn six_bit(block: &Q4K) -> (__m256, __m256) {
     const SIX: u32 = 0x3f3f_3f3f;
@@ -239,8 +240,8 @@ fn six_bit(block: &Q4K) -> (__m256, __m256) {
         u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])
     };
     let (first, second, third) = (word(0), word(4), word(8));
-    // The first four have their six bits together; the rest four in a half of a byte of the third
-    // word and two on top of the first four's.
+    // The first four have their six bits in one byte. The others have four bits in half a byte of
+    // the third word and two in the top bits of the first four's bytes.
     let low = 0x0f0f_0f0f;
     let scales = [first & SIX, third & low | (first >> 6 & 0x0303_0303) << 4];
     let leasts = [

@@ -16,7 +16,7 @@ use crate::engine::runner::StepError;
 use crate::sampling::{Logits, Penalty, TokenSampler};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// What only a request has.
+/// The state that only a request has.
 pub(super) struct Answering {
     pub(super) sink: EventSink,
     request: Request,
@@ -32,7 +32,7 @@ pub(super) struct Answering {
     text: String,
     completion: u32,
     first_token: Option<Duration>,
-    /// Waits as long as this lives.
+    /// Counts as a waiter of the window until dropped.
     _waiter: Option<Arc<Waiter>>,
 }
 
@@ -62,7 +62,7 @@ impl Answering {
         }
     }
 
-    /// A pass with the first tokens of its own begins.
+    /// Records when the first pass with tokens of its own begins.
     pub(super) fn begins(&mut self, now: Instant) {
         let asked = self.asked;
         self.queue
@@ -74,7 +74,7 @@ impl Answering {
         self.request.max_tokens.saturating_sub(self.completion) as usize
     }
 
-    /// The next text, which ends with this token.
+    /// Adds the text that ends with this token, and sends it.
     fn say(&mut self, id: u32, text: String) {
         self.text.push_str(&text);
         if self.request.emit_tokens {
@@ -91,7 +91,7 @@ impl Sequence {
         }
     }
 
-    /// Puts the rest of the prompt behind what the window has.
+    /// Appends the rest of the prompt to what the window has.
     ///
     /// # Errors
     ///
@@ -108,23 +108,23 @@ impl Sequence {
         Ok(())
     }
 
-    /// Whether the prompt is in the cache and the answer has begun.
+    /// Whether the prompt is in the KV cache and the answer has begun.
     pub(super) fn decoding(&self) -> bool {
         self.answering()
             .is_some_and(|answering| self.ids.len() > answering.prompt_tokens)
     }
 
-    /// Whether a token is to be sampled behind what has been taken.
+    /// Whether its next token is sampled after this pass: it is a request without pending tokens.
     pub fn samples(&self) -> bool {
         self.answering().is_some() && self.pending.is_empty()
     }
 
-    /// How many of the largest scores its next token is chosen from, if not from all.
+    /// How many of the largest logits its next token is chosen from; none if from all.
     pub fn candidates_needed(&self) -> Option<usize> {
         self.answering()?.sampler.candidates_needed()
     }
 
-    /// What is taken off scores before its next token is chosen.
+    /// Penalties that apply to its logits before its next token is chosen.
     pub fn penalties(&self) -> Vec<Penalty> {
         match self.answering() {
             Some(answering) => {
@@ -135,21 +135,21 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token, which is pending then, unless the answer is complete and has been sent.
-    /// `context` is the most tokens that the model can hold.
+    /// Chooses the next token. It is pending then, unless it completes the answer, which is sent.
+    /// `context` is the model's context length in tokens.
     ///
     /// # Errors
     ///
     /// If the tokenizer fails.
     pub fn sample(
         &mut self,
-        scores: Logits<'_>,
+        logits: Logits<'_>,
         context: usize,
         stop: &[u32],
         tokenizer: &Tokenizer,
     ) -> Result<(), TokenizerError> {
-        if scores.has_nan() {
-            // Any token would do, and mean nothing.
+        if logits.has_nan() {
+            // NaN logits give any token, without meaning.
             self.fail(failure(&StepError::NoNumbers));
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Sequence {
             return Ok(());
         };
         let generated = &self.ids[answering.prompt_tokens..];
-        let token = answering.sampler.next(scores, &self.ids, generated);
+        let token = answering.sampler.next(logits, &self.ids, generated);
         answering.completion += 1;
         answering.first_token.get_or_insert(last_push.elapsed());
         if stop.contains(&token) {
@@ -181,8 +181,7 @@ impl Sequence {
         Ok(())
     }
 
-    /// The answer ends with this token and its text; what is left of an incomplete character is said
-    /// with it.
+    /// Ends the answer with this token and its text, and flushes an incomplete character.
     fn finish(
         &mut self,
         last: u32,

@@ -1,4 +1,4 @@
-//! Some tokens in the engine: a window, which is a growing prefix, or a request about one.
+//! A sequence of tokens in the engine: a window, which is a growing prefix, or a request about one.
 
 mod answer;
 mod window;
@@ -30,48 +30,48 @@ pub struct Sequence {
     role: Role,
     /// Tokens that are not in the cache yet.
     pending: Chunk,
-    /// What its tokens left behind in the layers.
+    /// The layers' states for its tokens, such as KV blocks.
     pub(super) state: SequenceState,
-    /// Whether it shares its window's cache, and so many tokens of it.
+    /// Whether it is a fork of its window, and how many tokens it shares with it.
     fork: bool,
     shared: usize,
     prompt: PromptBuilder,
     cursor: PositionCursor,
-    /// Every id in the cache, then the generated ones.
+    /// Ids of all its tokens: the prompt, then the generated ones.
     ids: Vec<u32>,
     grid: [u32; 3],
     last_push: Instant,
-    /// Time spent in the vision encoder.
+    /// Time of its inputs in the vision encoder.
     pub vision: Duration,
-    /// Time spent in prefill.
+    /// Time of its prefill passes.
     pub prefill: Duration,
 }
 
 enum Role {
     /// A window that takes inputs and requests.
     Window(Prefix),
-    /// A window that failed, which its later requests are told.
+    /// A window that failed; later requests get the same failure.
     Lost { failure: Failure, open: bool },
     /// A request.
     Request(Box<Answering>),
 }
 
-/// A request on its way.
+/// A request that has not begun.
 pub struct Ask {
-    /// Its number, among those of windows.
+    /// Its id, unique among windows and requests.
     pub id: u64,
-    /// What is asked.
+    /// The prompt and settings.
     pub request: Request,
     /// Where its events go.
     pub sink: EventSink,
     /// When it was asked.
     pub at: Instant,
-    /// Says whether somebody waits for it.
+    /// Counts as a waiter of the window until the request has ended.
     pub waiter: Option<Arc<Waiter>>,
 }
 
 impl Sequence {
-    /// An empty window. `lost` hears of its failure, if no request does.
+    /// An empty window. `lost` receives its failure if it has no request.
     pub fn new(id: u64, head: &WindowHead, lost: LostSink, state: SequenceState) -> Self {
         Self {
             id,
@@ -92,35 +92,35 @@ impl Sequence {
         }
     }
 
-    /// The same window, whose steps end when nobody waits for it.
+    /// The same window, whose steps may be interrupted when it has no waiters.
     #[must_use]
     pub fn of_interest(mut self, interest: Arc<Interest>) -> Self {
         self.interest = Some(interest);
         self
     }
 
-    /// Who waits for its window; none if it is always wanted.
+    /// The waiters of its window; none if it is always wanted.
     pub fn interest(&self) -> Option<Arc<Interest>> {
         self.interest.clone()
     }
 
-    /// Its number.
+    /// Its id.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The number of its window.
+    /// The id of its window.
     pub fn window(&self) -> u64 {
         self.window
     }
 
-    /// Whether it is a request that shares the cache of its window.
+    /// Whether it is a request that shares KV blocks of its window.
     pub fn is_fork(&self) -> bool {
         self.fork
     }
 
-    /// Whether it needs room in the cache.
-    pub fn needs_room(&self) -> bool {
+    /// Whether it needs KV blocks.
+    pub fn needs_blocks(&self) -> bool {
         !matches!(self.role, Role::Lost { .. })
     }
 
@@ -129,13 +129,13 @@ impl Sequence {
         self.ids.len()
     }
 
-    /// Blocks of the cache that it needs so far, less those that its window has.
+    /// KV blocks that it needs so far, less those that it shares.
     pub fn own_blocks(&self) -> usize {
         self.own_blocks_for(self.tokens())
     }
 
-    /// Blocks that it will need at most, less those that its window has. Of a window, those of its prefix
-    /// so far.
+    /// KV blocks that it can need at most, less those that it shares. For a window, those of its
+    /// prefix so far.
     pub fn most_blocks(&self, context: usize) -> usize {
         let answer = match &self.role {
             Role::Request(answering) => answering.left(),
@@ -145,7 +145,7 @@ impl Sequence {
     }
 
     fn own_blocks_for(&self, tokens: usize) -> usize {
-        if !self.needs_room() {
+        if !self.needs_blocks() {
             return 0;
         }
         tokens
@@ -153,12 +153,12 @@ impl Sequence {
             .saturating_sub(self.shared / BLOCK_TOKENS)
     }
 
-    /// Tokens that the model has seen.
+    /// Tokens in the KV cache.
     pub fn cached(&self) -> usize {
         self.state.len()
     }
 
-    /// What the scheduler sees.
+    /// Its status for the scheduler.
     pub fn status(&self) -> SequenceStatus {
         let (waiting, since, closed) = match &self.role {
             Role::Window(prefix) => prefix.state(),
@@ -175,7 +175,7 @@ impl Sequence {
         }
     }
 
-    /// Takes the next tokens for a pass that begins at `now`, at most `count`.
+    /// Takes the next tokens, at most `count`, for a pass that begins at `now`.
     ///
     /// # Errors
     ///
@@ -187,15 +187,15 @@ impl Sequence {
         self.pending.take(count)
     }
 
-    /// Counts the time of a pass that it was in.
+    /// Adds the time of a pass to its prefill time, unless it decodes.
     pub fn passed(&mut self, time: Duration) {
         if !self.decoding() {
             self.prefill += time;
         }
     }
 
-    /// Puts the pieces of the prompt that are certain behind the others, with the tokens of an input and
-    /// the id that stands for them.
+    /// Tokenizes the pieces of the prompt that are complete, with an input's vision tokens and the
+    /// id of their placeholder.
     fn chunk(
         &mut self,
         mut input: Option<(Encoded, u32)>,

@@ -1,4 +1,4 @@
-//! A window: inputs on their way into the prompt, and the requests that wait for them.
+//! A window: inputs that are not in the prompt yet, and the requests that wait for them.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -16,12 +16,12 @@ use crate::model::Chunk;
 use crate::model::kv_cache::BLOCK_TOKENS;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// Tokens of the chat template behind a prompt, at most.
+/// Most tokens of the chat template behind a prompt.
 const TEMPLATE: usize = 16;
 
-/// What only a window has.
+/// The state that only a window has.
 pub(super) struct Prefix {
-    /// Hears of its failure, until it has a request.
+    /// Receives its failure until it has a request.
     lost: Option<LostSink>,
     /// Whether more inputs and requests may come.
     open: bool,
@@ -29,15 +29,15 @@ pub(super) struct Prefix {
     waiting: VecDeque<Waiting>,
     /// Requests that wait for the inputs before them, in order.
     asks: VecDeque<Queued>,
-    /// Inputs that have been pushed, and of those the ones that are in the prompt.
+    /// Counts the pushed inputs, and those of them that are in the prompt.
     pushed: usize,
     laid_out: usize,
 }
 
-/// A vision input on its way into the prompt.
+/// A vision input that is not in the prompt yet.
 struct Waiting {
     input: VisionInput,
-    /// Number of its arrival.
+    /// Its arrival number.
     since: u64,
     /// Whether it is being encoded.
     encoding: bool,
@@ -47,9 +47,9 @@ struct Waiting {
 /// A request that waits for its inputs.
 struct Queued {
     ask: Ask,
-    /// Number among all requests.
+    /// Its number among all requests.
     order: u64,
-    /// Inputs that it is about.
+    /// How many inputs of the window it is about.
     after: usize,
 }
 
@@ -65,8 +65,8 @@ impl Prefix {
         }
     }
 
-    /// Inputs to encode, the arrival of the oldest, and the order of the first request. A request comes
-    /// before inputs that it is not about.
+    /// The number of inputs to encode, the arrival of the oldest, and the order of the first
+    /// request. Inputs after the first request wait until it has begun.
     pub(super) fn state(&self) -> (usize, u64, Option<u64>) {
         let first = self.asks.front();
         let most = first.map_or(usize::MAX, |first| first.after - self.laid_out);
@@ -75,13 +75,13 @@ impl Prefix {
         (inputs().count(), since, first.map(|first| first.order))
     }
 
-    /// Whether the prompt has all that the first request is about.
+    /// Whether the prompt has all inputs of the first request.
     fn is_asked(&self) -> bool {
         let first = self.asks.front();
         first.is_some_and(|first| first.after == self.laid_out)
     }
 
-    /// Whether nothing but one request is left of it.
+    /// Whether it is closed and its only request has all inputs.
     fn is_last_asked(&self) -> bool {
         !self.open && self.asks.len() == 1 && self.is_asked()
     }
@@ -110,7 +110,7 @@ impl Sequence {
         prefix.into_iter().flatten()
     }
 
-    /// Inputs of a batch are being encoded.
+    /// Marks the inputs of a batch that is being encoded.
     pub fn mark_encoding(&mut self, batch: &[VisionInput]) {
         for waiting in self.waiting_mut() {
             waiting.encoding |= batch.iter().any(|input| same(input, &waiting.input));
@@ -134,14 +134,14 @@ impl Sequence {
         new.map(|waiting| &waiting.input)
     }
 
-    /// What `find` knows of inputs that have not been encoded is theirs.
+    /// Takes the tokens that `find` has for inputs that are not encoded.
     pub fn encoded(&mut self, find: impl Fn(&VisionInput) -> Option<Encoded>) {
         for waiting in self.waiting_mut().filter(|w| w.encoded.is_none()) {
             waiting.encoded = find(&waiting.input);
         }
     }
 
-    /// Takes a vision input that arrived at `now`, as number `since` of all.
+    /// Adds a vision input that arrived at `now` with arrival number `since`.
     pub fn push(&mut self, input: VisionInput, since: u64, now: Instant) {
         if let Role::Window(prefix) = &mut self.role {
             prefix.pushed += 1;
@@ -155,7 +155,7 @@ impl Sequence {
         }
     }
 
-    /// Takes a request about all inputs so far. `order` counts the requests of the engine.
+    /// Queues a request about all inputs so far. `order` counts the engine's requests.
     pub fn ask(&mut self, mut ask: Ask, order: u64) {
         match &mut self.role {
             Role::Window(prefix) => {
@@ -167,12 +167,12 @@ impl Sequence {
                 });
             }
             Role::Lost { failure, .. } => ask.sink.send(Event::Failed(failure.clone())),
-            // Dropped, it is lost: a request is never asked.
+            // Cannot happen: only windows are asked. Dropping the sink sends its terminal event.
             Role::Request(_) => (),
         }
     }
 
-    /// No more inputs and requests come.
+    /// Ends its inputs and requests.
     pub fn close(&mut self) {
         if let Role::Window(Prefix { open, .. }) | Role::Lost { open, .. } = &mut self.role {
             *open = false;
@@ -186,8 +186,8 @@ impl Sequence {
         }
     }
 
-    /// Puts into the prompt what is known of it by now: inputs that are encoded, up to those that a
-    /// request is about. A window of which nothing but one request is left becomes that request.
+    /// Appends encoded inputs to the prompt, up to those of the next request. A closed window with
+    /// one request left becomes that request.
     ///
     /// # Errors
     ///
@@ -238,8 +238,8 @@ impl Sequence {
         self.chunk(Some((encoded, placeholder)), tokenizer)
     }
 
-    /// Tokens that the request whose turn it is brings at most, if its inputs are all in the cache. None
-    /// for the last one, which the window becomes.
+    /// Most tokens that the next request adds, if its inputs are all in the KV cache. None for the
+    /// last request, which the window becomes.
     pub fn asked_tokens(&self, tokenizer: &Tokenizer) -> Option<usize> {
         let Role::Window(prefix) = &self.role else {
             return None;
@@ -248,19 +248,19 @@ impl Sequence {
             return None;
         }
         let request = &prefix.asks.front()?.ask.request;
-        // What cannot be encoded fails when it begins.
+        // A prompt that cannot be tokenized fails when the request begins.
         let prompt = tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
         Some(prompt + TEMPLATE + request.max_tokens as usize)
     }
 
-    /// Blocks that a fork needs beside those that the window has, if it brings so many tokens.
+    /// KV blocks that a fork with `tokens` more tokens needs beside those that it shares.
     pub fn fork_blocks(&self, tokens: usize) -> usize {
         let all = self.own_blocks_for(self.tokens().saturating_add(tokens));
         all.saturating_sub(self.state.len() / BLOCK_TOKENS)
     }
 
-    /// The request whose turn it is, as a sequence that shares the window's cache. If the tokenizer fails,
-    /// the request has been told.
+    /// The next request as a fork, which shares the window's KV blocks. If the tokenizer fails, the
+    /// request gets the failure.
     pub fn fork(&mut self, tokenizer: &Tokenizer) -> Option<Self> {
         let Role::Window(prefix) = &mut self.role else {
             return None;
@@ -289,7 +289,7 @@ impl Sequence {
         Some(fork)
     }
 
-    /// Fails the request whose turn it is.
+    /// Fails the next request.
     pub fn refuse(&mut self, failure: Failure) {
         if let Role::Window(prefix) = &mut self.role
             && let Some(mut queued) = prefix.asks.pop_front()
@@ -298,8 +298,8 @@ impl Sequence {
         }
     }
 
-    /// Ends it without an answer: its request, or those that wait, are told, and whoever holds the window
-    /// open, if there are none.
+    /// Ends it without an answer. The failure goes to its request or to those that wait; if it has
+    /// none, to its [`LostSink`].
     pub fn fail(&mut self, failure: Failure) {
         match &mut self.role {
             Role::Request(answering) => answering.sink.send(Event::Failed(failure)),
@@ -319,7 +319,7 @@ impl Sequence {
         }
     }
 
-    /// Whether nothing more comes of it.
+    /// Whether it has ended: nothing more can come of it.
     pub fn ended(&self) -> bool {
         match &self.role {
             Role::Window(prefix) => !prefix.open && prefix.asks.is_empty(),

@@ -1,12 +1,12 @@
-//! Matrices of plain numbers.
+//! Dense matrices.
 
 use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{slice, slice_mut};
 use crate::cpu::matmul::{matmul_t, matmul_t_into};
 
-/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: on the CPU by a kernel of [`crate::cpu`], elsewhere by
-/// candle's product.
+/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: by a kernel of [`crate::cpu`] on the CPU, by
+/// candle's product elsewhere.
 ///
 /// # Errors
 ///
@@ -18,11 +18,11 @@ pub(super) fn product(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The same into `out`, on the CPU.
+/// [`product`] into `out`, on the CPU.
 ///
 /// # Errors
 ///
-/// If the shapes do not fit or the device is another.
+/// If the shapes do not fit or the tensors are not on the CPU.
 pub(super) fn product_into(weight: &Tensor, x: &Tensor, out: &Tensor) -> Result<()> {
     out.inplace_op3(x, weight, &MatmulT)
 }

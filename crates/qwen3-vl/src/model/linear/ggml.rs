@@ -1,4 +1,4 @@
-//! Matrices in ggml's blocks: rounded while they are loaded, or as a file has them.
+//! Matrices in ggml's blocks: quantized while they are loaded, or as a file stores them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,19 +14,19 @@ use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, block_name, on_device};
 
-/// A weight `[out, in]` in blocks.
+/// A weight `[out, in]` in ggml's blocks.
 #[derive(Clone, Debug)]
 pub enum GgmlWeight {
     /// Rounded at load, for the kernels of [`crate::cpu::quantized`].
     Cpu(Arc<QuantizedMatrix>),
-    /// As a file has it, for those of [`crate::cpu::blocks`].
+    /// As a file stores it, for the kernels of [`crate::cpu::blocks`].
     Stored(Arc<BlockMatrix>),
-    /// For candle's, elsewhere.
+    /// For candle's kernels, on other devices.
     Device(QMatMul, GgmlDType),
 }
 
 impl GgmlWeight {
-    /// Rounds a matrix of a checkpoint, straight from its file.
+    /// Quantizes a matrix of a checkpoint while reading it.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl GgmlWeight {
     ///
     /// # Errors
     ///
-    /// If the shapes do not fit or the device is another.
+    /// If the shapes do not fit or the weight is not on the CPU.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
             Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(&**matrix)),
@@ -122,7 +122,7 @@ impl GgmlWeight {
         }
     }
 
-    /// Rows of the matrix, on the CPU.
+    /// Rows of the matrix; none if it is not on the CPU.
     pub(super) fn outputs(&self) -> Option<usize> {
         match self {
             Self::Cpu(matrix) => Some(matrix.dims().0),
@@ -131,7 +131,7 @@ impl GgmlWeight {
         }
     }
 
-    /// Memory that the weights take.
+    /// Bytes of the weights.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Cpu(matrix) => matrix.bytes(),
@@ -212,9 +212,9 @@ impl InplaceOp2 for MatmulT<'_> {
     }
 }
 
-/// How the layers are stored: what was asked for, and how many got something else (`q4-k`, or
-/// `q4-k, 4 of 29 layers q8-0`); else what blocks a file has (`q4_k, 12 of 197 layers q6_k`). None for
-/// plain numbers.
+/// The requested format, and how many layers got another: `q4-k`, or `q4-k, 4 of 29 layers q8-0`. If
+/// none was requested, the types of a file's blocks: `q4_k, 12 of 197 layers q6_k`. None for plain
+/// numbers.
 pub(crate) fn summary(asked: QuantizeAtLoad, layers: &[Option<GgmlDType>]) -> Option<String> {
     match asked {
         QuantizeAtLoad::None => as_stored(layers),

@@ -1,4 +1,4 @@
-//! How the matrix of a linear layer is stored and multiplied.
+//! How a linear layer's matrix is stored and multiplied.
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{Result, Tensor, bail};
@@ -7,20 +7,20 @@ use super::dense;
 use super::ggml::GgmlWeight;
 use crate::weights::{Weights, WeightsError, on_device};
 
-/// The matrix `[out, in]` of a linear layer, and all that is done with it. A way to store weights is a
-/// variant here; what a checkpoint has decides which ([`LinearMethod::load`]).
+/// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
+/// variant; the tensors of the checkpoint decide which ([`LinearMethod::load`]).
 #[derive(Clone, Debug)]
 pub enum LinearMethod {
-    /// Plain numbers, in f32, bf16 or f16.
+    /// A dense matrix in f32, bf16 or f16.
     Dense(Tensor),
-    /// ggml's blocks, of a GGUF file or rounded while they were loaded.
+    /// ggml's blocks, of a GGUF file or quantized while they are loaded.
     Ggml(GgmlWeight),
 }
 
-/// What layers are stored as.
+/// The formats that can be loaded, as errors name them.
 const KNOWN: &str = "{name}.weight in F64, F32, BF16 or F16";
 
-/// Tensors by which other ways to store a layer are known.
+/// Tensors that tell formats which cannot be loaded, and their names in errors.
 const OTHERS: [(&str, &str); 4] = [
     ("qweight", "qweight (GPTQ or AWQ)"),
     ("weight_packed", "weight_packed (compressed-tensors)"),
@@ -29,11 +29,11 @@ const OTHERS: [(&str, &str); 4] = [
 ];
 
 impl LinearMethod {
-    /// The layer `name`, as the checkpoint stores it, in the type in which weights are kept.
+    /// Loads the layer `name` as the checkpoint stores it, in the type in which weights are kept.
     ///
     /// # Errors
     ///
-    /// [`WeightsError::Method`] if it is stored in a way that is not known, and all others.
+    /// [`WeightsError::Method`] if its format is not supported, and the other [`WeightsError`]s.
     pub fn load(
         weights: &Weights,
         name: &str,
@@ -50,7 +50,8 @@ impl LinearMethod {
         Ok(Self::Dense(weight))
     }
 
-    /// The same, rounded while it is loaded, if that is asked for and its blocks fit.
+    /// Like [`LinearMethod::load`], but quantized at load if that is requested and the blocks
+    /// divide a row.
     ///
     /// # Errors
     ///
@@ -80,11 +81,11 @@ impl LinearMethod {
         }
     }
 
-    /// The same into `out`, on the CPU.
+    /// [`LinearMethod::product`] into `out`, on the CPU.
     ///
     /// # Errors
     ///
-    /// If the shapes do not fit or the device is another.
+    /// If the shapes do not fit or the matrix is not on the CPU.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
             Self::Dense(weight) => dense::product_into(weight, x, out),
@@ -92,8 +93,8 @@ impl LinearMethod {
         }
     }
 
-    /// One matrix of these, one below the other, of which they are views then. None on the CPU, where
-    /// small products are as fast, and of matrices that have no views.
+    /// Joins the matrices, one below the other; the parts become views of the result. None on the
+    /// CPU, where small products are as fast, and for matrices that have no views.
     ///
     /// # Errors
     ///
@@ -119,11 +120,11 @@ impl LinearMethod {
         Ok(Some(Self::Dense(all)))
     }
 
-    /// Values of a row of the result.
+    /// Number of outputs.
     ///
     /// # Errors
     ///
-    /// If the matrix does not say.
+    /// If the weight is quantized and not on the CPU.
     pub(super) fn outputs(&self) -> Result<usize> {
         match self {
             Self::Dense(weight) => weight.dim(0),
@@ -134,7 +135,7 @@ impl LinearMethod {
         }
     }
 
-    /// The blocks that it is stored in, if it is.
+    /// Type of its blocks, if it has any.
     pub fn format(&self) -> Option<GgmlDType> {
         match self {
             Self::Dense(_) => None,
@@ -142,7 +143,7 @@ impl LinearMethod {
         }
     }
 
-    /// Memory that it takes.
+    /// Bytes of the matrix.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
@@ -151,7 +152,7 @@ impl LinearMethod {
     }
 }
 
-/// That a layer is stored as it is read.
+/// Checks that the layer's format is supported.
 fn ensure_known(weights: &Weights, name: &str) -> std::result::Result<(), WeightsError> {
     let has = |part: &str| weights.contains(&format!("{name}.{part}"));
     match OTHERS.iter().find(|(part, _)| has(part)) {

@@ -23,8 +23,8 @@ pub struct Linear {
     bias: Option<Tensor>,
 }
 
-/// Room for a large result that one layer after the other makes and uses up: in fresh memory the
-/// system clears each page when it is touched first.
+/// Memory of a large intermediate result, reused from layer to layer: in fresh memory, the system
+/// clears each page on first use.
 #[derive(Debug, Default)]
 pub struct Reused(Option<Tensor>);
 
@@ -43,7 +43,7 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// Loads the layer `name`, rounded if the load rounds layers and its blocks fit.
+    /// Loads the layer `name`, quantized if the load quantizes layers and the blocks divide a row.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Linear {
         })
     }
 
-    /// One layer that gives what all of these give, side by side. None if their matrices are not
+    /// One layer whose output is those of the parts, side by side. None if their matrices are not
     /// [joined](LinearMethod::join) or one has a bias.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Linear {
         Ok(joined.map(|weight| Self { weight, bias: None }))
     }
 
-    /// A layer of given weight `[out, in]` and bias `[out]`.
+    /// A layer with the given weight `[out, in]` and bias `[out]`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self {
             weight: LinearMethod::Dense(weight),
@@ -118,7 +118,7 @@ impl Linear {
         }
     }
 
-    /// The same without the bias.
+    /// [`Linear::forward`] without the bias.
     ///
     /// # Errors
     ///
@@ -127,12 +127,12 @@ impl Linear {
         self.weight.product(x)
     }
 
-    /// What is added to every row `[out]`.
+    /// The bias `[out]`.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
 
-    /// [`Linear::forward`] into the memory of an earlier result, which nobody needs any more then.
+    /// [`Linear::forward`] into the memory of an earlier result, if that is no longer in use.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Linear {
         }
     }
 
-    /// Values of a row of the result.
+    /// Number of outputs.
     ///
     /// # Errors
     ///
@@ -163,12 +163,12 @@ impl Linear {
         self.weight.outputs()
     }
 
-    /// The blocks that the weight is stored in, if it is.
+    /// Type of the weight's blocks, if it has any.
     pub fn format(&self) -> Option<GgmlDType> {
         self.weight.format()
     }
 
-    /// Memory that the weight takes.
+    /// Bytes of the weight.
     pub fn bytes(&self) -> usize {
         self.weight.bytes()
     }
@@ -182,7 +182,7 @@ pub(super) fn slice<'a, T>(values: &'a [T], layout: &Layout) -> Result<&'a [T]> 
     }
 }
 
-/// The same, to be changed.
+/// The contiguous data of a CPU tensor in f32, mutable.
 pub(super) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),

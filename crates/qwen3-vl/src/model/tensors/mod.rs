@@ -1,5 +1,6 @@
-//! A model as operations on tensors: on the CPU with the kernels of [`crate::cpu`], on the model's own threads;
-//! on a GPU with candle's operations, for types and heads that there are no kernels for.
+//! The platform that computes with tensors: on the CPU with the kernels of [`crate::cpu`] and the
+//! model's own threads; on a GPU with candle's operations, for types and heads without kernels of
+//! ours.
 
 mod text;
 mod vision;
@@ -17,10 +18,10 @@ use qwen3_vl_core::frames::VisionInput;
 use text::TensorText;
 use vision::TensorVision;
 
-/// Patches that are cut before the next look at whether anybody still waits for them.
+/// Patches that are cut between polls of the interrupt flag.
 const PATCHES: usize = 2048;
 
-/// See the module's text.
+/// The platform; see the module.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tensors;
 
@@ -33,7 +34,7 @@ pub(crate) struct CpuWorkspace {
 }
 
 impl CpuWorkspace {
-    /// With threads, whose kernels look at the flag.
+    /// A workspace with threads, whose kernels poll the flag.
     pub(super) fn threaded(flag: &Flag) -> Self {
         Self {
             threads: Pool::new(flag),
@@ -42,7 +43,7 @@ impl CpuWorkspace {
     }
 }
 
-/// An error if the pass is to end.
+/// An error if the flag is raised.
 pub(super) fn check(flag: &Flag) -> Result<()> {
     match flag.is_raised() {
         true => bail!("interrupted"),
@@ -51,7 +52,7 @@ pub(super) fn check(flag: &Flag) -> Result<()> {
 }
 
 impl Tensors {
-    /// The tokens of patches, once they have been computed.
+    /// Encodes patches to vision tokens.
     pub(crate) fn tokens(
         tower: &VisionTower,
         patches: &Tensor,
@@ -73,14 +74,14 @@ impl Platform for Tensors {
     fn logits(
         &self,
         model: &TextModel,
-        parts: &mut [SequenceSlice<'_>],
+        slices: &mut [SequenceSlice<'_>],
         workspace: &mut Workspace,
     ) -> Result<Option<Tensor>> {
         let Workspace { flag, cpu, .. } = workspace;
         let (threads, reused) = (&cpu.threads, &mut cpu.text);
         threads.run(|| {
-            let all = batch(parts);
-            let mut ops = TensorText::new(model, parts, &all, flag, reused)?;
+            let all = batch(slices);
+            let mut ops = TensorText::new(model, slices, &all, flag, reused)?;
             model.logits(&mut ops, &all)
         })
     }

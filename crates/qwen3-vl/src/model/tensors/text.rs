@@ -16,31 +16,31 @@ use super::super::text::TextModel;
 use super::check;
 use crate::cpu::pool::Flag;
 
-/// For the sequences of one pass.
+/// Operations for the sequences of one pass.
 pub(super) struct TensorText<'a, 'p> {
-    parts: &'a mut [SequenceSlice<'p>],
+    slices: &'a mut [SequenceSlice<'p>],
     flag: &'a Flag,
     reused: &'a mut (Reused, Reused),
     rope: RopeTable,
     dtype: DType,
     last: Rows,
-    /// Indices of the rows that are asked for (u32), if they are some of all.
+    /// Indices of the wanted rows (u32), if they are neither all nor none.
     outputs: Option<Tensor>,
 }
 
 impl<'a, 'p> TensorText<'a, 'p> {
-    /// `all` is what the parts bring, one behind the other.
+    /// `all` is the slices' chunks, one behind the other.
     pub(super) fn new(
         model: &TextModel,
-        parts: &'a mut [SequenceSlice<'p>],
+        slices: &'a mut [SequenceSlice<'p>],
         all: &Chunk,
         flag: &'a Flag,
         reused: &'a mut (Reused, Reused),
     ) -> Result<Self> {
         let (mut outputs, mut end) = (Vec::new(), 0);
-        for part in &*parts {
-            end += part.chunk.len();
-            outputs.extend((end - part.outputs) as u32..end as u32);
+        for slice in &*slices {
+            end += slice.chunk.len();
+            outputs.extend((end - slice.outputs) as u32..end as u32);
         }
         let (dtype, device) = (model.norm.dtype(), model.embeddings.device());
         let last = Rows::last(outputs.len(), all.len());
@@ -50,7 +50,7 @@ impl<'a, 'p> TensorText<'a, 'p> {
         };
         Ok(Self {
             rope: model.rope.table(&all.positions, dtype, device)?,
-            parts,
+            slices,
             flag,
             reused,
             dtype,
@@ -59,12 +59,12 @@ impl<'a, 'p> TensorText<'a, 'p> {
         })
     }
 
-    /// Indices of those rows; none if they are all.
+    /// Indices of `rows`; none if they are all rows.
     fn indices(&self, rows: Rows) -> Option<&Tensor> {
         self.outputs.as_ref().filter(|_| rows == Rows::Outputs)
     }
 
-    /// `[tokens, heads * head_dim]` by head, and normalised.
+    /// Splits `[tokens, heads * head_dim]` by head and normalises each.
     fn norm_heads(x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
         norm.forward(&by_head(x, norm)?)
     }
@@ -91,7 +91,7 @@ impl TextOps for TensorText<'_, '_> {
         norm: &RmsNorm,
     ) -> Result<(Tensor, Tensor)> {
         let sum = match delta {
-            // Into the memory of what is added: x may be another window's vision tokens.
+            // Writes into delta: x may share memory with another window's vision tokens.
             Some(delta) => add(delta, &x)?,
             None => x,
         };
@@ -111,7 +111,7 @@ impl TextOps for TensorText<'_, '_> {
         let k = Self::norm_heads(&k.forward(x)?, k_norm)?;
         let (k, v) = (self.rope.rotate(&k)?, by_head(&v.forward(x)?, k_norm)?);
         let mut first = 0;
-        for SequenceSlice { chunk, state, .. } in &mut *self.parts {
+        for SequenceSlice { chunk, state, .. } in &mut *self.slices {
             let of = |all: &Tensor| all.narrow(0, first, chunk.len());
             state.attention_mut().write(layer, &of(&k)?, &of(&v)?)?;
             first += chunk.len();
@@ -132,13 +132,13 @@ impl TextOps for TensorText<'_, '_> {
     }
 
     fn attend(&mut self, q: &Tensor, layer: usize, rows: Rows) -> Result<Tensor> {
-        let spans = self.parts.iter().map(|part| Span {
+        let spans = self.slices.iter().map(|slice| Span {
             queries: match rows {
-                Rows::All => part.chunk.len(),
-                Rows::Outputs => part.outputs,
+                Rows::All => slice.chunk.len(),
+                Rows::Outputs => slice.outputs,
                 Rows::None => 0,
             },
-            ..part.span(layer)
+            ..slice.span(layer)
         });
         attend_all(q, &spans.collect::<Vec<_>>())
     }
@@ -158,7 +158,7 @@ impl TextOps for TensorText<'_, '_> {
     }
 }
 
-/// `[tokens, heads * head_dim]` by head, of the width of `norm`.
+/// Splits `[tokens, heads * head_dim]` by heads of the width of `norm`.
 fn by_head(x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
     x.reshape((x.dim(0)?, (), norm.weight().elem_count()))
 }

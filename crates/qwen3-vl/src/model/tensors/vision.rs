@@ -11,7 +11,7 @@ use super::super::vision::{Geometry, attend_grids};
 use super::check;
 use crate::cpu::pool::Flag;
 
-/// For grids of one size.
+/// Operations for grids of one size.
 pub(super) struct TensorVision<'a> {
     pub(super) flag: &'a Flag,
     pub(super) geometry: &'a Geometry,
@@ -42,7 +42,7 @@ impl VisionOps for TensorVision<'_> {
     fn attend(&mut self, qkv: &Linear, x: &Tensor, heads: usize) -> Result<Tensor> {
         let qkv = qkv.forward_into(x, &mut self.reused.0)?;
         let per_grid = self.geometry.patches()?;
-        // Rotation is in f32 whatever the type of arithmetic, as in the reference.
+        // The reference rotates in f32 whatever the type of arithmetic.
         let rotate = |part: Tensor| {
             let wide = part.to_dtype(DType::F32)?;
             self.geometry.rope.rotate(&wide)?.to_dtype(qkv.dtype())

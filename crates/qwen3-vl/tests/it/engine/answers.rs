@@ -1,9 +1,9 @@
-//! Answers: the same ones, whatever the way and the company of the frames.
+//! Answers do not depend on the timing of the frames or on other windows.
 
 use super::*;
 
 #[test]
-fn the_way_of_the_frames_does_not_change_the_answer() {
+fn the_timing_of_the_frames_does_not_change_the_answer() {
     let backend = backend();
     for temperature in [0.0, 1.5] {
         let alone = |k| {
@@ -16,8 +16,8 @@ fn the_way_of_the_frames_does_not_change_the_answer() {
             assert_ne!(expected[0].tokens, expected[1].tokens, "the test is weak");
         }
 
-        // One pair after the other, each prefilled before the next one comes; the second window's
-        // pairs come in between.
+        // One pair after the other, each prefilled before the next is pushed; the second window's
+        // pairs are interleaved.
         let mut windows = [0, 3].map(|k| (open(&*backend), pairs(4, SMALL, k).into_iter()));
         for _ in 0..4 {
             for (window, pairs) in &mut windows {
@@ -54,12 +54,12 @@ fn the_way_of_the_frames_does_not_change_the_answer() {
 }
 
 /// Windows of any length, with shared frames or not, greedy or sampled, in any order and all at
-/// once: each has the answer that it has alone.
+/// once: each gets the answer that it gets alone.
 #[test]
 fn any_mix_of_windows_gets_the_answers_of_each_alone() {
     let backend = backend();
     let clips: Vec<_> = (0..3).map(|k| pairs(6, SMALL, k)).collect();
-    // Clip, first and last pair, temperature and length of the answer.
+    // Clip, pairs, temperature and length of the answer.
     let asked = [
         (0, 0..4, 0.0, 40),
         (0, 2..6, 1.2, 40),
@@ -78,7 +78,7 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
         .collect();
     let mut runner = TestRunner::deterministic();
     for _ in 0..4 {
-        // Every window's pushes in their order, and its end, shuffled with the others'.
+        // Each window's pushes in order, and its end, shuffled with those of the others.
         let steps = asked
             .iter()
             .enumerate()
@@ -118,8 +118,8 @@ fn any_mix_of_windows_gets_the_answers_of_each_alone() {
     all_blocks_are_free(&*backend);
 }
 
-/// Portrait, landscape and square, of as many tokens or not, at once: width and height stay apart, and
-/// nothing is stretched to another's size.
+/// Portrait, landscape and square, with equal numbers of tokens or not, at once: width and height
+/// are not confused, and no frame is stretched to another's size.
 #[test]
 fn windows_of_different_sizes_get_the_answers_of_each_alone() {
     let backend = backend();
@@ -153,7 +153,7 @@ fn frames_that_windows_share_are_encoded_once() {
     assert_eq!(a.inputs().count() + b.inputs().count(), 0);
     late.push(first, 3, now);
     runner.supply(&mut late);
-    assert_eq!(late.inputs().count(), 0, "it is on its way already");
+    assert_eq!(late.inputs().count(), 0, "it is being encoded already");
     let batch = runner.poll_encoded(true).unwrap();
     assert!(batch.failed.is_none() && late.awaits(&batch.inputs));
     late.push(pairs(1, SMALL, 7).remove(0), 4, now);
@@ -195,7 +195,7 @@ fn spelled(backend: &dyn Backend, question: Request) -> (Vec<(u32, String)>, Ans
 fn each_token_has_its_id_and_all_texts_are_the_answer() {
     let backend = backend();
     let (mut incomplete, mut reasons) = (0, Vec::new());
-    // Of a random choice, so that characters stay incomplete and are cut off.
+    // High temperature, so that characters stay incomplete and are cut off.
     let random = (1..20).map(|tokens| question(3.0, tokens));
     for question in random.chain([question(0.0, 250)]) {
         let (tokens, answer) = spelled(&*backend, question);
@@ -224,7 +224,7 @@ fn each_token_has_its_id_and_all_texts_are_the_answer() {
 #[test]
 fn a_repetition_ends_the_answer() {
     let backend = backend();
-    // What has been said is far likelier than the rest: the first token again and again.
+    // The penalty makes tokens that occurred far likelier: the first token is repeated.
     let loops = |repetition_guard| Request {
         sampling: SamplingParams {
             presence_penalty: -1e4,
@@ -240,7 +240,7 @@ fn a_repetition_ends_the_answer() {
     assert_eq!(guarded.finish_reason, FinishReason::Repetition);
     assert_eq!(guarded.tokens.len(), 40, "{:?}", whole.tokens);
     assert!(whole.tokens.starts_with(&guarded.tokens) && whole.text.starts_with(&guarded.text));
-    // What does not repeat itself is left alone.
+    // An answer without repetition is not changed.
     let plain = ask(question(3.0, 100));
     let guard = Request {
         repetition_guard: 20,

@@ -1,8 +1,8 @@
-//! Several requests of one window, before its end too: each has the answer that it has alone.
+//! Several requests of one window, also before its end: each gets the answer that it gets alone.
 
 use super::*;
 
-/// Room of a window with one request, so that only further requests need more.
+/// Declares blocks for a window with one request, so that only further requests need more.
 fn head(blocks: usize) -> WindowHead {
     WindowHead {
         tokens: blocks * BLOCK_TOKENS,
@@ -30,7 +30,7 @@ fn requests() -> [Request; 4] {
 fn requests_of_one_window_have_the_answers_of_each_alone() {
     let backend = backend();
     let alone = requests().map(|request| answer(&ask(&*backend, pairs(4, SMALL, 0), request).1));
-    // Held open meanwhile, or not.
+    // The window is held open meanwhile, or not.
     for held in [false, true] {
         let mut window = open(&*backend);
         pairs(4, SMALL, 0)
@@ -96,7 +96,7 @@ fn blocks_that_requests_share_are_counted_once() {
         .into_iter()
         .for_each(|pair| window.push(pair));
     let first = Stopped::ask(&mut *window, question(0.0, 40));
-    // By another engine, for this one stands still.
+    // By another engine, because this one is stopped.
     let other = super::backend();
     let prefix = answer(&ask(&*other, pairs(8, size, 0), question(0.0, 1)).1).prompt_tokens;
     let blocks = (prefix as usize).div_ceil(BLOCK_TOKENS);
@@ -133,10 +133,10 @@ fn a_request_is_cancelled_alone() {
     all_blocks_are_free(&*backend);
 }
 
-/// Those that there is no room for at once wait for the others of their window; one that has none to
-/// wait for is told that there is no room.
+/// Requests that find no free blocks wait for the other requests of their window; without others, a
+/// request fails with `Full`.
 #[test]
-fn requests_without_room_wait_for_those_of_their_window() {
+fn requests_without_free_blocks_wait_for_those_of_their_window() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let block = runner.parts.model.kv.block_bytes() as u64;
     let options = LoadOptions {
@@ -149,7 +149,7 @@ fn requests_without_room_wait_for_those_of_their_window() {
     pairs(2, SMALL, 0)
         .into_iter()
         .for_each(|pair| window.push(pair));
-    // One block of the window, and one or two for a request.
+    // The window has one block, and a request needs one or two.
     let receivers = [(); 6].map(|()| {
         let (sink, rx) = log();
         window.ask(question(0.0, 8), sink);

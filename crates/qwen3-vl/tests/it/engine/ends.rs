@@ -1,8 +1,9 @@
-//! Ends of windows, of steps that nobody waits for, and of the engine.
+//! Ends of windows, of steps without waiters, and of the engine.
 
 use super::*;
 
-/// The demo model with a context for frames of 16 megapixels, which it encodes for a minute or more.
+/// The demo model with a context for frames of 16 megapixels, which take a minute or more to
+/// encode.
 fn large() -> (tempfile::TempDir, LoadOptions) {
     let folder = tempfile::tempdir().unwrap();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -31,8 +32,8 @@ const LARGE: Size = Size {
     height: 4096,
 };
 
-/// What an interrupted step may take to end. It takes a fraction of a second on an idle machine; a step that
-/// is not interrupted many times this.
+/// Longest end of an interrupted step. It takes a fraction of a second on an idle machine; a step
+/// that is not interrupted takes many times this.
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
@@ -49,11 +50,11 @@ fn an_engine_ends_in_the_middle_of_a_large_picture() {
 }
 
 #[test]
-fn a_large_picture_that_nobody_waits_for_is_given_up() {
+fn a_large_picture_without_waiters_is_interrupted() {
     let (_folder, options) = large();
     let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
     let large = pairs(1, LARGE, 0);
-    // Asked or not, and a small one waits behind it.
+    // With a request or without, and a small window waits behind it.
     for asks in [true, false] {
         let mut window = open(&*backend);
         window.push(large[0].clone());
@@ -78,7 +79,7 @@ fn a_large_picture_that_nobody_waits_for_is_given_up() {
 }
 
 #[test]
-fn a_window_that_nobody_asks_is_forgotten_when_it_is_dropped() {
+fn a_window_without_a_request_is_forgotten_when_it_is_dropped() {
     let backend = backend();
     let mut window = open(&*backend);
     for pair in pairs(2, SMALL, 0) {
@@ -105,7 +106,7 @@ fn a_request_is_cancelled_while_it_waits_and_while_it_is_answered() {
     first.go.send(()).unwrap();
     assert_cancelled(&rx);
     assert_cancelled(&first.events);
-    // Too late: nothing happens.
+    // Cancelling is too late: nothing happens.
     waiting.cancel();
     first.handle.cancel();
     assert_works(&*backend);
@@ -125,7 +126,7 @@ fn the_end_of_the_backend_ends_every_window() {
     let running = Stopped::new(&*backend);
     let mut kept: Vec<Box<dyn Window>> = Vec::new();
     let mut receivers = vec![running.events];
-    // Untouched, and with frames.
+    // Without frames, and with frames.
     for count in [0, 3] {
         let (sink, rx) = log();
         let mut window = open(&*backend);
@@ -149,7 +150,7 @@ fn the_end_of_the_backend_ends_every_window() {
             "{end:?}"
         );
     }
-    // What callers still hold does no harm.
+    // Windows and handles that callers still hold do no harm.
     handle.cancel();
     for mut window in kept {
         window.push(pairs(1, SMALL, 0).remove(0));
@@ -160,7 +161,7 @@ fn the_end_of_the_backend_ends_every_window() {
 }
 
 #[test]
-fn a_panic_breaks_the_engine_for_everybody_once() {
+fn a_panic_breaks_the_engine_for_all_windows_once() {
     let shared = || {
         let never = AtomicBool::new(false);
         shared::load(&options(), &mut |_| (), &never).unwrap()
@@ -183,7 +184,7 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
         });
         let (at_gate, reached) = channel();
         let (go, gate) = channel::<()>();
-        // Holds the engine until all requests are there.
+        // Stops the engine until all requests have been made.
         let blocks = EventSink::new(move |_| {
             at_gate.send(()).unwrap();
             gate.recv_timeout(WATCHDOG).unwrap();
@@ -219,7 +220,7 @@ fn a_panic_breaks_the_engine_for_everybody_once() {
             assert_fails(&rx, Failure::Fatal, "panicked (on purpose)");
         }
 
-        // Whoever loads the model again gets another engine.
+        // Loading the model again gives a new engine.
         let next = shared();
         assert!(!next.is_broken());
         assert_works(&*next);

@@ -1,9 +1,9 @@
-//! What does not fit: into the cache, the context, the model.
+//! Windows that do not fit into the cache, the context or the model.
 
 use super::*;
 
-/// Room for one window at a time: those that wait are answered one after the other, the others fail
-/// at once, and one that can never fit says so.
+/// The cache holds one window at a time: windows that wait are answered one after the other, others
+/// fail at once, and one that can never fit is invalid.
 #[test]
 fn a_full_cache_holds_windows_back_or_refuses_them() {
     let head = |tokens, waits| WindowHead {
@@ -41,19 +41,19 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     let waiting = waiting.map(ask);
     assert!(
         waiting.iter().all(|rx| rx.try_recv().is_err()),
-        "the first one has all room"
+        "the first one has all blocks"
     );
     for rx in [ask(first)].iter().chain(&waiting) {
         assert_eq!(answer(rx).tokens, expected);
     }
-    // Room is free for the next one as soon as a window has ended, however it ends.
+    // Blocks are free for the next window as soon as one has ended, however it ends.
     for i in 0..20 {
         let (window, _) = open(&*backend, head(200, false));
         if i % 2 == 0 {
             assert_eq!(answer(&ask(window)).tokens, expected);
         }
     }
-    // One that said too little is refused when it needs more, and disturbs nobody.
+    // A window that declared too little is refused when it needs more, and does not affect others.
     let (small, _) = open(&*backend, head(200, false));
     let (_, liar) = self::ask(&*backend, pairs(5, SMALL, 0), question(0.0, 8));
     assert_fails(&liar, Failure::Full, "kv-memory");
@@ -62,8 +62,8 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     all_blocks_are_free(&*backend);
 }
 
-/// What can never fit is refused by its head alone, or when the input comes that is too much, before
-/// that is encoded.
+/// A window that can never fit is refused by its head, or at the input that exceeds the limit,
+/// before that is encoded.
 #[test]
 fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
@@ -103,7 +103,7 @@ fn a_window_beyond_the_context_is_refused_before_anything_is_encoded() {
     let (lost, why) = lost();
     let mut window = backend.open(head, lost);
     assert_lost(&why, Failure::Invalid, "4097 tokens");
-    // Who asks all the same is told again.
+    // A request gets the failure again.
     for _ in 0..2 {
         let (sink, rx) = log();
         window.ask(question(0.0, 8), sink);

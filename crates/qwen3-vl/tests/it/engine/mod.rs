@@ -1,4 +1,5 @@
-//! The engine through its seam, with the demo model: answers, failures and ends of windows.
+//! The engine through the trait `Backend`, with the demo model: answers, failures and ends of
+//! windows.
 
 mod answers;
 mod asks;
@@ -65,7 +66,7 @@ struct Stopped {
 }
 
 impl Stopped {
-    /// One of a window of its own; returns when the engine has stopped there.
+    /// Makes a request of a new window; returns when the engine has stopped there.
     fn new(backend: &dyn Backend) -> Self {
         let mut window = open(backend);
         for pair in pairs(2, SMALL, 0) {
@@ -74,7 +75,7 @@ impl Stopped {
         Self::ask(&mut *window, question(0.0, 64))
     }
 
-    /// The same of a window that has its inputs.
+    /// Makes a request of a window that has its inputs.
     fn ask(window: &mut dyn Window, request: Request) -> Self {
         let (tx, events) = channel();
         let (go, gate) = channel::<()>();
@@ -98,7 +99,7 @@ impl Stopped {
     }
 }
 
-/// Whoever hears of a window's end may look before the engine has let go of it.
+/// Waits, because the terminal event arrives before the engine has freed the window's blocks.
 fn all_blocks_are_free(backend: &dyn Backend) {
     let start = Instant::now();
     while backend.kv_blocks() > 0 {

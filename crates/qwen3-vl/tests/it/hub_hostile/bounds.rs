@@ -49,7 +49,7 @@ fn redirects_are_few_and_lead_to_http_only() {
     }
 }
 
-/// Sends pieces until the other side has had enough, or took more than it ever should.
+/// Sends pieces until the other side closes the connection, or took more than it ever should.
 fn endless(stream: &mut TcpStream, piece: &[u8], sent: &AtomicUsize) {
     let mut all = 0;
     while all < 2 * MOST && stream.write_all(piece).is_ok() {
@@ -58,8 +58,8 @@ fn endless(stream: &mut TcpStream, piece: &[u8], sent: &AtomicUsize) {
     }
 }
 
-/// Bytes that no hub can send for one of the test's small files: what is read, and what the system
-/// keeps of it meanwhile.
+/// More bytes than a hub can send for one of the test's small files, counting those in the system's
+/// buffers.
 const MOST: usize = 50_000_000;
 
 static SPACES: [u8; 64 * 1024] = [b' '; 64 * 1024];
@@ -90,7 +90,7 @@ fn a_body_ends_where_it_was_announced_to_end() {
             assert!(sent.load(Ordering::SeqCst) < MOST, "it reads for ever");
         }
     }
-    // Longer than announced, and says so.
+    // The body is longer than announced, and its length says so.
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
     let case = Case::hostile(move |request, stream| {
@@ -108,7 +108,7 @@ fn a_body_ends_where_it_was_announced_to_end() {
     assert!(case.refused().contains("99999999999"));
     assert_eq!(case.blobs(), 0);
     assert!(sent.load(Ordering::SeqCst) < MOST, "it reads for ever");
-    // What the hub says about a model.
+    // The description of a model.
     let sent = Arc::new(AtomicUsize::new(0));
     let count = sent.clone();
     let case = Case::hostile(move |_, stream| {
@@ -160,7 +160,7 @@ fn no_file_is_larger_than_its_kind_may_be() {
 
 #[test]
 fn compressed_answers_are_refused() {
-    // 10 MB of zeros in 10 KB, as gzip would send them. Nobody unpacks them, so any bytes do.
+    // 10 KB, which gzip could expand to 10 MB of zeros. They are never unpacked, so any bytes do.
     for encoding in ["gzip", "br", "deflate", "zstd", "GZIP", "x"] {
         for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
             let case = Case::hostile(move |request, stream| {
@@ -184,7 +184,7 @@ fn compressed_answers_are_refused() {
 #[test]
 fn silence_is_bounded_wherever_it_falls() {
     for (kind, method) in [("/api/", "GET"), (CONFIG, "HEAD"), (CONFIG, "GET")] {
-        // Nothing, half a header, half a body.
+        // Silence at once, after half a header, after half a body.
         for say in [
             "",
             "HTTP/1.1 200 OK\r\ncontent-le",
@@ -201,7 +201,7 @@ fn silence_is_bounded_wherever_it_falls() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(300);
+            case.hub.stall_timeout = Duration::from_millis(300);
             let error = case.refused();
             assert!(error.contains("silent for 0.3 s"), "{kind} {say}: {error}");
         }
@@ -227,7 +227,7 @@ fn a_trickle_is_bounded_wherever_it_falls() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(500);
+            case.hub.stall_timeout = Duration::from_millis(500);
             let error = case.refused();
             assert!(
                 error.contains("silent") || error.contains("less than 1024 bytes"),
@@ -237,7 +237,7 @@ fn a_trickle_is_bounded_wherever_it_falls() {
     }
 }
 
-/// Around the pieces of a body there are bytes that are none of it: extensions and trailers.
+/// Chunk extensions and trailers are bytes beside the body.
 #[test]
 fn a_trickle_beside_the_body_is_bounded_too() {
     let whole = format!("5dc\r\n{}\r\n0\r\n", "1".repeat(1500));
@@ -259,7 +259,7 @@ fn a_trickle_beside_the_body_is_bounded_too() {
                 }
                 asked
             });
-            case.hub.patience = Duration::from_millis(500);
+            case.hub.stall_timeout = Duration::from_millis(500);
             let error = case.refused();
             assert!(error.contains("less than 1024 bytes"), "{error}");
         }
@@ -280,7 +280,7 @@ fn what_the_disk_cannot_hold_is_not_begun() {
     let server = Server::hostile(files, |request, stream| {
         let asked = request.method == "HEAD" && request.path.ends_with(".safetensors");
         if asked {
-            // Each of them may be as large, all of them are not on any disk.
+            // Each file may be that large, but no disk holds all of them.
             let (size, etag) = (255u64 << 30, request.path.len());
             let head = format!(
                 "x-repo-commit: {}\r\netag: \"e{etag}\"\r\nx-linked-size: {size}\r\n",

@@ -1,4 +1,4 @@
-//! Only what was announced is kept.
+//! Only the announced content is kept.
 
 use std::fs;
 use std::io::Write;
@@ -53,12 +53,12 @@ fn large_files_must_have_their_hash() {
     other.state().files.insert(WEIGHTS.into(), wrong);
     case.server.state().cdn = Some(other.endpoint.clone());
     assert!(case.refused().contains("SHA-256"));
-    // It is not kept, neither as a whole nor as a part.
+    // It is not kept, neither whole nor in part.
     let blob = sha256(&model()[WEIGHTS]);
     let blobs = case.hub.cache.join("models--owner--model/blobs");
     assert!(!blobs.join(&blob).exists());
     assert!(!blobs.join(format!("{blob}.incomplete")).exists());
-    // Nor does a wrong beginning that lies there survive.
+    // Nor is a wrong incomplete file kept.
     fs::write(blobs.join(format!("{blob}.incomplete")), [9; 1000]).unwrap();
     case.server.state().cdn = None;
     assert!(case.refused().contains("SHA-256"));
@@ -68,7 +68,8 @@ fn large_files_must_have_their_hash() {
 
 #[test]
 fn a_hub_that_begins_again_is_followed() {
-    // A part is there, but the server knows no ranges: all of it comes again, once.
+    // The file is incomplete, but the server does not support ranges: all of it is sent again,
+    // once.
     let case = Case::hostile(|request, stream| {
         let asked = request.method == "GET" && request.path.ends_with(CONFIG);
         if asked {
@@ -104,7 +105,7 @@ fn an_unusable_config_ends_it_before_the_weights() {
     case.check();
 }
 
-/// Errors of JSON quote what they find.
+/// JSON errors quote the input.
 #[test]
 fn an_error_is_short_whatever_the_hub_sends() {
     let long = format!("\u{1b}[31m{}", "x".repeat(4_000_000));
@@ -158,7 +159,7 @@ fn answers_that_are_none_are_refused() {
         });
         assert!(case.refused().contains("HF_ENDPOINT"));
     }
-    // Deep nesting, and bytes that are no HTTP.
+    // Deep nesting, and bytes that are not HTTP.
     let deep = "[".repeat(1_000_000);
     let case = Case::hostile(move |_, stream| {
         send(stream, "200 OK", "", deep.as_bytes());

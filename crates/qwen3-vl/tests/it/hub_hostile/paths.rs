@@ -1,4 +1,4 @@
-//! Nothing that a hub says becomes a path.
+//! No text from a hub becomes a path.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ fn etags_never_become_paths() {
             let error = Case::hostile(hook).refused();
             assert!(error.contains("ETag"), "{etag}: {error}");
         }
-        // The one of the linked file goes before the other one, and is no better.
+        // The etag of the linked file is preferred, and is checked too.
         let case = Case::hostile(move |request, stream| {
             let asked = request.method == "HEAD" && request.path.ends_with(file);
             if asked {
@@ -52,11 +52,11 @@ fn etags_never_become_paths() {
 
 #[test]
 fn a_second_answer_about_the_same_file_is_checked_too() {
-    // The first HEAD is as it should be, and the file cannot be had; the next one is not.
+    // The first HEAD is valid, but the file cannot be fetched; the next HEAD is not valid.
     let asked = AtomicUsize::new(0);
     let case = Case::hostile(move |request, stream| {
         if request.method == "GET" && request.path.ends_with(CONFIG) {
-            // Headers of the answer with the content name nothing.
+            // Headers of the GET answer name nothing.
             let head = "etag: \"../../x\"\r\nx-linked-etag: \"../../x\"\r\n\
                         x-repo-commit: ../../x\r\ncontent-range: bytes 0-0/1500\r\n";
             send(stream, "206 Partial Content", head, b"1");
@@ -85,13 +85,13 @@ fn commits_never_become_paths() {
         &"A".repeat(40),
         &"a".repeat(4000),
     ] {
-        // Of a file.
+        // The commit of a file.
         for file in [CONFIG, WEIGHTS] {
             let hook = about(file, "\"e1\"".into(), "10".into(), bad.into());
             let error = Case::hostile(hook).refused();
             assert!(error.contains("commit"), "{bad}: {error}");
         }
-        // Of the model.
+        // The commit of the model.
         if bad.starts_with('b') {
             continue;
         }
@@ -100,7 +100,7 @@ fn commits_never_become_paths() {
         let error = case.refused();
         assert!(error.contains("is no commit"), "{bad}: {error}");
     }
-    // Another commit than the one asked for.
+    // Another commit than the requested one.
     let case = Case::hostile(|request, stream| {
         let info = json!({"sha": commit(), "siblings": []}).to_string();
         send(stream, "200 OK", "", info.as_bytes());
@@ -115,7 +115,7 @@ fn commits_never_become_paths() {
 
 #[test]
 fn what_others_say_about_a_file_does_not_count() {
-    // The hub says nothing and redirects; who is asked then says all of it.
+    // The hub redirects without metadata; the other server sends all of it.
     let other = Server::hostile(
         model(),
         about(CONFIG, "\"e1\"".into(), "1500".into(), commit()),
@@ -135,7 +135,7 @@ fn what_others_say_about_a_file_does_not_count() {
 
 #[test]
 fn names_of_files_never_become_paths() {
-    // Names that nobody asks for are left alone, whatever they are.
+    // Names that are not needed are ignored, whatever they are.
     let mut files = model();
     for name in ["../../x", "/etc/x", "a/../../x", "..", "\\\\host\\x"] {
         files.insert(name.into(), b"1".to_vec());

@@ -1,4 +1,4 @@
-//! The token goes to the hub and to nobody else.
+//! The token is sent only to the hub.
 
 use std::sync::atomic::AtomicBool;
 
@@ -7,9 +7,9 @@ use qwen3_vl::hub::Proxies;
 use crate::support::hub_case::*;
 use crate::support::hub_server::{ID, Server, send};
 
-fn knows_the_token(server: &Server) -> bool {
+fn got_the_token(server: &Server) -> bool {
     let seen = server.seen();
-    assert!(!seen.is_empty(), "nobody asked");
+    assert!(!seen.is_empty(), "no request arrived");
     let secret = |value: &String| value.contains("secret");
     seen.iter()
         .any(|request| request.headers.values().any(secret) || request.path.contains("secret"))
@@ -17,15 +17,15 @@ fn knows_the_token(server: &Server) -> bool {
 
 #[test]
 fn the_token_stays_with_the_hub() {
-    // Where large files are: another port is another host.
+    // The host of large files: another port is another host.
     let cdn = stranger();
     let case = Case::new(Server::start(model()));
     case.server.state().token = Some("hf_secret".into());
     case.server.state().cdn = Some(cdn.endpoint.clone());
     case.fetch().unwrap();
     case.check();
-    assert!(knows_the_token(&case.server));
-    assert!(!knows_the_token(&cdn));
+    assert!(got_the_token(&case.server));
+    assert!(!got_the_token(&cdn));
 
     // Whatever is redirected, with whatever status, in whatever spelling.
     for kind in ["/api/", CONFIG, WEIGHTS] {
@@ -50,10 +50,10 @@ fn the_token_stays_with_the_hub() {
                     }
                     asked
                 });
-                // Some of these are served, and some refused.
+                // Some of these requests are served, and some refused.
                 let _ = case.fetch();
                 case.check();
-                assert!(!knows_the_token(&other), "{method} {kind} {status}");
+                assert!(!got_the_token(&other), "{method} {kind} {status}");
             }
         }
     }
@@ -61,7 +61,7 @@ fn the_token_stays_with_the_hub() {
 
 #[test]
 fn the_token_follows_a_redirect_at_home() {
-    // A model that was renamed: the hub redirects to itself, in both spellings.
+    // A renamed model: the hub redirects to itself, in both spellings.
     for absolute in [false, true] {
         let case = Case::hostile(move |request, stream| {
             if let Some(name) = request.path.strip_prefix("/old") {
@@ -84,7 +84,7 @@ fn the_token_follows_a_redirect_at_home() {
 }
 
 #[test]
-fn a_token_that_is_no_header_is_refused_and_not_told() {
+fn a_token_that_is_no_header_is_refused_and_not_shown() {
     let mut case = Case::new(Server::start(model()));
     for bad in ["hf_secret\r\nx-evil: 1", "hf_secret\u{7f}", "hf_secreté"] {
         case.hub.token = Some(bad.into());
@@ -93,9 +93,9 @@ fn a_token_that_is_no_header_is_refused_and_not_told() {
     assert!(case.server.seen().is_empty());
 }
 
-/// An address may hold a password, and a proxy's does where it wants one.
+/// An address may have a password, as that of a proxy may.
 #[test]
-fn passwords_are_not_told() {
+fn passwords_are_not_shown() {
     let mut case = Case::new(Server::start(model()));
     let host = case.server.endpoint.replace("http://", "");
     for endpoint in [
@@ -114,7 +114,7 @@ fn passwords_are_not_told() {
         Proxies::from_variables(move |name| (name == "ALL_PROXY").then(|| value.clone()))
     };
     for (proxy, words) in [
-        // SOCKS is not spoken: going on without it would show what it hides.
+        // SOCKS is not supported: going on without the proxy would reveal what it hides.
         (
             "socks5://me:hf_secret@127.0.0.1:9",
             &["ALL_PROXY", "SOCKS is not"][..],

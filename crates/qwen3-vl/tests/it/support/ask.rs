@@ -1,4 +1,4 @@
-//! Windows of synthetic clips at a backend, and how they end.
+//! Windows of synthetic clips for a backend, and their ends.
 #![allow(dead_code, reason = "every test uses a part of it")]
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,7 +12,7 @@ use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::{Frame, Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
 
-/// No wait lasts longer: what is not there by then has hung.
+/// Longest wait: an event that has not come by then never comes.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub const SMALL: Size = Size {
@@ -32,7 +32,8 @@ pub fn pairs(count: u32, size: Size, k: u32) -> Vec<VisionInput> {
         .collect()
 }
 
-/// Sampled, so that the tokens depend on the logits more than the likeliest ones would.
+/// A request that is sampled, so that its tokens depend on the logits more closely than greedy
+/// ones.
 pub fn question(temperature: f64, max_tokens: u32) -> Request {
     Request {
         prompt: "Describe this video.".into(),
@@ -55,7 +56,7 @@ pub fn log() -> (EventSink, Receiver<Event>) {
     (EventSink::new(sink), rx)
 }
 
-/// All events of a window, until the backend lets go of its sink.
+/// All events of a window, until the backend drops its sink.
 pub fn events(rx: &Receiver<Event>) -> Vec<Event> {
     let mut all = Vec::new();
     loop {
@@ -95,7 +96,7 @@ pub fn assert_fails(rx: &Receiver<Event>, failure: fn(String) -> Failure, text: 
     }
 }
 
-/// Opens a window, pushes all and asks.
+/// Opens a window, pushes all inputs and makes a request.
 pub fn ask(
     backend: &dyn Backend,
     inputs: Vec<VisionInput>,
@@ -109,12 +110,12 @@ pub fn ask(
     (window.ask(question, sink), rx)
 }
 
-/// A window whose failures its requests are told.
+/// A window whose failures only its requests get.
 pub fn open(backend: &dyn Backend) -> Box<dyn Window> {
     backend.open(WindowHead::default(), Box::new(|_| ()))
 }
 
-/// Where a window says that it cannot be asked, and why.
+/// A sink for the failure of a window without a request, and its receiver.
 pub fn lost() -> (LostSink, Receiver<Failure>) {
     let (tx, rx) = channel();
     let lost = move |failure| {

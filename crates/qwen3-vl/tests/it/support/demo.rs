@@ -13,7 +13,7 @@ use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder of its own with all files of the demo model.
+/// A new folder with all files of the demo model.
 pub fn demo() -> TempDir {
     let copy = TempDir::new().unwrap();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -24,7 +24,7 @@ pub fn demo() -> TempDir {
     copy
 }
 
-/// One of its JSON files.
+/// Reads a JSON file of a folder.
 pub fn json(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
 }
@@ -36,7 +36,7 @@ pub fn with(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
     copy
 }
 
-/// Changes a JSON file.
+/// Changes a JSON file of a folder.
 pub fn edit(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) {
     let mut value = json(folder, name);
     change(&mut value);
@@ -62,14 +62,14 @@ pub fn load(folder: &Path) -> Result<Arc<dyn Backend>, LoadError> {
     )
 }
 
-/// The text of the error of a folder that cannot be loaded, which must hold all these words.
+/// The error text of a folder that cannot be loaded; it must contain all words.
 pub fn refused(folder: &Path, words: &[&str]) -> String {
     let error = load(folder).err().expect("it was loaded").to_string();
     assert_words(&error, words);
     error
 }
 
-/// The same, and that [`load::check`] says so too.
+/// Like [`refused`]; [`load::check`] must refuse the folder too.
 pub fn refused_at_once(folder: &Path, words: &[&str]) -> String {
     let error = load::check(&options(folder))
         .expect_err("it passed")

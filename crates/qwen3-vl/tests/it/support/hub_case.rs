@@ -1,4 +1,4 @@
-//! Somebody who downloads from a hub on the loopback, and looks at what that has written.
+//! Downloads from a hub on the loopback interface, and checks the files written.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use super::hub_server::{ID, Request, Server, raw};
 
 pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";
-/// What is not there by then has hung.
+/// Longest wait: an event that has not come by then never comes.
 pub const WATCHDOG: Duration = Duration::from_secs(30);
 
 pub fn model() -> BTreeMap<String, Vec<u8>> {
@@ -30,7 +30,7 @@ pub fn model() -> BTreeMap<String, Vec<u8>> {
     .into()
 }
 
-/// A hub and somebody who downloads from it.
+/// A hub and a client that downloads from it.
 pub struct Case {
     pub server: Server,
     pub hub: Hub,
@@ -40,7 +40,7 @@ pub struct Case {
 impl Case {
     pub fn new(server: Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Deep, so that `../..` leads to where we look.
+        // Deep, so that `../..` leads to a folder that `check` inspects.
         let cache = folder.path().join("a/b/c/cache");
         fs::create_dir_all(&cache).unwrap();
         let hub = Hub {
@@ -48,7 +48,7 @@ impl Case {
             cache,
             token: Some("hf_secret".into()),
             offline: false,
-            patience: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(5),
             proxies: Proxies::default(),
         };
         Self {
@@ -69,7 +69,7 @@ impl Case {
         self.hub.fetch(ID, None, &mut |_| {}, &never)
     }
 
-    /// The text of the error that it must end in.
+    /// The text of the error that the download must end with.
     pub fn refused(&self) -> String {
         let start = Instant::now();
         let error = self.fetch().expect_err("accepted").to_string();
@@ -80,7 +80,7 @@ impl Case {
         error
     }
 
-    /// Looks at everything around the cache, and where the links in it lead.
+    /// Checks that nothing was written around the cache, and that links stay in it.
     pub fn check(&self) {
         let cache = self.hub.cache.canonicalize().unwrap();
         let mut outside = Vec::new();
@@ -120,7 +120,7 @@ impl Case {
     }
 }
 
-/// Answers to HEAD of one file, with these values where a hub has its own.
+/// Answers HEAD of one file with these values in place of the hub's.
 pub fn about(
     file: &'static str,
     etag: String,
@@ -144,7 +144,7 @@ pub fn commit() -> String {
     "a".repeat(40)
 }
 
-/// Somebody else's server, who remembers what he is asked.
+/// Another server, which records its requests.
 pub fn stranger() -> Server {
     Server::start(model())
 }

@@ -1,4 +1,4 @@
-//! A model hub on the loopback: the part of Hugging Face's protocol that downloads use.
+//! A model hub on the loopback interface: the part of Hugging Face's protocol that downloads use.
 //!
 //! It can be made to misbehave: a [`Hook`] answers before the hub does.
 
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub const ID: &str = "owner/model";
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -34,15 +34,15 @@ impl Request {
 /// Answers a request itself, or leaves it to the hub.
 pub type Hook = Arc<dyn Fn(&Request, &mut TcpStream) -> bool + Send + Sync>;
 
-/// What the hub holds and how it behaves.
+/// The hub's content and behaviour.
 #[derive(Clone, Default)]
 pub struct State {
-    /// The commit that `main` stands for.
+    /// The commit of `main`.
     pub commit: String,
     /// Names and contents of the files. Those named `*.safetensors` are redirected, as large files
     /// are on the hub.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// Who does not show it gets 401.
+    /// Requests without this token get 401.
     pub token: Option<String>,
     /// Close the connection after this many bytes of a large file.
     pub cut: Option<usize>,
@@ -50,12 +50,12 @@ pub struct State {
     pub hold: Option<usize>,
     /// Never answer.
     pub silent: bool,
-    /// Where large files are, if not here.
+    /// Address of the server for large files, if it is another one.
     pub cdn: Option<String>,
     pub hook: Option<Hook>,
     /// Requests so far: path, and the range if there was one.
     pub log: Vec<String>,
-    /// The same, as they came.
+    /// Requests so far, with headers.
     pub seen: Vec<Request>,
 }
 
@@ -80,7 +80,7 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (state, endpoint) = (state.clone(), endpoint.clone());
-                // A client that leaves is no error of the server.
+                // A client that disconnects is no error of the server.
                 thread::spawn(move || drop(answer(stream, &state, &endpoint)));
             }
         });
@@ -106,13 +106,13 @@ impl Server {
         std::mem::take(&mut self.state().log)
     }
 
-    /// Requests since the last call, as they came.
+    /// Requests since the last call, with headers.
     pub fn seen(&self) -> Vec<Request> {
         std::mem::take(&mut self.state().seen)
     }
 }
 
-/// Sends an answer of these parts.
+/// Sends an answer with its length.
 pub fn send(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
     let length = body.len();
     let head = format!("HTTP/1.1 {status}\r\n{head}content-length: {length}\r\n");
@@ -121,7 +121,7 @@ pub fn send(stream: &mut TcpStream, status: &str, head: &str, body: &[u8]) {
 
 /// Sends a head without a length, and a body.
 pub fn raw(stream: &mut TcpStream, head: &str, body: &[u8]) {
-    // A client that has left is no error of the server.
+    // A client that has disconnected is no error of the server.
     let _ = write!(stream, "{head}connection: close\r\n\r\n");
     let _ = stream.write_all(body);
 }
@@ -236,7 +236,7 @@ impl Reply<'_> {
         )
     }
 
-    /// All of a file, or what is asked for: `bytes=A-B` or `bytes=A-`.
+    /// Sends a file, or the requested range of it: `bytes=A-B` or `bytes=A-`.
     fn file(
         &mut self,
         name: &str,
@@ -246,7 +246,7 @@ impl Reply<'_> {
     ) -> std::io::Result<()> {
         let now = self.state.lock().unwrap().clone();
         let content = &now.files[name];
-        // As long as a git hash, and none of its SHA-256.
+        // As long as a git hash, so that it is not taken for a SHA-256.
         let etag = &sha256(content)[..40];
         let head = format!("{head}etag: \"{etag}\"\r\n");
         if self.is_head {

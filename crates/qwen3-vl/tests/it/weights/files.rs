@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Nothing is made of the layers that are there before it is known that the others are.
+/// Layers are loaded only after all are known to exist.
 #[test]
 fn absurd_depths_cost_nothing() {
     let start = Instant::now();
@@ -41,14 +41,14 @@ fn a_file_is_as_long_as_its_header_says() {
         fs::write(&path, bytes).unwrap();
         demo::refused(copy.path(), &["is damaged", &header.to_string()]);
     }
-    // A header that is too long, in a file that has as much and more.
+    // A header that is too long, in a file that is longer still.
     let mut bytes = good.clone();
     bytes[..8].copy_from_slice(&100_000_001_u64.to_le_bytes());
     fs::write(&path, bytes).unwrap();
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(1 << 40).unwrap();
     demo::refused(copy.path(), &["its header would have 100000001 bytes"]);
-    // A header that speaks of terabytes that a sparse file does have.
+    // A header that gives terabytes, which a sparse file has.
     let header =
         br#"{"x":{"dtype":"F32","shape":[274877906944],"data_offsets":[0,1099511627776]}}"#;
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
@@ -59,8 +59,8 @@ fn a_file_is_as_long_as_its_header_says() {
     demo::refused(copy.path(), &["is missing"]);
 }
 
-/// What happens when a model is copied over one that is being loaded. Mapped files end the process
-/// then, with SIGBUS.
+/// This happens when a model is copied over one that is being loaded. Mapped files would end the
+/// process with SIGBUS.
 #[test]
 fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
@@ -82,7 +82,7 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
         "{error}"
     );
 
-    // While tensors are read, again and again. The content is lost: zeros are numbers too.
+    // Repeatedly, while tensors are read. The content is lost, but zeros are valid numbers.
     let stop = Arc::new(AtomicBool::new(false));
     let cutter = thread::spawn({
         let stop = stop.clone();
@@ -107,7 +107,7 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
     cutter.join().unwrap();
 }
 
-/// A file may be of terabytes without having them, and fit its configuration.
+/// A sparse file of terabytes may fit its configuration.
 #[test]
 fn what_no_memory_holds_is_an_error() {
     let (hidden, heads) = (1usize << 15, 1usize << 20);
@@ -167,7 +167,7 @@ fn an_index_names_files_beside_it() {
     };
     named(shard);
     demo::load(copy.path()).unwrap();
-    // A folder is no file with weights, whatever its name.
+    // A folder is not a weights file, whatever its name.
     fs::create_dir(copy.path().join(WEIGHTS)).unwrap();
     demo::load(copy.path()).unwrap();
     fs::remove_dir(copy.path().join(WEIGHTS)).unwrap();

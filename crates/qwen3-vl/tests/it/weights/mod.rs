@@ -1,4 +1,4 @@
-//! Weights that are damaged, cut off, or not those of the configuration.
+//! Weights that are damaged, truncated, or not those of the configuration.
 
 use crate::support::ask;
 use crate::support::demo;

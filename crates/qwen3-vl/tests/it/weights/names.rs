@@ -27,11 +27,11 @@ fn a_head_of_its_own_is_used_though_the_configuration_ties_it() {
         (embed.clone(), embed.clone())
     );
     assert_eq!(with(Some(own.clone()), true), (other.clone(), embed));
-    // The one that is there is both.
+    // The only matrix is both.
     assert_eq!(with(Some(own), false), (other.clone(), other));
 }
 
-/// transformers adds or takes away one `model.`: files of the model without its head lack it.
+/// transformers adds or removes one `model.`: files of the model without its head lack it.
 #[test]
 fn names_with_one_model_more_or_less_are_the_same() {
     let original = tensors(demo::demo().path());
@@ -49,7 +49,7 @@ fn names_with_one_model_more_or_less_are_the_same() {
     assert_eq!(renamed(|name| name.replacen("model.", "", 1)), same);
     assert_eq!(renamed(|name| format!("model.{name}")), same);
 
-    // So this is a head, and not to be passed by.
+    // So this is a head, and must not be ignored.
     let other = |name: &str| {
         changed(|all| {
             let (dtype, shape, bytes) = all[EMBED].clone();
@@ -66,7 +66,7 @@ fn names_with_one_model_more_or_less_are_the_same() {
     demo::refused(other(name).path(), &[name, EMBED, "are the same one"]);
 }
 
-/// transformers makes a random one, with a warning.
+/// transformers makes a random head, with a warning.
 #[test]
 fn an_untied_model_has_a_head() {
     let untied = demo::with("config.json", |config| {
@@ -106,9 +106,9 @@ fn a_head_of_another_shape_is_refused() {
     demo::refused(model.path(), &[HEAD, "[256, 128]", "[512, 128]"]);
 }
 
-/// What a layer is stored as is told by its tensors, whatever config.json says.
+/// A layer's tensors tell its format, whatever config.json says.
 #[test]
-fn a_layer_that_is_stored_in_an_unknown_way_is_named() {
+fn a_layer_in_an_unsupported_format_is_named() {
     let layer = "model.language_model.layers.1.mlp.down_proj";
     for (tensor, kind) in [
         ("qweight", "GPTQ or AWQ"),
@@ -140,7 +140,7 @@ fn tensors_without_a_place_are_named() {
         });
         demo::refused(model.path(), &["1 tensors have no place", name]);
     }
-    // Buffers of older versions, and parts that are no part of the model.
+    // Buffers of older versions, and tensors outside the model's parts.
     let model = changed(|all| {
         let any = all["model.language_model.norm.weight"].clone();
         all.insert(

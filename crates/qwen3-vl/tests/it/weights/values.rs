@@ -1,11 +1,10 @@
-//! Numbers, and what is none.
+//! Values of weights: finite or not.
 
 use super::ask::*;
 use super::*;
 use qwen3_vl_core::failure::Failure;
 
-/// Of every kind: matrices, norms, biases, the first and the last of their values, in each way that
-/// they are loaded.
+/// In matrices, norms and biases, in the first and the last value, for each format at load.
 #[test]
 fn weights_that_are_no_numbers_are_named() {
     let names = [
@@ -56,7 +55,7 @@ fn doubles_are_read_as_singles() {
     assert_eq!(read, (embed.clone(), embed));
     for quantization in [QuantizeAtLoad::None, QuantizeAtLoad::Q8_0] {
         load_with(double(0.0).path(), DtypeChoice::Auto, quantization).unwrap();
-        // There is no such single.
+        // f32 cannot represent it.
         let large = load_with(double(1e300).path(), DtypeChoice::Auto, quantization);
         let error = large.unwrap_err().to_string();
         assert!(
@@ -74,7 +73,7 @@ fn doubles_are_read_as_singles() {
     );
 }
 
-/// The types have their exponents in other places.
+/// Each type has its exponent at other bits.
 #[test]
 fn no_numbers_are_found_in_every_type() {
     let bits = |dtype, bad: f32| match dtype {
@@ -105,7 +104,7 @@ fn no_numbers_are_found_in_every_type() {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             demo::refused(with(bad).path(), &[name, "no finite numbers"]);
         }
-        // The largest number of f16, and less than the smallest.
+        // The largest f16, and a value below the smallest.
         for good in [65504.0, -65504.0, 1e-7, 0.0, -0.0] {
             demo::load(with(good).path()).unwrap();
         }
@@ -128,9 +127,9 @@ fn weights_too_large_for_f16_are_named() {
     );
 }
 
-/// Weights may all be numbers, and what is computed with them none.
+/// Weights may all be finite, while logits computed with them are not.
 #[test]
-fn a_model_that_overflows_says_so_instead_of_talking() {
+fn a_model_that_overflows_is_an_error() {
     let model = changed(|all| {
         let (_, _, bytes) = all.get_mut("model.language_model.norm.weight").unwrap();
         let large = bf16::MAX.to_le_bytes();

@@ -1,4 +1,4 @@
-// The whole driver.
+// The whole driver in one source.
 #include "driver.cpp"
 #include "candle.cpp"
 #include "blas.cpp"

@@ -1,4 +1,4 @@
-// The products of cuBLAS that candle asks for, and a cuRAND that makes no numbers.
+// The cuBLAS products that candle calls, and a cuRAND without random numbers.
 
 #include "../emulate.h"
 #include "../../../kernels/values.cuh"
@@ -31,7 +31,7 @@ struct Matrix {
   }
 };
 
-// Sums in eight parts, which the compiler can make at a time.
+// Eight partial sums, which the compiler can vectorize.
 float dot(const float *a, const float *b, size_t k) {
   float sums[8] = {};
   size_t l = 0;

@@ -1,5 +1,5 @@
-// What candle's own kernels compute, of those that the models here need, by their names and parameters
-// (candle-kernels 0.11).
+// candle's own kernels that the models here need, by their names and parameters (candle-kernels
+// 0.11).
 
 #include <cstdint>
 
@@ -16,7 +16,7 @@ T narrow(float value) {
 }
 using ::widen;
 
-// Where element `i` lies in a tensor of these sizes and strides.
+// Offset of element `i` in a tensor of these sizes and strides.
 size_t place(size_t i, size_t dims, const size_t *sizes, const size_t *strides) {
   size_t at = 0;
   for (size_t d = dims; d-- > 0; i /= sizes[d]) at += i % sizes[d] * strides[d];
@@ -68,7 +68,7 @@ void set(size_t count, size_t dims, const size_t *info, T value, T *to) {
   for (size_t i = 0; i < count; i++) to[info ? place(i, dims, info, info + dims) : i] = value;
 }
 
-// The sizes are those of the ids, which lie side by side here.
+// The sizes are those of the ids, which are contiguous here.
 template <typename T>
 void index_select(size_t count, size_t, const size_t *, const uint32_t *ids, const T *from, T *to, size_t,
                   size_t of_source, size_t of_ids, size_t right) {

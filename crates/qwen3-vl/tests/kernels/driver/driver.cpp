@@ -1,16 +1,16 @@
-// A CUDA driver that is a CPU, to run the code that talks to one where there is no GPU. It knows what
-// cudarc and candle ask for, and runs the kernels by `emulate.h`.
+// Emulates a CUDA driver on the CPU, to test code that calls the driver without a GPU. It has the
+// calls of cudarc and candle, and runs kernels by `emulate.h`.
 //
-// The work of a stream waits until somebody waits for it; with EMULATED_STREAMS=getting-on, one now and then
-// gets on by itself. So what is not ordered by an event or by its stream is out of order here, memory that a
-// copy still needs is read too late, and what is freed too soon is not what it was.
+// A stream runs its work only when it is waited for; with EMULATED_STREAMS=getting-on, streams also
+// run some work at random times. So work that no event or stream orders runs out of order, a copy
+// reads memory late, and memory that is freed too soon has other content.
 //
-// What may go wrong on a GPU goes wrong here on demand:
+// Faults of a GPU are emulated on demand:
 //   EMULATED_FAIL_KERNEL=NAME         the kernel makes an illegal access: every later call fails
-//   EMULATED_FAIL_CAPTURE=launch      the fourth kernel spoils each recording, in which later calls fail
+//   EMULATED_FAIL_CAPTURE=launch      the fourth kernel spoils the recording; later calls fail
 //   EMULATED_FAIL_CAPTURE=instantiate a recording does not become a graph that runs
-//   EMULATED_CAPABILITY=90            compute capability, 80 if not given: machine code is taken for
-//                                     9.0 only
+//   EMULATED_CAPABILITY=90            compute capability, by default 80: machine code loads
+//                                     only for 9.0
 
 #include <mutex>
 
@@ -34,7 +34,7 @@ enum : int {
   SPOILT = 901
 };
 
-// Whether the environment has this value for a name.
+// Whether the environment variable has this value.
 static bool demanded(const char *name, const std::string &value) {
   const char *is = getenv(name);
   return is && is == value;
@@ -44,7 +44,7 @@ static int capability() {
   return is ? atoi(is) : 80;
 }
 
-// What a kernel did wrong, which every later call says.
+// The fault of a kernel, which every later call returns.
 static int fault = OK;
 #define SOUND \
   if (fault) return fault
@@ -59,11 +59,11 @@ static std::recursive_mutex one_at_a_time;
   const std::lock_guard<std::recursive_mutex> alone(one_at_a_time); \
   emulate::get_on()
 
-// Devices, which have the same memory here, and their contexts.
+// Devices, which share memory here, and their contexts.
 constexpr int DEVICES = 2;
 static char contexts[DEVICES];
 static thread_local void *current = nullptr;
-// A stream of another device than the thread has made its own.
+// Refuses a stream of another device than the thread's current one.
 #define NOT_OF_ANOTHER(STREAM) \
   if ((STREAM)->context != current) return FOREIGN
 API int cuInit(unsigned) { return OK; }
@@ -113,14 +113,14 @@ API int cuEventRecord(Event *event, Stream *stream) {
   return OK;
 }
 API int cuEventSynchronize(Event *event) { ALONE; event->reach(); return fault; }
-// Who asks whether the device has come there makes it come a little further.
+// Each query makes the stream run a little further.
 API int cuEventQuery(Event *event) {
   ALONE;
   const bool there = event->come_nearer();
   SOUND;
   return there ? OK : NOT_READY;
 }
-// There is no time here: a microsecond for each thing that the stream was told.
+// There is no clock: each piece of work counts as a microsecond.
 API int cuEventElapsedTime_v2(float *milliseconds, Event *from, Event *to) {
   ALONE;
   SOUND;
@@ -138,7 +138,7 @@ API int cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
   return OK;
 }
 
-// Memory. What has not been written is not a number, nor what is read after it was freed.
+// Memory. Memory is NaN before it is written and after it is freed.
 static void spoil(void *at, size_t bytes) { memset(at, 0xff, bytes); }
 static std::map<void *, size_t> sizes;
 API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
@@ -150,7 +150,7 @@ API int cuMemAllocAsync(void **at, size_t bytes, Stream *stream) {
   *at = malloc(bytes + 64);
   sizes[*at] = bytes;
   spoil(*at, bytes);
-  // A step that is repeated finds nothing of its last time.
+  // A replayed step finds nothing of its last run.
   if (Graph *graph = stream->recording()) graph->work.push_back([at = *at, bytes] { spoil(at, bytes); });
   return OK;
 }
@@ -158,7 +158,7 @@ API int cuMemFreeAsync(void *at, Stream *stream) {
   ALONE;
   NOT_OF_ANOTHER(stream);
   SOUND;
-  // What a spoilt recording took goes with it.
+  // Memory that a spoilt recording allocated is freed with it.
   if (stream->is_spoilt()) return SPOILT;
   const auto of = sizes.find(at);
   if (of == sizes.end()) return INVALID;
@@ -167,7 +167,7 @@ API int cuMemFreeAsync(void *at, Stream *stream) {
     graph->memory.push_back(at);
     graph->work.push_back([=] { spoil(at, bytes); });
   } else {
-    // Never given back: nothing else may hide that it is used later.
+    // Never reused, so that a use after the free is noticed.
     stream->add([=] { spoil(at, bytes); });
   }
   sizes.erase(of);
@@ -205,7 +205,7 @@ API int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, Stream *s
   ALONE;
   NOT_OF_ANOTHER(stream);
   if (is_pinned(from)) {
-    // The device reads it when it comes there.
+    // The device reads it when the stream gets there.
     return stream->add([=] { memcpy(to, from, bytes); }), OK;
   }
   if (stream->refuses()) return CAPTURING;
@@ -218,7 +218,7 @@ API int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, Stream *s
   NOT_OF_ANOTHER(stream);
   if (stream->refuses()) return CAPTURING;
   stream->add([=] { memcpy(to, from, bytes); });
-  // To memory that the device cannot write by itself the copy is made at once.
+  // A copy to memory that is not pinned is made at once.
   if (!is_pinned(to)) stream->drain();
   return fault;
 }
@@ -240,7 +240,7 @@ API int cuMemsetD8Async(void *at, unsigned char value, size_t bytes, Stream *str
 static char module;
 API int cuModuleLoadData(void **of, const void *image) {
   const bool is_code = !memcmp(image, "\177ELF", 4);
-  // candle's are PTX as well.
+  // candle's modules are PTX as well.
   if (is_code && capability() != 90) return NO_BINARY;
   if (!is_code && strncmp((const char *)image, "//", 2)) return NO_IMAGE;
   if (getenv("EMULATED_SAY_IMAGES")) fprintf(stderr, "image: %s\n", is_code ? "code" : "PTX");
@@ -270,7 +270,7 @@ API int cuLaunchKernel(const Function *function, unsigned x, unsigned y, unsigne
   NOT_OF_ANOTHER(stream);
   if (x * y * z == 0 || of_x * of_y * of_z == 0 || of_x * of_y * of_z > 1024) return INVALID;
   SOUND;
-  // Not the first: what was taken before is then given back in a spoilt recording.
+  // Not the first kernel, so that memory allocated before is freed in a spoilt recording.
   if (Graph *graph = stream->recording(); graph && ++graph->kernels == 4)
     if (demanded("EMULATED_FAIL_CAPTURE", "launch")) stream->refuses();
   if (stream->is_spoilt()) return SPOILT;

@@ -16,7 +16,7 @@ inline std::set<Stream *> &streams() {
   return all;
 }
 
-// What a stream was told, to be done again.
+// Recorded work of a stream, to be replayed.
 struct Graph {
   std::vector<Work> work;
   std::vector<void *> memory;
@@ -26,13 +26,13 @@ struct Graph {
   }
 };
 
-// A moment in the work of a stream.
+// A point in the work of a stream.
 struct Event {
   Stream *stream = nullptr;
   size_t number = 0;
-  // The stream comes there.
+  // Runs the stream's work up to this point.
   inline void reach() const;
-  // The stream does a little; whether it is there.
+  // Runs a little of the stream's work; true if it has reached this point.
   inline bool come_nearer() const;
 };
 
@@ -65,7 +65,7 @@ struct Stream {
   void drain() { do_until(told); }
   Event now() { return {this, told}; }
 
-  // What cannot be recorded spoils a recording.
+  // Work that cannot be recorded spoils a recording.
   bool refuses() { return spoilt |= graph != nullptr, graph != nullptr; }
   bool is_spoilt() const { return graph && spoilt; }
   Graph *recording() { return graph.get(); }
@@ -91,7 +91,7 @@ inline bool Event::come_nearer() const {
   return stream->done >= number;
 }
 
-// If they are to get on by themselves: one time in four some stream does some of what it was told.
+// With EMULATED_STREAMS=getting-on: one time in four, a stream runs some of its work.
 inline void get_on() {
   static const bool may = getenv("EMULATED_STREAMS") && !strcmp(getenv("EMULATED_STREAMS"), "getting-on");
   if (!may) return;
