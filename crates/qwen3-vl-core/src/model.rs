@@ -13,7 +13,8 @@ pub struct ModelInfo {
     /// The device, as it stands in messages.
     pub runs_on: String,
     /// The type that weights were rounded to at load, and the layers that could not be, for
-    /// instance `q8-0`; none without rounding.
+    /// instance `q8-0`; else the types of a file's blocks, for instance `q4_k`; none for plain
+    /// numbers.
     pub quantization: Option<String>,
     /// Sizes must be multiples of this many pixels (patch size times spatial merge).
     pub factor: u32,
