@@ -180,7 +180,7 @@ pub fn gguf(bytes: &[u8]) {
         [files.text.bytes(), files.vision.bytes()]
     });
     let [text, vision] = &*GOOD;
-    for (text, vision) in [(bytes, vision.as_slice()), (text, bytes)] {
+    for (text, vision) in [(bytes, vision.as_slice()), (text.as_slice(), bytes)] {
         let open = |bytes: &[u8]| Gguf::from_bytes(bytes.to_vec());
         let model = open(text).and_then(|text| {
             let model = GgufModel::new(text, Vec::new(), open(vision)?)?;

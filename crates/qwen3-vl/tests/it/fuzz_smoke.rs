@@ -118,7 +118,7 @@ fn processors() {
 
 #[test]
 fn gguf() {
-    run("gguf", fuzz::gguf, 20_000);
+    run("gguf", fuzz::gguf, 1_500);
 }
 
 #[test]

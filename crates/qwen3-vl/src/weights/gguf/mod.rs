@@ -85,9 +85,10 @@ impl Gguf {
             file: file.into(),
             reason,
         };
-        let mut cursor = Cursor::new(&source, length);
-        let start = cursor.skip(length.min(100)).map_err(damaged)?;
-        if is_lfs_pointer(cursor.bytes(start)) {
+        let mut start = vec![0; length.min(100) as usize];
+        let read = source.read(0, &mut start);
+        read.map_err(|e| damaged(e.to_string()))?;
+        if is_lfs_pointer(&start) {
             return Err(WeightsError::Pointer(shortened(file)));
         }
         let mut cursor = Cursor::new(&source, length);
