@@ -131,7 +131,8 @@ pub enum Real {
     EightB,
     /// Mixture of experts, 62 GB.
     ThirtyB,
-    /// Not a real one: dense layers that read as much for a token as those of [`Real::ThirtyB`] do, 7 GB.
+    /// Not a real one: dense layers that read as much for a token as those of [`Real::ThirtyB`] do,
+    /// 7 GB.
     ThirtyBDense,
 }
 

@@ -173,8 +173,9 @@ fn check_tokenizer(tokenizer: &Tokenizer) {
     }
 }
 
-/// Reads a GGUF file, as that of a language model beside a good vision tower, and the other way round.
-/// What passes has a configuration, processors and a tokenizer as the other targets promise them.
+/// Reads a GGUF file, as that of a language model beside a good vision tower, and the other way
+/// round. What passes has a configuration, processors and a tokenizer as the other targets promise
+/// them.
 ///
 /// # Panics
 ///

@@ -35,8 +35,8 @@ pub(crate) fn ensure_folder(path: &Path) -> Result<(), LoadError> {
     )))
 }
 
-/// The GGUF file of the language model that a path means: itself, or the one in a folder that has no
-/// safetensors. None if the path is something else.
+/// The GGUF file of the language model that a path means: itself, or the one in a folder that has
+/// no safetensors. None if the path is something else.
 ///
 /// # Errors
 ///

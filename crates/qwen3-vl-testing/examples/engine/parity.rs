@@ -5,10 +5,10 @@
 //!     [--only dense-tied|dense-untied|FORMAT]
 //! ```
 //!
-//! FORMAT is a checkpoint in another weight format, for instance `ct`; these are checked only if named.
-//! Each checkpoint runs in a process of its own. `QWEN3_VL_TEST_DATA` names the folder of the reference values
-//! and `QWEN_TOKENIZER` the one of Qwen's tokenizer, where they are not where they were at build time. Fails
-//! if a check does.
+//! FORMAT is a checkpoint in another weight format, for instance `ct`; these are checked only if
+//! named. Each checkpoint runs in a process of its own. `QWEN3_VL_TEST_DATA` names the folder of
+//! the reference values and `QWEN_TOKENIZER` the one of Qwen's tokenizer, where they are not where
+//! they were at build time. Fails if a check does.
 
 use std::path::Path;
 

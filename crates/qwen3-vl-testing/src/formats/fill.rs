@@ -1,5 +1,5 @@
-//! Quantised matrices by a formula (`tools/reference/formats/fill.py`): integers, scales and zero points
-//! that do not depend on how a format packs them.
+//! Quantised matrices by a formula (`tools/reference/formats/fill.py`): integers, scales and zero
+//! points that do not depend on how a format packs them.
 
 use crate::weights::hash24;
 

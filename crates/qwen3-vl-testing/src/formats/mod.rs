@@ -1,5 +1,5 @@
-//! Small checkpoints of every weight format with weights by formula, which Rust packs from the formats'
-//! definitions. `tools/reference/make_formats.py` has public tools make the same files.
+//! Small checkpoints of every weight format with weights by formula, which Rust packs from the
+//! formats' definitions. `tools/reference/make_formats.py` has public tools make the same files.
 
 mod config;
 mod fill;
@@ -185,8 +185,8 @@ impl Format {
         self.method == Method::Gguf
     }
 
-    /// Writes its files into the folder `dir`, which is created. Of GGUF that is all; the others lack the
-    /// tokenizer, see [`super::write_tokenizer`].
+    /// Writes its files into the folder `dir`, which is created. Of GGUF that is all; the others
+    /// lack the tokenizer, see [`super::write_tokenizer`].
     ///
     /// # Errors
     ///

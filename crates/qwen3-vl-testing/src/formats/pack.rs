@@ -187,8 +187,8 @@ fn spread(bits: u32) -> i32 {
     bits as i32 - 1
 }
 
-/// Words `[shape[0], shape[1]]`, each of integers from the lowest bits up: of the word at these two indices,
-/// the one at the third.
+/// Words `[shape[0], shape[1]]`, each of integers from the lowest bits up: of the word at these two
+/// indices, the one at the third.
 fn words_of(
     name: &'static str,
     shape: [usize; 2],

@@ -61,8 +61,8 @@ pub(super) fn save_scales_apart(dir: &Path, tensors: Vec<Stored>) -> io::Result<
     )
 }
 
-/// The matrices of all experts, `side` of them an expert, in one tensor `[expert, in, out]`, and their scales
-/// likewise.
+/// The matrices of all experts, `side` of them an expert, in one tensor `[expert, in, out]`, and
+/// their scales likewise.
 pub(super) fn fused(
     name: &str,
     side: usize,

@@ -1,4 +1,5 @@
-//! Checkpoints as GGUF files, written by the rules of llama.cpp's converter; blocks are made by candle.
+//! Checkpoints as GGUF files, written by the rules of llama.cpp's converter; blocks are made by
+//! candle.
 
 mod names;
 mod tiny;
@@ -204,8 +205,8 @@ fn parts(name: &str, shape: &[usize], values: Vec<f32>, taps: &[usize]) -> io::R
     Ok(vec![(renamed, shape.into(), values)])
 }
 
-/// The same values as a safetensors checkpoint: plain numbers in the types that `choose` says, those in
-/// blocks as candle widens them. The other files are copied.
+/// The same values as a safetensors checkpoint: plain numbers in the types that `choose` says,
+/// those in blocks as candle widens them. The other files are copied.
 ///
 /// # Errors
 ///

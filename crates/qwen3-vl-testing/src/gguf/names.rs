@@ -1,7 +1,7 @@
 //! Names of tensors in GGUF (gguf-py: `tensor_mapping.py`; `conversion/qwen3vl.py`).
 
-/// What the converter calls a tensor. Its number of the DeepStack merger is that of the block that is
-/// tapped. Experts and the kernel of patches become other tensors than they were.
+/// What the converter calls a tensor. Its number of the DeepStack merger is that of the block that
+/// is tapped. Experts and the kernel of patches become other tensors than they were.
 pub(super) fn of(name: &str, taps: &[usize]) -> Option<String> {
     if let Some(rest) = name.strip_prefix("model.visual.") {
         return vision(rest, taps);

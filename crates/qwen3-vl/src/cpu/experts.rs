@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::vector;
 
-/// `sum of weights[row, i] * results[choices[row, i]]` for each of some rows of `width` values, `i` by
-/// `i`: `[rows, width]`. Every row has as many choices.
+/// `sum of weights[row, i] * results[choices[row, i]]` for each of some rows of `width` values, `i`
+/// by `i`: `[rows, width]`. Every row has as many choices.
 ///
 /// # Panics
 ///

@@ -199,8 +199,8 @@ mod x86 {
         });
     }
 
-    /// An f16 has the same mantissa and one more bit of exponent, whose bias is 8 more: shifted there,
-    /// a byte is 2^-8 of its value, also where that is subnormal.
+    /// An f16 has the same mantissa and one more bit of exponent, whose bias is 8 more: shifted
+    /// there, a byte is 2^-8 of its value, also where that is subnormal.
     ///
     /// # Safety
     ///

@@ -136,8 +136,8 @@ pub(super) fn few_rows_panel(n: usize) -> usize {
 /// them.
 pub(super) const TOGETHER: usize = 24;
 
-/// Rows of weights `w` `[rows, k]` with all of `x` `[m, k]`, into (or, if `add`, onto) the columns from
-/// `first` on of an `[m, n]` output.
+/// Rows of weights `w` `[rows, k]` with all of `x` `[m, k]`, into (or, if `add`, onto) the columns
+/// from `first` on of an `[m, n]` output.
 pub(super) fn few_rows<W: DotWeight>(
     x: &Inputs<'_>,
     w: &[W],

@@ -15,7 +15,8 @@ use super::transpose::transpose;
 /// inside a block.
 pub const STRETCH: usize = DEPTH;
 
-/// Rows of weights whose stretches stay in a core's first-level cache while all rows of x meet them.
+/// Rows of weights whose stretches stay in a core's first-level cache while all rows of x meet
+/// them.
 const TOGETHER: usize = 8;
 
 /// A matrix of weights whose rows can be widened to f32, piece by piece.
@@ -23,12 +24,13 @@ pub trait WidenRows: Sync {
     /// Weights of a row.
     fn columns(&self) -> usize;
 
-    /// Writes some columns of a row. They begin at a multiple of [`STRETCH`] and end at one or at the
-    /// end of the row; `out` has as many values.
+    /// Writes some columns of a row. They begin at a multiple of [`STRETCH`] and end at one or at
+    /// the end of the row; `out` has as many values.
     fn widen(&self, row: usize, columns: Range<usize>, out: &mut [f32]);
 }
 
-/// `x[m, k] * w[n, k]ᵀ` into `out` `[m, n]`, all row-major. What an interrupted pass leaves are zeros.
+/// `x[m, k] * w[n, k]ᵀ` into `out` `[m, n]`, all row-major. What an interrupted pass leaves are
+/// zeros.
 ///
 /// # Panics
 ///

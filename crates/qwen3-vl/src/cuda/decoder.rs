@@ -183,7 +183,8 @@ impl TextOps for TextKernels<'_, '_> {
         silu_mul(&gate, &up)
     }
 
-    /// One expert after the other, whose rows the host reads from the device: no kernel of ours yet.
+    /// One expert after the other, whose rows the host reads from the device: no kernel of ours
+    /// yet.
     fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor> {
         let silu_mul = |gate: Tensor, up: &Tensor| silu_mul(&gate, up);
         block.forward(x, |expert, rows| expert.forward(rows, silu_mul))

@@ -74,9 +74,9 @@ pub fn fetch(
         .fetch_checked(id, revision, check, progress, cancel)
 }
 
-/// Brings a GGUF file of a model onto this machine, the other parts of it and its vision tower, which
-/// is `mmproj` or else chosen by name. Gives the paths of both. Everything else is as in [`fetch`]; what
-/// the files hold is looked at when they are here.
+/// Brings a GGUF file of a model onto this machine, the other parts of it and its vision tower,
+/// which is `mmproj` or else chosen by name. Gives the paths of both. Everything else is as in
+/// [`fetch`]; what the files hold is looked at when they are here.
 ///
 /// # Errors
 ///

@@ -125,8 +125,8 @@ impl Mlp {
 }
 
 impl GatedMlp {
-    /// Loads `{name}.gate_proj`, `up_proj` and `down_proj` of these widths: of the residual stream and
-    /// in between.
+    /// Loads `{name}.gate_proj`, `up_proj` and `down_proj` of these widths: of the residual stream
+    /// and in between.
     ///
     /// # Errors
     ///

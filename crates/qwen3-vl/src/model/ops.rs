@@ -48,8 +48,8 @@ pub(crate) trait TextOps {
         Ok(())
     }
 
-    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places. The
-    /// result is the caller's alone: what uses it up may write into it.
+    /// Rows of `table` for the ids of the pass, with the vision tokens of `batch` in their places.
+    /// The result is the caller's alone: what uses it up may write into it.
     fn embed(&mut self, table: &Embedding, batch: &Chunk) -> Result<Tensor>;
 
     /// `x + delta`, and its RMSNorm. Consumes both.

@@ -48,10 +48,11 @@ impl TextModel {
         let tied = tied_to(weights, config, &embed, own)?;
         let tensor = format!("{}.weight", tied.unwrap_or(&embed));
         let embeddings = Embedding::load(weights, &tensor, table)?;
-        // A tied head that is rounded is a matrix of its own, next to the table, from which only rows
-        // are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as exact as
-        // stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp gives a 4-bit
-        // model's 6 bits, which costs half as much again of what each token reads for it.
+        // A tied head that is rounded is a matrix of its own, next to the table, from which only
+        // rows are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as
+        // exact as stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp
+        // gives a 4-bit model's 6 bits, which costs half as much again of what each token reads for
+        // it.
         let plain = weights
             .quantize_at_load()
             .format(text.hidden_size)

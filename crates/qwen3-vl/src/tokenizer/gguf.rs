@@ -13,7 +13,8 @@ const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 const UNUSED: u64 = 5;
 
-/// Tokens that are not special in Qwen's tokenizer. The converter calls every `<|…|>` a control token.
+/// Tokens that are not special in Qwen's tokenizer. The converter calls every `<|…|>` a control
+/// token.
 const NOT_SPECIAL: [&str; 6] = [
     "<|fim_prefix|>",
     "<|fim_middle|>",

@@ -1,10 +1,10 @@
 //! Fused experts of a file, given one by one.
 //!
-//! Qwen's files stack the experts of a layer in two tensors (transformers: `Qwen3VLMoeTextExperts`),
-//! `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`, and the scales of FP8 weights in
-//! `gate_up_proj_scale_inv` and `down_proj_scale_inv`. This source gives each expert's matrices the
-//! names and the layout of linear layers, as files have them that store every expert by itself, so
-//! that nothing else needs to know of stacks.
+//! Qwen's files stack the experts of a layer in two tensors (transformers:
+//! `Qwen3VLMoeTextExperts`), `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`, and the scales
+//! of FP8 weights in `gate_up_proj_scale_inv` and `down_proj_scale_inv`. This source gives each
+//! expert's matrices the names and the layout of linear layers, as files have them that store every
+//! expert by itself, so that nothing else needs to know of stacks.
 
 use std::collections::HashMap;
 use std::sync::Arc;

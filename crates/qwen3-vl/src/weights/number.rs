@@ -74,8 +74,8 @@ pub(super) fn copy<S: Number, T: WithDType>(
     on_device(name, Tensor::from_vec(values, stored.shape(), device))
 }
 
-/// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether they are
-/// finite.
+/// Gives the bytes of some values, in pieces of whole values, to `each`, which says whether they
+/// are finite.
 ///
 /// # Errors
 ///

@@ -102,8 +102,8 @@ impl Safetensors {
         Some(&self.metadata.info(name)?.shape)
     }
 
-    /// A part of the tensor `whole` as a tensor of its own: from its value `first` on, row by row or
-    /// transposed.
+    /// A part of the tensor `whole` as a tensor of its own: from its value `first` on, row by row
+    /// or transposed.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What the header of a file can make the reader allocate. A program of its own, because it counts all
-//! that is allocated.
+//! What the header of a file can make the reader allocate. A program of its own, because it counts
+//! all that is allocated.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -93,7 +93,8 @@ proptest! {
     }
 }
 
-/// Such files as are read: the header is held once, its texts and lists have no memory of their own.
+/// Such files as are read: the header is held once, its texts and lists have no memory of their
+/// own.
 #[test]
 fn a_large_vocabulary_is_held_once() {
     let _alone = ALONE.lock().unwrap();

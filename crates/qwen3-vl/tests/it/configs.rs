@@ -182,8 +182,8 @@ fn experts_of_a_dense_model_are_ignored() {
     assert!((0..4).all(|layer| !text.is_sparse(layer)));
 }
 
-/// `Qwen3VLMoeTextDecoderLayer`: experts where the layer is not in the list and the number of layers
-/// up to it is a multiple of the step.
+/// `Qwen3VLMoeTextDecoderLayer`: experts where the layer is not in the list and the number of
+/// layers up to it is a multiple of the step.
 #[test]
 fn layers_with_experts() {
     let sparse = |step: usize, dense: Value| {

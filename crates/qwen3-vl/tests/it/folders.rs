@@ -190,7 +190,8 @@ fn folders_of_other_kinds_are_recognised() {
     ];
     demo::refused_at_once(folder_of(&adapter).path(), &["LoRA", "merge"]);
     demo::refused_at_once(with_weights(&adapter[..2]).path(), &["LoRA", "merge"]);
-    // What is no GGUF in spite of its name, alone or beside a config.json; and a vision tower alone.
+    // What is no GGUF in spite of its name, alone or beside a config.json; and a vision tower
+    // alone.
     demo::refused_at_once(folder_of(&["model-Q4_K_M.gguf"]).path(), &["GGUF"]);
     demo::refused_at_once(with_weights(&["model-Q4_K_M.gguf"]).path(), &["GGUF"]);
     demo::refused_at_once(folder_of(&["mmproj-F16.gguf"]).path(), &["GGUF"]);

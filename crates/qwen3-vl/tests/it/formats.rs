@@ -1,5 +1,5 @@
-//! Every weight format gives the logits that transformers computes in f32 with the weights that public tools
-//! read from the same files (`tools/reference/format_goldens.py`).
+//! Every weight format gives the logits that transformers computes in f32 with the weights that
+//! public tools read from the same files (`tools/reference/format_goldens.py`).
 
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};

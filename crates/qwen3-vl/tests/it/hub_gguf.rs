@@ -1,4 +1,5 @@
-//! GGUF files of a hub: the one that is named, its other parts and its vision tower, and nothing else.
+//! GGUF files of a hub: the one that is named, its other parts and its vision tower, and nothing
+//! else.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -113,7 +113,8 @@ fn logits_are_those_of_weights_that_candle_has_rounded() {
             });
             let ours = runner(stored.path(), quantization);
             let reference = runner(rounded.path(), QuantizeAtLoad::None);
-            // Each layer's input is rounded too, by the same rule in a pass of few tokens and of many.
+            // Each layer's input is rounded too, by the same rule in a pass of few tokens and of
+            // many.
             for (tokens, least) in [(60, 0.999), (20, 0.999)] {
                 let (got, want) = (logits(&ours, tokens), logits(&reference, tokens));
                 let rows = got.iter().zip(&want);

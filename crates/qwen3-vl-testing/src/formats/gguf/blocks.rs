@@ -30,8 +30,8 @@ struct Layout {
     spread: i32,
     /// Where its f16 scale lies.
     scale_at: usize,
-    /// Where a second one for offsets lies, how many times (`2^n`) it is as large, and its sign: the offsets
-    /// cancel the mean.
+    /// Where a second one for offsets lies, how many times (`2^n`) it is as large, and its sign:
+    /// the offsets cancel the mean.
     offset: Option<(usize, i32, f32)>,
 }
 

@@ -1,5 +1,6 @@
-//! GGUF: the text in one or two files and the vision tower in another, as llama.cpp's converter lays them
-//! out. Matrices of the text have types of a table (`tools/reference/formats/gguf_files.py`).
+//! GGUF: the text in one or two files and the vision tower in another, as llama.cpp's converter
+//! lays them out. Matrices of the text have types of a table
+//! (`tools/reference/formats/gguf_files.py`).
 
 mod blocks;
 mod file;

@@ -1,6 +1,6 @@
 //! What the files of a checkpoint say, out of the keys of GGUF files (written by llama.cpp's
-//! `conversion/qwen3vl.py`). The JSON that the keys stand for is made and read, so that the same checks
-//! hold.
+//! `conversion/qwen3vl.py`). The JSON that the keys stand for is made and read, so that the same
+//! checks hold.
 
 mod generation;
 mod processors;

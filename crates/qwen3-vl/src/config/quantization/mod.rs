@@ -1,8 +1,8 @@
 //! How a checkpoint's weights were quantised: what `quantization_config` says beyond the tensors.
 //!
 //! The tensors that a layer has decide whether it is quantised, and how (see
-//! [`LinearMethod`](crate::model::linear::LinearMethod)). What they do not tell stands here: sizes of
-//! groups and blocks, and the version of a packing. Lists of layers in the configuration
+//! [`LinearMethod`](crate::model::linear::LinearMethod)). What they do not tell stands here: sizes
+//! of groups and blocks, and the version of a packing. Lists of layers in the configuration
 //! (`modules_to_not_convert`, `ignore`, `targets`, `dynamic`) are not consulted: each tool matches
 //! them by another rule.
 
@@ -30,8 +30,8 @@ pub enum Quantization {
     Awq(Groups),
     /// GPTQ.
     Gptq {
-        /// What is added to a stored zero point: 1 in format `gptq`, which stores one less, and 0 in
-        /// `gptq_v2`.
+        /// What is added to a stored zero point: 1 in format `gptq`, which stores one less, and 0
+        /// in `gptq_v2`.
         zero_offset: u8,
         /// What a layer may have: the rule first, then what `dynamic` sets for some layers.
         groups: Vec<Groups>,

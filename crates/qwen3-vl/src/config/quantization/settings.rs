@@ -9,7 +9,8 @@ use crate::quote::value;
 /// Rows and columns of an FP8 block where the configuration does not say (transformers:
 /// `FineGrainedFP8Config`).
 const BLOCK: (usize, usize) = (128, 128);
-/// Columns of a group where the configuration does not say (transformers: `AwqConfig`, `GPTQConfig`).
+/// Columns of a group where the configuration does not say (transformers: `AwqConfig`,
+/// `GPTQConfig`).
 const GROUP: usize = 128;
 
 /// Most kinds of groups or blocks that a checkpoint may have: each layer is tried with all of them.

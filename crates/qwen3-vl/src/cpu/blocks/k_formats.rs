@@ -110,8 +110,8 @@ pub(super) fn q6_k(blocks: &[u8], out: &mut [f32]) {
     for (block, out) in pairs::<210>(blocks, out) {
         let d = scale(block, 208);
         for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            // Of each 128 weights the lower bits of two, 64 apart, lie in one byte; the upper ones of
-            // four, 32 apart.
+            // Of each 128 weights the lower bits of two, 64 apart, lie in one byte; the upper ones
+            // of four, 32 apart.
             let (half, quarter, side) = (group / 8, group % 8 / 2, group % 2);
             let scale = d * f32::from(block[192 + group] as i8);
             let low = &block[64 * half + 32 * (quarter % 2) + 16 * side..][..16];

@@ -1,8 +1,8 @@
 //! Weights in ggml's blocks, as a file has them: a few bits each, with scales that a block shares.
 //!
-//! They are widened to f32 where they are used and multiplied in f32, so that a file gives the numbers
-//! of its dequantised copy. (Weights that are rounded while they are loaded are multiplied as integers:
-//! [`super::quantized`].)
+//! They are widened to f32 where they are used and multiplied in f32, so that a file gives the
+//! numbers of its dequantised copy. (Weights that are rounded while they are loaded are multiplied
+//! as integers: [`super::quantized`].)
 
 mod formats;
 mod k_formats;
@@ -94,8 +94,8 @@ impl BlockFormat {
         self.dtype.type_size()
     }
 
-    /// Widens whole blocks, as exactly as ggml (`dequantize_row_*`): the same operations in f32 in the
-    /// same order.
+    /// Widens whole blocks, as exactly as ggml (`dequantize_row_*`): the same operations in f32 in
+    /// the same order.
     ///
     /// # Panics
     ///

@@ -1,11 +1,11 @@
-//! Weights as integers of 4 or 8 bits, of which groups in a row share a scale and a zero point (AWQ,
-//! GPTQ, compressed-tensors).
+//! Weights as integers of 4 or 8 bits, of which groups in a row share a scale and a zero point
+//! (AWQ, GPTQ, compressed-tensors).
 //!
-//! Weight = (integer - zero point) * scale, in f32. All formats are laid out in one way when they are
-//! loaded: rows one behind the other, columns sorted by group ([`Columns`]).
+//! Weight = (integer - zero point) * scale, in f32. All formats are laid out in one way when they
+//! are loaded: rows one behind the other, columns sorted by group ([`Columns`]).
 //!
-//! 4 bits: of each 64 values, the first 32 are in the low halves of 32 bytes and the others in the high
-//! halves, as in ggml's `Q4_K`. So 32 bytes become two vectors of bytes without moving any.
+//! 4 bits: of each 64 values, the first 32 are in the low halves of 32 bytes and the others in the
+//! high halves, as in ggml's `Q4_K`. So 32 bytes become two vectors of bytes without moving any.
 
 mod columns;
 mod scales;
@@ -41,9 +41,10 @@ enum Values {
 }
 
 impl PackedMatrix {
-    /// Lays out a matrix `[rows, columns]` of integers below 16, or 256 if `wide`, which `fill` writes as
-    /// the file has them, some rows at a time: [`PANEL`] from a multiple of it on, or the rest. Scales
-    /// and zero points are of the groups of `columns`, row by row. None if there is no memory.
+    /// Lays out a matrix `[rows, columns]` of integers below 16, or 256 if `wide`, which `fill`
+    /// writes as the file has them, some rows at a time: [`PANEL`] from a multiple of it on, or the
+    /// rest. Scales and zero points are of the groups of `columns`, row by row. None if there is no
+    /// memory.
     ///
     /// # Panics
     ///

@@ -1,7 +1,7 @@
 //! Integers to f32 and back.
 //!
-//! Loops that the compiler turns into vector instructions. A difference of integers is exact in f32,
-//! so that there is one rounding, that of the product, and none with scales of 16 bits.
+//! Loops that the compiler turns into vector instructions. A difference of integers is exact in
+//! f32, so that there is one rounding, that of the product, and none with scales of 16 bits.
 
 use multiversion::multiversion;
 
@@ -11,7 +11,8 @@ use crate::cpu::widen::STRETCH;
 /// Scale and zero point of each run of a stretch.
 type OfRuns = [(f32, f32); STRETCH / RUN];
 
-/// Lays out a row: `at` gives the integer at a place, for as many places as `out` has halves of bytes.
+/// Lays out a row: `at` gives the integer at a place, for as many places as `out` has halves of
+/// bytes.
 pub fn pack_nibbles(at: impl Fn(usize) -> u8, out: &mut [u8]) {
     for (block, out) in out.chunks_exact_mut(RUN).enumerate() {
         for (index, out) in out.iter_mut().enumerate() {

@@ -140,8 +140,8 @@ impl Sequence {
         self.shared / BLOCK_TOKENS
     }
 
-    /// Blocks that it will need at most, less those that its window has. Of a window, those of its prefix
-    /// so far.
+    /// Blocks that it will need at most, less those that its window has. Of a window, those of its
+    /// prefix so far.
     pub fn most_blocks(&self, context: usize) -> usize {
         let answer = match &self.role {
             Role::Request(answering) => answering.left(),

@@ -27,7 +27,8 @@ pub(crate) struct SparseMoeBlock {
 }
 
 impl SparseMoeBlock {
-    /// Loads `{name}.gate` and `{name}.experts.{index}` for each expert: on the CPU several at a time.
+    /// Loads `{name}.gate` and `{name}.experts.{index}` for each expert: on the CPU several at a
+    /// time.
     ///
     /// # Errors
     ///
@@ -65,9 +66,10 @@ impl SparseMoeBlock {
         self.experts.iter().flat_map(GatedMlp::linears)
     }
 
-    /// The sum of what each row's experts give, `[rows, hidden]` like `x`. `apply` gives what an expert
-    /// makes of some rows; it is called once for each expert that a row has chosen, on the CPU several
-    /// at a time. A row's results are added by rising expert, whatever else is in the pass.
+    /// The sum of what each row's experts give, `[rows, hidden]` like `x`. `apply` gives what an
+    /// expert makes of some rows; it is called once for each expert that a row has chosen, on the
+    /// CPU several at a time. A row's results are added by rising expert, whatever else is in the
+    /// pass.
     ///
     /// # Errors
     ///
@@ -98,7 +100,8 @@ impl SparseMoeBlock {
     /// The router's logits `[rows, experts]`.
     fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
         // On the CPU so few rows at a time that each row's logits are the same bits in every pass:
-        // whichever of two experts with nearly the same logit is chosen, it must not be a matter of time.
+        // whichever of two experts with nearly the same logit is chosen, it must not be a matter of
+        // time.
         let (all, most) = (
             x.dim(0)?,
             if x.device().is_cpu() {
@@ -118,8 +121,8 @@ impl SparseMoeBlock {
         Ok(logits)
     }
 
-    /// Likewise on any device, with candle's operations: sums in f32 of products in the type of `x`, as
-    /// the reference's `batched_mm_experts_forward`.
+    /// Likewise on any device, with candle's operations: sums in f32 of products in the type of
+    /// `x`, as the reference's `batched_mm_experts_forward`.
     fn add(&self, x: &Tensor, given: &[Tensor], routing: &Routing) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let choices = Tensor::new(routing.choices.as_slice(), x.device())?;

@@ -96,8 +96,8 @@ fn read(stored: &dyn StoredTensor) -> std::result::Result<Vec<u8>, WeightsError>
     }
 }
 
-/// Rows and columns of a block, and the scales. Their shape decides among the blocks that config.json
-/// names, a scale for each row, and one for the whole.
+/// Rows and columns of a block, and the scales. Their shape decides among the blocks that
+/// config.json names, a scale for each row, and one for the whole.
 fn scales(
     weights: &Weights,
     name: &str,

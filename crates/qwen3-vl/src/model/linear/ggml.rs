@@ -213,8 +213,8 @@ impl InplaceOp2 for MatmulT<'_> {
 }
 
 /// How the layers are stored: what was asked for, and how many got something else (`q4-k`, or
-/// `q4-k, 4 of 29 layers q8-0`); else what blocks a file has (`q4_k, 12 of 197 layers q6_k`). None for
-/// plain numbers.
+/// `q4-k, 4 of 29 layers q8-0`); else what blocks a file has (`q4_k, 12 of 197 layers q6_k`). None
+/// for plain numbers.
 pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<GgmlDType>]) -> Option<String> {
     match asked {
         QuantizeAtLoad::None => as_stored(layers),

@@ -193,8 +193,8 @@ impl LinearMethod {
 impl Stored {
     /// # Errors
     ///
-    /// [`WeightsError::Method`] if scales are beside numbers, which need none; a tensor of another shape
-    /// or of a type that is not supported.
+    /// [`WeightsError::Method`] if scales are beside numbers, which need none; a tensor of another
+    /// shape or of a type that is not supported.
     fn of(
         weights: &Weights,
         name: &str,

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use super::super::bytes::Source;
 
-/// Most bytes of what stands before the tensors, as for safetensors. Qwen's vocabulary and merges have
-/// 6 MB.
+/// Most bytes of what stands before the tensors, as for safetensors. Qwen's vocabulary and merges
+/// have 6 MB.
 const HEADER_LIMIT: u64 = 100_000_000;
 /// Bytes that are read at once, at least.
 const PIECE: u64 = 1 << 20;
 
-/// What has been read of a file, and how far it has been understood. A length is compared with what is
-/// left of the file before anything is made of it.
+/// What has been read of a file, and how far it has been understood. A length is compared with what
+/// is left of the file before anything is made of it.
 pub(super) struct Cursor<'a> {
     source: &'a Source,
     /// Of the whole file.

@@ -2,8 +2,9 @@
 
 use crate::quote::quoted;
 
-/// Types of an mmproj by preference. F16 first: half the memory of F32, and no bits of bf16's are lost but
-/// those of the smallest numbers; bf16 is as large; Q8_0 is rounded; F32 is larger and no more exact.
+/// Types of an mmproj by preference. F16 first: half the memory of F32, and no bits of bf16's are
+/// lost but those of the smallest numbers; bf16 is as large; Q8_0 is rounded; F32 is larger and no
+/// more exact.
 const PREFERENCE: [&str; 4] = ["f16", "bf16", "q8_0", "f32"];
 
 /// Files that are GGUF and neither a language model nor an mmproj (llama.cpp:

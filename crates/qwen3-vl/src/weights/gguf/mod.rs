@@ -1,8 +1,8 @@
 //! GGUF, the files of llama.cpp: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 //!
-//! candle has a reader of this format too. It makes room for what the file claims to hold, and gives
-//! up the whole file for one tensor of a type that it does not know, without its name: here a length
-//! is compared with the file before anything is made of it, and types are named.
+//! candle has a reader of this format too. It makes room for what the file claims to hold, and
+//! gives up the whole file for one tensor of a type that it does not know, without its name: here a
+//! length is compared with the file before anything is made of it, and types are named.
 //!
 //! A model is two files, or more: the language model, which may be split, and the vision tower
 //! (`mmproj`). [`GgufModel`] finds and opens them, [`GgufTensors`] gives their tensors the names of

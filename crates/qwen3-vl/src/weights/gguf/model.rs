@@ -27,8 +27,8 @@ pub struct GgufModel {
 }
 
 impl GgufModel {
-    /// Opens the language model in a file, with all its parts, and its vision tower: `mmproj`, or what
-    /// lies beside the file.
+    /// Opens the language model in a file, with all its parts, and its vision tower: `mmproj`, or
+    /// what lies beside the file.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Hugging Face's names of the tensors in a GGUF file (llama.cpp: `gguf-py/gguf/tensor_mapping.py` and
-//! `conversion/qwen3vl.py`).
+//! Hugging Face's names of the tensors in a GGUF file (llama.cpp: `gguf-py/gguf/tensor_mapping.py`
+//! and `conversion/qwen3vl.py`).
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,4 +1,5 @@
-//! Text to ids by the tokenizer in the metadata, and by Hugging Face's from the file it was made of.
+//! Text to ids by the tokenizer in the metadata, and by Hugging Face's from the file it was made
+//! of.
 
 use std::fs;
 
@@ -61,7 +62,8 @@ fn ids_are_those_of_qwen_s_tokenizer() {
     let (json, files) = official();
     let found = read(&files).unwrap();
     let own = Tokenizer::from_json(&json).unwrap();
-    // Hugging Face's, with nothing of ours between. It takes added tokens out of text, ours does not.
+    // Hugging Face's, with nothing of ours between. It takes added tokens out of text, ours does
+    // not.
     let reference = tokenizers::Tokenizer::from_bytes(&json).unwrap();
     let added = |text: &str| text.contains("<|") || text.contains("<think>");
     for text in TEXTS {

@@ -1,5 +1,5 @@
-//! Layers that a checkpoint has quantised: each format packed here, by its published layout, against
-//! the weights that its formula gives.
+//! Layers that a checkpoint has quantised: each format packed here, by its published layout,
+//! against the weights that its formula gives.
 
 mod awq;
 mod compressed;

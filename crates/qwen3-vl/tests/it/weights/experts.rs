@@ -173,7 +173,8 @@ fn with_one_expert(step: usize, dense: &[usize], sparse: &[usize]) -> TempDir {
     copy
 }
 
-/// One expert of one has a weight of 1. So whichever layers have it, the logits are the dense model's.
+/// One expert of one has a weight of 1. So whichever layers have it, the logits are the dense
+/// model's.
 #[test]
 fn an_expert_alone_is_a_dense_layer() {
     let dense = folder(Checkpoint::DenseUntied);

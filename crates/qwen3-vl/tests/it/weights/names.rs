@@ -106,7 +106,8 @@ fn a_head_of_another_shape_is_refused() {
     demo::refused(model.path(), &[HEAD, "[256, 128]", "[512, 128]"]);
 }
 
-/// What a layer is stored as is told by its tensors; config.json, which says nothing here, has the rest.
+/// What a layer is stored as is told by its tensors; config.json, which says nothing here, has the
+/// rest.
 #[test]
 fn a_layer_in_an_unsupported_format_is_named() {
     let layer = "model.language_model.layers.1.mlp.down_proj";

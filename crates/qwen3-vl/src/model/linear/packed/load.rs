@@ -9,8 +9,8 @@ use crate::config::quantization::{Bits, Groups, Quantization};
 use crate::cpu::packed::{Columns, PackedMatrix, Scales, Zeros, is_scale};
 use crate::weights::{StoredTensor, Weights, WeightsError, ensure_memory, type_name};
 
-/// Loads the layer `name` of integers in `tensor`. Besides what it becomes, the integers of this one
-/// layer are in memory.
+/// Loads the layer `name` of integers in `tensor`. Besides what it becomes, the integers of this
+/// one layer are in memory.
 ///
 /// # Errors
 ///
@@ -57,7 +57,8 @@ pub(super) fn load(
     Ok((format, matrix))
 }
 
-/// The format of a layer that has `tensor`, what its groups may be, and what is added to a zero point.
+/// The format of a layer that has `tensor`, what its groups may be, and what is added to a zero
+/// point.
 fn rules<'a>(
     name: &str,
     tensor: &str,

@@ -17,8 +17,8 @@ pub(super) enum Along {
     Columns,
 }
 
-/// How a matrix `[rows, columns]` of integers is in words. Rows are outputs of the layer, columns its
-/// inputs, or groups of them.
+/// How a matrix `[rows, columns]` of integers is in words. Rows are outputs of the layer, columns
+/// its inputs, or groups of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packing {
     pub(super) bits: Bits,
