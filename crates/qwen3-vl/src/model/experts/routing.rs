@@ -156,7 +156,7 @@ mod tests {
                 for (slot, (expert, _)) in alone.experts.iter().enumerate() {
                     let choice = together.choices[token * top + slot] as usize;
                     let same = |(e, all): &(usize, Range<usize>)| e == expert && all.contains(&choice);
-                    prop_assert!(together.experts.iter().any(|used| same(used)));
+                    prop_assert!(together.experts.iter().any(same));
                 }
             }
         }

@@ -95,10 +95,9 @@ proptest! {
             true => ([count, 2 * inner, hidden], [count, hidden, inner]),
             false => ([count, hidden, 2 * inner], [count, inner, hidden]),
         };
-        let (dtype, bytes, at): (_, fn(&[usize]) -> Vec<u8>, fn(usize) -> f32) = match wide {
-            true => ("F32", f32s, |i| i as f32),
-            false => ("BF16", bf16s, bf16_at),
-        };
+        let dtype = if wide { "F32" } else { "BF16" };
+        let bytes = |shape: &[usize]| if wide { f32s(shape) } else { bf16s(shape) };
+        let at = |i: usize| if wide { i as f32 } else { bf16_at(i) };
         let names = [format!("{LAYER}gate_up_proj"), format!("{LAYER}down_proj")];
         let source = file(&[
             (&names[0], dtype, &gate_up, bytes(&gate_up)),
