@@ -94,7 +94,7 @@ impl TextModel {
     }
 
     /// Whether a layer is a mixture of experts.
-    pub(crate) fn has_experts(&self) -> bool {
+    pub fn has_experts(&self) -> bool {
         self.layers.iter().any(Layer::is_sparse)
     }
 

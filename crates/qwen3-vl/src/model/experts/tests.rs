@@ -44,7 +44,7 @@ impl Values {
             (".experts.gate_up_proj", vec![EXPERTS, 2 * INNER, HIDDEN]),
             (".experts.down_proj", vec![EXPERTS, HIDDEN, INNER]),
         ];
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
         for ((name, shape), values) in tensors.into_iter().zip(&self.0) {
             let first = data.len();
             data.extend(values.iter().flat_map(|value| value.to_le_bytes()));

@@ -14,7 +14,7 @@ type Tensors<'a> = [(&'a str, &'a str, &'a [usize], Vec<u8>)];
 
 fn file(tensors: &Tensors<'_>) -> Result<Box<dyn TensorSource>, WeightsError> {
     let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
+    let mut data: Vec<u8> = Vec::new();
     for (name, dtype, shape, bytes) in tensors {
         let place = [data.len(), data.len() + bytes.len()];
         data.extend(bytes);
