@@ -1,11 +1,11 @@
-//! What a token's experts give, added up.
+//! The weighted sum of the results of a token's experts.
 
 use rayon::prelude::*;
 
 use super::vector;
 
-/// `sum of weights[row, i] * results[choices[row, i]]` for each of some rows of `width` values, `i`
-/// by `i`: `[rows, width]`. Every row has as many choices.
+/// For each row the sum over `i` of `weights[row, i] * results[choices[row, i]]`, added in the
+/// order of `i`: `[rows, width]`. Every row has the same number of choices.
 ///
 /// # Panics
 ///
@@ -57,9 +57,8 @@ mod tests {
             for (i, sum) in sums.iter().enumerate() {
                 let (row, column) = (i / width, i % width);
                 let of_row = row * top..(row + 1) * top;
-                let wanted: f64 = of_row
-                    .map(|i| f64::from(weights[i]) * f64::from(results[choices[i] as usize][column]))
-                    .sum();
+                let value = |i: usize| results[choices[i] as usize][column];
+                let wanted: f64 = of_row.map(|i| f64::from(weights[i]) * f64::from(value(i))).sum();
                 prop_assert!((f64::from(*sum) - wanted).abs() < 1e-5);
             }
         }

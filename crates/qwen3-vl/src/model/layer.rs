@@ -46,7 +46,7 @@ pub(crate) struct GatedMlp {
 }
 
 impl Layer {
-    /// Loads `{name}.*`, the layer `index` of all.
+    /// Loads `{name}.*`, the layer with this index.
     ///
     /// # Errors
     ///

@@ -81,7 +81,7 @@ pub(crate) trait TextOps {
     /// `silu(gate(x)) * up(x)`.
     fn silu_mul(&mut self, gate_up: &MergedLinear<2>, x: &Tensor) -> Result<Tensor>;
 
-    /// What the experts of each row give, added up by their weights `[rows, hidden]`.
+    /// The weighted sum of the results of each row's experts `[rows, hidden]`.
     fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor>;
 }
 

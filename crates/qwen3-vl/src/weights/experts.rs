@@ -1,10 +1,10 @@
-//! Fused experts of a file, given one by one.
+//! Stacked experts of a file, presented one by one.
 //!
 //! Qwen's files stack the experts of a layer in two tensors (transformers:
 //! `Qwen3VLMoeTextExperts`), `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`, and the scales
-//! of FP8 weights in `gate_up_proj_scale_inv` and `down_proj_scale_inv`. This source gives each
-//! expert's matrices the names and the layout of linear layers, as files have them that store every
-//! expert by itself, so that nothing else needs to know of stacks.
+//! of FP8 weights in `gate_up_proj_scale_inv` and `down_proj_scale_inv`. This source presents each
+//! expert's matrices under the names and in the layout of linear layers, like a file that stores
+//! every expert by itself. So no other code needs to know about stacks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::quote::quoted;
 /// Most matrices of experts in a file. The largest model has 36,096.
 const MOST_MATRICES: usize = 1 << 20;
 
-/// A file whose stacks are given as the experts' own matrices.
+/// A file whose stacks are presented as the experts' own matrices.
 #[derive(Debug)]
 pub(super) struct PerExpert {
     file: Safetensors,
-    /// By the names that the matrices get.
+    /// By the names under which they are presented.
     parts: HashMap<String, Part>,
 }
 
@@ -33,16 +33,16 @@ struct Part {
     /// Name of the stack.
     stack: Arc<str>,
     expert: usize,
-    /// Which one it is of the matrices that an expert has in the stack, and how many these are.
+    /// Its index among the expert's matrices in the stack, and their number.
     place: (usize, usize),
 }
 
-/// The file itself, or one that gives the experts of its stacks one by one.
+/// The file itself, or if it has stacks, a source that presents their experts one by one.
 ///
 /// # Errors
 ///
-/// [`WeightsError::Experts`] if a tensor of that name is no stack, [`WeightsError::Twice`] if an
-/// expert is also there by itself.
+/// [`WeightsError::Experts`] if a stack has another shape than `[experts, rows, columns]`,
+/// [`WeightsError::Twice`] if the file also has an expert of a stack by itself.
 pub(super) fn split(file: Safetensors) -> Result<Box<dyn TensorSource>, WeightsError> {
     let mut parts = HashMap::new();
     for name in file.names() {
@@ -77,8 +77,8 @@ pub(super) fn split(file: Safetensors) -> Result<Box<dyn TensorSource>, WeightsE
     }
 }
 
-/// What the name of a stack says: what its experts' names begin with, which of their matrices it
-/// holds, and which tensor of these.
+/// Splits the name of a stack: the prefix of its experts' names, which of their matrices it holds,
+/// and which tensor of these matrices.
 fn stack(name: &str) -> Option<(&str, &'static [&'static str], &'static str)> {
     const EXPERTS: &str = ".mlp.experts.";
     let (prefix, stack) = name.split_at(name.rfind(EXPERTS)? + EXPERTS.len());
@@ -93,7 +93,7 @@ fn stack(name: &str) -> Option<(&str, &'static [&'static str], &'static str)> {
     Some((prefix, matrices, tensor))
 }
 
-/// How many experts a stack has.
+/// The number of experts in a stack.
 fn experts(file: &Safetensors, name: &str) -> Result<usize, WeightsError> {
     match file.shape(name) {
         Some(&[experts, rows, columns])
@@ -157,7 +157,7 @@ impl TensorSource for PerExpert {
                 let lies = Some(transposed);
                 self.file.part(&part.stack, name, shape, expert, lies)
             }
-            // Other implementations guess here, each in its own way.
+            // transformers would take this for the layout of linear layers.
             (true, true) => Err(refused(
                 &self.file,
                 &part.stack,

@@ -198,7 +198,7 @@ struct Stored<'a> {
     start: u64,
     dtype: DType,
     shape: &'a [usize],
-    /// How it lies, if it is transposed.
+    /// Set if the matrix is transposed in the file.
     transposed: Option<Transposed>,
 }
 

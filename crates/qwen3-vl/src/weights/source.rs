@@ -103,7 +103,7 @@ pub(crate) trait StoredTensor: Sync {
             .saturating_add(self.scratch())
     }
 
-    /// Bytes that reading it takes beside its values.
+    /// Bytes of memory that reading it takes beside its values.
     fn scratch(&self) -> usize {
         0
     }

@@ -1,26 +1,26 @@
-//! Matrices that lie transposed in their file.
+//! Matrices that are transposed in their file.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::WeightsError;
 
-/// Bytes that are read at a time: few enough to stay in a core's second-level cache while their
-/// values find their places.
+/// Bytes that are read at a time. They fit into a core's second-level cache, where they are
+/// transposed.
 const CHUNK: usize = 256 << 10;
 
-/// A matrix `[rows, columns]` that lies as the columns `first..first + rows` of a matrix
-/// `[columns, width]`. It is read once, as a whole: its rows lie everywhere.
+/// A matrix `[rows, columns]` that the file has as the columns `first..first + rows` of a matrix
+/// `[columns, width]`. Its rows are spread over all of that, so it is read once, as a whole.
 #[derive(Debug)]
 pub(super) struct Transposed {
     first: usize,
     width: usize,
-    /// Values row by row, once they have been read.
+    /// The values in row-major order, after they have been read.
     bytes: OnceLock<Vec<u8>>,
     reading: Mutex<()>,
 }
 
 impl Transposed {
-    /// One whose values have not been read.
+    /// A matrix that has not been read yet.
     pub(super) fn new(first: usize, width: usize) -> Self {
         Self {
             first,
@@ -30,8 +30,8 @@ impl Transposed {
         }
     }
 
-    /// The values of the matrix `name`, each of `size` bytes, row by row; `read` gives bytes of the
-    /// matrix that it lies in, from a first one on.
+    /// The values of the matrix `name` in row-major order, each of `size` bytes. `read` reads bytes
+    /// of the matrix in the file, from a first one on.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Transposed {
         if let Some(bytes) = self.bytes.get() {
             return Ok(bytes);
         }
-        // One thread reads, the others wait for it.
+        // One thread reads, the others wait.
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = self.bytes.get() {
             return Ok(bytes);
@@ -72,7 +72,7 @@ impl Transposed {
         Ok(self.bytes.get_or_init(|| bytes))
     }
 
-    /// Puts the lines of `piece` into the columns of `out` from `at` on.
+    /// Writes the lines of `piece` as columns of `out`, from column `at` on.
     fn turn<const SIZE: usize>(&self, piece: &[u8], out: &mut [u8], (columns, at): (usize, usize)) {
         let (values, _) = piece.as_chunks::<SIZE>();
         let (out, _) = out.as_chunks_mut::<SIZE>();

@@ -16,10 +16,11 @@ use crate::cpu::matmul::FEW_ROWS;
 use crate::weights::{Weights, WeightsError, ensure_memory};
 use routing::Routing;
 
-/// What a sparse layer has for its MLP (transformers: `Qwen3VLMoeTextSparseMoeBlock`).
+/// The MLP of a sparse layer (transformers: `Qwen3VLMoeTextSparseMoeBlock`).
 #[derive(Debug)]
 pub(crate) struct SparseMoeBlock {
-    /// Gives each expert's logit. It is small and decides much: it is never rounded.
+    /// Gives each expert's logit. It is never quantized: it is small, and its errors choose other
+    /// experts.
     router: Linear,
     experts: Vec<GatedMlp>,
     /// Experts of a token.
@@ -27,8 +28,7 @@ pub(crate) struct SparseMoeBlock {
 }
 
 impl SparseMoeBlock {
-    /// Loads `{name}.gate` and `{name}.experts.{index}` for each expert: on the CPU several at a
-    /// time.
+    /// Loads `{name}.gate` and `{name}.experts.{index}`; on the CPU several experts at a time.
     ///
     /// # Errors
     ///
@@ -43,7 +43,7 @@ impl SparseMoeBlock {
         let (first, rest) = (expert(0)?, 1..c.num_experts);
         let experts: Vec<_> = match weights.device() {
             Device::Cpu => {
-                // Each is too small for the system to be asked whether there is memory for it.
+                // Memory is not checked for tensors as small as an expert's.
                 let bytes: usize = first.linears().map(Linear::bytes).sum();
                 ensure_memory(name, bytes.saturating_mul(rest.len()))?;
                 rest.into_par_iter().map(expert).collect()
@@ -53,7 +53,7 @@ impl SparseMoeBlock {
         let router = (c.num_experts, c.hidden_size);
         Ok(Self {
             router: Linear::load(weights, &format!("{name}.gate"), router)?,
-            // Of several errors the first one, whichever came first.
+            // The error of the first expert that has one, in the order of the experts.
             experts: once(Ok(first))
                 .chain(experts)
                 .collect::<std::result::Result<_, _>>()?,
@@ -66,10 +66,10 @@ impl SparseMoeBlock {
         self.experts.iter().flat_map(GatedMlp::linears)
     }
 
-    /// The sum of what each row's experts give, `[rows, hidden]` like `x`. `apply` gives what an
-    /// expert makes of some rows; it is called once for each expert that a row has chosen, on the
-    /// CPU several at a time. A row's results are added by rising expert, whatever else is in the
-    /// pass.
+    /// The weighted sum of the results of each row's experts, `[rows, hidden]` like `x`. `apply`
+    /// runs an expert on some rows. It is called once for each expert that a row has chosen, on the
+    /// CPU in parallel. The results of a row are added in the order of the experts, so that the sum
+    /// does not depend on the other rows.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl SparseMoeBlock {
         };
         match x.device() {
             Device::Cpu => {
-                // A product of one row is too short for all threads. Those of all experts are not.
+                // One expert's products of a decode step are too short to keep all threads busy.
                 let given = routing.experts.par_iter().map(of_expert);
                 add_on_cpu(x, &given.collect::<Result<Vec<_>>>()?, &routing)
             }
@@ -99,9 +99,9 @@ impl SparseMoeBlock {
 
     /// The router's logits `[rows, experts]`.
     fn logits(&self, x: &Tensor) -> Result<Vec<f32>> {
-        // On the CPU so few rows at a time that each row's logits are the same bits in every pass:
-        // whichever of two experts with nearly the same logit is chosen, it must not be a matter of
-        // time.
+        // On the CPU a product of at most FEW_ROWS rows has the same bits for a row whatever the
+        // other rows are. With more rows, of two experts with nearly the same logit one pass could
+        // choose the one and another pass the other.
         let (all, most) = (
             x.dim(0)?,
             if x.device().is_cpu() {
@@ -121,8 +121,8 @@ impl SparseMoeBlock {
         Ok(logits)
     }
 
-    /// Likewise on any device, with candle's operations: sums in f32 of products in the type of
-    /// `x`, as the reference's `batched_mm_experts_forward`.
+    /// Adds the experts' results with candle's operations, on any device: sums in f32 of products
+    /// in the type of `x` (transformers: `batched_mm_experts_forward`).
     fn add(&self, x: &Tensor, given: &[Tensor], routing: &Routing) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let choices = Tensor::new(routing.choices.as_slice(), x.device())?;
@@ -138,16 +138,16 @@ impl SparseMoeBlock {
     }
 }
 
-/// Those rows of `x`.
+/// The rows of `x` with these indices, which rise.
 fn rows(x: &Tensor, indices: &[u32]) -> Result<Tensor> {
     match indices.len() == x.dim(0)? {
-        // All of them: their order is theirs.
+        // All rows in their order.
         true => Ok(x.clone()),
         false => x.index_select(&Tensor::new(indices, x.device())?, 0),
     }
 }
 
-/// What the experts gave, each times its weight, added up for each row.
+/// Adds the experts' results, each times its weight, for each row.
 fn add_on_cpu(x: &Tensor, given: &[Tensor], routing: &Routing) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let storages: Vec<_> = given.iter().map(Tensor::storage_and_layout).collect();

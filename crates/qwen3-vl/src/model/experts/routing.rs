@@ -126,7 +126,8 @@ mod tests {
         /// Every choice once, experts and their tokens in rising order.
         #[test]
         fn choices_are_sorted_by_expert((logits, experts, top) in cases()) {
-            let Routing { experts: used, tokens, choices, .. } = Routing::new(&logits, experts, top);
+            let routing = Routing::new(&logits, experts, top);
+            let Routing { experts: used, tokens, choices, .. } = routing;
             let count = logits.len() / experts * top;
             let mut end = 0;
             for (_, range) in &used {
@@ -155,7 +156,9 @@ mod tests {
                 prop_assert_eq!(&alone.weights, weights);
                 for (slot, (expert, _)) in alone.experts.iter().enumerate() {
                     let choice = together.choices[token * top + slot] as usize;
-                    let same = |(e, all): &(usize, Range<usize>)| e == expert && all.contains(&choice);
+                    let same = |(other, all): &(usize, Range<usize>)| {
+                        other == expert && all.contains(&choice)
+                    };
                     prop_assert!(together.experts.iter().any(same));
                 }
             }

@@ -44,7 +44,7 @@ impl Values {
             (".experts.gate_up_proj", vec![EXPERTS, 2 * INNER, HIDDEN]),
             (".experts.down_proj", vec![EXPERTS, HIDDEN, INNER]),
         ];
-        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
         for ((name, shape), values) in tensors.into_iter().zip(&self.0) {
             let first = data.len();
             data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
@@ -87,22 +87,25 @@ impl Values {
         let sum: f64 = order[..TOP].iter().map(|e| logits[*e].exp()).sum();
         let mut out = vec![0.0; HIDDEN];
         for expert in &order[..TOP] {
-            let of =
-                |all, size: usize| -> &[f32] { &<[f32]>::as_ref(all)[expert * size..][..size] };
-            let both = product(of(gate_up, 2 * INNER * HIDDEN), &x);
+            let both = product(matrix(gate_up, *expert, 2 * INNER * HIDDEN), &x);
             let (gate, up) = both.split_at(INNER);
             let inner: Vec<f64> = gate
                 .iter()
                 .zip(up)
                 .map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up)
                 .collect();
-            let given = product(of(down, HIDDEN * INNER), &inner);
+            let given = product(matrix(down, *expert, HIDDEN * INNER), &inner);
             for (out, given) in out.iter_mut().zip(given) {
                 *out += logits[*expert].exp() / sum * given;
             }
         }
         out
     }
+}
+
+/// One expert's matrix of a stack, of `size` values.
+fn matrix(stack: &[f32], expert: usize, size: usize) -> &[f32] {
+    &stack[expert * size..][..size]
 }
 
 fn rows_of(count: usize) -> Tensor {
@@ -159,7 +162,7 @@ fn sums_are_the_same_with_candle_s_operations() {
     }
 }
 
-/// Which expert is chosen must not be a matter of what else is in the pass.
+/// The choice of experts does not depend on the other rows of the pass.
 #[test]
 fn a_row_s_logits_are_the_same_bits_in_every_pass() {
     let block = Values::new().block();
@@ -171,7 +174,8 @@ fn a_row_s_logits_are_the_same_bits_in_every_pass() {
     }
 }
 
-/// A decode step is bound by the weights that it reads: those of the chosen experts, each once.
+/// A decode step takes as long as it takes to read its weights. It reads those of the chosen
+/// experts, each once.
 #[test]
 fn only_the_chosen_experts_are_read() {
     let block = Values::new().block();
@@ -185,10 +189,7 @@ fn only_the_chosen_experts_are_read() {
         });
         given.unwrap();
         let read = read.into_inner() + block.router.bytes();
-        let active = TOP.min(EXPERTS) * count * one;
-        assert!(
-            read * 10 <= active.min(EXPERTS * one) * 11,
-            "{read} of {active}"
-        );
+        let active = (TOP * count).min(EXPERTS) * one;
+        assert!(read * 10 <= active * 11, "{read} of {active}");
     }
 }

@@ -28,7 +28,7 @@ fn file(tensors: &Tensors<'_>) -> Result<Box<dyn TensorSource>, WeightsError> {
     split(Safetensors::embedded(file.leak())?)
 }
 
-/// How many values are put into a tensor of this shape, each another number.
+/// Indices of all values of a tensor of this shape.
 fn numbers(shape: &[usize]) -> std::ops::Range<usize> {
     0..shape.iter().product()
 }
@@ -205,7 +205,7 @@ fn shapes_that_are_no_stacks_are_named() {
     opened(&[4096, 1, 2]).unwrap();
 }
 
-/// No bytes, and as many experts as one likes.
+/// A file of a few megabytes cannot make a list of names that takes gigabytes.
 #[test]
 fn the_number_of_experts_is_bounded() {
     let names: Vec<String> = (0..200)
@@ -239,7 +239,7 @@ fn shapes_of_another_model_are_named() {
     assert!(matches!(error, Err(WeightsError::Missing(name)) if name == third));
 }
 
-/// As many inputs as outputs: nobody knows which is which.
+/// With as many inputs as outputs the shape does not tell the layout.
 #[test]
 fn a_square_stack_is_refused() {
     for (part, matrix, shape) in [

@@ -60,14 +60,15 @@ fn turned((dtype, shape, bytes): &Stored) -> Vec<Stored> {
     let matrices = bytes.chunks(rows * columns * size);
     let turn = |matrix: &[u8]| {
         let places = (0..columns).flat_map(|column| (0..rows).map(move |row| (row, column)));
-        let value = |(row, column)| &matrix[(row * columns + column) * size..][..size];
+        let value =
+            |(row, column): (usize, usize)| &matrix[(row * columns + column) * size..][..size];
         let bytes = places.flat_map(value).copied().collect();
         (*dtype, vec![columns, rows], bytes)
     };
     matrices.map(turn).collect()
 }
 
-/// Each expert by itself, as quantised files have it.
+/// Stores each expert by itself, as quantised files do.
 fn by_themselves(all: &mut Tensors) {
     for index in 0..LAYERS {
         let name = format!("{}.experts", layer(index));
@@ -86,7 +87,7 @@ fn by_themselves(all: &mut Tensors) {
     }
 }
 
-/// As transformers 5 saves its parameters.
+/// Transposes the stacks: the layout of transformers 5's parameters.
 fn as_linear_layers(all: &mut Tensors) {
     for (name, stored) in all.iter_mut() {
         if name.contains(".mlp.experts.") {
@@ -98,7 +99,7 @@ fn as_linear_layers(all: &mut Tensors) {
     }
 }
 
-/// Every second tensor in another file.
+/// Moves every second tensor to a second file.
 fn in_two_files(folder: &Path) {
     let mut parts = [Tensors::new(), Tensors::new()];
     let mut all: Vec<_> = tensors(folder).into_iter().collect();
@@ -173,8 +174,8 @@ fn with_one_expert(step: usize, dense: &[usize], sparse: &[usize]) -> TempDir {
     copy
 }
 
-/// One expert of one has a weight of 1. So whichever layers have it, the logits are the dense
-/// model's.
+/// The weight of a single expert is 1. So the logits are the dense model's, whichever layers have
+/// one.
 #[test]
 fn an_expert_alone_is_a_dense_layer() {
     let dense = folder(Checkpoint::DenseUntied);
@@ -190,7 +191,7 @@ fn an_expert_alone_is_a_dense_layer() {
         let mixed = with_one_expert(step, only_dense, sparse);
         assert!(logits(mixed.path(), QuantizeAtLoad::None).unwrap() == wanted);
     }
-    // Other layers are sparse by the configuration than by the file.
+    // The configuration and the file disagree on which layers are sparse.
     let mixed = with_one_expert(2, &[], &[0, 2]);
     refused(
         mixed.path(),
