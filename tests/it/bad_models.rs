@@ -228,7 +228,7 @@ fn the_configuration_is_not_that_of_the_weights() {
             "text_config",
             "num_hidden_layers",
             5,
-            ["layers.4", "is missing", "config.json"],
+            ["layers.4", "is missing", "configuration"],
         ),
     ] {
         let model = config(|config| config[part][field] = json!(value));
