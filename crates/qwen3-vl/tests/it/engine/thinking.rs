@@ -50,6 +50,7 @@ fn scripted(runner: &Runner, request: Request, script: &[u32], context: usize) -
     sequence
         .advance(&parts.tokenizer, &parts.model.config)
         .unwrap();
+    sequence.become_request(&parts.tokenizer);
     let mut script = script.iter().copied().chain(std::iter::repeat(END));
     while !sequence.ended() {
         let before = sequence.most_blocks(context);
