@@ -78,7 +78,6 @@ def main():
     parser.add_argument("--tokenizer", type=Path, required=True, help="as for make_checkpoints.py")
     parser.add_argument("--only", nargs="+", choices=CHECKPOINTS, default=list(CHECKPOINTS), help="checkpoints")
     args = parser.parse_args()
-    torch.set_num_threads(2)
     for name in args.only:
         checkpoint, out = CHECKPOINTS[name], args.out / name
         if checkpoint.method:

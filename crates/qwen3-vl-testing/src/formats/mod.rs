@@ -119,7 +119,7 @@ impl Format {
         },
         of(
             "fp8-channel",
-            103,
+            153,
             Method::Float8 {
                 block: false,
                 scale: "weight_scale",
@@ -134,7 +134,7 @@ impl Format {
         Self {
             intermediate: 192,
             experts: true,
-            ..of("fp8-moe-experts", 105, FLOAT8)
+            ..of("fp8-moe-experts", 155, FLOAT8)
         },
         of("awq", 111, Method::Awq),
         Self {
@@ -155,7 +155,7 @@ impl Format {
             ..of("ct-asym", 132, packed(4, Some(32), false))
         },
         of("ct-channel", 133, packed(4, None, true)),
-        of("ct-8bit", 134, packed(8, Some(128), true)),
+        of("ct-8bit", 154, packed(8, Some(128), true)),
         Self {
             intermediate: 160,
             experts: true,
