@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, InplaceOp2, Layout, Module, Result, Shape, Tensor,
-};
+use candle_core::{DType, Device, Module, Result, Tensor};
 
-use super::{slice, slice_mut};
+use super::product::{CpuMatrix, product, product_into};
 use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, block_name, on_device};
@@ -92,8 +90,8 @@ impl GgmlWeight {
     /// If the shapes do not fit or the device fails.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Cpu(matrix) => x.apply_op1_no_bwd(&MatmulT(&**matrix)),
-            Self::Stored(matrix) => x.apply_op1_no_bwd(&MatmulT(&**matrix)),
+            Self::Cpu(matrix) => product(&**matrix, x),
+            Self::Stored(matrix) => product(&**matrix, x),
             Self::Device(weight, _) => weight
                 .forward(&x.to_dtype(DType::F32)?)?
                 .to_dtype(x.dtype()),
@@ -107,8 +105,8 @@ impl GgmlWeight {
     /// If the shapes do not fit or the weight is not on the CPU.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
-            Self::Cpu(matrix) => out.inplace_op2(x, &MatmulT(&**matrix)),
-            Self::Stored(matrix) => out.inplace_op2(x, &MatmulT(&**matrix)),
+            Self::Cpu(matrix) => product_into(&**matrix, x, out),
+            Self::Stored(matrix) => product_into(&**matrix, x, out),
             Self::Device(..) => candle_core::bail!("quantized-matmul-t: not on the CPU"),
         }
     }
@@ -144,13 +142,9 @@ impl GgmlWeight {
     }
 }
 
-/// A matrix `[rows, columns]` in blocks, on the CPU.
-trait Blocks: Sync {
-    fn dims(&self) -> (usize, usize);
-    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]);
-}
+impl CpuMatrix for QuantizedMatrix {
+    const NAME: &'static str = "quantized-matmul-t";
 
-impl Blocks for QuantizedMatrix {
     fn dims(&self) -> (usize, usize) {
         self.dims()
     }
@@ -160,55 +154,15 @@ impl Blocks for QuantizedMatrix {
     }
 }
 
-impl Blocks for BlockMatrix {
+impl CpuMatrix for BlockMatrix {
+    const NAME: &'static str = "blocks-matmul-t";
+
     fn dims(&self) -> (usize, usize) {
         self.dims()
     }
 
     fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
         self.matmul_t_into(x, m, out);
-    }
-}
-
-struct MatmulT<'a>(&'a dyn Blocks);
-
-impl CustomOp1 for MatmulT<'_> {
-    fn name(&self) -> &'static str {
-        "quantized-matmul-t"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let ((m, k), (n, columns)) = (layout.shape().dims2()?, self.0.dims());
-        if k != columns {
-            candle_core::bail!("quantized-matmul-t: [{m}, {k}] with [{n}, {columns}]");
-        }
-        let mut out = vec![0.0; m * n];
-        let x = slice(x.as_slice::<f32>()?, layout)?;
-        self.0.matmul_t_into(x, m, &mut out);
-        Ok((CpuStorage::F32(out), (m, n).into()))
-    }
-}
-
-impl InplaceOp2 for MatmulT<'_> {
-    fn name(&self) -> &'static str {
-        "quantized-matmul-t"
-    }
-
-    fn cpu_fwd(
-        &self,
-        out: &mut CpuStorage,
-        out_layout: &Layout,
-        x: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<()> {
-        let (m, k) = layout.shape().dims2()?;
-        let (n, columns) = self.0.dims();
-        if k != columns || out_layout.shape().dims2()? != (m, n) {
-            candle_core::bail!("quantized-matmul-t: [{m}, {k}] with [{n}, {columns}]");
-        }
-        let x = slice(x.as_slice::<f32>()?, layout)?;
-        self.0.matmul_t_into(x, m, slice_mut(out, out_layout)?);
-        Ok(())
     }
 }
 
