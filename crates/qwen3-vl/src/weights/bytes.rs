@@ -5,8 +5,10 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use super::WeightsError;
+use crate::file::open_regular;
 use crate::quote::shortened;
 
 /// Bytes that can be read from any place.
@@ -21,6 +23,20 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// A regular file, with its name for errors and its length.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Io`].
+    pub(super) fn open(path: &Path) -> Result<(String, Self, u64), WeightsError> {
+        let (file, length) = open_regular(path).map_err(|source| WeightsError::Io {
+            path: path.into(),
+            source,
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok((name.into_owned(), Self::File(file), length))
+    }
+
     /// Fills `out` with the bytes from `start` on.
     ///
     /// # Errors

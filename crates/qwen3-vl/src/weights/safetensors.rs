@@ -12,7 +12,7 @@ use super::number::{Number, chunks, copy, narrow};
 use super::source::{StoredTensor, TensorSource, is_number, no_number};
 use super::transposed::Transposed;
 use super::{WeightsError, on_device};
-use crate::file::{LFS_ADVICE, is_lfs_pointer, open_regular};
+use crate::file::{LFS_ADVICE, is_lfs_pointer};
 use crate::quote::{quoted, shortened};
 
 /// Most bytes of a header, as in the safetensors crate.
@@ -32,13 +32,8 @@ pub(super) struct Safetensors {
 impl Safetensors {
     /// A file in a folder.
     pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let io = |source| WeightsError::Io {
-            path: path.into(),
-            source,
-        };
-        let (file, length) = open_regular(path).map_err(io)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Self::new(&name, Source::File(file), length)
+        let (name, source, length) = Source::open(path)?;
+        Self::new(&name, source, length)
     }
 
     /// A file that is part of the program.

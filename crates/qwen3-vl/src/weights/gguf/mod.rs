@@ -23,7 +23,7 @@ use std::path::Path;
 
 use super::WeightsError;
 use super::bytes::Source;
-use crate::file::{is_lfs_pointer, open_regular};
+use crate::file::is_lfs_pointer;
 use crate::quote::shortened;
 use cursor::Cursor;
 pub use metadata::Metadata;
@@ -57,13 +57,8 @@ pub struct Gguf {
 impl Gguf {
     /// A file in a folder.
     pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let io = |source| WeightsError::Io {
-            path: path.into(),
-            source,
-        };
-        let (file, length) = open_regular(path).map_err(io)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Self::new(&name, Source::File(file), length)
+        let (name, source, length) = Source::open(path)?;
+        Self::new(&name, source, length)
     }
 
     /// A file in memory, to look at its header.
