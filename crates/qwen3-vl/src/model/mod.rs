@@ -36,20 +36,9 @@ pub use state::SequenceState;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::cpu::pool::Flag;
 use crate::weights::{Weights, WeightsError};
-
-/// Why a model cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// The configuration is not supported.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The weights cannot be loaded.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-}
 
 /// Memory and threads that passes reuse. Each thread that runs a model has its own.
 #[derive(Default)]
@@ -126,12 +115,12 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// See [`ModelError`].
+    /// See [`WeightsError`].
     pub fn load(
         config: Config,
         weights: &mut Weights,
         vision_device: Device,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self, WeightsError> {
         weights.set_quantization(config.quantization.clone());
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;

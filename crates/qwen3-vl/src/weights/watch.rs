@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::model::{Model, ModelError};
+    use crate::model::Model;
     use crate::weights::{Target, Weights};
 
     #[test]
@@ -119,10 +119,7 @@ mod tests {
 
         watch.cancelled.store(true, Ordering::Relaxed);
         let loaded = load(&mut weights);
-        assert!(matches!(
-            loaded,
-            Err(ModelError::Weights(WeightsError::Cancelled))
-        ));
+        assert!(matches!(loaded, Err(WeightsError::Cancelled)));
         assert_eq!(watch.read.load(Ordering::Relaxed), read);
     }
 
