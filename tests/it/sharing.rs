@@ -168,6 +168,8 @@ fn alone_the_process_has_one_engine() {
     for run in &runs {
         wait_until("all elements", || stat(&run.element, "sharing") == 8);
     }
+    // A thread names itself when it first runs.
+    wait_until("the engine's thread", || engine_threads() > 0);
     assert_eq!(engine_threads(), 1);
     drop(runs);
     assert_eq!(engine_threads(), 0);

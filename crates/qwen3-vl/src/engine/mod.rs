@@ -98,19 +98,7 @@ impl Engine {
         let (commands, inbox) = unbounded();
         let interrupt = Arc::clone(runner.interrupt());
         let broken = Arc::default();
-        let config = *runner.config();
-        let worker = Worker {
-            admission: Admission::new(runner.parts.kv_blocks),
-            inbox,
-            interrupt: Arc::clone(&interrupt),
-            scheduler: Scheduler::new(config.limits()),
-            pace: PrefillPace::new(config.prefill_time, config.prefill_tokens),
-            sequences: Vec::new(),
-            asked: 0,
-            pushed: 0,
-            broken: Arc::clone(&broken),
-            runner,
-        };
+        let worker = Worker::new(runner, inbox, Arc::clone(&broken));
         let thread = std::thread::Builder::new()
             .name("qwen3-vl".into())
             .spawn(move || {
@@ -175,6 +163,22 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(runner: Runner, inbox: Receiver<Command>, broken: Arc<OnceLock<String>>) -> Self {
+        let config = *runner.config();
+        Self {
+            admission: Admission::new(runner.parts.kv_blocks),
+            inbox,
+            interrupt: Arc::clone(runner.interrupt()),
+            scheduler: Scheduler::new(config.limits()),
+            pace: PrefillPace::new(config.prefill_time, config.prefill_tokens),
+            sequences: Vec::new(),
+            asked: 0,
+            pushed: 0,
+            broken,
+            runner,
+        }
+    }
+
     fn run(mut self) {
         while !self.interrupt.stopped() {
             let turn = catch_unwind(AssertUnwindSafe(|| self.turn()));
@@ -192,7 +196,7 @@ impl Worker {
     }
 
     /// Handles all queued commands, then runs one step; waits for a command if there is no step.
-    /// Returns false if all senders are gone.
+    /// Returns false if all senders are gone or the engine is stopped.
     fn turn(&mut self) -> bool {
         while let Ok(command) = self.inbox.try_recv() {
             self.command(command);
@@ -216,6 +220,8 @@ impl Worker {
             None if self.runner.is_encoding() => self.poll_encoded(true),
             // What has failed meanwhile left its room to others.
             None if self.release() => (),
+            // The command that wakes a stopped engine may have been handled above.
+            None if self.interrupt.stopped() => return false,
             None => match self.inbox.recv() {
                 Ok(command) => self.command(command),
                 Err(_) => return false,
@@ -519,3 +525,7 @@ fn is_out_of_memory(error: &candle_core::Error) -> bool {
     // The driver's own, and that of cuBLAS.
     text.contains("OUT_OF_MEMORY") || text.contains("CUBLAS_STATUS_ALLOC_FAILED")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
