@@ -1,7 +1,7 @@
 //! Checkpoints as GGUF files, written by the rules of llama.cpp's converter; blocks are made by
 //! candle.
 
-mod names;
+pub(crate) mod names;
 mod tiny;
 mod tokenizer;
 mod writer;
@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 
 pub use tiny::tiny;
 pub use tokenizer::set_tokenizer;
-pub use writer::{GgufFile, TensorData, Value, texts};
+pub use writer::{GgufFile, TensorData, Value, bools, f32s, i32s, texts};
 
 /// Says in which type a tensor is stored, given its name as Hugging Face has it and its shape.
 pub type Choose<'a> = dyn Fn(&str, &[usize]) -> GgmlDType + 'a;

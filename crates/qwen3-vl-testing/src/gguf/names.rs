@@ -2,7 +2,7 @@
 
 /// What the converter calls a tensor. Its number of the DeepStack merger is that of the block that
 /// is tapped. Experts and the kernel of patches become other tensors than they were.
-pub(super) fn of(name: &str, taps: &[usize]) -> Option<String> {
+pub(crate) fn of(name: &str, taps: &[usize]) -> Option<String> {
     if let Some(rest) = name.strip_prefix("model.visual.") {
         return vision(rest, taps);
     }

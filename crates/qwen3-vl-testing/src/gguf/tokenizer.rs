@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::writer::{GgufFile, Value, texts};
+use super::writer::{GgufFile, Value, i32s, texts};
 
-/// Adds the keys of a `tokenizer.json` for a table of that many rows.
+/// Adds the keys of a `tokenizer.json`, in the converter's order, for a table of `rows` rows.
 ///
 /// # Errors
 ///
@@ -43,10 +43,9 @@ pub fn set_tokenizer(file: &mut GgufFile, json: &[u8], rows: usize) -> io::Resul
     });
     file.set("tokenizer.ggml.model", "gpt2");
     file.set("tokenizer.ggml.pre", "qwen2");
-    file.set("tokenizer.ggml.merges", texts(merges));
     file.set("tokenizer.ggml.tokens", texts(all));
-    let kinds = kinds.into_iter().map(Value::I32).collect();
-    file.set("tokenizer.ggml.token_type", Value::Array(5, kinds));
+    file.set("tokenizer.ggml.token_type", i32s(kinds));
+    file.set("tokenizer.ggml.merges", texts(merges));
     file.set("tokenizer.ggml.eos_token_id", Value::U32(end_of_turn));
     file.set("tokenizer.ggml.padding_token_id", Value::U32(end_of_text));
     file.set("tokenizer.ggml.bos_token_id", Value::U32(end_of_text));

@@ -70,6 +70,21 @@ impl From<&str> for Value {
     }
 }
 
+/// A list of 32-bit integers.
+pub fn i32s(all: impl IntoIterator<Item = i32>) -> Value {
+    Value::Array(5, all.into_iter().map(Value::I32).collect())
+}
+
+/// A list of numbers.
+pub fn f32s(all: impl IntoIterator<Item = f32>) -> Value {
+    Value::Array(6, all.into_iter().map(Value::F32).collect())
+}
+
+/// A list of flags.
+pub fn bools(all: impl IntoIterator<Item = bool>) -> Value {
+    Value::Array(7, all.into_iter().map(Value::Bool).collect())
+}
+
 /// A list of texts.
 pub fn texts<T: Into<String>>(all: impl IntoIterator<Item = T>) -> Value {
     let all = all.into_iter().map(|text| Value::Text(text.into()));

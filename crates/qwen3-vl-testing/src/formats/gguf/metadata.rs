@@ -2,11 +2,9 @@
 
 use std::{fs, io};
 
-use serde_json::Value as Json;
-
 use super::blocks::Kind;
-use super::file::Value;
 use crate::checkpoint::{Dimensions, VOCABULARY};
+use crate::gguf::{GgufFile, Value, bools, f32s, i32s, set_tokenizer};
 use crate::tokenizer_dir;
 
 /// The chat template of the checkpoints.
@@ -61,7 +59,7 @@ pub(super) fn text(d: &Dimensions) -> io::Result<Entries> {
     add("attention.head_count", number(d.heads));
     add("attention.head_count_kv", number(d.kv_heads));
     let sections = [&sections[..], &[0]].concat();
-    add("rope.dimension_sections", Value::I32s(sections));
+    add("rope.dimension_sections", i32s(sections));
     add("rope.freq_base", Value::F32(5e6));
     add("attention.layer_norm_rms_epsilon", Value::F32(1e-6));
     if let Some(experts) = &d.experts {
@@ -77,7 +75,12 @@ pub(super) fn text(d: &Dimensions) -> io::Result<Entries> {
     }
     add("n_deepstack_layers", number(d.vision.taps.len()));
     all.push(("general.quantization_version".into(), number(2)));
-    all.extend(tokenizer()?);
+    let mut tokenizer = GgufFile::default();
+    let json = fs::read(tokenizer_dir()?.join("tokenizer.json"))?;
+    set_tokenizer(&mut tokenizer, &json, VOCABULARY)?;
+    let template = TEMPLATE.trim_end().to_owned() + "\n";
+    tokenizer.set("tokenizer.chat_template", template.as_str());
+    all.extend(tokenizer.keys);
     Ok(all)
 }
 
@@ -90,7 +93,7 @@ pub(super) fn vision(d: &Dimensions, kind: Kind) -> Entries {
         _ => 7,
     };
     let taps = (0..d.vision.depth).map(|block| d.vision.taps.contains(&block));
-    let halves = Value::F32s(vec![0.5; 3]);
+    let halves = f32s([0.5; 3]);
     for (key, value) in [
         ("general.file_type", number(file_type)),
         ("clip.has_vision_encoder", Value::Bool(true)),
@@ -110,10 +113,7 @@ pub(super) fn vision(d: &Dimensions, kind: Kind) -> Entries {
         ("clip.use_gelu", Value::Bool(true)),
         ("clip.vision.spatial_merge_size", number(2)),
         ("clip.vision.attention.layer_norm_epsilon", Value::F32(1e-6)),
-        (
-            "clip.vision.is_deepstack_layers",
-            Value::Bools(taps.collect()),
-        ),
+        ("clip.vision.is_deepstack_layers", bools(taps)),
         ("general.quantization_version", number(2)),
     ] {
         add(key, value);
@@ -128,62 +128,4 @@ pub(super) fn split(number: usize, count: usize, tensors: usize) -> Entries {
         ("split.count".into(), Value::U16(count as u16)),
         ("split.tensors.count".into(), Value::I32(tensors as i32)),
     ]
-}
-
-fn tokenizer() -> io::Result<Entries> {
-    let file: Json = serde_json::from_slice(&fs::read(tokenizer_dir()?.join("tokenizer.json"))?)?;
-    let (tokens, types) = tokens(&file);
-    let pair = |merge: &Json| {
-        let parts = merge.as_array().into_iter().flatten();
-        let parts: Vec<&str> = parts.filter_map(Json::as_str).collect();
-        parts.join(" ")
-    };
-    let merges = file["model"]["merges"].as_array().into_iter().flatten();
-    let entries = [
-        ("ggml.model", words("gpt2")),
-        ("ggml.pre", words("qwen2")),
-        ("ggml.tokens", Value::Texts(tokens)),
-        ("ggml.token_type", Value::I32s(types)),
-        ("ggml.merges", Value::Texts(merges.map(pair).collect())),
-        ("ggml.eos_token_id", number(151_645)),
-        ("ggml.padding_token_id", number(151_643)),
-        ("ggml.bos_token_id", number(151_643)),
-        ("ggml.add_bos_token", Value::Bool(false)),
-        (
-            "chat_template",
-            words(&(TEMPLATE.trim_end().to_owned() + "\n")),
-        ),
-    ];
-    let entries = entries.into_iter();
-    Ok(entries
-        .map(|(key, value)| (format!("tokenizer.{key}"), value))
-        .collect())
-}
-
-/// All tokens by their ids, and their types.
-fn tokens(file: &Json) -> (Vec<String>, Vec<i32>) {
-    const NORMAL: i32 = 1;
-    const CONTROL: i32 = 3;
-    const USER_DEFINED: i32 = 4;
-    const UNUSED: i32 = 5;
-    let padding = |id| format!("[PAD{id}]");
-    let mut tokens: Vec<String> = (0..VOCABULARY).map(padding).collect();
-    let mut types = vec![UNUSED; VOCABULARY];
-    let mut put = |id: &Json, token: &str, kind| {
-        let id = id.as_u64().unwrap_or_default() as usize;
-        (tokens[id], types[id]) = (token.into(), kind);
-    };
-    for (token, id) in file["model"]["vocab"].as_object().into_iter().flatten() {
-        put(id, token, NORMAL);
-    }
-    for added in file["added_tokens"].as_array().into_iter().flatten() {
-        let token = added["content"].as_str().unwrap_or_default();
-        let looks_special = token.starts_with("<|") && token.ends_with("|>");
-        let kind = match added["special"] == true || looks_special {
-            true => CONTROL,
-            false => USER_DEFINED,
-        };
-        put(&added["id"], token, kind);
-    }
-    (tokens, types)
 }

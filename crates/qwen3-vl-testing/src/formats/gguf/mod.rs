@@ -3,19 +3,17 @@
 //! (`tools/reference/formats/gguf_files.py`).
 
 mod blocks;
-mod file;
 mod metadata;
-mod names;
 
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use safetensors::Dtype;
 
 use crate::checkpoint::Dimensions;
+use crate::gguf::{GgufFile, TensorData, Value, names};
 use crate::weights::hash_fill;
 use blocks::{Kind, q8_0};
-use file::{Tensor, write_file};
 
 use super::pack::encoded;
 
@@ -63,22 +61,22 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
     let (tower, text): (Vec<_>, Vec<_>) = tensors
         .into_iter()
         .partition(|(name, _)| name.starts_with("model.visual."));
-    let tower: Vec<Tensor> = tower
+    let tower: Vec<TensorData> = tower
         .into_iter()
         .flat_map(|(name, shape)| vision_tensors(&name, &shape, vision, dimensions, seed))
         .collect();
-    let text: Vec<Tensor> = text
+    let text: Vec<TensorData> = text
         .into_iter()
         .flat_map(|(name, shape)| text_tensors(&name, &shape, experts, seed))
         .collect();
     let file = format!("mmproj-{name}-{}.gguf", vision.name());
-    write_file(
+    save(
         &dir.join(file),
-        &metadata::vision(dimensions, vision),
+        metadata::vision(dimensions, vision),
         &tower,
     )?;
     let metadata = metadata::text(dimensions)?;
-    let parts: Vec<&[Tensor]> = match experts {
+    let parts: Vec<&[TensorData]> = match experts {
         false => vec![&text],
         true => text.chunks(SPLIT).collect(),
     };
@@ -92,14 +90,39 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
             suffix = format!("-{:05}-of-{:05}", number + 1, parts.len());
         }
         let file = format!("{name}-Q4_K_M{suffix}.gguf");
-        write_file(&dir.join(file), &part_metadata, part)?;
+        save(&dir.join(file), part_metadata, part)?;
     }
     Ok(())
 }
 
+/// Writes a file, keys and tensors in this order.
+fn save(path: &Path, keys: Vec<(String, Value)>, tensors: &[TensorData]) -> io::Result<()> {
+    let file = GgufFile {
+        keys,
+        tensors: tensors.to_vec(),
+        ..GgufFile::default()
+    };
+    fs::write(path, file.bytes())
+}
+
+/// What llama.cpp calls a tensor of the language model, or the two that gate and up of all experts
+/// become.
+fn text_names(name: &str) -> Vec<String> {
+    if let Some((layer, part)) = name.split_once(".mlp.experts.") {
+        let layer = layer.trim_start_matches("model.language_model.layers.");
+        let parts: &[&str] = match part {
+            "gate_up_proj" => &["gate", "up"],
+            _ => &["down"],
+        };
+        let name = |part| format!("blk.{layer}.ffn_{part}_exps.weight");
+        return parts.iter().map(name).collect();
+    }
+    names::of(name, &[]).into_iter().collect()
+}
+
 /// What becomes of a tensor of the language model.
-fn text_tensors(name: &str, shape: &[usize], experts: bool, seed: u64) -> Vec<Tensor> {
-    let names = names::text(name);
+fn text_tensors(name: &str, shape: &[usize], experts: bool, seed: u64) -> Vec<TensorData> {
+    let names = text_names(name);
     let one = |found: String, shape: Vec<usize>| {
         let module = found.trim_end_matches(".weight");
         let table: &[(&str, Kind)] = if experts { &EXPERTS } else { &DENSE };
@@ -113,11 +136,12 @@ fn text_tensors(name: &str, shape: &[usize], experts: bool, seed: u64) -> Vec<Te
             Kind::F32 | Kind::F16 | Kind::Bf16 => kind.numbers(stored(name, &shape, seed)),
             _ => blocks::by_formula(&found, &shape, kind, seed),
         };
-        Tensor {
+        TensorData {
             name: found,
             shape,
-            kind,
+            kind: kind as u32,
             bytes,
+            offset: None,
         }
     };
     match *shape {
@@ -138,8 +162,8 @@ fn vision_tensors(
     kind: Kind,
     dimensions: &Dimensions,
     seed: u64,
-) -> Vec<Tensor> {
-    let found = names::vision(name, dimensions.vision.taps);
+) -> Vec<TensorData> {
+    let found = names::of(name, dimensions.vision.taps).unwrap_or_default();
     let values = stored(name, shape, seed);
     if let [out, channels, 2, height, width] = *shape {
         // One for each of the two frames of a temporal patch.
@@ -155,11 +179,12 @@ fn vision_tensors(
         return [".weight", ".weight.1"]
             .into_iter()
             .enumerate()
-            .map(|(t, suffix)| Tensor {
+            .map(|(t, suffix)| TensorData {
                 name: found.replace(".weight", suffix),
                 shape: vec![out, channels, height, width],
-                kind,
+                kind: kind as u32,
                 bytes: kind.numbers(frame(t)),
+                offset: None,
             })
             .collect();
     }
@@ -171,11 +196,12 @@ fn vision_tensors(
         Kind::Q8_0 => q8_0(&values),
         _ => kind.numbers(values),
     };
-    vec![Tensor {
+    vec![TensorData {
         name: found,
         shape: shape.to_vec(),
-        kind,
+        kind: kind as u32,
         bytes,
+        offset: None,
     }]
 }
 
