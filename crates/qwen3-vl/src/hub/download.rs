@@ -16,7 +16,7 @@ use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
 use super::slot::Slot;
-use super::{CheckConfig, Hub, Wanted, snapshot, space};
+use super::{CheckConfig, Hub, Wanted, snapshot, space, together};
 use crate::file::read_bounded;
 use crate::quote::{of_json, quoted_bytes};
 use qwen3_vl_core::load::LoadError;
@@ -178,9 +178,10 @@ impl Download {
     /// Downloads small files.
     fn fetch(&self, commit: &Commit, names: &[String]) -> Result<(), LoadError> {
         for name in names {
-            self.progress.says(&format!("downloading {name}"));
+            let what = format!("downloading {name}");
+            self.progress.says(&what);
             if let Some(remote) = self.wanted(commit, name)? {
-                self.bring(commit, &remote, false)?;
+                self.bring(commit, &remote, &what, false)?;
             }
         }
         Ok(())
@@ -210,11 +211,16 @@ impl Download {
         let coming = coming.fold(0, u64::saturating_add);
         space::ensure(self.repo.folder(), coming)
             .map_err(|e| self.explain(&format!("downloading {}", self.id), &e))?;
-        for remote in &wanted {
-            self.progress.says(&format!("downloading {}", remote.name));
-            self.bring(commit, remote, true)?;
-        }
-        Ok(())
+        let what = match &wanted[..] {
+            [only] => format!("downloading {}", only.name),
+            all => format!("downloading {} files", all.len()),
+        };
+        self.progress.says(&what);
+        let bring = |remote: &Remote| self.bring(commit, remote, &what, true);
+        together::each(&wanted, bring, || {
+            self.stop.store(true, Ordering::Relaxed);
+            self.client.shut_down();
+        })
     }
 
     /// Bytes of a file that are missing from both the blob and its incomplete file.
@@ -266,14 +272,27 @@ impl Download {
         format!("/{}/resolve/{}/{name}", self.id, commit.as_str())
     }
 
-    fn bring(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), LoadError> {
-        self.content(commit, remote, counts)
+    /// Downloads and links a file; `what` is said meanwhile.
+    fn bring(
+        &self,
+        commit: &Commit,
+        remote: &Remote,
+        what: &str,
+        counts: bool,
+    ) -> Result<(), LoadError> {
+        self.content(commit, remote, what, counts)
             .and_then(|()| Ok(self.repo.link(commit, &remote.name, &remote.etag)?))
             .map_err(|e| self.explain(&format!("downloading {}", remote.name), &e))
     }
 
     /// Ensures that the blob is downloaded.
-    fn content(&self, commit: &Commit, remote: &Remote, counts: bool) -> Result<(), HubError> {
+    fn content(
+        &self,
+        commit: &Commit,
+        remote: &Remote,
+        what: &str,
+        counts: bool,
+    ) -> Result<(), HubError> {
         let blob = self.repo.blob(&remote.etag);
         let is_there = || fs::metadata(&blob).is_ok_and(|blob| blob.len() == remote.size);
         if !is_there() {
@@ -283,7 +302,7 @@ impl Download {
                     .says(&format!("waiting for another program to download {name}"));
                 self.go_on()
             })?;
-            self.progress.says(&format!("downloading {}", remote.name));
+            self.progress.says(what);
             if !is_there() {
                 return self.receive(commit, remote, counts);
             }

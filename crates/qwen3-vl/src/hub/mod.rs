@@ -23,6 +23,7 @@ mod proxy;
 mod slot;
 mod snapshot;
 mod space;
+mod together;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

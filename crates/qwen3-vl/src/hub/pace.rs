@@ -1,5 +1,6 @@
 //! Limits on bodies that arrive too slowly.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,19 +40,21 @@ impl Pace {
 }
 
 /// How long one read may take. The connection's timeout ends only silence, but chunk extensions and
-/// trailers can arrive forever without a byte of the body. Clones share one deadline.
+/// trailers can arrive forever without a byte of the body. Clones share their reads.
 #[derive(Clone)]
 pub(super) struct Deadline {
     stall_timeout: Duration,
-    now: Arc<Mutex<Reading>>,
+    now: Arc<Mutex<Reads>>,
 }
 
+/// The reads that run.
 #[derive(Default)]
-enum Reading {
-    #[default]
-    Nothing,
-    Since(Instant),
-    GivenUp,
+struct Reads {
+    /// When each began, by its number.
+    since: BTreeMap<u64, Instant>,
+    next: u64,
+    /// Whether one was over its deadline: all end then.
+    given_up: bool,
 }
 
 impl Deadline {
@@ -67,28 +70,34 @@ impl Deadline {
     ///
     /// # Errors
     ///
-    /// [`HubError::Slow`] if the deadline passed.
+    /// [`HubError::Slow`] if the deadline of a read passed.
     pub(super) fn during<T>(&self, read: impl FnOnce() -> T) -> Result<T, HubError> {
-        *self.lock() = Reading::Since(Instant::now());
+        let number = {
+            let mut now = self.lock();
+            now.next += 1;
+            let number = now.next;
+            now.since.insert(number, Instant::now());
+            number
+        };
         let read = read();
-        match std::mem::take(&mut *self.lock()) {
-            Reading::GivenUp => Err(HubError::Slow(SLOWEST)),
-            _ => Ok(read),
+        let mut now = self.lock();
+        now.since.remove(&number);
+        match now.given_up {
+            true => Err(HubError::Slow(SLOWEST)),
+            false => Ok(read),
         }
     }
 
-    /// Marks a read that is over its deadline at `time` as given up; true if there is one.
+    /// Gives up all reads if one is over its deadline at `time`; whether it did.
     pub(super) fn is_over(&self, time: Instant) -> bool {
         let mut now = self.lock();
-        let over = matches!(&*now, Reading::Since(start)
-            if time.saturating_duration_since(*start) > self.stall_timeout);
-        if over {
-            *now = Reading::GivenUp;
-        }
+        let over = |start: &Instant| time.saturating_duration_since(*start) > self.stall_timeout;
+        let over = !now.given_up && now.since.values().any(over);
+        now.given_up |= over;
         over
     }
 
-    fn lock(&self) -> MutexGuard<'_, Reading> {
+    fn lock(&self) -> MutexGuard<'_, Reads> {
         // Every statement leaves the value valid, so a poisoned lock is safe to use.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }

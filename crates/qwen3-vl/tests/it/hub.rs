@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
-use crate::support::hub_server::{ID, Server};
+use crate::support::hub_server::{ID, Request, Server, send};
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::hub::{Hub, Proxies};
 use qwen3_vl::load::{self, LoadOptions, ModelSource, check_config};
@@ -414,6 +415,62 @@ fn a_download_that_was_cut_short_goes_on_later() {
     server.requests();
     same(&client.fetch(None).unwrap(), &model());
     assert_eq!(weight_ranges(&server), [BYTES / 3]);
+}
+
+/// A checkpoint of two files of weights.
+fn two_shards() -> BTreeMap<String, Vec<u8>> {
+    sharded(json!({"a": "model-1.safetensors", "b": "model-2.safetensors"}))
+}
+
+fn asks_for(request: &Request, file: &str) -> bool {
+    request.method == "GET" && request.path == format!("/cdn/{file}")
+}
+
+#[test]
+fn files_of_weights_come_together() {
+    let both = Barrier::new(2);
+    let server = Server::hostile(two_shards(), move |request, _| {
+        // Each is sent when the other has been asked for too.
+        if ["model-1.safetensors", "model-2.safetensors"]
+            .iter()
+            .any(|file| asks_for(request, file))
+        {
+            both.wait();
+        }
+        false
+    });
+    let client = Client::of(&server);
+    let mut said = Vec::new();
+    let never = AtomicBool::new(false);
+    let mut report = |step: Progress| said.push(step.what);
+    let folder = client.hub.fetch(ID, None, &mut report, &never).unwrap();
+    same(&folder, &two_shards());
+    assert_eq!(said.last().unwrap(), "downloading 2 files: 18.0 of 18.0 kB");
+}
+
+#[test]
+fn a_file_that_fails_ends_the_others() {
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    let (asked, is_asked) = (Mutex::new(asked), Mutex::new(is_asked));
+    let server = Server::hostile(two_shards(), move |request, stream| {
+        if asks_for(request, "model-2.safetensors") {
+            asked.lock().unwrap().send(()).unwrap();
+            // Silent until the client goes.
+            let _ = stream.read(&mut [0]);
+            return true;
+        }
+        let fails = asks_for(request, "model-1.safetensors");
+        if fails {
+            is_asked.lock().unwrap().recv().unwrap();
+            send(stream, "404 Not Found", "", b"");
+        }
+        fails
+    });
+    let mut client = Client::of(&server);
+    // The silence itself must not be what ends it.
+    client.hub.stall_timeout = Duration::from_secs(3600);
+    let error = client.fetch(None).unwrap_err().to_string();
+    assert!(error.contains("model-1.safetensors"), "{error}");
 }
 
 #[test]
