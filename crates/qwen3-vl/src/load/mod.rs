@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::compute::Compute;
 use crate::config::GenerationConfig;
 use crate::cpu::pool::{Flag, Pool};
 use crate::cuda;
@@ -72,6 +73,9 @@ pub struct LoadOptions {
     /// The format to which the language model's linear layers are quantized, whatever type they are
     /// stored in.
     pub quantization: QuantizeAtLoad,
+    /// Arithmetic of products on the CPU; none is fast for weights that are quantised, in the
+    /// checkpoint or at load, and exact for others. On a GPU it changes nothing.
+    pub compute: Option<Compute>,
     /// Bytes for the KV cache; by default half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
 }

@@ -19,16 +19,18 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
     Ok(match device {
         Device::Cpu => Target {
             device,
-            compute: DType::F32,
+            dtype: DType::F32,
             store,
+            compute: options.compute,
             quantize_at_load: options.quantization,
         },
         _ => {
-            let compute = store.unwrap_or(DType::BF16);
+            let dtype = store.unwrap_or(DType::BF16);
             Target {
                 device,
-                compute,
-                store: Some(compute),
+                dtype,
+                store: Some(dtype),
+                compute: options.compute,
                 quantize_at_load: options.quantization,
             }
         }

@@ -33,6 +33,7 @@ pub(crate) use source::{StoredTensor, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 
+use crate::compute::Compute;
 use crate::config::Quantization;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::index::{self, INDEX, SINGLE};
@@ -47,10 +48,13 @@ pub struct Weights {
     locations: HashMap<String, Location>,
     device: Device,
     /// Type of vectors and of arithmetic.
-    compute: DType,
+    dtype: DType,
     /// Type of matrices; as stored if none.
     store: Option<DType>,
+    compute: Option<Compute>,
     quantize_at_load: QuantizeAtLoad,
+    /// Whether any tensor is stored in blocks.
+    in_blocks: bool,
     /// What config.json says of weights that are quantised already.
     quantization: Option<Quantization>,
     watch: Arc<Watch>,
@@ -133,17 +137,23 @@ impl Weights {
         }
         let Target {
             device,
-            compute,
+            dtype,
             store,
+            compute,
             quantize_at_load,
         } = target;
+        let in_blocks = locations
+            .values()
+            .any(|at| sources[at.source].blocks(&at.name).is_some());
         Ok(Self {
             sources,
             locations,
             device,
-            compute,
+            dtype,
             store,
+            compute,
             quantize_at_load,
+            in_blocks,
             quantization: None,
             watch: Arc::default(),
             read: Mutex::default(),
@@ -171,8 +181,14 @@ impl Weights {
     }
 
     /// Type of arithmetic.
-    pub fn compute(&self) -> DType {
-        self.compute
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Arithmetic of products on the CPU: what was asked for, else what suits the weights.
+    pub fn compute(&self) -> Compute {
+        let default = || Compute::default_for(self.is_quantised());
+        self.compute.unwrap_or_else(default)
     }
 
     /// The format to which linear layers are quantized.
@@ -204,7 +220,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn vector(&self, name: &str, shape: &[usize]) -> Result<Tensor, WeightsError> {
-        self.load(name, shape, Some(self.compute), Ok)
+        self.load(name, shape, Some(self.dtype), Ok)
     }
 
     /// A tensor in f32, whatever the type of arithmetic.
@@ -357,20 +373,23 @@ pub struct Target {
     /// Device that tensors are loaded to.
     pub device: Device,
     /// Type of vectors and of arithmetic.
-    pub compute: DType,
+    pub dtype: DType,
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
+    /// Arithmetic of products on the CPU; if none, what suits the weights.
+    pub compute: Option<Compute>,
     /// The format to which the language model's linear layers are quantized.
     pub quantize_at_load: QuantizeAtLoad,
 }
 
 impl Target {
-    /// f32 arithmetic on the CPU, weights as the checkpoint stores them.
+    /// Exact f32 arithmetic on the CPU, weights as the checkpoint stores them.
     pub fn cpu() -> Self {
         Self {
             device: Device::Cpu,
-            compute: DType::F32,
+            dtype: DType::F32,
             store: None,
+            compute: Some(Compute::Exact),
             quantize_at_load: QuantizeAtLoad::None,
         }
     }
