@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::compute::Compute;
 use crate::config::GenerationConfig;
+use crate::cpu::bf16::Bf16Isa;
 use crate::cpu::pool::{Flag, Pool};
 use crate::cuda;
 use crate::device::{DeviceChoice, DtypeChoice, free_memory};
@@ -183,6 +184,17 @@ pub fn load_runner(
     if model.text.own_head {
         let what = "config.json ties lm_head to the embeddings, but the file has another one: that \
                     is used, as transformers does";
+        progress(Progress {
+            what: what.into(),
+            percent: 99,
+        });
+    }
+    if options.compute == Some(Compute::Fast)
+        && model.kv.device().is_cpu()
+        && Bf16Isa::of_this_cpu().is_none()
+    {
+        let what = "compute=fast: this CPU has no bf16 products (AVX512-BF16), so weights that are \
+                    not quantised are multiplied in f32";
         progress(Progress {
             what: what.into(),
             percent: 99,

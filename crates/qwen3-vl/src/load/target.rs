@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use qwen3_vl_core::load::LoadError;
 
 use super::LoadOptions;
+use crate::cpu::bf16::Bf16Isa;
 use crate::device::DtypeChoice;
 use crate::weights::Target;
 
@@ -22,6 +23,7 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
             dtype: DType::F32,
             store,
             compute: options.compute,
+            bf16: Bf16Isa::of_this_cpu(),
             quantize_at_load: options.quantization,
         },
         _ => {
@@ -31,6 +33,7 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
                 dtype,
                 store: Some(dtype),
                 compute: options.compute,
+                bf16: None,
                 quantize_at_load: options.quantization,
             }
         }

@@ -35,6 +35,7 @@ use watch::Watch;
 
 use crate::compute::Compute;
 use crate::config::Quantization;
+use crate::cpu::bf16::Bf16Isa;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::index::{self, INDEX, SINGLE};
 use crate::memory::spare_memory;
@@ -52,6 +53,7 @@ pub struct Weights {
     /// Type of matrices; as stored if none.
     store: Option<DType>,
     compute: Option<Compute>,
+    bf16: Option<Bf16Isa>,
     quantize_at_load: QuantizeAtLoad,
     /// Whether any tensor is stored in blocks.
     in_blocks: bool,
@@ -140,6 +142,7 @@ impl Weights {
             dtype,
             store,
             compute,
+            bf16,
             quantize_at_load,
         } = target;
         let in_blocks = locations
@@ -152,6 +155,7 @@ impl Weights {
             dtype,
             store,
             compute,
+            bf16,
             quantize_at_load,
             in_blocks,
             quantization: None,
@@ -189,6 +193,12 @@ impl Weights {
     pub fn compute(&self) -> Compute {
         let default = || Compute::default_for(self.is_quantised());
         self.compute.unwrap_or_else(default)
+    }
+
+    /// What multiplies weights in bf16; none if they are multiplied in f32 or on another device.
+    pub fn bf16(&self) -> Option<Bf16Isa> {
+        let wanted = self.device.is_cpu() && self.compute() == Compute::Fast;
+        self.bf16.filter(|_| wanted)
     }
 
     /// The format to which linear layers are quantized.
@@ -378,6 +388,8 @@ pub struct Target {
     pub store: Option<DType>,
     /// Arithmetic of products on the CPU; if none, what suits the weights.
     pub compute: Option<Compute>,
+    /// What multiplies in bf16, with [`Compute::Fast`]; none leaves it at f32.
+    pub bf16: Option<Bf16Isa>,
     /// The format to which the language model's linear layers are quantized.
     pub quantize_at_load: QuantizeAtLoad,
 }
@@ -390,6 +402,7 @@ impl Target {
             dtype: DType::F32,
             store: None,
             compute: Some(Compute::Exact),
+            bf16: Bf16Isa::of_this_cpu(),
             quantize_at_load: QuantizeAtLoad::None,
         }
     }
