@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use qwen3_vl_core::load::{LoadError, Loaded, Progress};
 
-use crate::qwenvl::settings::{Dtype, Quantization};
+use crate::qwenvl::settings::{Compute, Dtype, Quantization};
 
 /// Value of the property `model` that means the model inside the plugin.
 pub(crate) const DEMO: &str = "demo";
@@ -25,6 +25,8 @@ pub struct ModelOptions {
     pub dtype: Dtype,
     /// Property `quantization`.
     pub quantization: Quantization,
+    /// Property `compute`.
+    pub compute: Compute,
     /// Property `kv-memory`, in bytes; none leaves it to the engine.
     pub kv_memory: Option<u64>,
 }
@@ -64,6 +66,7 @@ mod local {
     use std::path::PathBuf;
     use std::sync::atomic::AtomicBool;
 
+    use qwen3_vl::compute::Compute as Arithmetic;
     use qwen3_vl::device::{DtypeChoice, UnknownChoice};
     use qwen3_vl::load::{self, LoadOptions, ModelSource};
     use qwen3_vl::shared;
@@ -72,7 +75,7 @@ mod local {
 
     use super::{ModelOptions, Unusable};
     use crate::demo;
-    use crate::qwenvl::settings::{Dtype, Quantization};
+    use crate::qwenvl::settings::{Compute, Dtype, Quantization};
 
     /// The options of the engine's loader.
     ///
@@ -98,6 +101,11 @@ mod local {
                 Quantization::None => QuantizeAtLoad::None,
                 Quantization::Q8_0 => QuantizeAtLoad::Q8_0,
                 Quantization::Q4K => QuantizeAtLoad::Q4K,
+            },
+            compute: match options.compute {
+                Compute::Auto => None,
+                Compute::Exact => Some(Arithmetic::Exact),
+                Compute::Fast => Some(Arithmetic::Fast),
             },
             kv_memory: options.kv_memory,
         })

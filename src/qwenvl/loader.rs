@@ -85,7 +85,12 @@ impl Task {
                 let model = backend.model();
                 let rounded = model.quantization.as_ref();
                 let rounded = rounded.map_or(String::new(), |text| format!(" ({text})"));
-                let text = format!("Loaded {}{rounded} on {}", model.name, model.runs_on);
+                let compute = model.compute.map(|compute| format!(", compute={compute}"));
+                let compute = compute.unwrap_or_default();
+                let text = format!(
+                    "Loaded {}{rounded} on {}{compute}",
+                    model.name, model.runs_on
+                );
                 self.session.ready(backend);
                 self.post(gst::ProgressType::Complete, &text, 100);
                 static WARNED: AtomicBool = AtomicBool::new(false);

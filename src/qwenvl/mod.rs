@@ -77,7 +77,9 @@ use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 
-pub use settings::{Attach, Dtype, Layout, Mode, Overload, Preset, Quantization, TextTiming};
+pub use settings::{
+    Attach, Compute, Dtype, Layout, Mode, Overload, Preset, Quantization, TextTiming,
+};
 
 glib::wrapper! {
     /// The element `qwenvl`.

@@ -77,6 +77,9 @@ table! {
         |name, default| ParamSpecEnum::builder_with_default(name, default),
         "What the linear layers of the language model are rounded to while they are loaded: \
          less memory, faster answers, not quite the same";
+    "compute", "Compute", compute by put, mutable_ready,
+        |name, default| ParamSpecEnum::builder_with_default(name, default),
+        "Arithmetic of products with weights on the CPU; nothing changes on a GPU";
     "prompt-layout", "Prompt layout", prompt_layout by put, mutable_ready,
         |name, default| ParamSpecEnum::builder_with_default(name, default),
         "Where the vision tokens stand in the prompt";

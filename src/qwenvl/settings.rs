@@ -51,6 +51,22 @@ pub enum Quantization {
     Q4K,
 }
 
+/// Arithmetic of products with weights on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstQwenVLCompute")]
+pub enum Compute {
+    /// `Fast` for weights that are quantised, else `Exact`.
+    #[default]
+    #[enum_value(name = "fast for quantised weights, else exact", nick = "auto")]
+    Auto,
+    /// In f32.
+    #[enum_value(name = "In f32", nick = "exact")]
+    Exact,
+    /// With rounded activations.
+    #[enum_value(name = "With activations in bf16 or 8 bits", nick = "fast")]
+    Fast,
+}
+
 /// Where the vision tokens stand in the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstQwenVLPromptLayout")]
@@ -160,6 +176,7 @@ pub(super) struct Settings {
     pub(super) device: String,
     pub(super) dtype: Dtype,
     pub(super) quantization: Quantization,
+    pub(super) compute: Compute,
     pub(super) prompt_layout: Layout,
     pub(super) preset: Preset,
     pub(super) prompt: String,
@@ -220,6 +237,7 @@ impl Default for Settings {
             device: "auto".into(),
             dtype: Dtype::default(),
             quantization: Quantization::default(),
+            compute: Compute::default(),
             prompt_layout: Layout::default(),
             preset: Preset::default(),
             prompt: "Describe this video.".into(),
@@ -317,6 +335,7 @@ impl Settings {
             device: self.device.clone(),
             dtype: self.dtype,
             quantization: self.quantization,
+            compute: self.compute,
             kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
         })
     }

@@ -35,7 +35,7 @@ fn eight_bit_weights_tell_the_same() {
     let loaded = messages
         .progress
         .iter()
-        .any(|(_, text)| text == "Loaded demo (q8-0) on cpu");
+        .any(|(_, text)| text == "Loaded demo (q8-0) on cpu, compute=fast");
     assert!(loaded, "{:?}", messages.progress);
 }
 

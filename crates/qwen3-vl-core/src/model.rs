@@ -16,6 +16,8 @@ pub struct ModelInfo {
     /// instance `q8-0`; else the types of a file's blocks, for instance `q4_k`; none for plain
     /// numbers.
     pub quantization: Option<String>,
+    /// Arithmetic of products with weights, where there is a choice: `exact` or `fast`.
+    pub compute: Option<&'static str>,
     /// Sizes must be multiples of this many pixels (patch size times spatial merge).
     pub factor: u32,
     /// Frames per temporal patch.

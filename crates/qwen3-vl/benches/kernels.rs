@@ -2,7 +2,7 @@
 //! window's prompt in its widest linear layer, for each type of weights, and in attention.
 //!
 //! `cargo bench -p qwen3-vl --bench kernels`; whole windows are timed by `engine bench`.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -10,6 +10,7 @@ use std::ops::Range;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use qwen3_vl::cpu::attention::{Block, Shape, attend};
+use qwen3_vl::cpu::bf16::{Bf16Isa, Bf16Matrix};
 use qwen3_vl::cpu::dot::DotWeight;
 use qwen3_vl::cpu::fp8::Fp8Matrix;
 use qwen3_vl::cpu::matmul::matmul_t;
@@ -79,6 +80,30 @@ fn linear(c: &mut Criterion) {
     }
 }
 
+/// What `compute=fast` makes of weights in numbers: a token, 16 of them, a window's.
+fn bf16_products(c: &mut Criterion) {
+    let Some(isa) = Bf16Isa::of_this_cpu() else {
+        println!("linear/bf16-products: not on this CPU, which has no AVX512-BF16");
+        return;
+    };
+    let (n, k) = LAYER;
+    let weights = hash_fill("w", &[n, k], 1);
+    let some = |rows: Range<usize>| Ok::<_, ()>(weights[rows.start * k..rows.end * k].to_vec());
+    let Ok(matrix) = Bf16Matrix::round(isa, LAYER, some) else {
+        return;
+    };
+    let mut group = c.benchmark_group("linear");
+    group.sample_size(10);
+    for m in [1, 16, 512] {
+        let x = hash_fill("x", &[m, k], 2);
+        let mut out = vec![0.0; m * n];
+        group.throughput(Throughput::Elements(m as u64));
+        group.bench_function(BenchmarkId::new("bf16-products", m), |b| {
+            b.iter(|| matrix.matmul_t_into(black_box(&x), m, &mut out));
+        });
+    }
+}
+
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     group.sample_size(10);
@@ -108,5 +133,5 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, linear, attention);
+criterion_group!(kernels, linear, bf16_products, attention);
 criterion_main!(kernels);

@@ -11,6 +11,7 @@
 
 mod amounts;
 mod choice;
+pub mod compute;
 pub mod config;
 pub mod cpu;
 #[cfg(feature = "cuda")]

@@ -73,6 +73,7 @@ impl FakeBackend {
             backend: "fake",
             runs_on: "none".into(),
             quantization: None,
+            compute: None,
             factor: 32,
             temporal_patch: 2,
             video_pixels: (4096, 25_165_824),

@@ -4,7 +4,7 @@
 //! ```text
 //! engine describe FOLDER FRAMES.rgb --size 320x256 --seconds 0,0.5,1,1.5 [--prompt TEXT]
 //!     [--tokens 64] [--layout canonical|nested] [--images] [--device cpu|cuda:N] [--dtype auto|…]
-//!     [--quantization none|q8-0|q4-k]
+//!     [--quantization none|q8-0|q4-k] [--compute exact|fast]
 //! ```
 //!
 //! FRAMES.rgb has the frames one after the other, 3 bytes a pixel, at the model's input size
@@ -108,6 +108,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             device: DeviceChoice::Auto,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,
+            compute: None,
             kv_memory: None,
         },
         frames,
@@ -141,6 +142,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             Long("device") => options.load.device = args.value()?.parse()?,
             Long("dtype") => options.load.dtype = args.value()?.parse()?,
             Long("quantization") => options.load.quantization = args.value()?.parse()?,
+            Long("compute") => options.load.compute = Some(args.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! engine logits FOLDER LOGITS [--frames 8] [--size 320x256] [--device cpu|cuda:N] [--dtype auto|…]
-//!     [--tolerance 1e-3]
+//!     [--compute exact|fast] [--tolerance 1e-3]
 //! ```
 //!
 //! LOGITS has the logits of `tools/reference/logits_hf.py` for the same frames, as f32 in this
@@ -30,6 +30,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: None,
         kv_memory: None,
     };
     let (mut frames, mut tolerance) = (8, 1e-3);
@@ -43,6 +44,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             Long("size") => size = crate::size(&args.value()?.string()?)?,
             Long("device") => load.device = args.value()?.parse()?,
             Long("dtype") => load.dtype = args.value()?.parse()?,
+            Long("compute") => load.compute = Some(args.value()?.parse()?),
             Long("tolerance") => tolerance = args.value()?.parse()?,
             other => return Err(other.unexpected().into()),
         }

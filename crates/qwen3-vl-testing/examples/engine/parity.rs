@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
-//!     [--only dense-tied|dense-untied|FORMAT]
+//!     [--compute exact|fast] [--only dense-tied|dense-untied|FORMAT]
 //! ```
 //!
 //! FORMAT is a checkpoint in another weight format, for instance `ct`; these are checked only if
@@ -14,6 +14,7 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use lexopt::prelude::*;
+use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
@@ -25,11 +26,12 @@ const CHECKPOINTS: [Checkpoint; 2] = [Checkpoint::DenseTied, Checkpoint::DenseUn
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
-    let mut only = None;
+    let (mut compute, mut only) = (Compute::Exact, None);
     while let Some(arg) = args.next()? {
         match arg {
             Long("device") => device = args.value()?.parse()?,
             Long("dtype") => dtype = args.value()?.parse()?,
+            Long("compute") => compute = args.value()?.parse()?,
             Long("tolerance") => tolerance = args.value()?.parse()?,
             Long("only") => only = Some(args.value()?.string()?),
             other => return Err(other.unexpected().into()),
@@ -45,6 +47,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         device,
         dtype,
         quantization: QuantizeAtLoad::None,
+        compute: Some(compute),
         kv_memory: None,
     };
     let (runner, cases) = if let Some(format) = Format::find(&name) {

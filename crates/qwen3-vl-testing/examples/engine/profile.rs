@@ -32,6 +32,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,
+            compute: None,
             kv_memory: None,
         },
         tokens: 2048,

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::Check;
 use super::parity::Error;
 use super::weights::hash_fill;
+use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
@@ -108,6 +109,7 @@ fn load_options(
         device,
         dtype,
         quantization: QuantizeAtLoad::None,
+        compute: Some(Compute::Exact),
         kv_memory: None,
     }
 }

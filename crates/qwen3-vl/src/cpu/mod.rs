@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod bf16;
 pub mod blocks;
 pub mod dot;
 pub mod experts;

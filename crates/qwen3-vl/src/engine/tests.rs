@@ -18,6 +18,7 @@ fn a_stopped_engine_does_not_wait_for_a_command() {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: None,
         kv_memory: None,
     };
     let (_, runner) = load_runner(&options, &mut |_| {}, &AtomicBool::new(false)).unwrap();

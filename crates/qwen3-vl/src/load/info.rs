@@ -18,6 +18,7 @@ pub(super) fn model_info(
 ) -> Result<ModelInfo, LoadError> {
     let vision = &runner.parts.model.config.vision_config;
     let range = |c: &PreprocessorConfig| (c.size.shortest_edge, c.size.longest_edge);
+    let on_cpu = runner.parts.model.kv.device().is_cpu();
     let runs_on = match (runner.parts.model.kv.device(), options.device) {
         (Device::Cpu, _) => "cpu".into(),
         (_, DeviceChoice::Cuda(n)) => format!("cuda:{n}"),
@@ -31,6 +32,7 @@ pub(super) fn model_info(
         backend: "local",
         runs_on,
         quantization: linear::summary(options.quantization, layers),
+        compute: on_cpu.then(|| runner.parts.model.compute.as_str()),
         factor: u32::try_from(vision.patch_size * vision.spatial_merge_size).map_err(invalid)?,
         temporal_patch: vision.temporal_patch_size as u32,
         video_pixels: range(&runner.parts.video),

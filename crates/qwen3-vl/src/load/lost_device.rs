@@ -135,6 +135,7 @@ impl Bench {
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,
+            compute: None,
             kv_memory: None,
         };
         let never = AtomicBool::new(false);

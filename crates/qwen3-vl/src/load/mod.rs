@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::compute::Compute;
 use crate::config::GenerationConfig;
+use crate::cpu::bf16::Bf16Isa;
 use crate::cpu::pool::{Flag, Pool};
 use crate::cuda;
 use crate::device::{DeviceChoice, DtypeChoice, free_memory};
@@ -72,6 +74,9 @@ pub struct LoadOptions {
     /// The format to which the language model's linear layers are quantized, whatever type they are
     /// stored in.
     pub quantization: QuantizeAtLoad,
+    /// Arithmetic of products on the CPU; none is fast for weights that are quantised, in the
+    /// checkpoint or at load, and exact for others. On a GPU it changes nothing.
+    pub compute: Option<Compute>,
     /// Bytes for the KV cache; by default half of the memory that is free when the model is loaded.
     pub kv_memory: Option<u64>,
 }
@@ -179,6 +184,17 @@ pub fn load_runner(
     if model.text.own_head {
         let what = "config.json ties lm_head to the embeddings, but the file has another one: that \
                     is used, as transformers does";
+        progress(Progress {
+            what: what.into(),
+            percent: 99,
+        });
+    }
+    if options.compute == Some(Compute::Fast)
+        && model.kv.device().is_cpu()
+        && Bf16Isa::of_this_cpu().is_none()
+    {
+        let what = "compute=fast: this CPU has no bf16 products (AVX512-BF16), so weights that are \
+                    not quantised are multiplied in f32";
         progress(Progress {
             what: what.into(),
             percent: 99,

@@ -4,6 +4,7 @@ use candle_core::{DType, Device};
 use qwen3_vl_core::load::LoadError;
 
 use super::LoadOptions;
+use crate::cpu::bf16::Bf16Isa;
 use crate::device::DtypeChoice;
 use crate::weights::Target;
 
@@ -19,16 +20,20 @@ pub(super) fn target(options: &LoadOptions) -> Result<Target, LoadError> {
     Ok(match device {
         Device::Cpu => Target {
             device,
-            compute: DType::F32,
+            dtype: DType::F32,
             store,
+            compute: options.compute,
+            bf16: Bf16Isa::of_this_cpu(),
             quantize_at_load: options.quantization,
         },
         _ => {
-            let compute = store.unwrap_or(DType::BF16);
+            let dtype = store.unwrap_or(DType::BF16);
             Target {
                 device,
-                compute,
-                store: Some(compute),
+                dtype,
+                store: Some(dtype),
+                compute: options.compute,
+                bf16: None,
                 quantize_at_load: options.quantization,
             }
         }

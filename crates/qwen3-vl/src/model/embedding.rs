@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::linear::Linear;
+use super::linear::{Bf16Weight, Linear};
+use crate::cpu::bf16::Bf16Panels;
 use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::widen::WidenRows;
 use crate::weights::{Weights, WeightsError};
@@ -17,6 +18,8 @@ pub enum Embedding {
     /// In blocks, on the CPU: a row is widened when it is looked up. A table of plain numbers would
     /// take more memory than all the layers of a small model in 4 bits.
     Blocks(Arc<BlockMatrix>),
+    /// In bf16, in the order of a product, because the head is tied to it; on the CPU.
+    Bf16(Bf16Weight),
 }
 
 impl Embedding {
@@ -37,11 +40,30 @@ impl Embedding {
         weights.matrix(name, &shape).map(Self::Table)
     }
 
+    /// Likewise, for a head that is [tied](Embedding::head) to it.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load_tied(
+        weights: &Weights,
+        name: &str,
+        shape: [usize; 2],
+    ) -> std::result::Result<Self, WeightsError> {
+        match weights.bf16() {
+            Some(isa) if !weights.has_blocks(name) => {
+                Bf16Weight::load(weights, name, &shape, isa).map(Self::Bf16)
+            }
+            _ => Self::load(weights, name, shape),
+        }
+    }
+
     /// The output head that is tied to it.
     pub(super) fn head(&self) -> Linear {
         match self {
             Self::Table(table) => Linear::new(table.clone(), None),
             Self::Blocks(matrix) => Linear::of_blocks(Arc::clone(matrix)),
+            Self::Bf16(weight) => Linear::of_bf16(weight.clone()),
         }
     }
 
@@ -49,11 +71,11 @@ impl Embedding {
     ///
     /// # Errors
     ///
-    /// If it is in blocks.
+    /// If it is not one.
     pub fn table(&self) -> Result<&Tensor> {
         match self {
             Self::Table(table) => Ok(table),
-            Self::Blocks(_) => bail!("the embedding table is in blocks"),
+            Self::Blocks(_) | Self::Bf16(_) => bail!("the embedding table is no tensor"),
         }
     }
 
@@ -66,6 +88,7 @@ impl Embedding {
         match self {
             Self::Table(table) => table.dim(0),
             Self::Blocks(matrix) => Ok(matrix.dims().0),
+            Self::Bf16(weight) => Ok(weight.matrix().dims().0),
         }
     }
 
@@ -73,7 +96,7 @@ impl Embedding {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Table(table) => table.dtype(),
-            Self::Blocks(_) => DType::F32,
+            Self::Blocks(_) | Self::Bf16(_) => DType::F32,
         }
     }
 
@@ -81,7 +104,7 @@ impl Embedding {
     pub fn device(&self) -> &Device {
         match self {
             Self::Table(table) => table.device(),
-            Self::Blocks(_) => &Device::Cpu,
+            Self::Blocks(_) | Self::Bf16(_) => &Device::Cpu,
         }
     }
 
@@ -97,17 +120,32 @@ impl Embedding {
                 table.index_select(&ids, 0)
             }
             Self::Blocks(matrix) => {
-                let (rows, columns) = matrix.dims();
-                let mut values = vec![0.0; ids.len() * columns];
-                for (id, out) in ids.iter().zip(values.chunks_exact_mut(columns)) {
-                    let row = *id as usize;
-                    if row >= rows {
-                        bail!("token {id} of a vocabulary of {rows}");
-                    }
+                let columns = matrix.dims().1;
+                rows(ids, matrix.dims(), |row, out| {
                     matrix.widen(row, 0..columns, out);
-                }
-                Tensor::from_vec(values, (ids.len(), columns), &Device::Cpu)
+                })
+            }
+            Self::Bf16(weight) => {
+                let matrix = weight.matrix();
+                rows(ids, matrix.dims(), |row, out| matrix.widen_row(row, out))
             }
         }
     }
+}
+
+/// The rows of these tokens, each written by `widen`.
+fn rows(
+    ids: &[u32],
+    (rows, columns): (usize, usize),
+    widen: impl Fn(usize, &mut [f32]),
+) -> Result<Tensor> {
+    let mut values = vec![0.0; ids.len() * columns];
+    for (id, out) in ids.iter().zip(values.chunks_exact_mut(columns)) {
+        let row = *id as usize;
+        if row >= rows {
+            bail!("token {id} of a vocabulary of {rows}");
+        }
+        widen(row, out);
+    }
+    Tensor::from_vec(values, (ids.len(), columns), &Device::Cpu)
 }

@@ -36,6 +36,7 @@ pub use state::SequenceState;
 pub use text::TextModel;
 pub use vision::{Geometry, Grid, VisionTokens, VisionTower};
 
+use crate::compute::Compute;
 use crate::config::Config;
 use crate::cpu::pool::Flag;
 use crate::weights::{Weights, WeightsError};
@@ -92,6 +93,8 @@ pub struct Model {
     pub vision: VisionTower,
     /// The language model: tokens to logits.
     pub text: TextModel,
+    /// Arithmetic of products, on the CPU.
+    pub compute: Compute,
     /// The block pool of the sequences' KV caches.
     pub kv: Arc<KvPool>,
     platform: Arc<dyn Platform>,
@@ -125,7 +128,7 @@ impl Model {
         ensure_depth(&config, weights)?;
         let mut text = TextModel::load(weights, &config)?;
         let shape = (text.depth(), text.heads.kv, text.heads.width);
-        let kv = KvPool::new(shape, weights.compute(), weights.device().clone());
+        let kv = KvPool::new(shape, weights.dtype(), weights.device().clone());
         weights.aim(vision_device);
         let vision = VisionTower::load(weights, &config.vision_config)?;
         weights.ensure_all_read(&["model.language_model.", "model.visual."])?;
@@ -133,6 +136,7 @@ impl Model {
         text.run_on(&platform);
         Ok(Self {
             config,
+            compute: weights.compute(),
             vision,
             text,
             kv,

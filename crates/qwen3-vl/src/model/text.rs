@@ -47,7 +47,6 @@ impl TextModel {
         let (embed, own) = (format!("{name}.embed_tokens"), "lm_head");
         let tied = tied_to(weights, config, &embed, own)?;
         let tensor = format!("{}.weight", tied.unwrap_or(&embed));
-        let embeddings = Embedding::load(weights, &tensor, table)?;
         // A tied head that is rounded is a matrix of its own, next to the table, from which only
         // rows are read: 0.3 GB more than sharing one would need (2B, q8-0), for embeddings as
         // exact as stored. It gets the type of the other layers, as mistral.rs's does; llama.cpp
@@ -57,6 +56,10 @@ impl TextModel {
             .quantize_at_load()
             .format(text.hidden_size)
             .is_none();
+        let embeddings = match tied {
+            Some(_) if plain => Embedding::load_tied(weights, &tensor, table)?,
+            _ => Embedding::load(weights, &tensor, table)?,
+        };
         let head = match tied {
             Some(_) if plain => embeddings.head(),
             Some(table_name) => Linear::load_rounded(weights, table_name, table.into())?,

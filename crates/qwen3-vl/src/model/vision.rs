@@ -99,11 +99,11 @@ impl VisionTower {
             c.patch_size,
             c.patch_size,
         ];
-        let weight = weights.matrix(
-            &format!("{name}.patch_embed.proj.weight"),
+        let patch_embed = Linear::load_flattened(
+            weights,
+            &format!("{name}.patch_embed.proj"),
             &[c.hidden_size, patch[0], patch[1], patch[2], patch[3]],
         )?;
-        let bias = weights.vector(&format!("{name}.patch_embed.proj.bias"), &[c.hidden_size])?;
         let blocks = (0..c.depth)
             .map(|i| Block::load(weights, &format!("{name}.blocks.{i}"), c))
             .collect::<std::result::Result<_, _>>()?;
@@ -117,7 +117,7 @@ impl VisionTower {
             })
             .collect::<std::result::Result<_, WeightsError>>()?;
         Ok(Self {
-            patch_embed: Linear::new(weight, Some(bias)),
+            patch_embed,
             pos_embed: weights.full(
                 &format!("{name}.pos_embed.weight"),
                 &[c.num_position_embeddings, c.hidden_size],

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::compute::Compute;
 use crate::device::{DeviceChoice, DtypeChoice};
 use crate::hub::DEFAULT_REVISION;
 use crate::load::{LoadOptions, ModelSource};
@@ -15,6 +16,7 @@ pub struct ModelKey {
     device: DeviceChoice,
     dtype: DtypeChoice,
     quantization: QuantizeAtLoad,
+    compute: Option<Compute>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +42,7 @@ impl ModelKey {
             device,
             dtype,
             quantization,
+            compute,
             kv_memory: _,
         } = options;
         let source = match source {
@@ -58,6 +61,8 @@ impl ModelKey {
             device,
             dtype: dtype.on(device),
             quantization: *quantization,
+            // A GPU has one arithmetic.
+            compute: compute.filter(|_| device == DeviceChoice::Cpu),
         }
     }
 }
@@ -100,6 +105,7 @@ mod tests {
                 device,
                 dtype,
                 quantization: QuantizeAtLoad::None,
+                compute: None,
                 kv_memory: None,
             })
         };
@@ -135,6 +141,14 @@ mod tests {
             gpu(DtypeChoice::Auto),
             gpu(DtypeChoice::F16),
             device(DeviceChoice::Cuda(1)),
+            ModelKey {
+                compute: Some(Compute::Fast),
+                ..of(folder("."))
+            },
+            ModelKey {
+                compute: Some(Compute::Exact),
+                ..of(folder("."))
+            },
             ModelKey {
                 quantization: QuantizeAtLoad::Q4K,
                 ..of(folder("."))

@@ -33,7 +33,9 @@ pub(crate) use source::{StoredTensor, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 
+use crate::compute::Compute;
 use crate::config::Quantization;
+use crate::cpu::bf16::Bf16Isa;
 use crate::file::{INDEX_LIMIT, is_lfs_pointer, read_bounded};
 use crate::index::{self, INDEX, SINGLE};
 use crate::memory::spare_memory;
@@ -47,10 +49,14 @@ pub struct Weights {
     locations: HashMap<String, Location>,
     device: Device,
     /// Type of vectors and of arithmetic.
-    compute: DType,
+    dtype: DType,
     /// Type of matrices; as stored if none.
     store: Option<DType>,
+    compute: Option<Compute>,
+    bf16: Option<Bf16Isa>,
     quantize_at_load: QuantizeAtLoad,
+    /// Whether any tensor is stored in blocks.
+    in_blocks: bool,
     /// What config.json says of weights that are quantised already.
     quantization: Option<Quantization>,
     watch: Arc<Watch>,
@@ -133,17 +139,25 @@ impl Weights {
         }
         let Target {
             device,
-            compute,
+            dtype,
             store,
+            compute,
+            bf16,
             quantize_at_load,
         } = target;
+        let in_blocks = locations
+            .values()
+            .any(|at| sources[at.source].blocks(&at.name).is_some());
         Ok(Self {
             sources,
             locations,
             device,
-            compute,
+            dtype,
             store,
+            compute,
+            bf16,
             quantize_at_load,
+            in_blocks,
             quantization: None,
             watch: Arc::default(),
             read: Mutex::default(),
@@ -171,8 +185,20 @@ impl Weights {
     }
 
     /// Type of arithmetic.
-    pub fn compute(&self) -> DType {
-        self.compute
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Arithmetic of products on the CPU: what was asked for, else what suits the weights.
+    pub fn compute(&self) -> Compute {
+        let default = || Compute::default_for(self.is_quantised());
+        self.compute.unwrap_or_else(default)
+    }
+
+    /// What multiplies weights in bf16; none if they are multiplied in f32 or on another device.
+    pub fn bf16(&self) -> Option<Bf16Isa> {
+        let wanted = self.device.is_cpu() && self.compute() == Compute::Fast;
+        self.bf16.filter(|_| wanted)
     }
 
     /// The format to which linear layers are quantized.
@@ -204,7 +230,7 @@ impl Weights {
     ///
     /// See [`WeightsError`].
     pub fn vector(&self, name: &str, shape: &[usize]) -> Result<Tensor, WeightsError> {
-        self.load(name, shape, Some(self.compute), Ok)
+        self.load(name, shape, Some(self.dtype), Ok)
     }
 
     /// A tensor in f32, whatever the type of arithmetic.
@@ -357,20 +383,26 @@ pub struct Target {
     /// Device that tensors are loaded to.
     pub device: Device,
     /// Type of vectors and of arithmetic.
-    pub compute: DType,
+    pub dtype: DType,
     /// Type of matrices; as stored if none.
     pub store: Option<DType>,
+    /// Arithmetic of products on the CPU; if none, what suits the weights.
+    pub compute: Option<Compute>,
+    /// What multiplies in bf16, with [`Compute::Fast`]; none leaves it at f32.
+    pub bf16: Option<Bf16Isa>,
     /// The format to which the language model's linear layers are quantized.
     pub quantize_at_load: QuantizeAtLoad,
 }
 
 impl Target {
-    /// f32 arithmetic on the CPU, weights as the checkpoint stores them.
+    /// Exact f32 arithmetic on the CPU, weights as the checkpoint stores them.
     pub fn cpu() -> Self {
         Self {
             device: Device::Cpu,
-            compute: DType::F32,
+            dtype: DType::F32,
             store: None,
+            compute: Some(Compute::Exact),
+            bf16: Bf16Isa::of_this_cpu(),
             quantize_at_load: QuantizeAtLoad::None,
         }
     }

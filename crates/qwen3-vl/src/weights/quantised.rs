@@ -2,13 +2,20 @@
 
 use candle_core::DType;
 
-use super::{StoredTensor, Weights, WeightsError};
+use super::{QuantizeAtLoad, StoredTensor, Weights, WeightsError};
 use crate::config::Quantization;
 
 impl Weights {
     /// How weights are that are quantised already, if config.json says so.
     pub fn quantization(&self) -> Option<&Quantization> {
         self.quantization.as_ref()
+    }
+
+    /// Whether the weights were quantised by the checkpoint or are while they are loaded.
+    pub(super) fn is_quantised(&self) -> bool {
+        self.quantization.is_some()
+            || self.quantize_at_load != QuantizeAtLoad::None
+            || self.in_blocks
     }
 
     /// Says how weights are quantised.

@@ -1,6 +1,7 @@
 //! Every weight format gives the logits that transformers computes in f32 with the weights that
 //! public tools read from the same files (`tools/reference/format_goldens.py`).
 
+use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
@@ -17,6 +18,7 @@ fn all_stages(name: &str) {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: Some(Compute::Exact),
         kv_memory: None,
         mmproj: None,
     })

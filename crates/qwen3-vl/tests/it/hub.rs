@@ -326,6 +326,7 @@ fn one_load() {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: None,
         kv_memory: None,
     };
     let loaded = load::load(&options, &mut |_| (), &AtomicBool::new(false));

@@ -6,6 +6,7 @@
 mod support;
 
 mod checkpoints;
+mod compute;
 mod configs;
 mod engine;
 mod folders;

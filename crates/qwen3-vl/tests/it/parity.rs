@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
@@ -15,6 +16,7 @@ fn all_stages(checkpoint: Checkpoint) {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: Some(Compute::Exact),
         kv_memory: None,
     })
     .unwrap();

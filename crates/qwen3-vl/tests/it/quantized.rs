@@ -21,6 +21,7 @@ fn options(folder: &Path, quantization: QuantizeAtLoad) -> LoadOptions {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization,
+        compute: None,
         kv_memory: None,
     }
 }

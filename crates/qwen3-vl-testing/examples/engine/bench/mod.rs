@@ -8,6 +8,7 @@
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
+//!     --compute exact|fast
 //!     --size 320x256  --pairs 4  --tokens 32  --windows 2
 //!     --frames 4,8,16,32,64  --batches 1,2,4,8,16  --chunk 512  --seconds 10  --fps 8
 //!     --cameras 1,2,4,8
@@ -86,6 +87,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             device: DeviceChoice::Cpu,
             dtype: DtypeChoice::Auto,
             quantization: QuantizeAtLoad::None,
+            compute: None,
             kv_memory: None,
         },
         parts: Vec::new(),
@@ -109,6 +111,7 @@ fn options(mut args: lexopt::Parser) -> anyhow::Result<Options> {
             Long("device") => options.load.device = args.value()?.parse()?,
             Long("dtype") => options.load.dtype = args.value()?.parse()?,
             Long("quantization") => options.load.quantization = args.value()?.parse()?,
+            Long("compute") => options.load.compute = Some(args.value()?.parse()?),
             Long("pairs") => options.pairs = args.value()?.parse()?,
             Long("tokens") => options.tokens = args.value()?.parse()?,
             Long("windows") => options.windows = args.value()?.parse()?,

@@ -19,8 +19,8 @@ use routing::Routing;
 /// The MLP of a sparse layer (transformers: `Qwen3VLMoeTextSparseMoeBlock`).
 #[derive(Debug)]
 pub(crate) struct SparseMoeBlock {
-    /// Gives each expert's logit. It is never quantized: it is small, and its errors choose other
-    /// experts.
+    /// Gives each expert's logit. It is never quantized, and multiplied in f32: it is small, and
+    /// its errors choose other experts.
     router: Linear,
     experts: Vec<GatedMlp>,
     /// Experts of a token.
@@ -52,7 +52,7 @@ impl SparseMoeBlock {
         };
         let router = (c.num_experts, c.hidden_size);
         Ok(Self {
-            router: Linear::load(weights, &format!("{name}.gate"), router)?,
+            router: Linear::load_exact(weights, &format!("{name}.gate"), router)?,
             // The error of the first expert that has one, in the order of the experts.
             experts: once(Ok(first))
                 .chain(experts)

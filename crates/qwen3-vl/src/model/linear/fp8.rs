@@ -6,12 +6,19 @@ use candle_core::{DType, Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
 use crate::config::Quantization;
+use crate::cpu::bf16::{Bf16Isa, Widened, matmul_t};
 use crate::cpu::fp8::{Fp8Matrix, are_numbers, blocks, is_scale};
 use crate::weights::{StoredTensor, Weights, WeightsError, type_name};
 
-/// A weight `[out, in]` in FP8 (E4M3).
+/// A weight `[out, in]` in FP8 (E4M3), and what multiplies it in bf16, if that is wanted.
 #[derive(Clone, Debug)]
-pub struct Fp8Weight(Arc<Fp8Matrix>);
+pub struct Fp8Weight(Arc<Fp8Product>);
+
+#[derive(Debug)]
+struct Fp8Product {
+    matrix: Fp8Matrix,
+    isa: Option<Bf16Isa>,
+}
 
 /// What the scales are called: by transformers, by compressed-tensors, by DeepSeek.
 pub(super) const SCALES: [&str; 3] = ["weight_scale_inv", "weight_scale", "scale"];
@@ -19,20 +26,28 @@ pub(super) const SCALES: [&str; 3] = ["weight_scale_inv", "weight_scale", "scale
 /// Scales of activations that were rounded too: here they are not, which is more exact.
 const OF_ACTIVATIONS: [&str; 2] = ["input_scale", "activation_scale"];
 
-impl CpuMatrix for Fp8Matrix {
+impl CpuMatrix for Fp8Product {
     const NAME: &'static str = "fp8-matmul-t";
 
     fn dims(&self) -> (usize, usize) {
-        self.dims()
+        self.matrix.dims()
     }
 
     fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
-        self.matmul_t_into(x, m, out);
+        let Some(isa) = self.isa else {
+            return self.matrix.matmul_t_into(x, m, out);
+        };
+        let panels = Widened {
+            matrix: &self.matrix,
+            rows: self.matrix.dims().0,
+        };
+        matmul_t(&panels, isa, x, m, out);
     }
 }
 
 impl Fp8Weight {
-    /// Loads the layer `name`, whose `weight` is in FP8.
+    /// Loads the layer `name`, whose `weight` is in FP8, for products in bf16 by `isa`, else in
+    /// f32.
     ///
     /// # Errors
     ///
@@ -41,6 +56,7 @@ impl Fp8Weight {
         weights: &Weights,
         name: &str,
         shape: (usize, usize),
+        isa: Option<Bf16Isa>,
     ) -> std::result::Result<Self, WeightsError> {
         let (block, scales) = scales(weights, name, shape)?;
         let (name_of_weight, dims) = (format!("{name}.weight"), [shape.0, shape.1]);
@@ -51,7 +67,7 @@ impl Fp8Weight {
             weights.pass_over(&name);
         }
         let matrix = Fp8Matrix::new(shape, bytes, block, scales);
-        Ok(Self(Arc::new(matrix)))
+        Ok(Self(Arc::new(Fp8Product { matrix, isa })))
     }
 
     /// `x Wᵀ` for `x` `[rows, in]` in f32.
@@ -74,12 +90,12 @@ impl Fp8Weight {
 
     /// Rows of the matrix.
     pub(super) fn outputs(&self) -> usize {
-        self.0.dims().0
+        self.0.matrix.dims().0
     }
 
     /// Memory that the weights take.
     pub fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.0.matrix.bytes()
     }
 }
 

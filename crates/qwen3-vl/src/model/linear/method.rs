@@ -3,10 +3,12 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Result, Tensor, bail};
 
+use super::bf16::Bf16Weight;
 use super::dense;
 use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
 use super::packed::{self, PackedWeight};
+use crate::cpu::bf16::{Bf16Isa, Bf16Panels};
 use crate::weights::{Weights, WeightsError, on_device, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
@@ -15,6 +17,8 @@ use crate::weights::{Weights, WeightsError, on_device, type_name};
 pub enum LinearMethod {
     /// A dense matrix in f32, bf16 or f16.
     Dense(Tensor),
+    /// A dense matrix in bf16, for products in bf16 on the CPU.
+    Bf16(Bf16Weight),
     /// ggml's blocks, of a GGUF file or rounded while they were loaded.
     Ggml(GgmlWeight),
     /// FP8 with scales of blocks, as stored.
@@ -42,9 +46,18 @@ impl LinearMethod {
     pub fn load(
         weights: &Weights,
         name: &str,
-        (out, input): (usize, usize),
+        shape: (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        let shape = (out, input);
+        Self::load_for(weights, name, shape, weights.bf16())
+    }
+
+    /// Like [`LinearMethod::load`], but with bf16 products by `isa`; f32 products if none.
+    pub(super) fn load_for(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+        isa: Option<Bf16Isa>,
+    ) -> std::result::Result<Self, WeightsError> {
         let tensor = format!("{name}.weight");
         if weights.has_blocks(&tensor) {
             let matrix = weights.blocks(&tensor, shape)?;
@@ -52,18 +65,31 @@ impl LinearMethod {
             return on_device(&tensor, weight).map(Self::Ggml);
         }
         let loaded = match Stored::of(weights, name, shape)? {
-            Stored::Plain => Self::Dense(weights.matrix(&tensor, &[out, input])?),
+            Stored::Plain => Self::plain(weights, &tensor, &[shape.0, shape.1], isa)?,
             _ if !weights.device().is_cpu() => {
                 let format = quantised_as(weights);
                 let name = name.into();
                 return Err(WeightsError::CpuOnly { name, format });
             }
-            Stored::Fp8 => Self::Fp8(Fp8Weight::load(weights, name, shape)?),
+            Stored::Fp8 => Self::Fp8(Fp8Weight::load(weights, name, shape, isa)?),
             Stored::Packed(tensor) => {
                 Self::Packed(PackedWeight::load(weights, name, tensor, shape)?)
             }
         };
         Ok(loaded)
+    }
+
+    /// Loads the tensor `name`, plain numbers; the axes of `shape` behind the first are inputs.
+    pub(super) fn plain(
+        weights: &Weights,
+        name: &str,
+        shape: &[usize],
+        isa: Option<Bf16Isa>,
+    ) -> std::result::Result<Self, WeightsError> {
+        Ok(match isa {
+            Some(isa) => Self::Bf16(Bf16Weight::load(weights, name, shape, isa)?),
+            None => Self::Dense(weights.matrix(name, shape)?),
+        })
     }
 
     /// Like [`LinearMethod::load`], but quantized at load if that is requested and the blocks
@@ -98,6 +124,7 @@ impl LinearMethod {
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(weight) => dense::product(weight, x),
+            Self::Bf16(weight) => weight.product(x),
             Self::Ggml(weight) => weight.product(x),
             Self::Fp8(weight) => weight.product(x),
             Self::Packed(weight) => weight.product(x),
@@ -112,6 +139,7 @@ impl LinearMethod {
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         match self {
             Self::Dense(weight) => dense::product_into(weight, x, out),
+            Self::Bf16(weight) => weight.product_into(x, out),
             Self::Ggml(weight) => weight.product_into(x, out),
             Self::Fp8(weight) => weight.product_into(x, out),
             Self::Packed(weight) => weight.product_into(x, out),
@@ -153,6 +181,7 @@ impl LinearMethod {
     pub(super) fn outputs(&self) -> Result<usize> {
         match self {
             Self::Dense(weight) => weight.dim(0),
+            Self::Bf16(weight) => Ok(weight.matrix().dims().0),
             Self::Ggml(weight) => match weight.outputs() {
                 Some(outputs) => Ok(outputs),
                 None => bail!("blocks that are not on the CPU"),
@@ -173,7 +202,7 @@ impl LinearMethod {
     /// How the checkpoint had it quantised, for users: `awq 4-bit`; none if it had not.
     pub fn quantised(&self) -> Option<String> {
         match self {
-            Self::Dense(_) | Self::Ggml(_) => None,
+            Self::Dense(_) | Self::Bf16(_) | Self::Ggml(_) => None,
             Self::Fp8(_) => Some("fp8".into()),
             Self::Packed(weight) => Some(weight.label()),
         }
@@ -183,6 +212,7 @@ impl LinearMethod {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Self::Bf16(weight) => weight.matrix().bytes(),
             Self::Ggml(weight) => weight.bytes(),
             Self::Fp8(weight) => weight.bytes(),
             Self::Packed(weight) => weight.bytes(),

@@ -1,5 +1,6 @@
 //! Linear layers.
 
+mod bf16;
 mod dense;
 mod fp8;
 mod ggml;
@@ -16,6 +17,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 use super::activation::add;
 use crate::cpu::blocks::BlockMatrix;
 use crate::weights::{Weights, WeightsError};
+pub use bf16::Bf16Weight;
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
 pub use method::LinearMethod;
@@ -81,6 +83,39 @@ impl Linear {
         })
     }
 
+    /// Loads the layer `name` as it is stored, for f32 products.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load_exact(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Self, WeightsError> {
+        let weight = LinearMethod::load_for(weights, name, shape, None)?;
+        Ok(Self { weight, bias: None })
+    }
+
+    /// Loads `{name}.weight`, plain numbers whose axes behind the first are inputs (a
+    /// convolution's), and `{name}.bias`.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn load_flattened(
+        weights: &Weights,
+        name: &str,
+        shape: &[usize],
+    ) -> std::result::Result<Self, WeightsError> {
+        let outputs = shape.first().copied().unwrap_or(1);
+        let tensor = format!("{name}.weight");
+        Ok(Self {
+            weight: LinearMethod::plain(weights, &tensor, shape, weights.bf16())?,
+            bias: Some(weights.vector(&format!("{name}.bias"), &[outputs])?),
+        })
+    }
+
     /// One layer whose output is those of the parts, side by side. None if their matrices are not
     /// [joined](LinearMethod::join) or one has a bias.
     ///
@@ -101,6 +136,14 @@ impl Linear {
         Self {
             weight: LinearMethod::Dense(weight),
             bias,
+        }
+    }
+
+    /// A layer without a bias whose weight is in bf16, on the CPU.
+    pub(super) fn of_bf16(weight: Bf16Weight) -> Self {
+        Self {
+            weight: LinearMethod::Bf16(weight),
+            bias: None,
         }
     }
 

@@ -44,6 +44,7 @@ fn options() -> LoadOptions {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: None,
         kv_memory: None,
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{self, LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
@@ -72,6 +73,7 @@ pub fn options(folder: &Path) -> LoadOptions {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
+        compute: Some(Compute::Exact),
         kv_memory: Some(64 << 20),
     }
 }
