@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use crate::choice::UnknownChoice;
 
-/// The arithmetic of products with weights on the CPU; a GPU has its own. In either one a token's
-/// result is the same whichever other tokens are in its pass.
+/// The arithmetic of products with weights on the CPU; a GPU has its own. Each is the same for one
+/// token or many, so that an answer does not depend on the other windows of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compute {
     /// In f32: the logits of the weights in f32.

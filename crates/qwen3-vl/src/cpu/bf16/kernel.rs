@@ -172,6 +172,10 @@ unsafe fn multiply_avx512<const M: usize>(
 ///
 /// The CPU has the instructions of `L`.
 #[inline(always)]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "registers and memory have the same index"
+)]
 unsafe fn multiply<L: Lanes, const M: usize>(
     w: &[Stripe],
     x: &[[u32; M]],
