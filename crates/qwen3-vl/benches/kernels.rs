@@ -7,15 +7,17 @@
 use std::hint::black_box;
 use std::ops::Range;
 
+use candle_core::quantized::GgmlDType;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use qwen3_vl::cpu::attention::{Block, Shape, attend};
 use qwen3_vl::cpu::bf16::{Bf16Isa, Bf16Matrix};
 use qwen3_vl::cpu::dot::DotWeight;
 use qwen3_vl::cpu::fp8::Fp8Matrix;
-use qwen3_vl::cpu::matmul::matmul_t;
-use qwen3_vl::cpu::packed::{Columns, PackedMatrix, Scales, Zeros};
-use qwen3_vl::cpu::quantized::{Format, QuantizedMatrix};
+use qwen3_vl::cpu::int8::Int8Matrix;
+use qwen3_vl::cpu::matmul::{matmul_t, matmul_t_into};
+use qwen3_vl::cpu::packed::{Columns, PackedInt8, PackedMatrix, Scales, Zeros};
+use qwen3_vl::cpu::quantized::{Format, QuantizedMatrix, round};
 use qwen3_vl_testing::weights::hash_fill;
 
 /// Outputs and inputs of the gate and up projections.
@@ -50,6 +52,7 @@ fn linear(c: &mut Criterion) {
         let matrix = QuantizedMatrix::quantize(format, LAYER, |rows, out| {
             out.copy_from_slice(&weights[rows.start * k..rows.end * k]);
         });
+        let Some(matrix) = matrix else { return };
         time(name, &|x, m| matrix.matmul_t(x, m));
     }
     // As a checkpoint has them: 8 bits in blocks of 128, integers in groups of 128.
@@ -77,6 +80,73 @@ fn linear(c: &mut Criterion) {
         time(name, &|x, m| {
             into(m, &|out| matrix.matmul_t_into(x, m, out))
         });
+    }
+}
+
+/// What `compute=fast` makes of weights that a checkpoint has quantised, beside f32 products of the
+/// same: a token, 4, 64 and 512 of them in a layer of the 4B model.
+fn int8_products(c: &mut Criterion) {
+    const LAYER: (usize, usize) = (9728, 2560);
+    let (n, k) = LAYER;
+    let weights = hash_fill("w", &[n, k], 1);
+    let x = hash_fill("x", &[512, k], 2);
+    let mut out = vec![0.0; 512 * n];
+    let mut group = c.benchmark_group("int8");
+    group.sample_size(10);
+    let mut time = |name: &str, run: &dyn Fn(&[f32], usize, &mut [f32])| {
+        for m in [1, 4, 64, 512] {
+            group.throughput(Throughput::Elements(m as u64));
+            group.bench_function(BenchmarkId::new(name, m), |b| {
+                b.iter(|| run(black_box(&x[..m * k]), m, &mut out[..m * n]));
+            });
+        }
+    };
+    time("f32", &|x, m, out| {
+        matmul_t_into(x, &weights, (m, n, k), out)
+    });
+    for (name, wide) in [("4-bit", false), ("8-bit", true)] {
+        let columns = Columns::in_sequence(k, 128);
+        let groups = n * columns.groups().len();
+        let of_groups = || {
+            let zeros = (0..groups).map(|group| (group % 16) as u8).collect();
+            let scales = Scales::F16(vec![f16::from_f32(0.01); groups]);
+            (scales, Zeros::new(zeros, 0))
+        };
+        let fill = |rows: Range<usize>, out: &mut [u8]| {
+            for (out, i) in out.iter_mut().zip(rows.start * k..) {
+                *out = (i * 31 % 0x7f) as u8;
+            }
+        };
+        let exact = PackedMatrix::new(n, columns.clone(), wide, of_groups(), fill);
+        let fast = PackedInt8::new(n, columns, wide, of_groups(), fill);
+        let (Some(exact), Some(fast)) = (exact, fast) else {
+            return;
+        };
+        time(&format!("{name} in f32"), &|x, m, out| {
+            exact.matmul_t_into(x, m, out)
+        });
+        time(name, &|x, m, out| fast.matmul_t_into(x, m, out));
+    }
+    for (name, format) in [("q8-0", Format::Q8_0), ("q4-k", Format::Q4K)] {
+        let widened = |rows: Range<usize>, out: &mut [f32]| {
+            out.copy_from_slice(&weights[rows.start * k..rows.end * k]);
+        };
+        if let Some(exact) = round(format, LAYER, widened) {
+            time(&format!("{name} in f32"), &|x, m, out| {
+                exact.matmul_t_into(x, m, out)
+            });
+        }
+        if let Some(fast) = QuantizedMatrix::quantize(format, LAYER, widened) {
+            time(name, &|x, m, out| fast.matmul_t_into(x, m, out));
+        }
+    }
+    // What a head has in llama.cpp's Q4_K_M; any bits are weights.
+    let blocks = |rows: Range<usize>| {
+        let bytes = rows.len() * k / 256 * 210;
+        Ok::<_, ()>((0..bytes).map(|i| (i % 61) as u8).collect::<Vec<u8>>())
+    };
+    if let Ok(Some(fast)) = Int8Matrix::of_blocks(GgmlDType::Q6K, LAYER, blocks) {
+        time("q6_k", &|x, m, out| fast.matmul_t_into(x, m, out));
     }
 }
 
@@ -133,5 +203,5 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-criterion_group!(kernels, linear, bf16_products, attention);
+criterion_group!(kernels, linear, int8_products, bf16_products, attention);
 criterion_main!(kernels);

@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod dot;
 pub mod experts;
 pub mod fp8;
+pub mod int8;
 pub mod matmul;
 pub mod norm;
 pub mod packed;

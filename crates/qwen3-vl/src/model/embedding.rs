@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::linear::{Bf16Weight, Linear};
+use super::linear::{Bf16Weight, GgmlWeight, Linear};
 use crate::cpu::bf16::Bf16Panels;
 use crate::cpu::blocks::BlockMatrix;
+use crate::cpu::int8::Int8Matrix;
 use crate::cpu::widen::WidenRows;
 use crate::weights::{Weights, WeightsError};
 
@@ -18,6 +20,8 @@ pub enum Embedding {
     /// In blocks, on the CPU: a row is widened when it is looked up. A table of plain numbers would
     /// take more memory than all the layers of a small model in 4 bits.
     Blocks(Arc<BlockMatrix>),
+    /// Blocks, taken apart for products of integers, because the head is tied to it; on the CPU.
+    Integers(Arc<Int8Matrix>, GgmlDType),
     /// In bf16, in the order of a product, because the head is tied to it; on the CPU.
     Bf16(Bf16Weight),
 }
@@ -54,6 +58,12 @@ impl Embedding {
             Some(isa) if !weights.has_blocks(name) => {
                 Bf16Weight::load(weights, name, &shape, isa).map(Self::Bf16)
             }
+            _ if weights.int8() && weights.has_blocks(name) => {
+                match weights.integers(name, shape.into())? {
+                    Some((matrix, dtype)) => Ok(Self::Integers(matrix.into(), dtype)),
+                    None => Self::load(weights, name, shape),
+                }
+            }
             _ => Self::load(weights, name, shape),
         }
     }
@@ -62,7 +72,10 @@ impl Embedding {
     pub(super) fn head(&self) -> Linear {
         match self {
             Self::Table(table) => Linear::new(table.clone(), None),
-            Self::Blocks(matrix) => Linear::of_blocks(Arc::clone(matrix)),
+            Self::Blocks(matrix) => Linear::of_blocks(GgmlWeight::Stored(Arc::clone(matrix))),
+            Self::Integers(matrix, dtype) => {
+                Linear::of_blocks(GgmlWeight::Integers(Arc::clone(matrix), *dtype))
+            }
             Self::Bf16(weight) => Linear::of_bf16(weight.clone()),
         }
     }
@@ -75,7 +88,9 @@ impl Embedding {
     pub fn table(&self) -> Result<&Tensor> {
         match self {
             Self::Table(table) => Ok(table),
-            Self::Blocks(_) | Self::Bf16(_) => bail!("the embedding table is no tensor"),
+            Self::Blocks(_) | Self::Integers(..) | Self::Bf16(_) => {
+                bail!("the embedding table is no tensor")
+            }
         }
     }
 
@@ -88,6 +103,7 @@ impl Embedding {
         match self {
             Self::Table(table) => table.dim(0),
             Self::Blocks(matrix) => Ok(matrix.dims().0),
+            Self::Integers(matrix, _) => Ok(matrix.dims().0),
             Self::Bf16(weight) => Ok(weight.matrix().dims().0),
         }
     }
@@ -96,7 +112,7 @@ impl Embedding {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Table(table) => table.dtype(),
-            Self::Blocks(_) | Self::Bf16(_) => DType::F32,
+            Self::Blocks(_) | Self::Integers(..) | Self::Bf16(_) => DType::F32,
         }
     }
 
@@ -104,7 +120,7 @@ impl Embedding {
     pub fn device(&self) -> &Device {
         match self {
             Self::Table(table) => table.device(),
-            Self::Blocks(_) | Self::Bf16(_) => &Device::Cpu,
+            Self::Blocks(_) | Self::Integers(..) | Self::Bf16(_) => &Device::Cpu,
         }
     }
 
@@ -124,6 +140,9 @@ impl Embedding {
                 rows(ids, matrix.dims(), |row, out| {
                     matrix.widen(row, 0..columns, out);
                 })
+            }
+            Self::Integers(matrix, _) => {
+                rows(ids, matrix.dims(), |row, out| matrix.widen_row(row, out))
             }
             Self::Bf16(weight) => {
                 let matrix = weight.matrix();

@@ -1,8 +1,11 @@
-//! Matrices that a file stores in ggml's blocks, which stay as they are.
+//! Matrices that a file stores in ggml's blocks.
+
+use candle_core::quantized::GgmlDType;
 
 use super::number::chunks;
 use super::{Weights, WeightsError, ensure_memory};
 use crate::cpu::blocks::{BlockFormat, BlockMatrix};
+use crate::cpu::int8::{self, Int8Matrix};
 
 impl Weights {
     /// Whether a tensor is stored in blocks.
@@ -42,5 +45,35 @@ impl Weights {
             format.is_finite(piece)
         })?;
         BlockMatrix::new(format, (rows, columns), blocks).ok_or_else(other)
+    }
+    /// The same for products of integers; none for types that have no such products.
+    ///
+    /// # Errors
+    ///
+    /// See [`Weights::blocks`].
+    pub(crate) fn integers(
+        &self,
+        name: &str,
+        (rows, columns): (usize, usize),
+    ) -> Result<Option<(Int8Matrix, GgmlDType)>, WeightsError> {
+        let shape = [rows, columns];
+        let stored = self.find(name, &shape)?;
+        let known = stored.blocks().filter(|dtype| int8::is_known(*dtype));
+        let Some((dtype, format)) = known.and_then(|dtype| Some((dtype, BlockFormat::of(dtype)?)))
+        else {
+            return Ok(None);
+        };
+        ensure_memory(name, stored.size())?;
+        let of_row = columns / format.weights() * format.bytes();
+        let matrix = Int8Matrix::of_blocks(dtype, (rows, columns), |rows| {
+            let mut blocks = vec![0; rows.len() * of_row];
+            stored.read(rows.start * of_row, &mut blocks)?;
+            match format.is_finite(&blocks) {
+                true => Ok(blocks),
+                false => Err(WeightsError::NotFinite(name.into())),
+            }
+        });
+        let matrix = matrix?.ok_or_else(|| WeightsError::Memory(name.into()))?;
+        Ok(Some((matrix, dtype)))
     }
 }

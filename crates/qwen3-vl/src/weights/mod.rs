@@ -201,6 +201,11 @@ impl Weights {
         self.bf16.filter(|_| wanted)
     }
 
+    /// Whether weights that are quantised are multiplied as integers.
+    pub fn int8(&self) -> bool {
+        self.device.is_cpu() && self.compute() == Compute::Fast
+    }
+
     /// The format to which linear layers are quantized.
     pub fn quantize_at_load(&self) -> QuantizeAtLoad {
         self.quantize_at_load

@@ -17,6 +17,7 @@ mod hub;
 mod hub_cancel;
 mod hub_gguf;
 mod hub_hostile;
+mod int8;
 mod packed;
 mod parity;
 mod processors;

@@ -146,7 +146,7 @@ fn experts_of_a_token_do_not_depend_on_other_tokens() {
     }
 }
 
-fn independent(runner: &Runner) {
+pub(super) fn independent(runner: &Runner) {
     let model = &runner.parts.model;
     let chunk = |ids: std::ops::Range<u32>| Chunk {
         positions: ids.clone().map(|position| [position; 3]).collect(),

@@ -56,15 +56,23 @@ pub(super) fn q3_k(blocks: &[u8], out: &mut [f32]) {
 
 /// The scale and the least value of each 32 weights, of 6 bits (`get_scale_min_k4`).
 #[inline(always)]
-fn scale_min(packed: &[u8], group: usize) -> (f32, f32) {
-    let (scale, min) = match group {
+pub(in crate::cpu) fn scale_min(packed: &[u8], group: usize) -> (u8, u8) {
+    match group {
         0..4 => (packed[group] & 63, packed[group + 4] & 63),
         _ => (
             packed[group + 4] & 15 | packed[group - 4] >> 6 << 4,
             packed[group + 4] >> 4 | packed[group] >> 6 << 4,
         ),
-    };
-    (f32::from(scale), f32::from(min))
+    }
+}
+
+/// [`scale_min`] of two groups that follow each other.
+#[inline(always)]
+fn two(packed: &[u8], pair: usize) -> [(f32, f32); 2] {
+    [2 * pair, 2 * pair + 1].map(|group| {
+        let (scale, min) = scale_min(packed, group);
+        (f32::from(scale), f32::from(min))
+    })
 }
 
 /// `d * s * q - m * t` with s and t of 6 bits for each 32 weights; q of 4 bits.
@@ -73,7 +81,7 @@ pub(super) fn q4_k(blocks: &[u8], out: &mut [f32]) {
     for (block, out) in pairs::<144>(blocks, out) {
         let (d, min, packed) = (scale(block, 0), scale(block, 2), &block[4..16]);
         for (pair, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            let [(s1, t1), (s2, t2)] = [2 * pair, 2 * pair + 1].map(|i| scale_min(packed, i));
+            let [(s1, t1), (s2, t2)] = two(packed, pair);
             let (scale1, less1) = (d * s1, min * t1);
             let (scale2, less2) = (d * s2, min * t2);
             for (i, q) in block[16 + 32 * pair..][..32].iter().enumerate() {
@@ -91,7 +99,7 @@ pub(super) fn q5_k(blocks: &[u8], out: &mut [f32]) {
         let (d, min, packed) = (scale(block, 0), scale(block, 2), &block[4..16]);
         let fifth = &block[16..48];
         for (pair, out) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            let [(s1, t1), (s2, t2)] = [2 * pair, 2 * pair + 1].map(|i| scale_min(packed, i));
+            let [(s1, t1), (s2, t2)] = two(packed, pair);
             let (scale1, less1) = (d * s1, min * t1);
             let (scale2, less2) = (d * s2, min * t2);
             let bytes = block[48 + 32 * pair..][..32].iter().zip(fifth);

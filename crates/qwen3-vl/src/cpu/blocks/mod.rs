@@ -1,8 +1,8 @@
 //! Weights in ggml's blocks, as a file has them: a few bits each, with scales that a block shares.
 //!
 //! They are widened to f32 where they are used and multiplied in f32, so that a file gives the
-//! numbers of its dequantised copy. (Weights that are rounded while they are loaded are multiplied
-//! as integers: [`super::quantized`].)
+//! numbers of its dequantised copy. ([`super::int8`] multiplies most types as integers, and
+//! [`super::quantized`] weights that are rounded while they are loaded.)
 
 mod formats;
 mod k_formats;
@@ -14,6 +14,7 @@ use half::f16;
 
 use super::vector::Weight;
 use super::widen::{WidenRows, matmul_t_widened};
+pub(super) use k_formats::scale_min;
 
 /// How a type of blocks is widened.
 #[derive(Debug)]
@@ -82,6 +83,12 @@ impl BlockFormat {
     /// The format of that type; none if it is not known.
     pub fn of(dtype: GgmlDType) -> Option<&'static Self> {
         FORMATS.iter().find(|format| format.dtype == dtype)
+    }
+
+    /// Where the scales of a block stand, in f16.
+    #[cfg(test)]
+    pub(in crate::cpu) fn scales(&self) -> &[usize] {
+        self.scales
     }
 
     /// Weights of a block.

@@ -8,6 +8,7 @@
 //! high halves, as in ggml's `Q4_K`. So 32 bytes become two vectors of bytes without moving any.
 
 mod columns;
+mod int8;
 mod scales;
 mod widen;
 
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 
 use super::widen::{STRETCH, WidenRows, matmul_t_widened};
 pub use columns::{Columns, RUN};
+pub use int8::PackedInt8;
 pub use scales::{Scales, Zeros, is_scale};
 
 /// Values that are laid out together.

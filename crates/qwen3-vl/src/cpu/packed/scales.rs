@@ -5,6 +5,8 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::PANEL;
+
 /// Scales, in the type that they are stored in.
 #[derive(Debug)]
 pub enum Scales {
@@ -52,8 +54,17 @@ impl Scales {
         }
     }
 
+    /// Those of a matrix `[rows, groups]` in the order of [panels](by_panel).
+    pub(super) fn by_panel(&self, size: (usize, usize)) -> Self {
+        match self {
+            Self::F16(scales) => Self::F16(by_panel(scales, size)),
+            Self::BF16(scales) => Self::BF16(by_panel(scales, size)),
+            Self::F32(scales) => Self::F32(by_panel(scales, size)),
+        }
+    }
+
     /// Some of them as f32, at the start of `out`.
-    pub(super) fn widen(&self, groups: Range<usize>, out: &mut [f32]) {
+    pub(in crate::cpu) fn widen(&self, groups: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..groups.len()];
         match self {
             Self::F16(scales) => scales[groups].convert_to_f32_slice(out),
@@ -87,8 +98,16 @@ impl Zeros {
         self.count().unwrap_or(0)
     }
 
+    /// Those of a matrix `[rows, groups]` in the order of [panels](by_panel).
+    pub(super) fn by_panel(&self, size: (usize, usize)) -> Self {
+        match self {
+            Self::Same(zero) => Self::Same(*zero),
+            Self::Each(zeros, offset) => Self::Each(by_panel(zeros, size), *offset),
+        }
+    }
+
     /// Some of them as f32, at the start of `out`.
-    pub(super) fn widen(&self, groups: Range<usize>, out: &mut [f32]) {
+    pub(in crate::cpu) fn widen(&self, groups: Range<usize>, out: &mut [f32]) {
         let out = &mut out[..groups.len()];
         match self {
             Self::Same(zero) => out.fill(f32::from(*zero)),
@@ -99,4 +118,17 @@ impl Zeros {
             }
         }
     }
+}
+
+/// Values of a matrix `[rows, groups]`, of [`PANEL`] rows at a time group by group. Missing rows of
+/// the last panel get zeros.
+fn by_panel<T: Copy + Default>(values: &[T], (rows, groups): (usize, usize)) -> Vec<T> {
+    let mut out = vec![T::default(); rows.next_multiple_of(PANEL) * groups];
+    for (row, values) in values.chunks_exact(groups.max(1)).enumerate() {
+        let panel = &mut out[row / PANEL * PANEL * groups..];
+        for (group, value) in values.iter().enumerate() {
+            panel[PANEL * group + row % PANEL] = *value;
+        }
+    }
+    out
 }

@@ -1,27 +1,27 @@
-//! `x Wᵀ` with weights in ggml's blocks (8 or 4 bits per weight and shared scales), quantized by
-//! candle.
+//! `x Wᵀ` with weights that are rounded to ggml's blocks while they are loaded (8 or 4 bits per
+//! weight and shared scales), by candle.
 //!
 //! candle's own product (`QMatMul`) is not used on the CPU: on x86 it keeps a second, rearranged
-//! copy of every weight, which takes more memory than the blocks. These kernels read the blocks
-//! themselves.
+//! copy of every weight, which takes more memory than the blocks.
 //!
-//! Like in llama.cpp, rows of x are rounded to 8 bits too, in blocks of 32, and multiplied as
+//! Like in llama.cpp, rows of x are rounded to 8 bits too, in runs of 32, and multiplied as
 //! integers. Each row is rounded by itself, with the same rule for any number of rows: a token's
 //! result must not depend on the other tokens of its pass.
 
-mod input;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
 use candle_core::quantized::{GgmlDType, GgmlType};
 use rayon::prelude::*;
 
-use super::Output;
-use super::matmul::{TOGETHER, few_rows_panel};
-use super::pool::interrupted;
+use super::blocks::{BlockFormat, BlockMatrix};
+use super::int8::Int8Matrix;
 
 /// Rows to quantize at a time.
 const PANEL: usize = 64;
@@ -39,53 +39,23 @@ pub enum Format {
 pub struct QuantizedMatrix {
     rows: usize,
     columns: usize,
+    format: Format,
     blocks: Blocks,
 }
 
 enum Blocks {
+    /// For AVX-512 VNNI, as candle has them.
+    #[cfg(target_arch = "x86_64")]
     Q8_0(Vec<BlockQ8_0>),
+    #[cfg(target_arch = "x86_64")]
     Q4K(Vec<BlockQ4K>),
-}
-
-/// A block type with our kernel.
-trait Block: GgmlType {
-    /// Dot products of `N` rows of weights with `M` rows of x.
-    ///
-    /// # Safety
-    ///
-    /// [`vnni::available`]; every w and every x have the same number of values.
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize, const N: usize>(
-        w: [&[Self]; N],
-        x: [input::Row<'_>; M],
-    ) -> [[f32; M]; N];
-}
-
-impl Block for BlockQ8_0 {
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize, const N: usize>(
-        w: [&[Self]; N],
-        x: [input::Row<'_>; M],
-    ) -> [[f32; M]; N] {
-        // SAFETY: the caller guarantees it.
-        unsafe { vnni::dots_q8_0(w, x) }
-    }
-}
-
-impl Block for BlockQ4K {
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn dots<const M: usize, const N: usize>(
-        w: [&[Self]; N],
-        x: [input::Row<'_>; M],
-    ) -> [[f32; M]; N] {
-        // SAFETY: the caller guarantees it.
-        unsafe { vnni::dots_q4k(w, x) }
-    }
+    /// For other CPUs, taken apart.
+    Integers(Int8Matrix),
 }
 
 impl QuantizedMatrix {
     /// Quantizes a matrix `[rows, columns]`. `widened` writes a few of its rows as f32 at a time,
-    /// so that there is never an f32 copy of the whole.
+    /// so that there is never an f32 copy of the whole. None if there is no memory.
     ///
     /// # Panics
     ///
@@ -94,16 +64,22 @@ impl QuantizedMatrix {
         format: Format,
         (rows, columns): (usize, usize),
         widened: impl Fn(Range<usize>, &mut [f32]) + Sync,
-    ) -> Self {
+    ) -> Option<Self> {
+        assert!(columns.is_multiple_of(format.block()), "quantize: width");
+        let dims = (rows, columns);
         let blocks = match format {
-            Format::Q8_0 => Blocks::Q8_0(quantize((rows, columns), widened)),
-            Format::Q4K => Blocks::Q4K(quantize((rows, columns), widened)),
+            #[cfg(target_arch = "x86_64")]
+            Format::Q8_0 if vnni::available() => Blocks::Q8_0(quantize(dims, widened)),
+            #[cfg(target_arch = "x86_64")]
+            Format::Q4K if vnni::available() => Blocks::Q4K(quantize(dims, widened)),
+            _ => Blocks::Integers(integers(format, dims, widened)?),
         };
-        Self {
+        Some(Self {
             rows,
             columns,
+            format,
             blocks,
-        }
+        })
     }
 
     /// Rows and columns.
@@ -113,17 +89,17 @@ impl QuantizedMatrix {
 
     /// Format of the blocks.
     pub fn format(&self) -> Format {
-        match self.blocks {
-            Blocks::Q8_0(_) => Format::Q8_0,
-            Blocks::Q4K(_) => Format::Q4K,
-        }
+        self.format
     }
 
     /// Bytes of the weights.
     pub fn bytes(&self) -> usize {
         match &self.blocks {
+            #[cfg(target_arch = "x86_64")]
             Blocks::Q8_0(blocks) => size_of_val(blocks.as_slice()),
+            #[cfg(target_arch = "x86_64")]
             Blocks::Q4K(blocks) => size_of_val(blocks.as_slice()),
+            Blocks::Integers(matrix) => matrix.bytes(),
         }
     }
 
@@ -144,10 +120,16 @@ impl QuantizedMatrix {
     ///
     /// If `x` or `out` has another size.
     pub fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
         let sizes = (m, self.rows, self.columns);
         match &self.blocks {
-            Blocks::Q8_0(w) => matmul_t(x, w, sizes, out),
-            Blocks::Q4K(w) => matmul_t(x, w, sizes, out),
+            // SAFETY: there are such blocks only if the CPU has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Blocks::Q8_0(w) => unsafe { rows::matmul_t(x, w, sizes, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Blocks::Q4K(w) => unsafe { rows::matmul_t(x, w, sizes, out) },
+            Blocks::Integers(matrix) => matrix.matmul_t_into(x, m, out),
         }
     }
 }
@@ -186,11 +168,12 @@ impl std::fmt::Debug for QuantizedMatrix {
     }
 }
 
-fn quantize<T: Block>(
+/// Blocks of all rows.
+#[cfg(target_arch = "x86_64")]
+fn quantize<T: GgmlType>(
     (rows, columns): (usize, usize),
     widened: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) -> Vec<T> {
-    assert!(columns.is_multiple_of(T::BLCK_SIZE), "quantize: width");
     let width = columns / T::BLCK_SIZE;
     let mut blocks = vec![T::zeros(); rows * width];
     let chunks = blocks.par_chunks_mut((width * PANEL).max(1)).enumerate();
@@ -203,138 +186,67 @@ fn quantize<T: Block>(
     blocks
 }
 
-fn matmul_t<T: Block>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
-    assert!(x.len() == m * k && out.len() == m * n, "matmul_t: sizes");
-    if m == 0 || k == 0 {
-        out.fill(0.0);
-        return;
-    }
-    #[cfg(target_arch = "x86_64")]
-    if vnni::available() {
-        let x = input::Rows::new(x, k);
-        return by_panel(w, (m, n, k), out, |w, put| {
-            // SAFETY: the CPU has the instructions, and rows of weights and of x have k values.
-            unsafe { with_integers(w, k, &x, m, put) };
-        });
-    }
-    candle(x, w, (m, n, k), out);
-}
-
-/// Multiplies a few rows of weights with m rows of x, two and four rows at a time, so that each
-/// loaded value is used several times. Each product is the same sum in the same order, whatever is
-/// computed with it.
-///
-/// # Safety
-///
-/// [`vnni::available`]; rows of x and of the weights have k values.
-#[cfg(target_arch = "x86_64")]
-unsafe fn with_integers<T: Block>(w: &[T], k: usize, x: &input::Rows, m: usize, put: Put) {
-    let width = k / T::BLCK_SIZE;
-    let fours = m / 4 * 4;
-    // SAFETY: the caller guarantees it.
-    unsafe {
-        for i in (0..fours).step_by(4) {
-            let x = [x.row(i), x.row(i + 1), x.row(i + 2), x.row(i + 3)];
-            some_rows(w, width, x, i, put);
-        }
-        (fours..m).for_each(|i| some_rows(w, width, [x.row(i)], i, put));
+/// The same, taken apart panel by panel.
+fn integers(
+    format: Format,
+    (rows, columns): (usize, usize),
+    widened: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Option<Int8Matrix> {
+    let blocks = |rows| Ok::<_, Infallible>(bytes(format, rows, columns, &widened));
+    match Int8Matrix::of_blocks(format.dtype(), (rows, columns), blocks) {
+        Ok(matrix) => matrix,
+        Err(never) => match never {},
     }
 }
 
-/// Multiplies rows of weights with the rows of x from `i` on.
+/// A matrix `[rows, columns]` that is rounded to blocks and multiplied in f32; `widened` is that of
+/// [`QuantizedMatrix::quantize`]. None if there is no memory.
 ///
-/// # Safety
+/// # Panics
 ///
-/// As for [`with_integers`].
-#[cfg(target_arch = "x86_64")]
-unsafe fn some_rows<T: Block, const M: usize>(
-    w: &[T],
-    width: usize,
-    x: [input::Row<'_>; M],
-    i: usize,
-    put: Put,
-) {
-    let pairs = w.chunks_exact(2 * width);
-    let last = pairs.remainder();
-    // SAFETY: the caller guarantees it.
-    unsafe {
-        for (pair, w) in pairs.enumerate() {
-            let (a, b) = w.split_at(width);
-            let [first, second] = T::dots([a, b], x);
-            for (m, (first, second)) in first.into_iter().zip(second).enumerate() {
-                put.put(2 * pair, i + m, first);
-                put.put(2 * pair + 1, i + m, second);
-            }
-        }
-        if !last.is_empty() {
-            let [values] = T::dots([last], x);
-            let row = w.len() / width - 1;
-            for (m, value) in values.into_iter().enumerate() {
-                put.put(row, i + m, value);
-            }
-        }
-    }
-}
-
-/// The product by candle's dot product: AVX2, NEON or portable.
-fn candle<T: GgmlType>(x: &[f32], w: &[T], (m, n, k): (usize, usize, usize), out: &mut [f32]) {
-    let width = k / T::VecDotType::BLCK_SIZE;
-    let mut rounded = vec![T::VecDotType::zeros(); m * width];
-    x.par_chunks_exact(k)
-        .zip(rounded.par_chunks_exact_mut(width))
-        .for_each(|(x, rounded)| T::VecDotType::from_float(x, rounded));
-    by_panel(w, (m, n, k), out, |w, put| {
-        for (i, x) in rounded.chunks_exact(width).enumerate() {
-            let rows = w.chunks_exact(k / T::BLCK_SIZE).enumerate();
-            // SAFETY: the weights and x have these rows.
-            rows.for_each(|(row, w)| unsafe { put.put(row, i, T::vec_dot(k, w, x)) });
-        }
+/// If `columns` is not a multiple of the format's block.
+pub fn round(
+    format: Format,
+    (rows, columns): (usize, usize),
+    widened: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Option<BlockMatrix> {
+    assert!(columns.is_multiple_of(format.block()), "round: width");
+    let (of_row, mut all) = (format.bytes(columns), Vec::new());
+    all.try_reserve_exact(rows.checked_mul(of_row)?).ok()?;
+    all.resize(rows * of_row, 0);
+    let chunks = all.par_chunks_mut((of_row * PANEL).max(1)).enumerate();
+    chunks.for_each(|(index, out)| {
+        let first = index * PANEL;
+        let rows = first..first + out.len() / of_row;
+        out.copy_from_slice(&bytes(format, rows, columns, &widened));
     });
+    BlockMatrix::new(BlockFormat::of(format.dtype())?, (rows, columns), all)
 }
 
-/// The output of a panel.
-#[derive(Clone, Copy)]
-struct Put {
-    output: Output,
-    n: usize,
-}
-
-impl Put {
-    /// Writes the product of row `row` of the panel with row `i` of x.
-    ///
-    /// # Safety
-    ///
-    /// The panel and x have these rows.
-    unsafe fn put(self, row: usize, i: usize, value: f32) {
-        // SAFETY: the index is in bounds, and the column belongs to the panel's task alone.
-        unsafe { *self.output.at(i * self.n + row) = value };
+/// The blocks of some rows, as in a file.
+fn bytes(
+    format: Format,
+    rows: Range<usize>,
+    columns: usize,
+    widened: impl Fn(Range<usize>, &mut [f32]),
+) -> Vec<u8> {
+    let mut values = vec![0.0; rows.len() * columns];
+    widened(rows, &mut values);
+    match format {
+        Format::Q8_0 => bytes_of::<BlockQ8_0>(&values),
+        Format::Q4K => bytes_of::<BlockQ4K>(&values),
     }
 }
 
-/// Runs `dots` for all rows of weights, as many at a time as stay in a core's first-level cache
-/// while all rows of x are multiplied with them.
-fn by_panel<T: GgmlType>(
-    w: &[T],
-    (m, n, k): (usize, usize, usize),
-    out: &mut [f32],
-    dots: impl Fn(&[T], Put) + Sync,
-) {
-    assert_eq!(out.len(), m * n);
-    let output = Output(out.as_mut_ptr());
-    let (panel, width) = (few_rows_panel(n), k / T::BLCK_SIZE);
-    let panels = w.par_chunks(panel * width).with_max_len(1).enumerate();
-    panels.for_each(|(index, w)| {
-        for (group, w) in w.chunks(TOGETHER * width).enumerate() {
-            // The output of an interrupted pass is not used.
-            if interrupted() {
-                return;
-            }
-            // SAFETY: the group's first column is in bounds.
-            let output = Output(unsafe { output.at(index * panel + group * TOGETHER) });
-            dots(w, Put { output, n });
-        }
-    });
+fn bytes_of<T: GgmlType>(values: &[f32]) -> Vec<u8> {
+    let mut blocks = vec![T::zeros(); values.len() / T::BLCK_SIZE];
+    T::from_float(values, &mut blocks);
+    let size = size_of_val(blocks.as_slice());
+    // SAFETY: blocks are plain numbers without gaps, as in a file: their size is that of ggml.
+    let bytes = unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size) };
+    bytes.to_vec()
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -1,4 +1,4 @@
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
 
 use super::*;
@@ -12,17 +12,15 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
 /// A matrix, and its values as candle quantizes and widens them.
 fn matrix(format: Format, (n, k): (usize, usize)) -> (QuantizedMatrix, Vec<f32>) {
     let w = values(n * k, 1);
-    let dtype = match format {
-        Format::Q8_0 => GgmlDType::Q8_0,
-        Format::Q4K => GgmlDType::Q4K,
-    };
     let tensor = Tensor::from_slice(&w, (n, k), &Device::Cpu).unwrap();
-    let tensor = QTensor::quantize(&tensor, dtype).unwrap();
+    let tensor = QTensor::quantize(&tensor, format.dtype()).unwrap();
     let wide = tensor.dequantize(&Device::Cpu).unwrap();
     let matrix = QuantizedMatrix::quantize(format, (n, k), |rows, out| {
         out.copy_from_slice(&w[rows.start * k..rows.end * k]);
     });
-    assert_eq!(matrix.bytes(), tensor.storage_size_in_bytes());
+    let (matrix, size) = (matrix.unwrap(), tensor.storage_size_in_bytes());
+    // Where integers are taken apart, scales of 6 bits become bytes, and rows whole panels.
+    assert!((size..size * n.next_multiple_of(16) / n * 148 / 144 + 1).contains(&matrix.bytes()));
     (matrix, wide.flatten_all().unwrap().to_vec1().unwrap())
 }
 
@@ -73,19 +71,9 @@ fn check_width(
 
 const BOTH: [Format; 2] = [Format::Q8_0, Format::Q4K];
 
-/// How far 1 is off in 8 bits: candle keeps the scale of a block of x in f16.
-fn error_of_one() -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if vnni::available() {
-        return 1e-5;
-    }
-    half::f16::EPSILON.to_f32()
-}
-
 /// The identity shows every weight.
 #[test]
 fn weights_are_those_of_candle() {
-    let error = error_of_one();
     for format in BOTH {
         for m in [1, 4, 49] {
             let (n, k) = (70, 512);
@@ -97,7 +85,7 @@ fn weights_are_those_of_candle() {
                 for i in 0..m.min(k - first) {
                     for row in 0..n {
                         let (got, want) = (got[i * n + row], wide[row * k + first + i]);
-                        let close = (got - want).abs() <= error * want.abs().max(1.0);
+                        let close = (got - want).abs() <= 1e-5 * want.abs().max(1.0);
                         assert!(close, "{format:?} at {row}, {}: {got} {want}", first + i);
                     }
                 }
@@ -141,34 +129,6 @@ fn a_row_does_not_depend_on_other_rows() {
                     .all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{format:?} {n}x{k}: {count} rows from {first} on");
             }
-            let sizes = (many, n, k);
-            let run = |x: &[f32], m| {
-                let mut out = vec![f32::NAN; m * n];
-                match &matrix.blocks {
-                    Blocks::Q8_0(w) => candle(x, w, (m, n, k), &mut out),
-                    Blocks::Q4K(w) => candle(x, w, (m, n, k), &mut out),
-                }
-                out
-            };
-            let together = run(&x, sizes.0);
-            let alone = run(&x[7 * k..8 * k], 1);
-            assert_eq!(alone, together[7 * n..8 * n], "{format:?} with candle's");
         }
-    }
-}
-
-/// Other CPUs run this product; it rounds x in blocks of 256 for Q4K, so the steps are larger.
-#[test]
-fn candles_own_dot_product_agrees() {
-    for format in BOTH {
-        check(format, 3, 8.0, |w, x| {
-            let sizes = (3, w.rows, w.columns);
-            let mut out = vec![f32::NAN; sizes.0 * sizes.1];
-            match &w.blocks {
-                Blocks::Q8_0(w) => candle(x, w, sizes, &mut out),
-                Blocks::Q4K(w) => candle(x, w, sizes, &mut out),
-            }
-            out
-        });
     }
 }

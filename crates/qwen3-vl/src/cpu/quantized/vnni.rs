@@ -1,7 +1,6 @@
 //! Integer dot products with AVX-512 VNNI: 64 products of bytes per instruction.
 //!
-//! A decode step reads every weight once; these kernels keep up with memory, AVX2 code for the same
-//! blocks does not.
+//! A decode step reads every weight once; these kernels keep up with memory.
 
 use std::arch::x86_64::*;
 use std::ptr;
@@ -9,7 +8,7 @@ use std::ptr;
 use candle_core::quantized::k_quants::{BlockQ4K, BlockQ8_0};
 use half::f16;
 
-use super::input::Row;
+use crate::cpu::int8::input::Row;
 
 /// `BlockQ8_0`, whose fields are private: ggml's layout.
 #[repr(C)]

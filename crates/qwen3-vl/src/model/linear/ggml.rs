@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
+use crate::compute::Compute;
 use crate::cpu::blocks::BlockMatrix;
-use crate::cpu::quantized::{Format, QuantizedMatrix};
+use crate::cpu::int8::Int8Matrix;
+use crate::cpu::quantized::{Format, QuantizedMatrix, round};
 use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, block_name, on_device};
 
 /// A weight `[out, in]` in blocks.
@@ -19,6 +22,8 @@ pub enum GgmlWeight {
     Cpu(Arc<QuantizedMatrix>),
     /// As a file has it, for those of [`crate::cpu::blocks`].
     Stored(Arc<BlockMatrix>),
+    /// A file's blocks of that type, taken apart for those of [`crate::cpu::int8`].
+    Integers(Arc<Int8Matrix>, GgmlDType),
     /// For candle's, elsewhere.
     Device(QMatMul, GgmlDType),
 }
@@ -37,36 +42,58 @@ impl GgmlWeight {
     ) -> std::result::Result<Self, WeightsError> {
         let (shape, device) = ([out, input], weights.device());
         let stored = weights.stored(name, &shape, format.bytes(out.saturating_mul(input)))?;
-        Self::new(&*stored, format, device)
+        match device {
+            Device::Cpu => Self::round_on_cpu(&*stored, (out, input), format, weights.compute()),
+            device => {
+                let dtype = format.dtype();
+                let tensor = stored.tensor(&Device::Cpu)?;
+                let rounded = QTensor::quantize_onto(&tensor, dtype, device);
+                let weight = on_device(name, rounded.and_then(QMatMul::from_qtensor))?;
+                Ok(Self::Device(weight, dtype))
+            }
+        }
     }
 
-    fn new(
+    fn round_on_cpu(
         stored: &dyn StoredTensor,
+        (rows, columns): (usize, usize),
         format: Format,
-        device: &Device,
+        compute: Compute,
     ) -> std::result::Result<Self, WeightsError> {
-        let name = stored.name();
-        if let Device::Cpu = device {
-            let dims = on_device(name, stored.dims2())?;
-            let failed = Mutex::new(None);
-            let matrix = QuantizedMatrix::quantize(format, dims, |rows, out| {
-                match stored.widen(rows.start * dims.1..rows.end * dims.1) {
-                    Ok(values) => out.copy_from_slice(&values),
-                    Err(error) => {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    }
-                }
-            });
-            return match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                Some(error) => Err(error),
-                None => Ok(Self::Cpu(Arc::new(matrix))),
-            };
+        let failed = Mutex::new(None);
+        let widened = |rows: Range<usize>, out: &mut [f32]| match stored
+            .widen(rows.start * columns..rows.end * columns)
+        {
+            Ok(values) => out.copy_from_slice(&values),
+            Err(error) => {
+                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        };
+        let dims = (rows, columns);
+        let weight = match compute {
+            Compute::Exact => round(format, dims, widened).map(|m| Self::Stored(Arc::new(m))),
+            Compute::Fast => {
+                QuantizedMatrix::quantize(format, dims, widened).map(|m| Self::Cpu(Arc::new(m)))
+            }
+        };
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => weight.ok_or_else(|| WeightsError::Memory(stored.name().into())),
         }
-        let dtype = format.dtype();
-        let tensor = stored.tensor(&Device::Cpu)?;
-        let rounded = QTensor::quantize_onto(&tensor, dtype, device);
-        let weight = on_device(name, rounded.and_then(QMatMul::from_qtensor))?;
-        Ok(Self::Device(weight, dtype))
+    }
+
+    /// The blocks of a file, to be multiplied as integers; none for types that are not.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(in crate::model) fn integers(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+    ) -> std::result::Result<Option<Self>, WeightsError> {
+        let found = weights.integers(name, shape)?;
+        Ok(found.map(|(matrix, dtype)| Self::Integers(Arc::new(matrix), dtype)))
     }
 
     /// The blocks of a file, to be multiplied on `device`.
@@ -92,6 +119,7 @@ impl GgmlWeight {
         match self {
             Self::Cpu(matrix) => product(&**matrix, x),
             Self::Stored(matrix) => product(&**matrix, x),
+            Self::Integers(matrix, _) => product(&**matrix, x),
             Self::Device(weight, _) => weight
                 .forward(&x.to_dtype(DType::F32)?)?
                 .to_dtype(x.dtype()),
@@ -107,6 +135,7 @@ impl GgmlWeight {
         match self {
             Self::Cpu(matrix) => product_into(&**matrix, x, out),
             Self::Stored(matrix) => product_into(&**matrix, x, out),
+            Self::Integers(matrix, _) => product_into(&**matrix, x, out),
             Self::Device(..) => candle_core::bail!("quantized-matmul-t: not on the CPU"),
         }
     }
@@ -116,7 +145,7 @@ impl GgmlWeight {
         match self {
             Self::Cpu(matrix) => matrix.format().dtype(),
             Self::Stored(matrix) => matrix.dtype(),
-            Self::Device(_, dtype) => *dtype,
+            Self::Integers(_, dtype) | Self::Device(_, dtype) => *dtype,
         }
     }
 
@@ -125,6 +154,7 @@ impl GgmlWeight {
         match self {
             Self::Cpu(matrix) => Some(matrix.dims().0),
             Self::Stored(matrix) => Some(matrix.dims().0),
+            Self::Integers(matrix, _) => Some(matrix.dims().0),
             Self::Device(..) => None,
         }
     }
@@ -134,6 +164,7 @@ impl GgmlWeight {
         match self {
             Self::Cpu(matrix) => matrix.bytes(),
             Self::Stored(matrix) => matrix.blocks().len(),
+            Self::Integers(matrix, _) => matrix.bytes(),
             Self::Device(QMatMul::QTensor(weight), _) => weight.storage_size_in_bytes(),
             Self::Device(QMatMul::Tensor(t) | QMatMul::TensorF16(t), _) => {
                 t.elem_count() * t.dtype().size_in_bytes()
@@ -144,6 +175,18 @@ impl GgmlWeight {
 
 impl CpuMatrix for QuantizedMatrix {
     const NAME: &'static str = "quantized-matmul-t";
+
+    fn dims(&self) -> (usize, usize) {
+        self.dims()
+    }
+
+    fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        self.matmul_t_into(x, m, out);
+    }
+}
+
+impl CpuMatrix for Int8Matrix {
+    const NAME: &'static str = "int8-matmul-t";
 
     fn dims(&self) -> (usize, usize) {
         self.dims()

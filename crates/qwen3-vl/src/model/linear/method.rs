@@ -8,6 +8,7 @@ use super::dense;
 use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
 use super::packed::{self, PackedWeight};
+use crate::compute::Compute;
 use crate::cpu::bf16::{Bf16Isa, Bf16Panels};
 use crate::weights::{Weights, WeightsError, on_device, type_name};
 
@@ -48,18 +49,23 @@ impl LinearMethod {
         name: &str,
         shape: (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        Self::load_for(weights, name, shape, weights.bf16())
+        Self::load_for(weights, name, shape, weights.compute())
     }
 
-    /// Like [`LinearMethod::load`], but with bf16 products by `isa`; f32 products if none.
+    /// Like [`LinearMethod::load`], but with this arithmetic.
     pub(super) fn load_for(
         weights: &Weights,
         name: &str,
         shape: (usize, usize),
-        isa: Option<Bf16Isa>,
+        compute: Compute,
     ) -> std::result::Result<Self, WeightsError> {
+        let fast = compute == Compute::Fast;
+        let (isa, int8) = (weights.bf16().filter(|_| fast), weights.int8() && fast);
         let tensor = format!("{name}.weight");
         if weights.has_blocks(&tensor) {
+            if int8 && let Some(weight) = GgmlWeight::integers(weights, &tensor, shape)? {
+                return Ok(Self::Ggml(weight));
+            }
             let matrix = weights.blocks(&tensor, shape)?;
             let weight = GgmlWeight::stored(matrix.into(), weights.device());
             return on_device(&tensor, weight).map(Self::Ggml);
@@ -73,7 +79,7 @@ impl LinearMethod {
             }
             Stored::Fp8 => Self::Fp8(Fp8Weight::load(weights, name, shape, isa)?),
             Stored::Packed(tensor) => {
-                Self::Packed(PackedWeight::load(weights, name, tensor, shape)?)
+                Self::Packed(PackedWeight::load(weights, name, tensor, shape, int8)?)
             }
         };
         Ok(loaded)

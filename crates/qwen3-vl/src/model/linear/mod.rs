@@ -9,13 +9,11 @@ mod packed;
 mod product;
 mod summary;
 
-use std::sync::Arc;
-
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
-use crate::cpu::blocks::BlockMatrix;
+use crate::compute::Compute;
 use crate::weights::{Weights, WeightsError};
 pub use bf16::Bf16Weight;
 pub use fp8::Fp8Weight;
@@ -93,7 +91,7 @@ impl Linear {
         name: &str,
         shape: (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        let weight = LinearMethod::load_for(weights, name, shape, None)?;
+        let weight = LinearMethod::load_for(weights, name, shape, Compute::Exact)?;
         Ok(Self { weight, bias: None })
     }
 
@@ -147,10 +145,10 @@ impl Linear {
         }
     }
 
-    /// A layer without a bias whose weight is in blocks, on the CPU.
-    pub(super) fn of_blocks(matrix: Arc<BlockMatrix>) -> Self {
+    /// A layer without a bias whose weight is in blocks.
+    pub(super) fn of_blocks(weight: GgmlWeight) -> Self {
         Self {
-            weight: LinearMethod::Ggml(GgmlWeight::Stored(matrix)),
+            weight: LinearMethod::Ggml(weight),
             bias: None,
         }
     }

@@ -3,10 +3,11 @@
 use candle_core::DType;
 use half::{bf16, f16};
 
+use super::Matrix;
 use super::layout::{Format, Layout};
 use super::words::{Words, read_words};
 use crate::config::quantization::{Bits, Groups, Quantization};
-use crate::cpu::packed::{Columns, PackedMatrix, Scales, Zeros, is_scale};
+use crate::cpu::packed::{Columns, PackedInt8, PackedMatrix, Scales, Zeros, is_scale};
 use crate::weights::{StoredTensor, Weights, WeightsError, ensure_memory, type_name};
 
 /// Loads the layer `name` of integers in `tensor`. Besides what it becomes, the integers of this
@@ -20,7 +21,8 @@ pub(super) fn load(
     name: &str,
     tensor: &str,
     shape: (usize, usize),
-) -> Result<(Format, PackedMatrix), WeightsError> {
+    int8: bool,
+) -> Result<(Format, Matrix), WeightsError> {
     let integers = format!("{name}.{tensor}");
     let (format, all_groups, zero_offset) = rules(&integers, tensor, weights.quantization())?;
     // The shape of the integers tells their bits.
@@ -48,11 +50,18 @@ pub(super) fn load(
 
     let wide = bits == Bits::Eight;
     // As in the file, and as laid out.
-    let bytes = PackedMatrix::bytes_of(shape.0, &columns, wide);
+    let bytes = match int8 {
+        false => PackedMatrix::bytes_of(shape.0, &columns, wide),
+        true => PackedInt8::bytes_of(shape.0, &columns, wide),
+    };
     ensure_memory(&integers, stored.size().saturating_add(bytes))?;
     let words = Words::read(&*stored, layout.integers, shape)?;
     let fill = |rows, out: &mut [u8]| words.rows(rows, out);
-    let matrix = PackedMatrix::new(shape.0, columns, wide, (scales, zeros), fill);
+    let of_groups = (scales, zeros);
+    let matrix = match int8 {
+        false => PackedMatrix::new(shape.0, columns, wide, of_groups, fill).map(Matrix::Exact),
+        true => PackedInt8::new(shape.0, columns, wide, of_groups, fill).map(Matrix::Fast),
+    };
     let matrix = matrix.ok_or_else(|| WeightsError::Memory(integers.clone()))?;
     Ok((format, matrix))
 }

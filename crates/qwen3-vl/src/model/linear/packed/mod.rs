@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
-use crate::cpu::packed::PackedMatrix;
+use crate::cpu::packed::{PackedInt8, PackedMatrix};
 use crate::weights::{Weights, WeightsError};
 use layout::Format;
 
@@ -17,7 +17,16 @@ use layout::Format;
 #[derive(Clone, Debug)]
 pub struct PackedWeight {
     format: Format,
-    matrix: Arc<PackedMatrix>,
+    matrix: Arc<Matrix>,
+}
+
+/// The integers, by how they are multiplied.
+#[derive(Debug)]
+enum Matrix {
+    /// In f32.
+    Exact(PackedMatrix),
+    /// As integers, with rows of x in 8 bits.
+    Fast(PackedInt8),
 }
 
 /// The tensor by which a layer of integers is known: of AWQ and GPTQ, of compressed-tensors.
@@ -34,20 +43,26 @@ pub(in crate::model) fn is_packed(weights: &Weights, name: &str) -> bool {
     tensor(weights, name).is_some()
 }
 
-impl CpuMatrix for PackedMatrix {
+impl CpuMatrix for Matrix {
     const NAME: &'static str = "packed-matmul-t";
 
     fn dims(&self) -> (usize, usize) {
-        self.dims()
+        match self {
+            Self::Exact(matrix) => matrix.dims(),
+            Self::Fast(matrix) => matrix.dims(),
+        }
     }
 
     fn matmul_t_into(&self, x: &[f32], m: usize, out: &mut [f32]) {
-        self.matmul_t_into(x, m, out);
+        match self {
+            Self::Exact(matrix) => matrix.matmul_t_into(x, m, out),
+            Self::Fast(matrix) => matrix.matmul_t_into(x, m, out),
+        }
     }
 }
 
 impl PackedWeight {
-    /// Loads the layer `name`, which has this [`tensor`].
+    /// Loads the layer `name`, which has this [`tensor`], for products of integers if `int8`.
     ///
     /// # Errors
     ///
@@ -57,8 +72,9 @@ impl PackedWeight {
         name: &str,
         tensor: &str,
         shape: (usize, usize),
+        int8: bool,
     ) -> std::result::Result<Self, WeightsError> {
-        let (format, matrix) = load::load(weights, name, tensor, shape)?;
+        let (format, matrix) = load::load(weights, name, tensor, shape, int8)?;
         let matrix = Arc::new(matrix);
         Ok(Self { format, matrix })
     }
@@ -88,11 +104,18 @@ impl PackedWeight {
 
     /// Memory that the weights take.
     pub fn bytes(&self) -> usize {
-        self.matrix.bytes()
+        match &*self.matrix {
+            Matrix::Exact(matrix) => matrix.bytes(),
+            Matrix::Fast(matrix) => matrix.bytes(),
+        }
     }
 
     /// What users are told, for instance `awq 4-bit`.
     pub(super) fn label(&self) -> String {
-        format!("{} {}-bit", self.format.name(), self.matrix.bits())
+        let bits = match &*self.matrix {
+            Matrix::Exact(matrix) => matrix.bits(),
+            Matrix::Fast(matrix) => matrix.bits(),
+        };
+        format!("{} {bits}-bit", self.format.name())
     }
 }
