@@ -98,6 +98,7 @@ mod local {
                 Quantization::None => QuantizeAtLoad::None,
                 Quantization::Q8_0 => QuantizeAtLoad::Q8_0,
                 Quantization::Q4K => QuantizeAtLoad::Q4K,
+                Quantization::Fp8 => QuantizeAtLoad::Fp8,
             },
             kv_memory: options.kv_memory,
         })

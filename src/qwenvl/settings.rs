@@ -49,6 +49,9 @@ pub enum Quantization {
     /// 4 bits.
     #[enum_value(name = "4 bits (4.5 with scales; ggml's Q4_K)", nick = "q4-k")]
     Q4K,
+    /// 8 bits.
+    #[enum_value(name = "8 bits (FP8 E4M3, scales of 128x128 blocks)", nick = "fp8")]
+    Fp8,
 }
 
 /// Where the vision tokens stand in the prompt.

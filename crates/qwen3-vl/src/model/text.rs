@@ -55,7 +55,7 @@ impl TextModel {
         // it.
         let plain = weights
             .quantize_at_load()
-            .format(text.hidden_size)
+            .rounding(text.hidden_size)
             .is_none();
         let head = match tied {
             Some(_) if plain => embeddings.head(),

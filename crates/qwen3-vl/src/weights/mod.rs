@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+pub(crate) use at_load::Rounding;
 pub use at_load::QuantizeAtLoad;
 pub use error::WeightsError;
 pub(crate) use gguf::block_name;

@@ -10,6 +10,7 @@ mod configs;
 mod engine;
 mod folders;
 mod formats;
+mod fp8_at_load;
 mod fuzz_smoke;
 mod gguf;
 mod hub;

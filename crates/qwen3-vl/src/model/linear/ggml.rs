@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
+use super::rounded::{Rows, by_rows};
 use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::quantized::{Format, QuantizedMatrix};
 use crate::weights::{QuantizeAtLoad, StoredTensor, Weights, WeightsError, block_name, on_device};
@@ -48,19 +49,9 @@ impl GgmlWeight {
         let name = stored.name();
         if let Device::Cpu = device {
             let dims = on_device(name, stored.dims2())?;
-            let failed = Mutex::new(None);
-            let matrix = QuantizedMatrix::quantize(format, dims, |rows, out| {
-                match stored.widen(rows.start * dims.1..rows.end * dims.1) {
-                    Ok(values) => out.copy_from_slice(&values),
-                    Err(error) => {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    }
-                }
-            });
-            return match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                Some(error) => Err(error),
-                None => Ok(Self::Cpu(Arc::new(matrix))),
-            };
+            let quantize = |rows: &Rows<'_>| QuantizedMatrix::quantize(format, dims, rows);
+            let matrix = by_rows(stored, dims, quantize)?;
+            return Ok(Self::Cpu(Arc::new(matrix)));
         }
         let dtype = format.dtype();
         let tensor = stored.tensor(&Device::Cpu)?;
@@ -171,7 +162,7 @@ impl CpuMatrix for BlockMatrix {
 /// for plain numbers.
 pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<GgmlDType>]) -> Option<String> {
     match asked {
-        QuantizeAtLoad::None => as_stored(layers),
+        QuantizeAtLoad::None | QuantizeAtLoad::Fp8 => as_stored(layers),
         QuantizeAtLoad::Q8_0 => Some(rounded(asked, GgmlDType::Q8_0, layers)),
         QuantizeAtLoad::Q4K => Some(rounded(asked, GgmlDType::Q4K, layers)),
     }

@@ -7,7 +7,7 @@ use super::dense;
 use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
 use super::packed::{self, PackedWeight};
-use crate::weights::{Weights, WeightsError, on_device, type_name};
+use crate::weights::{Rounding, Weights, WeightsError, on_device, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
 /// variant; the tensors of the checkpoint decide which ([`LinearMethod::load`]).
@@ -17,7 +17,7 @@ pub enum LinearMethod {
     Dense(Tensor),
     /// ggml's blocks, of a GGUF file or rounded while they were loaded.
     Ggml(GgmlWeight),
-    /// FP8 with scales of blocks, as stored.
+    /// FP8 with scales of blocks, as stored or rounded while they were loaded.
     Fp8(Fp8Weight),
     /// Integers in groups: AWQ, GPTQ, compressed-tensors.
     Packed(PackedWeight),
@@ -77,7 +77,7 @@ impl LinearMethod {
         name: &str,
         shape: (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        let Some(format) = weights.quantize_at_load().format(shape.1) else {
+        let Some(rounding) = weights.quantize_at_load().rounding(shape.1) else {
             return Self::load(weights, name, shape);
         };
         if !matches!(Stored::of(weights, name, shape)?, Stored::Plain) {
@@ -86,8 +86,13 @@ impl LinearMethod {
                 format: quantised_as(weights),
             });
         }
-        let weight = GgmlWeight::round(weights, &format!("{name}.weight"), shape, format)?;
-        Ok(Self::Ggml(weight))
+        let tensor = format!("{name}.weight");
+        Ok(match rounding {
+            Rounding::Ggml(format) => {
+                Self::Ggml(GgmlWeight::round(weights, &tensor, shape, format)?)
+            }
+            Rounding::Fp8 => Self::Fp8(Fp8Weight::round(weights, &tensor, shape)?),
+        })
     }
 
     /// `x Wᵀ` for `x` `[rows, in]`, in the type of `x`.
@@ -170,7 +175,7 @@ impl LinearMethod {
         }
     }
 
-    /// How the checkpoint had it quantised, for users: `awq 4-bit`; none if it had not.
+    /// How it is quantised otherwise, for users: `awq 4-bit`; none if it is not.
     pub fn quantised(&self) -> Option<String> {
         match self {
             Self::Dense(_) | Self::Ggml(_) => None,

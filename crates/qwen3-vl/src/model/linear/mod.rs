@@ -6,6 +6,7 @@ mod ggml;
 mod method;
 mod packed;
 mod product;
+mod rounded;
 mod summary;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
 use crate::cpu::blocks::BlockMatrix;
+use crate::cpu::fp8::Fp8Matrix;
 use crate::weights::{Weights, WeightsError};
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
@@ -175,9 +177,17 @@ impl Linear {
         self.weight.format()
     }
 
-    /// How the checkpoint had the weight quantised, for users; none if it had not.
+    /// How the weight is quantised otherwise, for users; none if it is not.
     pub fn quantised(&self) -> Option<String> {
         self.weight.quantised()
+    }
+
+    /// The weight, if it is in FP8.
+    pub fn fp8(&self) -> Option<&Fp8Matrix> {
+        match &self.weight {
+            LinearMethod::Fp8(weight) => Some(weight.matrix()),
+            _ => None,
+        }
     }
 
     /// Memory that the weight takes.
