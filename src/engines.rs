@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::load::{LoadError, Loaded, Progress};
 
 use crate::qwenvl::settings::{Dtype, Quantization};
@@ -25,8 +26,8 @@ pub struct ModelOptions {
     pub dtype: Dtype,
     /// Property `quantization`.
     pub quantization: Quantization,
-    /// Property `kv-memory`, in bytes; none leaves it to the engine.
-    pub kv_memory: Option<u64>,
+    /// Property `kv-memory`; none leaves it to the engine.
+    pub kv_memory: Option<KvMemory>,
 }
 
 impl ModelOptions {

@@ -5,6 +5,7 @@ mod preset;
 use std::collections::BTreeSet;
 
 use gst::glib;
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::forecast::{Forecast, ForecastError, WindowPlan};
 use qwen3_vl_core::frames::{Budget, Size};
@@ -197,8 +198,8 @@ pub(super) struct Settings {
     pub(super) repetition_guard: u32,
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
-    /// Bytes; 0 = half of the memory that is free when the model is loaded.
-    pub(super) kv_memory: u64,
+    /// Bytes or a share of the free memory, as [`KvMemory`] parses it.
+    pub(super) kv_memory: String,
     /// Nanoseconds.
     pub(super) eos_timeout: u64,
     pub(super) attach: Attach,
@@ -251,7 +252,7 @@ impl Default for Settings {
             repetition_guard: 64,
             overload: Overload::default(),
             max_pending: 2,
-            kv_memory: 0,
+            kv_memory: "50%".into(),
             eos_timeout: 60_000_000_000,
             attach: Attach::default(),
             attach_timeout: 10_000_000_000,
@@ -320,7 +321,7 @@ impl Settings {
             device: self.device.clone(),
             dtype: self.dtype,
             quantization: self.quantization,
-            kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
+            kv_memory: self.kv_memory.parse::<KvMemory>().ok(),
         })
     }
 

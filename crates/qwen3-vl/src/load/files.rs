@@ -112,6 +112,11 @@ fn neither_id_nor_path(id: &str, error: LoadError) -> LoadError {
 }
 
 impl Files {
+    /// Whether [`QuantizeAtLoad`] is for them.
+    pub(super) fn can_be_rounded(&self) -> bool {
+        !matches!(self, Self::Gguf(_))
+    }
+
     /// A language model in GGUF with the vision tower that is named or lies beside it.
     fn gguf(text: &Path, vision: Option<&Path>) -> Result<Self, LoadError> {
         let model = GgufModel::open(text, vision).map_err(invalid)?;

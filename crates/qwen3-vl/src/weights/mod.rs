@@ -10,6 +10,7 @@ mod bytes;
 mod error;
 mod experts;
 pub mod gguf;
+mod headers;
 mod names;
 mod number;
 mod quantised;
@@ -24,13 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use at_load::Rounding;
 pub use at_load::QuantizeAtLoad;
+pub(crate) use at_load::Rounding;
 pub use error::WeightsError;
 pub(crate) use gguf::block_name;
 use gguf::{GgufModel, GgufTensors};
 use safetensors::Safetensors;
-pub(crate) use source::{StoredTensor, type_name};
+pub(crate) use source::{StoredTensor, TensorHeader, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 

@@ -9,7 +9,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::bytes::{Source, cut_off};
 use super::number::{Number, chunks, copy, narrow};
-use super::source::{StoredTensor, TensorSource, is_number, no_number};
+use super::source::{StoredTensor, TensorHeader, TensorSource, is_number, no_number};
 use super::transposed::Transposed;
 use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer};
@@ -154,6 +154,16 @@ impl TensorSource for Safetensors {
 
     fn size(&self) -> usize {
         self.metadata.data_len()
+    }
+
+    fn header(&self, name: &str) -> Result<TensorHeader, WeightsError> {
+        let (info, dtype) = self.info(name)?;
+        let bytes = info.data_offsets.1.saturating_sub(info.data_offsets.0);
+        Ok(TensorHeader {
+            dtype,
+            values: bytes / dtype.size_in_bytes().max(1),
+            bytes,
+        })
     }
 
     fn find<'a>(

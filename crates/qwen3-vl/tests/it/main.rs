@@ -8,6 +8,7 @@ mod support;
 mod checkpoints;
 mod configs;
 mod engine;
+mod estimate;
 mod folders;
 mod formats;
 mod fp8_at_load;

@@ -24,7 +24,7 @@ pub enum LinearMethod {
 }
 
 /// How a checkpoint stores a layer: its tensors tell.
-enum Stored {
+pub(super) enum Stored {
     /// `weight` alone, in numbers.
     Plain,
     /// `weight` in FP8.
@@ -200,7 +200,7 @@ impl Stored {
     ///
     /// [`WeightsError::Method`] if scales are beside numbers, which need none; a tensor of another
     /// shape or of a type that is not supported.
-    fn of(
+    pub(super) fn of(
         weights: &Weights,
         name: &str,
         (out, input): (usize, usize),
@@ -225,7 +225,7 @@ impl Stored {
 }
 
 /// What config.json calls quantised layers.
-fn quantised_as(weights: &Weights) -> String {
+pub(super) fn quantised_as(weights: &Weights) -> String {
     let quantization = weights.quantization().map(ToString::to_string);
     quantization.unwrap_or_else(|| "quantised".into())
 }

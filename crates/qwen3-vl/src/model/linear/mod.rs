@@ -3,6 +3,7 @@
 mod dense;
 mod fp8;
 mod ggml;
+mod kept;
 mod method;
 mod packed;
 mod product;
@@ -20,6 +21,7 @@ use crate::cpu::fp8::Fp8Matrix;
 use crate::weights::{Weights, WeightsError};
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
+pub(crate) use kept::kept_bytes;
 pub use method::LinearMethod;
 pub use packed::PackedWeight;
 pub(super) use packed::is_packed;

@@ -33,7 +33,7 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let block = runner.parts.model.kv.block_bytes() as u64;
     let options = LoadOptions {
-        kv_memory: Some(2 * block),
+        kv_memory: Some(KvMemory::Bytes(2 * block)),
         ..options()
     };
     let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();

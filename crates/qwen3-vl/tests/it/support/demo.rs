@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{self, LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::Value;
@@ -72,7 +73,7 @@ pub fn options(folder: &Path) -> LoadOptions {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
-        kv_memory: Some(64 << 20),
+        kv_memory: Some(KvMemory::Bytes(64 << 20)),
     }
 }
 
