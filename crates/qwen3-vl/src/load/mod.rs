@@ -4,6 +4,7 @@ mod estimate;
 mod files;
 mod fit;
 mod info;
+mod look;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod lost_device;

@@ -27,6 +27,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use at_load::QuantizeAtLoad;
 pub(crate) use at_load::Rounding;
+pub(crate) use bytes::{ReadAt, Source, WeightFile};
 pub use error::WeightsError;
 pub(crate) use gguf::block_name;
 use gguf::{GgufModel, GgufTensors};
@@ -86,6 +87,19 @@ impl Weights {
         let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
         for path in files(folder)? {
             sources.push(experts::split(Safetensors::open(&path)?)?);
+        }
+        Self::new(sources, target)
+    }
+
+    /// The tensors of these safetensors files, wherever they are.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(crate) fn of_files(files: Vec<WeightFile>, target: Target) -> Result<Self, WeightsError> {
+        let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
+        for file in files {
+            sources.push(experts::split(Safetensors::of(file)?)?);
         }
         Self::new(sources, target)
     }

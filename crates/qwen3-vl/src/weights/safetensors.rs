@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::bytes::{Source, cut_off};
+use super::bytes::{Source, WeightFile, cut_off};
 use super::number::{Number, chunks, copy, narrow};
 use super::source::{StoredTensor, TensorHeader, TensorSource, is_number, no_number};
 use super::transposed::Transposed;
@@ -32,8 +32,12 @@ pub(super) struct Safetensors {
 impl Safetensors {
     /// A file in a folder.
     pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let (name, source, length) = Source::open(path)?;
-        Self::new(&name, source, length)
+        Self::of(WeightFile::open(path)?)
+    }
+
+    /// A file that may be elsewhere.
+    pub(super) fn of(file: WeightFile) -> Result<Self, WeightsError> {
+        Self::new(&file.name, file.source, file.length)
     }
 
     /// A file that is part of the program.

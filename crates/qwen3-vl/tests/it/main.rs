@@ -17,6 +17,7 @@ mod gguf;
 mod hub;
 mod hub_cancel;
 mod hub_gguf;
+mod hub_headers;
 mod hub_hostile;
 mod packed;
 mod parity;
