@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::load::{LoadError, Loaded, Progress};
 
 use crate::qwenvl::settings::{Compute, Dtype, Quantization};
@@ -27,8 +28,8 @@ pub struct ModelOptions {
     pub quantization: Quantization,
     /// Property `compute`.
     pub compute: Compute,
-    /// Property `kv-memory`, in bytes; none leaves it to the engine.
-    pub kv_memory: Option<u64>,
+    /// Property `kv-memory`; none leaves it to the engine.
+    pub kv_memory: Option<KvMemory>,
 }
 
 impl ModelOptions {
@@ -101,6 +102,7 @@ mod local {
                 Quantization::None => QuantizeAtLoad::None,
                 Quantization::Q8_0 => QuantizeAtLoad::Q8_0,
                 Quantization::Q4K => QuantizeAtLoad::Q4K,
+                Quantization::Fp8 => QuantizeAtLoad::Fp8,
             },
             compute: match options.compute {
                 Compute::Auto => None,

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use gst::glib::{self, ParamSpecEnum};
 use gst::prelude::*;
 
-use self::setters::{factor, fraction, number, optional_text, put, text};
+use self::setters::{factor, fraction, memory, number, optional_text, put, text};
 use super::settings::Settings;
 use super::time;
 
@@ -174,11 +174,11 @@ table! {
     "max-pending", "Maximum pending", max_pending by put, mutable_playing,
         |name, default| uint(name, default),
         "Most closed windows that may wait behind the one that is being answered";
-    "kv-memory", "KV cache memory", kv_memory by put, mutable_ready,
-        |name, default| uint64(name, default),
-        "Bytes for the KV cache of the model; windows that do not fit wait or are \
-         dropped, as overload says (0 = half of the memory that is free when the model is \
-         loaded)";
+    "kv-memory", "KV cache memory", kv_memory by memory, mutable_ready,
+        |name, default| string(name).default_value(Some(default.as_str())),
+        "Memory for the KV cache of the model: bytes, such as 3000000, 512M or 8G, or a share of \
+         what is free when the model is loaded, such as 50%; windows that do not fit wait or are \
+         dropped, as overload says";
     "eos-timeout", "EOS timeout", eos_timeout by put, mutable_playing,
         |name, default| uint64(name, default),
         "Longest time in ns that the end of the stream waits for the last answers (2^64-1 = for \

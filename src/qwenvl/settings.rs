@@ -5,6 +5,7 @@ mod preset;
 use std::collections::BTreeSet;
 
 use gst::glib;
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::backend::WindowHead;
 use qwen3_vl_core::forecast::{Forecast, ForecastError, WindowPlan};
 use qwen3_vl_core::frames::{Budget, Size};
@@ -49,6 +50,9 @@ pub enum Quantization {
     /// 4 bits.
     #[enum_value(name = "4 bits (4.5 with scales; ggml's Q4_K)", nick = "q4-k")]
     Q4K,
+    /// 8 bits.
+    #[enum_value(name = "8 bits (FP8 E4M3, scales of 128x128 blocks)", nick = "fp8")]
+    Fp8,
 }
 
 /// Arithmetic of products with weights on the CPU.
@@ -211,8 +215,8 @@ pub(super) struct Settings {
     pub(super) repetition_guard: u32,
     pub(super) overload: Overload,
     pub(super) max_pending: u32,
-    /// Bytes; 0 = half of the memory that is free when the model is loaded.
-    pub(super) kv_memory: u64,
+    /// Bytes or a share of the free memory, as [`KvMemory`] parses it.
+    pub(super) kv_memory: String,
     /// Nanoseconds.
     pub(super) eos_timeout: u64,
     pub(super) attach: Attach,
@@ -266,7 +270,7 @@ impl Default for Settings {
             repetition_guard: 64,
             overload: Overload::default(),
             max_pending: 2,
-            kv_memory: 0,
+            kv_memory: "50%".into(),
             eos_timeout: 60_000_000_000,
             attach: Attach::default(),
             attach_timeout: 10_000_000_000,
@@ -336,7 +340,7 @@ impl Settings {
             dtype: self.dtype,
             quantization: self.quantization,
             compute: self.compute,
-            kv_memory: (self.kv_memory > 0).then_some(self.kv_memory),
+            kv_memory: self.kv_memory.parse::<KvMemory>().ok(),
         })
     }
 

@@ -125,3 +125,25 @@ fn the_page_has_the_table_of_the_element() {
         );
     }
 }
+
+/// What is neither leaves it as it was.
+#[test]
+fn kv_memory_is_bytes_or_a_share_of_the_free_memory() {
+    common::init();
+    let element = gst::ElementFactory::make("qwenvl").build().unwrap();
+    let set = |text: &str| {
+        element.set_property_from_str("kv-memory", text);
+        element.property::<String>("kv-memory")
+    };
+    for text in ["3000000", "512M", "8GiB", "25%", "0.75"] {
+        assert_eq!(set(text), text);
+        for nothing in ["lots", "0%", "120%", "-1", "5 apples"] {
+            assert_eq!(set(nothing), text, "{nothing}");
+        }
+        assert_eq!(set("0"), "50%");
+    }
+    // As from C and Python, by GLib's own conversion of numbers.
+    let number = 64_u64.to_value().transform::<String>().unwrap();
+    element.set_property_from_value("kv-memory", &number);
+    assert_eq!(element.property::<String>("kv-memory"), "64");
+}

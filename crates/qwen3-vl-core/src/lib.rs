@@ -21,6 +21,7 @@ pub mod event;
 pub mod failure;
 pub mod forecast;
 pub mod frames;
+mod kv_memory;
 pub mod load;
 pub mod model;
 mod priority;
@@ -31,5 +32,6 @@ pub mod request;
 mod sink;
 pub mod window;
 
+pub use kv_memory::{KvMemory, NoKvMemory};
 pub use priority::lower_priority;
 pub use sink::EventSink;

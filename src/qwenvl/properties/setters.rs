@@ -6,7 +6,9 @@ use gst::glib;
 use gst::glib::translate::ToGlibPtr;
 use gst::glib::value::FromValue;
 use gst::prelude::*;
+use qwen3_vl_core::KvMemory;
 
+use crate::qwenvl::settings::Settings;
 use crate::qwenvl::strings;
 
 /// A remark on a value, for a WARNING.
@@ -55,6 +57,24 @@ pub(super) fn text(slot: &mut String, name: &str, value: &glib::Value) -> Result
     let remark = optional_text(&mut text, name, value);
     *slot = text.unwrap_or_default();
     remark
+}
+
+/// Bytes or a share of the free memory; NULL and 0 are the default.
+pub(super) fn memory(slot: &mut String, name: &str, value: &glib::Value) -> Result<(), Remark> {
+    let text = strings::of_value(value).unwrap_or_default();
+    let text = match text.trim() {
+        "" | "0" => Settings::default().kv_memory,
+        text => text.to_owned(),
+    };
+    if text.parse::<KvMemory>().is_err() {
+        return Err(Remark::Refused {
+            name: name.into(),
+            value: text.chars().take(40).collect(),
+            possible: "bytes such as 3000000, 512M or 8G, or a share such as 50%",
+        });
+    }
+    *slot = text;
+    Ok(())
 }
 
 /// A fraction. GStreamer may make one with a denominator of zero of a number, for which

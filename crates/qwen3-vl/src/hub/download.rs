@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 
@@ -15,11 +15,16 @@ use super::explain::explain;
 use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
+use super::remote::RemoteFile;
 use super::slot::Slot;
-use super::{CheckConfig, Hub, Wanted, snapshot, space, together};
+use super::{CheckWeights, Checks, Hub, Wanted, snapshot, space, together};
 use crate::file::read_bounded;
 use crate::quote::{of_json, quoted_bytes};
+use crate::weights::{Source, WeightFile};
 use qwen3_vl_core::load::LoadError;
+
+/// Bytes to come from which on headers are looked at first.
+const LARGE: u64 = 8 << 20;
 
 /// Most bytes of a hub's description of a model.
 const INFO_LIMIT: u64 = 8 << 20;
@@ -77,10 +82,10 @@ impl Download {
         // All files come from one commit, even if the branch moves meanwhile.
         let folder = self.repo.snapshot(&commit);
         match &self.wanted {
-            Wanted::Checkpoint(check) => self.checkpoint(&commit, &folder, &available, *check)?,
-            Wanted::Gguf(names) => {
+            Wanted::Checkpoint(checks) => self.checkpoint(&commit, &folder, &available, checks)?,
+            Wanted::Gguf(names, check) => {
                 let names = names.files(&available).map_err(|why| self.unusable(&why))?;
-                self.fetch_weights(&commit, &[], &names)?;
+                self.fetch_weights(&commit, &[], &names, check)?;
             }
         }
 
@@ -99,7 +104,7 @@ impl Download {
         commit: &Commit,
         folder: &Path,
         available: &BTreeSet<String>,
-        check: CheckConfig,
+        checks: &Checks,
     ) -> Result<(), LoadError> {
         let unusable = |why: String| self.unusable(&why);
         let first = snapshot::first_files(available).map_err(unusable)?;
@@ -107,7 +112,7 @@ impl Download {
         let config = folder.join(snapshot::CONFIG);
         let config = read_bounded(&config, snapshot::limit(snapshot::CONFIG))
             .map_err(|e| self.explain("reading config.json", &e.into()))?;
-        check(&config)?;
+        (checks.config)(&config)?;
 
         // The index names the shards, whose sizes give the total.
         let (mut weights, small): (Vec<_>, Vec<_>) = first
@@ -121,7 +126,7 @@ impl Download {
             }
             weights.extend(shards);
         }
-        self.fetch_weights(commit, &small, &weights)
+        self.fetch_weights(commit, &small, &weights, &checks.weights)
     }
 
     fn unusable(&self, why: &str) -> LoadError {
@@ -187,12 +192,13 @@ impl Download {
         Ok(())
     }
 
-    /// Downloads the weights. Gets all sizes first, because progress counts all files.
+    /// Downloads the weights, if they pass. Gets all sizes first, because progress counts all files.
     fn fetch_weights(
         &self,
         commit: &Commit,
         here: &[String],
         names: &[String],
+        check: &CheckWeights,
     ) -> Result<(), LoadError> {
         let folder = self.repo.snapshot(commit);
         let size = |name: &String| fs::metadata(folder.join(name)).map_or(0, |file| file.len());
@@ -209,6 +215,9 @@ impl Download {
         self.progress.found(found);
         let coming = wanted.iter().map(|remote| self.missing(remote));
         let coming = coming.fold(0, u64::saturating_add);
+        if coming >= LARGE {
+            self.look_at(commit, names, &wanted, check)?;
+        }
         space::ensure(self.repo.folder(), coming)
             .map_err(|e| self.explain(&format!("downloading {}", self.id), &e))?;
         let what = match &wanted[..] {
@@ -221,6 +230,50 @@ impl Download {
             self.stop.store(true, Ordering::Relaxed);
             self.client.shut_down();
         })
+    }
+
+    /// Checks weights by their headers. If those cannot be read, the download goes on: it will fail
+    /// with a text of its own, or the load looks at what came.
+    fn look_at(
+        &self,
+        commit: &Commit,
+        names: &[String],
+        remotes: &[Remote],
+        check: &CheckWeights,
+    ) -> Result<(), LoadError> {
+        self.progress
+            .says(&format!("looking at the headers of {}", self.id));
+        let folder = self.repo.snapshot(commit);
+        let failed = Arc::new(AtomicBool::new(false));
+        let mut files = Vec::new();
+        for name in names {
+            let remote = remotes.iter().find(|remote| remote.name == *name);
+            files.push(match remote {
+                Some(remote) => WeightFile {
+                    name: name.clone(),
+                    length: remote.size,
+                    source: Source::Remote(Box::new(RemoteFile {
+                        client: self.client.clone(),
+                        path: self.path(commit, name),
+                        size: remote.size,
+                        stop: self.stop.clone(),
+                        failed: failed.clone(),
+                        piece: Mutex::default(),
+                    })),
+                },
+                None => match WeightFile::open(&folder.join(name)) {
+                    Ok(file) => file,
+                    // The load says why.
+                    Err(_) => return Ok(()),
+                },
+            });
+        }
+        let checked = check(&folder, files);
+        match (self.is_stopped(), failed.load(Ordering::Relaxed)) {
+            (true, _) => Err(LoadError::Cancelled),
+            (_, true) => Ok(()),
+            _ => checked,
+        }
     }
 
     /// Bytes of a file that are missing from both the blob and its incomplete file.

@@ -4,6 +4,7 @@
 //! redirects to. Compressed answers are refused: a few bytes can expand to gigabytes.
 
 use std::io::Read;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use ureq::http::header::{
@@ -92,9 +93,23 @@ impl Client {
 
     /// Sends GET for `path`, which starts with a slash, from byte `from` on if given.
     pub(super) fn get(&self, path: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
+        self.get_range(path, from.map(|from| format!("bytes={from}-")))
+    }
+
+    /// Sends GET for these bytes of `path`, which are not none.
+    pub(super) fn get_part(
+        &self,
+        path: &str,
+        part: Range<u64>,
+    ) -> Result<Response<Body>, HubError> {
+        let last = part.end.saturating_sub(1);
+        self.get_range(path, Some(format!("bytes={}-{last}", part.start)))
+    }
+
+    fn get_range(&self, path: &str, range: Option<String>) -> Result<Response<Body>, HubError> {
         let mut uri = self.address(path)?;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(Method::GET, &uri, from)?;
+            let response = self.send(Method::GET, &uri, range.as_deref())?;
             match location(&response, &uri)? {
                 Some(next) => uri = next,
                 None => return success(response),
@@ -155,7 +170,7 @@ impl Client {
         &self,
         method: Method,
         uri: &Uri,
-        from: Option<u64>,
+        range: Option<&str>,
     ) -> Result<Response<Body>, HubError> {
         let mut request = Request::builder()
             .method(method)
@@ -166,8 +181,8 @@ impl Client {
         {
             request = request.header(AUTHORIZATION, token);
         }
-        if let Some(from) = from {
-            request = request.header(RANGE, format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
         }
         let request = request.body(()).map_err(ureq::Error::from)?;
         let proxy = self.proxies.of(uri)?;

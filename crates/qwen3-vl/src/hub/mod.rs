@@ -9,6 +9,7 @@
 //! only the hub gets the token, and size, time and redirects are bounded (docs/security.md).
 
 mod cache;
+mod checks;
 mod download;
 mod environment;
 mod error;
@@ -20,6 +21,7 @@ mod pace;
 mod part;
 mod progress;
 mod proxy;
+mod remote;
 mod slot;
 mod snapshot;
 mod space;
@@ -35,6 +37,8 @@ use std::time::{Duration, Instant};
 
 use crate::quote::{quoted, shortened};
 use cache::{Commit, Repo};
+pub(crate) use checks::CheckWeights;
+pub use checks::Checks;
 use download::Download;
 use explain::explain;
 use gguf::GgufNames;
@@ -56,9 +60,9 @@ pub type CheckConfig = fn(&[u8]) -> Result<(), LoadError>;
 
 /// Ensures that a model's files are in the local cache, and returns their folder.
 ///
-/// `revision` is a branch, tag or commit; `main` if none. `check` is called before weights are
-/// downloaded, `progress` about twice a second with the bytes of all files so far. Blocks; returns
-/// within 100 ms after `cancel` is set, and a later call resumes the download.
+/// `revision` is a branch, tag or commit; `main` if none. `checks` are made before weights are
+/// downloaded. `progress` is called about twice a second with the bytes of all files so far.
+/// Blocks; returns within 100 ms after `cancel` is set, and a later call resumes the download.
 ///
 /// # Errors
 ///
@@ -67,40 +71,40 @@ pub type CheckConfig = fn(&[u8]) -> Result<(), LoadError>;
 pub fn fetch(
     id: &str,
     revision: Option<&str>,
-    check: CheckConfig,
+    checks: Checks,
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<PathBuf, LoadError> {
-    Hub::from_variables(|name| std::env::var(name).ok())?
-        .fetch_checked(id, revision, check, progress, cancel)
+    let hub = Hub::from_variables(|name| std::env::var(name).ok())?;
+    hub.bring(id, revision, Wanted::Checkpoint(checks), progress, cancel)
 }
 
 /// Brings a GGUF file of a model onto this machine, the other parts of it and its vision tower,
 /// which is `mmproj` or else chosen by name. Gives the paths of both. Everything else is as in
-/// [`fetch`]; what the files hold is looked at when they are here.
+/// [`fetch`].
 ///
 /// # Errors
 ///
 /// See [`fetch`]; no such file, no vision tower or several.
-pub fn fetch_gguf(
+pub(crate) fn fetch_gguf(
     id: &str,
-    file: &str,
-    mmproj: Option<&Path>,
+    (file, mmproj): (&str, Option<&Path>),
     revision: Option<&str>,
+    check: CheckWeights,
     progress: &mut dyn FnMut(Progress),
     cancel: &AtomicBool,
 ) -> Result<(PathBuf, PathBuf), LoadError> {
-    Hub::from_variables(|name| std::env::var(name).ok())?
-        .fetch_gguf(id, file, mmproj, revision, progress, cancel)
+    let hub = Hub::from_variables(|name| std::env::var(name).ok())?;
+    hub.bring_gguf(id, (file, mmproj), revision, check, progress, cancel)
 }
 
 /// What of a repository is fetched.
 #[derive(Clone)]
 enum Wanted {
-    /// The files of a checkpoint, if its configuration passes.
-    Checkpoint(CheckConfig),
-    /// GGUF files.
-    Gguf(GgufNames),
+    /// The files of a checkpoint, if it passes.
+    Checkpoint(Checks),
+    /// GGUF files, if they pass.
+    Gguf(GgufNames, CheckWeights),
 }
 
 impl Wanted {
@@ -108,7 +112,7 @@ impl Wanted {
     fn is_complete(&self, snapshot: &Path) -> bool {
         match self {
             Self::Checkpoint(_) => snapshot::is_complete(snapshot),
-            Self::Gguf(names) => names.find(snapshot).is_some(),
+            Self::Gguf(names, _) => names.find(snapshot).is_some(),
         }
     }
 }
@@ -172,14 +176,17 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<PathBuf, LoadError> {
-        self.bring(id, revision, Wanted::Checkpoint(check), progress, cancel)
+        let wanted = Wanted::Checkpoint(Checks::of_config(check));
+        self.bring(id, revision, wanted, progress, cancel)
     }
 
-    /// See [`fetch_gguf`].
+    /// Brings a GGUF file of a model onto this machine, the other parts of it and its vision tower,
+    /// which is `mmproj` or else chosen by name. Gives the paths of both. What the files hold is not
+    /// looked at. Everything else is as in [`fetch`].
     ///
     /// # Errors
     ///
-    /// See [`fetch_gguf`].
+    /// See [`fetch`]; no such file, no vision tower or several.
     pub fn fetch_gguf(
         &self,
         id: &str,
@@ -189,9 +196,22 @@ impl Hub {
         progress: &mut dyn FnMut(Progress),
         cancel: &AtomicBool,
     ) -> Result<(PathBuf, PathBuf), LoadError> {
+        let check: CheckWeights = Arc::new(|_, _| Ok(()));
+        self.bring_gguf(id, (file, mmproj), revision, check, progress, cancel)
+    }
+
+    fn bring_gguf(
+        &self,
+        id: &str,
+        (file, mmproj): (&str, Option<&Path>),
+        revision: Option<&str>,
+        check: CheckWeights,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &AtomicBool,
+    ) -> Result<(PathBuf, PathBuf), LoadError> {
         let mmproj = mmproj.map(Path::to_string_lossy);
         let names = GgufNames::new(file, mmproj.as_deref()).map_err(LoadError::NotFound)?;
-        let wanted = Wanted::Gguf(names.clone());
+        let wanted = Wanted::Gguf(names.clone(), check);
         let snapshot = self.bring(id, revision, wanted, progress, cancel)?;
         names.find(&snapshot).ok_or_else(|| {
             let snapshot = shortened(snapshot.display());

@@ -16,6 +16,18 @@ use crate::quote::quoted_bytes;
 pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, HubError> {
     let wrong = |what: String| HubError::Protocol(format!("{what} of a file of {size} bytes"));
     let length = number(response.headers().get(CONTENT_LENGTH))?;
+    let first = start(response, size)?;
+    match length {
+        Some(length) if length != size - first => {
+            Err(wrong(format!("it sends {length} bytes from {first} on")))
+        }
+        _ => Ok(first),
+    }
+}
+
+/// The byte at which an answer starts, whatever its length.
+pub(super) fn start<T>(response: &Response<T>, size: u64) -> Result<u64, HubError> {
+    let wrong = |what: String| HubError::Protocol(format!("{what} of a file of {size} bytes"));
     let (first, total) = match response.headers().get(CONTENT_RANGE) {
         Some(range) if response.status() == 206 => {
             let text = range.to_str().unwrap_or_default();
@@ -28,14 +40,9 @@ pub(super) fn first_byte<T>(response: &Response<T>, size: u64) -> Result<u64, Hu
         }
         _ => (0, size),
     };
-    if total != size || first > size {
-        return Err(wrong(format!("it sends {first} to {total}")));
-    }
-    match length {
-        Some(length) if length != size - first => {
-            Err(wrong(format!("it sends {length} bytes from {first} on")))
-        }
-        _ => Ok(first),
+    match total != size || first > size {
+        true => Err(wrong(format!("it sends {first} to {total}"))),
+        false => Ok(first),
     }
 }
 

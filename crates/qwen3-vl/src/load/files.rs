@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use qwen3_vl_core::load::{LoadError, Progress};
 
-use super::{LoadOptions, ModelSource, invalid, quantised};
+use super::{LoadOptions, ModelSource, invalid, look};
 use crate::config::{
     ChatTemplateFiles, Config, GenerationConfig, ProcessorFiles, Processors, Quantization,
     chat_template,
@@ -50,8 +50,8 @@ pub(super) fn locate(
         ModelSource::Hub { id, revision } => {
             ensure_none(mmproj)?;
             // An unsupported model is refused before its weights are downloaded.
-            let check = quantised::check_for(options);
-            let folder = crate::hub::fetch(id, revision.as_deref(), check, progress, cancel)
+            let checks = look::checks(id, options);
+            let folder = crate::hub::fetch(id, revision.as_deref(), checks, progress, cancel)
                 .map_err(|error| neither_id_nor_path(id, error))?;
             Ok((id.clone(), Files::Folder(folder)))
         }
@@ -59,8 +59,10 @@ pub(super) fn locate(
             ensure_not_rounded(options)?;
             let name = format!("{id}/{file}");
             let revision = revision.as_deref();
+            let check = look::check_gguf(&name, options);
+            let files = (file.as_str(), mmproj);
             let (text, vision) =
-                crate::hub::fetch_gguf(id, file, mmproj, revision, progress, cancel)
+                crate::hub::fetch_gguf(id, files, revision, check, progress, cancel)
                     .map_err(|error| neither_id_nor_path(&name, error))?;
             Ok((name, Files::gguf(&text, Some(&vision))?))
         }
@@ -112,6 +114,11 @@ fn neither_id_nor_path(id: &str, error: LoadError) -> LoadError {
 }
 
 impl Files {
+    /// Whether [`QuantizeAtLoad`] is for them.
+    pub(super) fn can_be_rounded(&self) -> bool {
+        !matches!(self, Self::Gguf(_))
+    }
+
     /// A language model in GGUF with the vision tower that is named or lies beside it.
     fn gguf(text: &Path, vision: Option<&Path>) -> Result<Self, LoadError> {
         let model = GgufModel::open(text, vision).map_err(invalid)?;

@@ -1,7 +1,10 @@
 //! Loads a model by its name and starts a backend.
 
+mod estimate;
 mod files;
+mod fit;
 mod info;
+mod look;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod lost_device;
@@ -24,6 +27,7 @@ use crate::model::Model;
 use crate::quote::shortened;
 use crate::tokenizer::Tokenizer;
 use crate::weights::QuantizeAtLoad;
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use qwen3_vl_core::prompt::Special;
@@ -77,8 +81,8 @@ pub struct LoadOptions {
     /// Arithmetic of products on the CPU; none is fast for weights that are quantised, in the
     /// checkpoint or at load, and exact for others. On a GPU it changes nothing.
     pub compute: Option<Compute>,
-    /// Bytes for the KV cache; by default half of the memory that is free when the model is loaded.
-    pub kv_memory: Option<u64>,
+    /// Memory for the KV cache; by default half of what is free when the weights are loaded.
+    pub kv_memory: Option<KvMemory>,
 }
 
 /// Checks quickly, without loading and without a network, whether a load can succeed: the folder
@@ -169,6 +173,9 @@ pub fn load_runner(
     cancelled()?;
     let vision_device = DeviceChoice::beside(&target.device)?;
     let mut weights = files.weights(target)?;
+    weights.set_quantization(configs.config.quantization.clone());
+    estimate::ensure_fits(&name, &files, &configs.config, &weights, options)?;
+    let smallest = estimate::smallest_kv_cache(&configs.config, weights.dtype());
     let (watch, size) = (weights.watch(), weights.size());
     let pool = Pool::new(&Flag::default());
     let load = || pool.install(|| Model::load(configs.config, &mut weights, vision_device));
@@ -201,10 +208,13 @@ pub fn load_runner(
         });
     }
     cancelled()?;
-    let bytes = options
-        .kv_memory
-        .or_else(|| Some(free_memory(model.kv.device())? / 2))
-        .unwrap_or(u64::MAX);
+    let bytes = match options.kv_memory.unwrap_or_default() {
+        KvMemory::Bytes(bytes) => bytes,
+        share => free_memory(model.kv.device()).map_or(u64::MAX, |free| {
+            // A small share leaves enough for a window, if that is free.
+            share.of(free).max(smallest.min(free))
+        }),
+    };
     let kv_blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / model.kv.block_bytes().max(1);
     let parts = RunnerParts {
         model,

@@ -14,6 +14,12 @@ const ON_GPU: &str = "which cannot run on a GPU yet, use device=cpu";
 
 /// That these options can be applied to a checkpoint.
 pub(super) fn ensure_applies(config: &Config, options: &LoadOptions) -> Result<(), LoadError> {
+    let gpu = matches!(options.device.resolved(), DeviceChoice::Cuda(_));
+    if gpu && options.quantization == QuantizeAtLoad::Fp8 {
+        let text =
+            "quantization=fp8 cannot run on a GPU yet: use device=cpu, or another quantization";
+        return Err(LoadError::Invalid(text.into()));
+    }
     obstacle(options).map_or(Ok(()), |advice| ensure_none(config, advice))
 }
 

@@ -8,6 +8,7 @@ pub mod chunk;
 pub mod embedding;
 pub mod executor;
 pub(crate) mod experts;
+pub mod footprint;
 pub mod heads;
 pub mod kv_cache;
 pub(crate) mod layer;
@@ -146,7 +147,7 @@ impl Model {
 }
 
 /// Checks that the file has the last layers before the first ones are loaded.
-fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> {
+pub(crate) fn ensure_depth(config: &Config, weights: &Weights) -> Result<(), WeightsError> {
     let layers = config.text_config.num_hidden_layers;
     let blocks = config.vision_config.depth;
     let last = [

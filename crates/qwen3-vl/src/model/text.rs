@@ -54,7 +54,7 @@ impl TextModel {
         // it.
         let plain = weights
             .quantize_at_load()
-            .format(text.hidden_size)
+            .rounding(text.hidden_size)
             .is_none();
         let embeddings = match tied {
             Some(_) if plain => Embedding::load_tied(weights, &tensor, table)?,

@@ -241,20 +241,24 @@ impl VisionTower {
         &self.config
     }
 
-    /// Peak memory of encoding in bytes per vision token, in this type of arithmetic: the patches;
-    /// queries, keys and values and their rotated copies beside a block's input and output; and the
-    /// inner layer of its MLP.
+    /// [`bytes_per_token`] of this tower.
     pub fn bytes_per_token(&self, dtype: DType) -> u64 {
-        let c = &self.config;
-        let values = c.patch_len() + 10 * c.hidden_size + c.intermediate_size;
-        let patches = c.spatial_merge_size * c.spatial_merge_size;
-        (patches * values * dtype.size_in_bytes()) as u64
+        bytes_per_token(&self.config, dtype)
     }
 
     /// The tower's device.
     pub fn device(&self) -> &Device {
         self.pos_embed.device()
     }
+}
+
+/// Peak memory of encoding in bytes per vision token, in this type of arithmetic: the patches;
+/// queries, keys and values and their rotated copies beside a block's input and output; and the
+/// inner layer of its MLP.
+pub fn bytes_per_token(c: &VisionConfig, dtype: DType) -> u64 {
+    let values = c.patch_len() + 10 * c.hidden_size + c.intermediate_size;
+    let patches = c.spatial_merge_size * c.spatial_merge_size;
+    (patches * values * dtype.size_in_bytes()) as u64
 }
 
 /// A block: attention within a grid, then the MLP (transformers: `Qwen3VLVisionBlock`).

@@ -3,6 +3,7 @@
 //! Files are read, not mapped: if another process truncates a mapped file, SIGBUS ends this
 //! process. Mapping would save no memory, because the model computes with copies.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -11,15 +12,51 @@ use super::WeightsError;
 use crate::file::open_regular;
 use crate::quote::shortened;
 
+/// A file elsewhere, of which pieces can be read.
+pub(crate) trait ReadAt: Debug + Send + Sync {
+    /// Fills `out` with the bytes from `start` on.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    fn read_at(&self, start: u64, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// A file of weights that may not be here yet: its name, its bytes and their number.
+#[derive(Debug)]
+pub(crate) struct WeightFile {
+    pub name: String,
+    pub source: Source,
+    pub length: u64,
+}
+
+impl WeightFile {
+    /// A file that is here.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Io`].
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let (name, source, length) = Source::open(path)?;
+        Ok(Self {
+            name,
+            source,
+            length,
+        })
+    }
+}
+
 /// Bytes that can be read from any place.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// In a file.
     File(File),
     /// In the program.
     Static(&'static [u8]),
     /// In memory.
     Memory(Vec<u8>),
+    /// Elsewhere.
+    Remote(Box<dyn ReadAt>),
 }
 
 impl Source {
@@ -47,6 +84,7 @@ impl Source {
             Self::File(file) => read_exact_at(file, start, out),
             Self::Static(bytes) => copy(bytes, start, out),
             Self::Memory(bytes) => copy(bytes, start, out),
+            Self::Remote(file) => file.read_at(start, out),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::WeightsError;
 use super::safetensors::Safetensors;
-use super::source::{StoredTensor, TensorSource};
+use super::source::{StoredTensor, TensorHeader, TensorSource};
 use super::transposed::Transposed;
 use crate::config::MOST_EXPERTS;
 use crate::quote::quoted;
@@ -122,6 +122,20 @@ impl TensorSource for PerExpert {
 
     fn size(&self) -> usize {
         self.file.size()
+    }
+
+    fn header(&self, name: &str) -> Result<TensorHeader, WeightsError> {
+        let Some(part) = self.parts.get(name) else {
+            return self.file.header(name);
+        };
+        let stack = self.file.header(&part.stack)?;
+        let experts = self.file.shape(&part.stack).and_then(|shape| shape.first());
+        let parts = experts.map_or(1, |experts| *experts * part.place.1).max(1);
+        Ok(TensorHeader {
+            values: stack.values / parts,
+            bytes: stack.bytes / parts,
+            ..stack
+        })
     }
 
     fn find<'a>(

@@ -10,6 +10,7 @@ mod bytes;
 mod error;
 mod experts;
 pub mod gguf;
+mod headers;
 mod names;
 mod number;
 mod quantised;
@@ -25,11 +26,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 pub use at_load::QuantizeAtLoad;
+pub(crate) use at_load::Rounding;
+pub(crate) use bytes::{ReadAt, Source, WeightFile};
 pub use error::WeightsError;
 pub(crate) use gguf::block_name;
 use gguf::{GgufModel, GgufTensors};
 use safetensors::Safetensors;
-pub(crate) use source::{StoredTensor, type_name};
+pub(crate) use source::{StoredTensor, TensorHeader, type_name};
 use source::{TensorSource, same};
 use watch::Watch;
 
@@ -90,6 +93,19 @@ impl Weights {
         let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
         for path in files(folder)? {
             sources.push(experts::split(Safetensors::open(&path)?)?);
+        }
+        Self::new(sources, target)
+    }
+
+    /// The tensors of these safetensors files, wherever they are.
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(crate) fn of_files(files: Vec<WeightFile>, target: Target) -> Result<Self, WeightsError> {
+        let mut sources: Vec<Box<dyn TensorSource>> = Vec::new();
+        for file in files {
+            sources.push(experts::split(Safetensors::of(file)?)?);
         }
         Self::new(sources, target)
     }

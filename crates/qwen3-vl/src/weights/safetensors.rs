@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::bytes::{Source, cut_off};
+use super::bytes::{Source, WeightFile, cut_off};
 use super::number::{Number, chunks, copy, narrow};
-use super::source::{StoredTensor, TensorSource, is_number, no_number};
+use super::source::{StoredTensor, TensorHeader, TensorSource, is_number, no_number};
 use super::transposed::Transposed;
 use super::{WeightsError, on_device};
 use crate::file::{LFS_ADVICE, is_lfs_pointer};
@@ -32,8 +32,12 @@ pub(super) struct Safetensors {
 impl Safetensors {
     /// A file in a folder.
     pub(super) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let (name, source, length) = Source::open(path)?;
-        Self::new(&name, source, length)
+        Self::of(WeightFile::open(path)?)
+    }
+
+    /// A file that may be elsewhere.
+    pub(super) fn of(file: WeightFile) -> Result<Self, WeightsError> {
+        Self::new(&file.name, file.source, file.length)
     }
 
     /// A file that is part of the program.
@@ -154,6 +158,16 @@ impl TensorSource for Safetensors {
 
     fn size(&self) -> usize {
         self.metadata.data_len()
+    }
+
+    fn header(&self, name: &str) -> Result<TensorHeader, WeightsError> {
+        let (info, dtype) = self.info(name)?;
+        let bytes = info.data_offsets.1.saturating_sub(info.data_offsets.0);
+        Ok(TensorHeader {
+            dtype,
+            values: bytes / dtype.size_in_bytes().max(1),
+            bytes,
+        })
     }
 
     fn find<'a>(

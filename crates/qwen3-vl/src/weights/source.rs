@@ -21,6 +21,13 @@ pub(super) trait TensorSource: Debug + Send + Sync {
         None
     }
 
+    /// What the file says of a tensor, whatever its shape.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError::Missing`], [`WeightsError::Type`].
+    fn header(&self, name: &str) -> Result<TensorHeader, WeightsError>;
+
     /// A tensor, which must have that shape.
     ///
     /// # Errors
@@ -31,6 +38,17 @@ pub(super) trait TensorSource: Debug + Send + Sync {
         name: &'a str,
         shape: &'a [usize],
     ) -> Result<Box<dyn StoredTensor + 'a>, WeightsError>;
+}
+
+/// What a file says of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TensorHeader {
+    /// Its type; f32 if it is stored in blocks.
+    pub dtype: DType,
+    /// Its values.
+    pub values: usize,
+    /// Bytes in the file.
+    pub bytes: usize,
 }
 
 /// A tensor in its file; its values are read on demand.

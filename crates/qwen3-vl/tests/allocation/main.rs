@@ -1,6 +1,9 @@
-//! What the header of a file can make the reader allocate. A program of its own, because it counts
+//! What loading allocates: what the header of a file can make the reader allocate, and what a model
+//! takes. A program of its own, because it counts
 //! all that is allocated.
 #![allow(missing_docs, clippy::unwrap_used)]
+
+mod estimate;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;

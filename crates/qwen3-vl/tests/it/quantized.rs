@@ -214,6 +214,7 @@ fn what_was_rounded_is_told() {
     for (quantization, told) in [
         (QuantizeAtLoad::None, None),
         (QuantizeAtLoad::Q8_0, Some("q8-0")),
+        (QuantizeAtLoad::Fp8, Some("fp8")),
         // The model's widths are 128 and 384.
         (QuantizeAtLoad::Q4K, Some("q4-k, 29 of 29 layers q8-0")),
     ] {

@@ -1,5 +1,6 @@
 //! A window: inputs that are not in the prompt yet, and the requests that wait for them.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
@@ -54,6 +55,8 @@ struct Queued {
     order: u64,
     /// How many inputs of the window it is about.
     after: usize,
+    /// Tokens of its prompt, when they have been counted: it may wait for many turns.
+    prompt_tokens: OnceCell<usize>,
 }
 
 impl Prefix {
@@ -201,6 +204,7 @@ impl Sequence {
                     ask,
                     order,
                     after: prefix.pushed,
+                    prompt_tokens: OnceCell::new(),
                 });
             }
             Role::Lost { failure, .. } => ask.sink.send(Event::Failed(failure.clone())),
@@ -307,9 +311,11 @@ impl Sequence {
         if !prefix.is_asked() || !(prefix.is_last_asked() || self.pending.is_empty()) {
             return None;
         }
-        let request = &prefix.asks.front()?.ask.request;
+        let queued = prefix.asks.front()?;
+        let request = &queued.ask.request;
         // A prompt that cannot be tokenized fails when the request begins.
-        let prompt = tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
+        let count = || tokenizer.encode(&request.prompt).map_or(0, |ids| ids.len());
+        let prompt = queued.prompt_tokens.get_or_init(count);
         let generated = request.reasoning_tokens.saturating_add(request.max_tokens);
         Some(prompt + TEMPLATE + generated as usize)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
+use super::rounded::by_rows;
 use crate::config::Quantization;
 use crate::cpu::bf16::{Bf16Isa, Widened, matmul_t};
 use crate::cpu::fp8::{Fp8Matrix, are_numbers, blocks, is_scale};
@@ -68,6 +69,32 @@ impl Fp8Weight {
         }
         let matrix = Fp8Matrix::new(shape, bytes, block, scales);
         Ok(Self(Arc::new(Fp8Product { matrix, isa })))
+    }
+
+    /// Rounds a matrix of a checkpoint while reading it (transformers: `Fp8Quantize`).
+    ///
+    /// # Errors
+    ///
+    /// See [`WeightsError`].
+    pub(super) fn round(
+        weights: &Weights,
+        name: &str,
+        shape: (usize, usize),
+        isa: Option<Bf16Isa>,
+    ) -> std::result::Result<Self, WeightsError> {
+        if !weights.device().is_cpu() {
+            let (name, format) = (name.into(), "fp8".into());
+            return Err(WeightsError::CpuOnly { name, format });
+        }
+        let (dims, bytes) = ([shape.0, shape.1], Fp8Matrix::bytes_of(shape));
+        let stored = weights.stored(name, &dims, bytes)?;
+        let matrix = by_rows(&*stored, shape, |rows| Fp8Matrix::quantize(shape, rows))?;
+        Ok(Self(Arc::new(Fp8Product { matrix, isa })))
+    }
+
+    /// The matrix.
+    pub fn matrix(&self) -> &Fp8Matrix {
+        &self.0.matrix
     }
 
     /// `x Wᵀ` for `x` `[rows, in]` in f32.

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
+use super::rounded::by_rows;
 use crate::compute::Compute;
 use crate::cpu::blocks::BlockMatrix;
 use crate::cpu::int8::Int8Matrix;
@@ -56,30 +56,17 @@ impl GgmlWeight {
 
     fn round_on_cpu(
         stored: &dyn StoredTensor,
-        (rows, columns): (usize, usize),
+        dims: (usize, usize),
         format: Format,
         compute: Compute,
     ) -> std::result::Result<Self, WeightsError> {
-        let failed = Mutex::new(None);
-        let widened = |rows: Range<usize>, out: &mut [f32]| match stored
-            .widen(rows.start * columns..rows.end * columns)
-        {
-            Ok(values) => out.copy_from_slice(&values),
-            Err(error) => {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
-        };
-        let dims = (rows, columns);
-        let weight = match compute {
-            Compute::Exact => round(format, dims, widened).map(|m| Self::Stored(Arc::new(m))),
+        let weight = by_rows(stored, dims, |rows| match compute {
+            Compute::Exact => round(format, dims, rows).map(|m| Self::Stored(Arc::new(m))),
             Compute::Fast => {
-                QuantizedMatrix::quantize(format, dims, widened).map(|m| Self::Cpu(Arc::new(m)))
+                QuantizedMatrix::quantize(format, dims, rows).map(|m| Self::Cpu(Arc::new(m)))
             }
-        };
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => weight.ok_or_else(|| WeightsError::Memory(stored.name().into())),
-        }
+        })?;
+        weight.ok_or_else(|| WeightsError::Memory(stored.name().into()))
     }
 
     /// The blocks of a file, to be multiplied as integers; none for types that are not.
@@ -214,7 +201,7 @@ impl CpuMatrix for BlockMatrix {
 /// for plain numbers.
 pub(super) fn summary(asked: QuantizeAtLoad, layers: &[Option<GgmlDType>]) -> Option<String> {
     match asked {
-        QuantizeAtLoad::None => as_stored(layers),
+        QuantizeAtLoad::None | QuantizeAtLoad::Fp8 => as_stored(layers),
         QuantizeAtLoad::Q8_0 => Some(rounded(asked, GgmlDType::Q8_0, layers)),
         QuantizeAtLoad::Q4K => Some(rounded(asked, GgmlDType::Q4K, layers)),
     }

@@ -10,7 +10,7 @@ use super::ggml::GgmlWeight;
 use super::packed::{self, PackedWeight};
 use crate::compute::Compute;
 use crate::cpu::bf16::{Bf16Isa, Bf16Panels};
-use crate::weights::{Weights, WeightsError, on_device, type_name};
+use crate::weights::{Rounding, Weights, WeightsError, on_device, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
 /// variant; the tensors of the checkpoint decide which ([`LinearMethod::load`]).
@@ -22,14 +22,14 @@ pub enum LinearMethod {
     Bf16(Bf16Weight),
     /// ggml's blocks, of a GGUF file or rounded while they were loaded.
     Ggml(GgmlWeight),
-    /// FP8 with scales of blocks, as stored.
+    /// FP8 with scales of blocks, as stored or rounded while they were loaded.
     Fp8(Fp8Weight),
     /// Integers in groups: AWQ, GPTQ, compressed-tensors.
     Packed(PackedWeight),
 }
 
 /// How a checkpoint stores a layer: its tensors tell.
-enum Stored {
+pub(super) enum Stored {
     /// `weight` alone, in numbers.
     Plain,
     /// `weight` in FP8.
@@ -109,7 +109,7 @@ impl LinearMethod {
         name: &str,
         shape: (usize, usize),
     ) -> std::result::Result<Self, WeightsError> {
-        let Some(format) = weights.quantize_at_load().format(shape.1) else {
+        let Some(rounding) = weights.quantize_at_load().rounding(shape.1) else {
             return Self::load(weights, name, shape);
         };
         if !matches!(Stored::of(weights, name, shape)?, Stored::Plain) {
@@ -118,8 +118,13 @@ impl LinearMethod {
                 format: quantised_as(weights),
             });
         }
-        let weight = GgmlWeight::round(weights, &format!("{name}.weight"), shape, format)?;
-        Ok(Self::Ggml(weight))
+        let tensor = format!("{name}.weight");
+        Ok(match rounding {
+            Rounding::Ggml(format) => {
+                Self::Ggml(GgmlWeight::round(weights, &tensor, shape, format)?)
+            }
+            Rounding::Fp8 => Self::Fp8(Fp8Weight::round(weights, &tensor, shape, weights.bf16())?),
+        })
     }
 
     /// `x Wᵀ` for `x` `[rows, in]`, in the type of `x`.
@@ -205,7 +210,7 @@ impl LinearMethod {
         }
     }
 
-    /// How the checkpoint had it quantised, for users: `awq 4-bit`; none if it had not.
+    /// How it is quantised otherwise, for users: `awq 4-bit`; none if it is not.
     pub fn quantised(&self) -> Option<String> {
         match self {
             Self::Dense(_) | Self::Bf16(_) | Self::Ggml(_) => None,
@@ -231,7 +236,7 @@ impl Stored {
     ///
     /// [`WeightsError::Method`] if scales are beside numbers, which need none; a tensor of another
     /// shape or of a type that is not supported.
-    fn of(
+    pub(super) fn of(
         weights: &Weights,
         name: &str,
         (out, input): (usize, usize),
@@ -256,7 +261,7 @@ impl Stored {
 }
 
 /// What config.json calls quantised layers.
-fn quantised_as(weights: &Weights) -> String {
+pub(super) fn quantised_as(weights: &Weights) -> String {
     let quantization = weights.quantization().map(ToString::to_string);
     quantization.unwrap_or_else(|| "quantised".into())
 }

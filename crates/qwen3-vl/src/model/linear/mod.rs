@@ -4,9 +4,11 @@ mod bf16;
 mod dense;
 mod fp8;
 mod ggml;
+mod kept;
 mod method;
 mod packed;
 mod product;
+mod rounded;
 mod summary;
 
 use candle_core::quantized::GgmlDType;
@@ -14,10 +16,12 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 
 use super::activation::add;
 use crate::compute::Compute;
+use crate::cpu::fp8::Fp8Matrix;
 use crate::weights::{Weights, WeightsError};
 pub use bf16::Bf16Weight;
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
+pub(crate) use kept::{kept_bytes, plain_bytes};
 pub use method::LinearMethod;
 pub use packed::PackedWeight;
 pub(super) use packed::is_packed;
@@ -216,9 +220,17 @@ impl Linear {
         self.weight.format()
     }
 
-    /// How the checkpoint had the weight quantised, for users; none if it had not.
+    /// How the weight is quantised otherwise, for users; none if it is not.
     pub fn quantised(&self) -> Option<String> {
         self.weight.quantised()
+    }
+
+    /// The weight, if it is in FP8.
+    pub fn fp8(&self) -> Option<&Fp8Matrix> {
+        match &self.weight {
+            LinearMethod::Fp8(weight) => Some(weight.matrix()),
+            _ => None,
+        }
     }
 
     /// Memory that the weight takes.

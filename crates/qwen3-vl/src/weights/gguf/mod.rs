@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::WeightsError;
-use super::bytes::Source;
+use super::bytes::{Source, WeightFile};
 use crate::file::is_lfs_pointer;
 use crate::quote::shortened;
 use cursor::Cursor;
@@ -57,8 +57,12 @@ pub struct Gguf {
 impl Gguf {
     /// A file in a folder.
     pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let (name, source, length) = Source::open(path)?;
-        Self::new(&name, source, length)
+        Self::of(WeightFile::open(path)?)
+    }
+
+    /// A file that may be elsewhere.
+    pub(crate) fn of(file: WeightFile) -> Result<Self, WeightsError> {
+        Self::new(&file.name, file.source, file.length)
     }
 
     /// A file in memory, to look at its header.

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 
 use super::super::bytes::cut_off;
 use super::super::number::{Number, chunks, copy};
-use super::super::source::{StoredTensor, TensorSource};
+use super::super::source::{StoredTensor, TensorHeader, TensorSource};
 use super::super::{WeightsError, on_device};
 use super::names::{self, PATCH_1, Part, Place};
 use super::types::TensorType;
@@ -83,6 +83,20 @@ impl TensorSource for GgufTensors {
             TensorType::Blocks(dtype) => Some(dtype),
             TensorType::Plain(_) => None,
         }
+    }
+
+    fn header(&self, name: &str) -> Result<TensorHeader, WeightsError> {
+        let (_, shape, dtype) = self.layout(name)?;
+        let values = shape.iter().fold(1, |n: usize, d| n.saturating_mul(*d));
+        let blocks = values / dtype.block() as usize;
+        Ok(TensorHeader {
+            dtype: match dtype {
+                TensorType::Plain(dtype) => dtype,
+                TensorType::Blocks(_) => DType::F32,
+            },
+            values,
+            bytes: blocks.saturating_mul(dtype.block_bytes() as usize),
+        })
     }
 
     fn find<'a>(

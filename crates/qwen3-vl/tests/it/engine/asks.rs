@@ -140,7 +140,7 @@ fn requests_without_free_blocks_wait_for_those_of_their_window() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let block = runner.parts.model.kv.block_bytes() as u64;
     let options = LoadOptions {
-        kv_memory: Some(4 * block),
+        kv_memory: Some(KvMemory::Bytes(4 * block)),
         ..options()
     };
     let small = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();

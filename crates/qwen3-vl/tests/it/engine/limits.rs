@@ -1,6 +1,11 @@
 //! Windows that do not fit into the cache, the context or the model.
 
+use qwen3_vl::engine::sequence::Ask;
+use qwen3_vl::tokenizer::Tokenizer;
+use serde_json::json;
+
 use super::*;
+use crate::support::demo;
 
 /// The cache holds one window at a time: windows that wait are answered one after the other, others
 /// fail at once, and one that can never fit is invalid.
@@ -28,7 +33,7 @@ fn a_full_cache_holds_windows_back_or_refuses_them() {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let block = runner.parts.model.kv.block_bytes() as u64;
     let options = LoadOptions {
-        kv_memory: Some(2 * block),
+        kv_memory: Some(KvMemory::Bytes(2 * block)),
         ..options()
     };
     let backend = load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap();
@@ -175,4 +180,40 @@ fn a_full_context_fails_only_its_window() {
         "more than the model's 4096 tokens of context",
     );
     assert_works(&*backend);
+}
+
+/// A request that waits for blocks is looked at in every turn of the engine. Its prompt is tokenized
+/// in the first: what another tokenizer would make of it does not show.
+#[test]
+fn a_waiting_prompt_is_tokenized_once() {
+    let own = demo::demo();
+    let letters = demo::with("tokenizer.json", |file| file["model"]["merges"] = json!([]));
+    let tokenizer = |folder: &Path| {
+        let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
+        Tokenizer::from_json(&json).unwrap()
+    };
+    let (own, letters) = (tokenizer(own.path()), tokenizer(letters.path()));
+    let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
+    let asked = || {
+        let state = runner.parts.model.new_state();
+        let mut window = Sequence::new(0, &WindowHead::default(), Box::new(|_| ()), state);
+        let (sink, _events) = log();
+        let ask = Ask {
+            id: 1,
+            request: question(0.0, 8),
+            sink,
+            at: Instant::now(),
+            waiter: None,
+        };
+        window.ask(ask, 0);
+        window.close();
+        window
+    };
+    let (one, other) = (asked(), asked());
+    let tokens = one.asked_tokens(&own).unwrap();
+    assert!(
+        other.asked_tokens(&letters).unwrap() > tokens,
+        "the test is weak"
+    );
+    assert_eq!(one.asked_tokens(&letters), Some(tokens));
 }

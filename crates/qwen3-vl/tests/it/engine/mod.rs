@@ -29,12 +29,12 @@ use qwen3_vl::load::{LoadOptions, ModelSource, load, load_runner};
 use qwen3_vl::model::kv_cache::BLOCK_TOKENS;
 use qwen3_vl::shared;
 use qwen3_vl::weights::QuantizeAtLoad;
-use qwen3_vl_core::EventSink;
 use qwen3_vl_core::backend::{Backend, RequestHandle, Window, WindowHead};
 use qwen3_vl_core::event::{Answer, Event, FinishReason};
 use qwen3_vl_core::failure::Failure;
 use qwen3_vl_core::frames::{Size, VisionInput};
 use qwen3_vl_core::request::{Request, SamplingParams};
+use qwen3_vl_core::{EventSink, KvMemory};
 
 fn options() -> LoadOptions {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -57,7 +57,9 @@ fn backend() -> Arc<dyn Backend> {
 fn backend_of(blocks: u64) -> Arc<dyn Backend> {
     let (_, runner) = load_runner(&options(), &mut |_| (), &AtomicBool::new(false)).unwrap();
     let options = LoadOptions {
-        kv_memory: Some(blocks * runner.parts.model.kv.block_bytes() as u64),
+        kv_memory: Some(KvMemory::Bytes(
+            blocks * runner.parts.model.kv.block_bytes() as u64,
+        )),
         ..options()
     };
     load(&options, &mut |_| (), &AtomicBool::new(false)).unwrap()

@@ -9,6 +9,7 @@ use qwen3_vl::compute::Compute;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{self, LoadOptions, ModelSource};
 use qwen3_vl::weights::QuantizeAtLoad;
+use qwen3_vl_core::KvMemory;
 use qwen3_vl_core::backend::Backend;
 use qwen3_vl_core::load::{LoadError, Progress};
 use serde_json::Value;
@@ -74,7 +75,7 @@ pub fn options(folder: &Path) -> LoadOptions {
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
         compute: Some(Compute::Exact),
-        kv_memory: Some(64 << 20),
+        kv_memory: Some(KvMemory::Bytes(64 << 20)),
     }
 }
 

@@ -110,7 +110,7 @@ fn weights_that_are_cut_off_while_they_are_loaded_are_an_error() {
 /// A sparse file of terabytes may fit its configuration.
 #[test]
 fn what_no_memory_holds_is_an_error() {
-    let (hidden, heads) = (1usize << 15, 1usize << 20);
+    let (hidden, heads) = (1usize << 15, 1usize << 17);
     let copy = demo::with("config.json", |config| {
         config["text_config"]["hidden_size"] = hidden.into();
         config["text_config"]["num_attention_heads"] = heads.into();
@@ -121,10 +121,15 @@ fn what_no_memory_holds_is_an_error() {
     let mut header = serde_json::Map::new();
     for (name, (_, mut shape, _)) in tensors(copy.path()) {
         match name.as_str() {
-            EMBED => shape[1] = hidden,
-            _ if name == large => shape = vec![heads * 32, hidden],
-            _ if name.ends_with("input_layernorm.weight") => shape = vec![hidden],
-            _ => (),
+            _ if name.ends_with("q_proj.weight") => shape = vec![heads * 32, hidden],
+            _ if name.ends_with("o_proj.weight") => shape = vec![hidden, heads * 32],
+            // Those of the language model and the last ones of the vision tower's mergers.
+            _ if name.contains("visual") && !name.contains("linear_fc2") => (),
+            _ if name.contains("visual.blocks") => (),
+            _ => shape
+                .iter_mut()
+                .filter(|axis| **axis == 128)
+                .for_each(|axis| *axis = hidden),
         }
         let start = end;
         end += 2 * shape.iter().product::<usize>();
@@ -148,6 +153,20 @@ fn what_no_memory_holds_is_an_error() {
     ] {
         let loaded = load_with(copy.path(), DtypeChoice::Auto, quantization);
         let error = loaded.unwrap_err().to_string();
+        for word in ["does not fit", "GiB for its weights", "more memory"] {
+            assert!(error.contains(word), "{error}");
+        }
+        // Neither is it allocated without that check.
+        let target = Target {
+            quantize_at_load: quantization,
+            ..Target::cpu()
+        };
+        let config = fs::read(copy.path().join("config.json")).unwrap();
+        let config = Config::from_json(&config).unwrap();
+        let mut weights = Weights::open(copy.path(), target).unwrap();
+        let device = weights.device().clone();
+        let error = Model::load(config, &mut weights, device).unwrap_err();
+        let error = error.to_string();
         assert!(
             error.contains("not enough memory") && error.contains(large),
             "{error}"

@@ -2,6 +2,8 @@
 //!
 //! Weight = value * scale, in f32 (transformers: `Fp8Dequantize`).
 
+mod round;
+
 use std::ops::Range;
 
 use super::widen::{WidenRows, matmul_t_widened};
