@@ -16,13 +16,15 @@ pub mod kernels;
 pub mod logits;
 pub mod parity;
 pub mod sequence;
+mod tokens;
 pub mod weights;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::{
-    Checkpoint, Real, write_checkpoint, write_real, write_wide, write_wide_experts,
+    Checkpoint, Real, write_checkpoint, write_checkpoint_like, write_real, write_wide,
+    write_wide_experts,
 };
 pub use compare::{Check, Worst};
 pub use formats::Format;

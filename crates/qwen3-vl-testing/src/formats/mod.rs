@@ -14,7 +14,9 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Dimensions, Experts, SMALL, Vision, config_v4, merged, write_configs};
+use crate::gguf::GgufFile;
 use crate::weights::hash_fill;
+use crate::{tokenizer_dir, tokens};
 use config::{dtype_name, quantization_config};
 use fill::Matrix;
 use pack::{Method, encoded};
@@ -194,21 +196,58 @@ impl Format {
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let dimensions = self.dimensions();
         if self.is_gguf() {
+            let tokenizer = fs::read(tokenizer_dir()?.join("tokenizer.json"))?;
             fs::create_dir_all(dir)?;
-            return gguf::write(dir, &dimensions, self.seed);
+            for (name, file) in gguf::files(&dimensions, self.seed, &tokenizer)? {
+                fs::write(dir.join(name), file.bytes())?;
+            }
+            return Ok(());
         }
+        self.write_safetensors(dir, &dimensions)
+    }
+
+    /// [`Format::write`] with the tokenizer, and so the few tokens, of the checkpoint in the folder
+    /// `other`. Not for GGUF: see [`Format::gguf_like`].
+    ///
+    /// # Errors
+    ///
+    /// Those of reading and writing.
+    pub fn write_like(&self, dir: &Path, other: &Path) -> io::Result<()> {
+        self.write_safetensors(dir, &self.dimensions_like(other)?)?;
+        tokens::adopt(dir, other)
+    }
+
+    /// The files of a checkpoint in GGUF by their names, with the tokenizer of the one in the folder
+    /// `other`.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn gguf_like(&self, other: &Path) -> io::Result<Vec<(String, GgufFile)>> {
+        let tokenizer = fs::read(other.join("tokenizer.json"))?;
+        gguf::files(&self.dimensions_like(other)?, self.seed, &tokenizer)
+    }
+
+    fn dimensions_like(&self, other: &Path) -> io::Result<Dimensions> {
+        Ok(Dimensions {
+            vocabulary: tokens::count(other)?,
+            ..self.dimensions()
+        })
+    }
+
+    fn write_safetensors(&self, dir: &Path, dimensions: &Dimensions) -> io::Result<()> {
         let mut layers = dimensions.tensors();
         layers.retain(|(name, shape)| {
             shape.len() == 2 && !name.contains("embed") && !is_quantised(name)
         });
         let mut ignored: Vec<String> = layers.iter().map(|(name, _)| module(name)).collect();
         ignored.sort_unstable();
-        write_configs(dir, &dimensions, dtype_name(self.dtype))?;
+        write_configs(dir, dimensions, dtype_name(self.dtype))?;
         let quantised = json!({"quantization_config": quantization_config(self.method, &ignored)});
-        let plain = config_v4(&dimensions, dtype_name(self.dtype));
+        let plain = config_v4(dimensions, dtype_name(self.dtype));
         let config: Value = merged(&[&plain, &quantised]);
         fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
-        let tensors = self.tensors(&dimensions);
+        let tensors = self.tensors(dimensions);
         match self.scales_apart {
             true => save_scales_apart(dir, tensors),
             false => save(&dir.join("model.safetensors"), &tensors),

@@ -5,8 +5,7 @@
 mod blocks;
 mod metadata;
 
-use std::path::Path;
-use std::{fs, io};
+use std::io;
 
 use safetensors::Dtype;
 
@@ -49,8 +48,16 @@ const EXPERTS: [(&str, Kind); 6] = [
 /// Tensors of a file of the model with experts.
 const SPLIT: usize = 16;
 
-/// Writes all files of a checkpoint.
-pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Result<()> {
+/// All files of a checkpoint, with this `tokenizer.json`, by their names.
+///
+/// # Errors
+///
+/// If the tokenizer has not the parts of Qwen's.
+pub(super) fn files(
+    dimensions: &Dimensions,
+    seed: u64,
+    tokenizer: &[u8],
+) -> io::Result<Vec<(String, GgufFile)>> {
     let experts = dimensions.experts.is_some();
     let (name, vision) = match experts {
         false => ("Qwen3-VL-Small-Instruct", Kind::F16),
@@ -69,13 +76,11 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
         .into_iter()
         .flat_map(|(name, shape)| text_tensors(&name, &shape, experts, seed))
         .collect();
-    let file = format!("mmproj-{name}-{}.gguf", vision.name());
-    save(
-        &dir.join(file),
-        metadata::vision(dimensions, vision),
-        &tower,
-    )?;
-    let metadata = metadata::text(dimensions)?;
+    let mut files = vec![(
+        format!("mmproj-{name}-{}.gguf", vision.name()),
+        file(metadata::vision(dimensions, vision), &tower),
+    )];
+    let metadata = metadata::text(dimensions, tokenizer)?;
     let parts: Vec<&[TensorData]> = match experts {
         false => vec![&text],
         true => text.chunks(SPLIT).collect(),
@@ -89,20 +94,19 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
             part_metadata.extend(metadata::split(number, parts.len(), text.len()));
             suffix = format!("-{:05}-of-{:05}", number + 1, parts.len());
         }
-        let file = format!("{name}-Q4_K_M{suffix}.gguf");
-        save(&dir.join(file), part_metadata, part)?;
+        let name = format!("{name}-Q4_K_M{suffix}.gguf");
+        files.push((name, file(part_metadata, part)));
     }
-    Ok(())
+    Ok(files)
 }
 
-/// Writes a file, keys and tensors in this order.
-fn save(path: &Path, keys: Vec<(String, Value)>, tensors: &[TensorData]) -> io::Result<()> {
-    let file = GgufFile {
+/// A file of keys and tensors in this order.
+fn file(keys: Vec<(String, Value)>, tensors: &[TensorData]) -> GgufFile {
+    GgufFile {
         keys,
         tensors: tensors.to_vec(),
         ..GgufFile::default()
-    };
-    fs::write(path, file.bytes())
+    }
 }
 
 /// What llama.cpp calls a tensor of the language model, or the two that gate and up of all experts
