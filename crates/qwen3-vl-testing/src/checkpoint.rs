@@ -180,20 +180,28 @@ impl FromStr for Real {
 ///
 /// Those of writing.
 pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<()> {
-    let mut dimensions = match size {
-        Real::TwoB => TWO_B,
-        Real::FourB => FOUR_B,
-        Real::EightB => EIGHT_B,
-        Real::ThirtyB => THIRTY_B,
-        Real::ThirtyBDense => Dimensions {
-            intermediate: 8 * 768,
-            experts: None,
-            ..THIRTY_B
-        },
-    };
-    dimensions.layers = layers.unwrap_or(dimensions.layers);
+    let dimensions = size.dimensions(layers);
     write_configs(dir, &dimensions, "bfloat16")?;
     write_weights(dir, &dimensions, Dtype::BF16, cheap_bf16)
+}
+
+impl Real {
+    /// With that many layers of the language model, or as many as it has.
+    pub(crate) fn dimensions(self, layers: Option<usize>) -> Dimensions {
+        let mut dimensions = match self {
+            Self::TwoB => TWO_B,
+            Self::FourB => FOUR_B,
+            Self::EightB => EIGHT_B,
+            Self::ThirtyB => THIRTY_B,
+            Self::ThirtyBDense => Dimensions {
+                intermediate: 8 * 768,
+                experts: None,
+                ..THIRTY_B
+            },
+        };
+        dimensions.layers = layers.unwrap_or(dimensions.layers);
+        dimensions
+    }
 }
 
 #[derive(Clone)]
@@ -449,7 +457,17 @@ fn write_weights(
     dtype: Dtype,
     fill: impl Fn(&str, &[usize]) -> Vec<u8>,
 ) -> io::Result<()> {
-    let tensors = dimensions.tensors();
+    let path = dir.join("model.safetensors");
+    write_lazily(&path, &dimensions.tensors(), dtype, fill)
+}
+
+/// Writes a file with one tensor in memory at a time.
+pub(crate) fn write_lazily(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    dtype: Dtype,
+    fill: impl Fn(&str, &[usize]) -> Vec<u8>,
+) -> io::Result<()> {
     let views = tensors.iter().map(|(name, shape)| {
         let view = Lazy {
             name,
@@ -460,8 +478,7 @@ fn write_weights(
         (name, view)
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), &dir.join("model.safetensors"))
-        .map_err(io::Error::other)
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)
 }
 
 pub(crate) fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result<()> {

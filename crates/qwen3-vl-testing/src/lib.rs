@@ -27,7 +27,7 @@ pub use checkpoint::{
     write_wide_experts,
 };
 pub use compare::{Check, Worst};
-pub use formats::Format;
+pub use formats::{Format, write_real_format};
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it for a program that runs on another
