@@ -63,8 +63,11 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
 
 /// Bytes of all files in a folder, or in that of a file.
 fn bytes(path: &Path) -> anyhow::Result<u64> {
+    let path = path
+        .canonicalize()
+        .with_context(|| path.display().to_string())?;
     let folder = match path.is_dir() {
-        true => path,
+        true => &path,
         false => path.parent().context("a folder")?,
     };
     let mut sum = 0;

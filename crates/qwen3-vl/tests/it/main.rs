@@ -7,6 +7,7 @@ mod support;
 
 mod checkpoints;
 mod configs;
+mod cut_off;
 mod engine;
 mod folders;
 mod formats;
