@@ -66,7 +66,8 @@ fn check_tensors(weights: &Weights, header: &[u8]) {
         }
         let shape = entry["shape"].as_array().map(Vec::as_slice);
         let axes = shape.unwrap_or_default().iter().map(Value::as_u64);
-        let Some(shape) = axes.map(|axis| axis.map(|n| n as usize)).collect() else {
+        let shape: Option<Vec<usize>> = axes.map(|axis| axis.map(|n| n as usize)).collect();
+        let Some(shape) = shape else {
             continue;
         };
         check_tensor(weights, name, shape);

@@ -95,7 +95,7 @@ fn keys(cases: &mut Cases, rng: &mut StdRng, name: &str, file: &GgufFile) {
             changed.bytes(),
         );
     }
-    for depth in [1, 100, 10_000] {
+    for depth in [1, 100, 1000] {
         let mut changed = file.clone();
         changed.set("nested", nested(depth));
         cases.put(

@@ -170,14 +170,12 @@ fn entries(cases: &mut Cases, rng: &mut StdRng, file: &str, good: &Tensors) {
     add(rng, "where another is", &|all, _, name| {
         all.header[name]["data_offsets"] = all.header[other]["data_offsets"].clone();
     });
-    for (what, offset) in [
-        ("8 bytes before its place", |at: &mut u64| {
-            *at = at.saturating_sub(8)
-        }),
-        ("8 bytes behind its place", |at: &mut u64| *at += 8),
-        ("far behind the end", |at: &mut u64| *at += 1 << 62),
-    ] as [(&str, fn(&mut u64)); 3]
-    {
+    let moves: [(&str, fn(&mut u64)); 3] = [
+        ("8 bytes before its place", |at| *at = at.saturating_sub(8)),
+        ("8 bytes behind its place", |at| *at += 8),
+        ("far behind the end", |at| *at += 1 << 62),
+    ];
+    for (what, offset) in moves {
         add(rng, what, &|all, _, name| {
             for value in all.header[name]["data_offsets"].as_array_mut().unwrap() {
                 let mut at = value.as_u64().unwrap();

@@ -35,7 +35,7 @@ pub fn files(cases: &mut Cases, outside: &Path) {
         let copy = outside.join(name);
         fs::write(&copy, good).unwrap();
         for to in [
-            &copy,
+            copy.as_path(),
             Path::new("/dev/zero"),
             Path::new("../nothing"),
             Path::new("."),
