@@ -84,7 +84,7 @@ fn check_tensor(weights: &Weights, name: &str, shape: Vec<usize>) {
     let values = shape
         .iter()
         .try_fold(1usize, |n, axis| n.checked_mul(*axis));
-    if !values.is_some_and(|values| values <= VALUES) {
+    if values.is_none_or(|values| values > VALUES) {
         return;
     }
     for read in [Weights::matrix, Weights::vector, Weights::full] {

@@ -1,6 +1,5 @@
 //! Changes of JSON files.
 
-use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};

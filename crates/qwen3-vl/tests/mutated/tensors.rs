@@ -170,7 +170,8 @@ fn entries(cases: &mut Cases, rng: &mut StdRng, file: &str, good: &Tensors) {
     add(rng, "where another is", &|all, _, name| {
         all.header[name]["data_offsets"] = all.header[other]["data_offsets"].clone();
     });
-    let moves: [(&str, fn(&mut u64)); 3] = [
+    type Move = fn(&mut u64);
+    let moves: [(&str, Move); 3] = [
         ("8 bytes before its place", |at| *at = at.saturating_sub(8)),
         ("8 bytes behind its place", |at| *at += 8),
         ("far behind the end", |at| *at += 1 << 62),
