@@ -9,6 +9,7 @@ use std::{fs, io};
 use safetensors::{Dtype, View};
 use serde_json::{Map, Value, json};
 
+use super::tokens;
 use super::weights::{cheap_bf16, hash_fill};
 
 /// A small checkpoint with weights by formula, f32, official vocabulary.
@@ -64,10 +65,27 @@ impl Checkpoint {
 ///
 /// Those of writing.
 pub fn write_checkpoint(dir: &Path, which: Checkpoint) -> io::Result<()> {
-    let dimensions = which.dimensions();
-    write_configs(dir, &dimensions, "float32")?;
+    write_by_formula(dir, which, &which.dimensions())
+}
+
+/// The same with the tokenizer, and so the few tokens, of the checkpoint in the folder `other`.
+///
+/// # Errors
+///
+/// Those of reading and writing.
+pub fn write_checkpoint_like(dir: &Path, which: Checkpoint, other: &Path) -> io::Result<()> {
+    let dimensions = Dimensions {
+        vocabulary: tokens::count(other)?,
+        ..which.dimensions()
+    };
+    write_by_formula(dir, which, &dimensions)?;
+    tokens::adopt(dir, other)
+}
+
+fn write_by_formula(dir: &Path, which: Checkpoint, dimensions: &Dimensions) -> io::Result<()> {
+    write_configs(dir, dimensions, "float32")?;
     let seed = which.seed();
-    write_weights(dir, &dimensions, Dtype::F32, move |name, shape| {
+    write_weights(dir, dimensions, Dtype::F32, move |name, shape| {
         hash_fill(name, shape, seed)
             .into_iter()
             .flat_map(f32::to_le_bytes)
@@ -162,23 +180,33 @@ impl FromStr for Real {
 ///
 /// Those of writing.
 pub fn write_real(dir: &Path, size: Real, layers: Option<usize>) -> io::Result<()> {
-    let mut dimensions = match size {
-        Real::TwoB => TWO_B,
-        Real::FourB => FOUR_B,
-        Real::EightB => EIGHT_B,
-        Real::ThirtyB => THIRTY_B,
-        Real::ThirtyBDense => Dimensions {
-            intermediate: 8 * 768,
-            experts: None,
-            ..THIRTY_B
-        },
-    };
-    dimensions.layers = layers.unwrap_or(dimensions.layers);
+    let dimensions = size.dimensions(layers);
     write_configs(dir, &dimensions, "bfloat16")?;
     write_weights(dir, &dimensions, Dtype::BF16, cheap_bf16)
 }
 
+impl Real {
+    /// With that many layers of the language model, or as many as it has.
+    pub(crate) fn dimensions(self, layers: Option<usize>) -> Dimensions {
+        let mut dimensions = match self {
+            Self::TwoB => TWO_B,
+            Self::FourB => FOUR_B,
+            Self::EightB => EIGHT_B,
+            Self::ThirtyB => THIRTY_B,
+            Self::ThirtyBDense => Dimensions {
+                intermediate: 8 * 768,
+                experts: None,
+                ..THIRTY_B
+            },
+        };
+        dimensions.layers = layers.unwrap_or(dimensions.layers);
+        dimensions
+    }
+}
+
+#[derive(Clone)]
 pub(crate) struct Dimensions {
+    pub(crate) vocabulary: usize,
     pub(crate) hidden: usize,
     pub(crate) layers: usize,
     pub(crate) heads: usize,
@@ -192,12 +220,14 @@ pub(crate) struct Dimensions {
     pub(crate) vision: Vision,
 }
 
+#[derive(Clone)]
 pub(crate) struct Experts {
     pub(crate) count: usize,
     pub(crate) active: usize,
     pub(crate) intermediate: usize,
 }
 
+#[derive(Clone)]
 pub(crate) struct Vision {
     pub(crate) hidden: usize,
     pub(crate) depth: usize,
@@ -206,10 +236,11 @@ pub(crate) struct Vision {
     pub(crate) taps: &'static [usize],
 }
 
-pub(crate) const VOCABULARY: usize = 151_936;
+const VOCABULARY: usize = 151_936;
 const POSITIONS: usize = 2304;
 
 pub(crate) const SMALL: Dimensions = Dimensions {
+    vocabulary: VOCABULARY,
     hidden: 64,
     layers: 4,
     heads: 4,
@@ -255,6 +286,7 @@ const VISION_L: Vision = Vision {
 };
 
 const TWO_B: Dimensions = Dimensions {
+    vocabulary: VOCABULARY,
     hidden: 2048,
     layers: 28,
     heads: 16,
@@ -307,10 +339,13 @@ impl Dimensions {
         let mut add = |name: String, shape: &[usize]| all.push((name, shape.to_vec()));
         let hidden = self.hidden;
         if !self.tied {
-            add("lm_head.weight".into(), &[VOCABULARY, hidden]);
+            add("lm_head.weight".into(), &[self.vocabulary, hidden]);
         }
         let text = "model.language_model";
-        add(format!("{text}.embed_tokens.weight"), &[VOCABULARY, hidden]);
+        add(
+            format!("{text}.embed_tokens.weight"),
+            &[self.vocabulary, hidden],
+        );
         add(format!("{text}.norm.weight"), &[hidden]);
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         for i in 0..self.layers {
@@ -422,7 +457,17 @@ fn write_weights(
     dtype: Dtype,
     fill: impl Fn(&str, &[usize]) -> Vec<u8>,
 ) -> io::Result<()> {
-    let tensors = dimensions.tensors();
+    let path = dir.join("model.safetensors");
+    write_lazily(&path, &dimensions.tensors(), dtype, fill)
+}
+
+/// Writes a file with one tensor in memory at a time.
+pub(crate) fn write_lazily(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    dtype: Dtype,
+    fill: impl Fn(&str, &[usize]) -> Vec<u8>,
+) -> io::Result<()> {
     let views = tensors.iter().map(|(name, shape)| {
         let view = Lazy {
             name,
@@ -433,8 +478,7 @@ fn write_weights(
         (name, view)
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), &dir.join("model.safetensors"))
-        .map_err(io::Error::other)
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(io::Error::other)
 }
 
 pub(crate) fn write_configs(dir: &Path, dimensions: &Dimensions, dtype: &str) -> io::Result<()> {
@@ -560,7 +604,7 @@ fn text_config(d: &Dimensions, dtype: &str) -> Value {
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": d.tied,
         "use_cache": true,
-        "vocab_size": VOCABULARY,
+        "vocab_size": d.vocabulary,
     });
     let experts = d.experts.as_ref().map_or(json!({}), |experts| {
         json!({

@@ -1,7 +1,17 @@
 //! The fuzz targets (`fuzz/`, docs/fuzzing.md). Each reads bytes as a file of a checkpoint, and
 //! panics if a promise does not hold.
 
+mod hub;
+mod quantization;
+mod thoughts;
+mod weights;
+
 use std::sync::LazyLock;
+
+pub use hub::hub;
+pub use quantization::quantization;
+pub use thoughts::{reasoning, template};
+pub use weights::weights;
 
 use super::gguf::tiny;
 use qwen3_vl::config::{Config, GenerationConfig, PixelRange, ProcessorFiles, Processors};

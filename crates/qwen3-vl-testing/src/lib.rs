@@ -16,16 +16,18 @@ pub mod kernels;
 pub mod logits;
 pub mod parity;
 pub mod sequence;
+mod tokens;
 pub mod weights;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::{
-    Checkpoint, Real, write_checkpoint, write_real, write_wide, write_wide_experts,
+    Checkpoint, Real, write_checkpoint, write_checkpoint_like, write_real, write_wide,
+    write_wide_experts,
 };
 pub use compare::{Check, Worst};
-pub use formats::Format;
+pub use formats::{Format, write_real_format};
 pub use golden::Golden;
 
 /// Folder of the test data. `QWEN3_VL_TEST_DATA` overrides it for a program that runs on another

@@ -6,6 +6,7 @@
 //! engine logits       …  the logits behind a window against another implementation's
 //! engine profile      …  the time of each kernel of a pass on a GPU
 //! engine bench        …  vision, prefill and decode of one window, timed
+//! engine load         …  the time and memory of a load
 //! engine write-random …  a checkpoint of a real model's dimensions to time
 //! engine describe     …  an answer about raw frames, to compare with another implementation's
 //! ```
@@ -18,6 +19,7 @@ mod bench;
 mod checks;
 mod describe;
 mod kernels;
+mod load;
 mod logits;
 mod parity;
 mod profile;
@@ -34,6 +36,7 @@ engine kernels      …  a device's kernels against the CPU's
 engine logits       …  the logits behind a window against another implementation's
 engine profile      …  the time of each kernel of a pass on a GPU
 engine bench        …  vision, prefill and decode of one window, timed
+engine load         …  the time and memory of a load
 engine write-random …  a checkpoint of a real model's dimensions to time
 engine describe     …  an answer about raw frames
 
@@ -43,7 +46,9 @@ fn main() -> anyhow::Result<()> {
     let mut args = lexopt::Parser::from_env();
     let command = args
         .value()
-        .context("a command: parity, kernels, logits, profile, bench, write-random or describe")?
+        .context(
+            "a command: parity, kernels, logits, profile, bench, load, write-random or describe",
+        )?
         .string()?;
     match command.as_str() {
         "parity" => parity::run(args),
@@ -51,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         "logits" => logits::run(args),
         "profile" => profile::run(args),
         "bench" => bench::run(args),
+        "load" => load::run(args),
         "write-random" => bench::write_random(args),
         "describe" => describe::run(args),
         "--help" | "-h" => {

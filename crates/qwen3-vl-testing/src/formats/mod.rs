@@ -5,6 +5,7 @@ mod config;
 mod fill;
 mod gguf;
 mod pack;
+mod real;
 mod save;
 
 use std::path::Path;
@@ -14,10 +15,13 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Dimensions, Experts, SMALL, Vision, config_v4, merged, write_configs};
+use crate::gguf::GgufFile;
 use crate::weights::hash_fill;
+use crate::{tokenizer_dir, tokens};
 use config::{dtype_name, quantization_config};
 use fill::Matrix;
 use pack::{Method, encoded};
+pub use real::write_real_format;
 use save::{Stored, fused, save, save_scales_apart};
 
 /// A checkpoint in one of the formats, with the official vocabulary.
@@ -194,25 +198,66 @@ impl Format {
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let dimensions = self.dimensions();
         if self.is_gguf() {
+            let tokenizer = fs::read(tokenizer_dir()?.join("tokenizer.json"))?;
             fs::create_dir_all(dir)?;
-            return gguf::write(dir, &dimensions, self.seed);
+            for (name, file) in gguf::files(&dimensions, self.seed, &tokenizer)? {
+                fs::write(dir.join(name), file.bytes())?;
+            }
+            return Ok(());
         }
+        self.write_safetensors(dir, &dimensions)
+    }
+
+    /// [`Format::write`] with the tokenizer, and so the few tokens, of the checkpoint in the folder
+    /// `other`. Not for GGUF: see [`Format::gguf_like`].
+    ///
+    /// # Errors
+    ///
+    /// Those of reading and writing.
+    pub fn write_like(&self, dir: &Path, other: &Path) -> io::Result<()> {
+        self.write_safetensors(dir, &self.dimensions_like(other)?)?;
+        tokens::adopt(dir, other)
+    }
+
+    /// The files of a checkpoint in GGUF by their names, with the tokenizer of the one in the folder
+    /// `other`.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn gguf_like(&self, other: &Path) -> io::Result<Vec<(String, GgufFile)>> {
+        let tokenizer = fs::read(other.join("tokenizer.json"))?;
+        gguf::files(&self.dimensions_like(other)?, self.seed, &tokenizer)
+    }
+
+    fn dimensions_like(&self, other: &Path) -> io::Result<Dimensions> {
+        Ok(Dimensions {
+            vocabulary: tokens::count(other)?,
+            ..self.dimensions()
+        })
+    }
+
+    fn write_safetensors(&self, dir: &Path, dimensions: &Dimensions) -> io::Result<()> {
+        self.write_configs(dir, dimensions)?;
+        let tensors = self.tensors(dimensions);
+        match self.scales_apart {
+            true => save_scales_apart(dir, tensors),
+            false => save(&dir.join("model.safetensors"), &tensors),
+        }
+    }
+
+    fn write_configs(&self, dir: &Path, dimensions: &Dimensions) -> io::Result<()> {
         let mut layers = dimensions.tensors();
         layers.retain(|(name, shape)| {
             shape.len() == 2 && !name.contains("embed") && !is_quantised(name)
         });
         let mut ignored: Vec<String> = layers.iter().map(|(name, _)| module(name)).collect();
         ignored.sort_unstable();
-        write_configs(dir, &dimensions, dtype_name(self.dtype))?;
+        write_configs(dir, dimensions, dtype_name(self.dtype))?;
         let quantised = json!({"quantization_config": quantization_config(self.method, &ignored)});
-        let plain = config_v4(&dimensions, dtype_name(self.dtype));
+        let plain = config_v4(dimensions, dtype_name(self.dtype));
         let config: Value = merged(&[&plain, &quantised]);
-        fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
-        let tensors = self.tensors(&dimensions);
-        match self.scales_apart {
-            true => save_scales_apart(dir, tensors),
-            false => save(&dir.join("model.safetensors"), &tensors),
-        }
+        fs::write(dir.join("config.json"), serde_json::to_vec_pretty(&config)?)
     }
 
     fn dimensions(&self) -> Dimensions {
@@ -239,7 +284,9 @@ impl Format {
     fn tensors(&self, dimensions: &Dimensions) -> Vec<Stored> {
         let mut tensors = Vec::new();
         for (name, shape) in dimensions.tensors() {
-            if !is_quantised(&name) {
+            if is_quantised(&name) {
+                tensors.extend(self.quantised(&name, &shape));
+            } else {
                 let values = hash_fill(&name, &shape, self.seed);
                 tensors.push(Stored {
                     bytes: encoded(values, self.dtype),
@@ -247,31 +294,35 @@ impl Format {
                     dtype: self.dtype,
                     shape,
                 });
-            } else if let [experts, columns, rows] = shape[..] {
-                let (layer, kind) = name.rsplit_once('.').unwrap_or_default();
-                let kinds: &[&str] = match kind {
-                    "gate_up_proj" => &["gate_proj", "up_proj"],
-                    _ => &["down_proj"],
-                };
-                let each = (0..experts).flat_map(|e| kinds.iter().map(move |kind| (e, kind)));
-                let each = each.map(|(e, kind)| format!("{layer}.{e}.{kind}"));
-                let packed = each.map(|module| {
-                    let parts = self.matrix(&module, rows / kinds.len(), columns);
-                    (module, parts)
-                });
-                match self.fused {
-                    true => tensors.extend(fused(&name, kinds.len(), packed)),
-                    false => {
-                        tensors.extend(packed.flat_map(|(module, parts)| named(module, parts)))
-                    }
-                }
-            } else {
-                let module = module(&name);
-                let parts = self.matrix(&module, shape[0], shape[1]);
-                tensors.extend(named(module, parts));
             }
         }
         tensors
+    }
+
+    /// What becomes of one of the language model's matrices, or of a stack of experts.
+    fn quantised(&self, name: &str, shape: &[usize]) -> Vec<Stored> {
+        let [experts, columns, rows] = *shape else {
+            let module = module(name);
+            let parts = self.matrix(&module, shape[0], shape[1]);
+            return named(module, parts).collect();
+        };
+        let (layer, kind) = name.rsplit_once('.').unwrap_or_default();
+        let kinds: &[&str] = match kind {
+            "gate_up_proj" => &["gate_proj", "up_proj"],
+            _ => &["down_proj"],
+        };
+        let each = (0..experts).flat_map(|e| kinds.iter().map(move |kind| (e, kind)));
+        let each = each.map(|(e, kind)| format!("{layer}.{e}.{kind}"));
+        let packed = each.map(|module| {
+            let parts = self.matrix(&module, rows / kinds.len(), columns);
+            (module, parts)
+        });
+        match self.fused {
+            true => fused(name, kinds.len(), packed),
+            false => packed
+                .flat_map(|(module, parts)| named(module, parts))
+                .collect(),
+        }
     }
 
     fn matrix(&self, module: &str, rows: usize, columns: usize) -> Vec<pack::Part> {

@@ -54,6 +54,15 @@ pub(super) fn save_scales_apart(dir: &Path, tensors: Vec<Stored>) -> io::Result<
         save(&dir.join(&file), &part)?;
         places.extend(part.into_iter().map(|tensor| (tensor.name, file.clone())));
     }
+    save_index(dir, size, &places)
+}
+
+/// Writes the index of tensors in files.
+pub(super) fn save_index(
+    dir: &Path,
+    size: usize,
+    places: &BTreeMap<String, String>,
+) -> io::Result<()> {
     let index = json!({"metadata": {"total_size": size}, "weight_map": places});
     fs::write(
         dir.join("model.safetensors.index.json"),

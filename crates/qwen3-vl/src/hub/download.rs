@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use serde::Deserialize;
-
+use super::answer::Answer;
 use super::cache::{Commit, Etag, Repo};
 use super::error::HubError;
 use super::explain::explain;
@@ -19,7 +18,7 @@ use super::remote::RemoteFile;
 use super::slot::Slot;
 use super::{CheckWeights, Checks, Hub, Wanted, snapshot, space, together};
 use crate::file::read_bounded;
-use crate::quote::{of_json, quoted_bytes};
+use crate::quote::quoted_bytes;
 use crate::weights::{Source, WeightFile};
 use qwen3_vl_core::load::LoadError;
 
@@ -135,15 +134,6 @@ impl Download {
 
     /// The commit of the revision, and the names of its files.
     fn info(&self) -> Result<(Commit, BTreeSet<String>), HubError> {
-        #[derive(Deserialize)]
-        struct Info {
-            sha: String,
-            siblings: Vec<Sibling>,
-        }
-        #[derive(Deserialize)]
-        struct Sibling {
-            rfilename: String,
-        }
         let (id, revision) = (&self.id, self.revision.replace('/', "%2F"));
         let path = format!("/api/models/{id}/revision/{revision}");
         let response = self.client.get(&path, None)?;
@@ -160,24 +150,8 @@ impl Download {
                 limit: INFO_LIMIT,
             });
         }
-        let info: Info = serde_json::from_slice(&json)
-            .map_err(|e| format!("what it says about the model: {}", of_json(&e)))
-            .map_err(HubError::Protocol)?;
-        let commit = Commit::parse(info.sha.as_bytes()).ok_or_else(|| {
-            HubError::Protocol(format!(
-                "{} is no commit",
-                quoted_bytes(info.sha.as_bytes())
-            ))
-        })?;
-        let asked = Commit::parse(self.revision.as_bytes());
-        if asked.is_some_and(|asked| asked != commit) {
-            return Err(HubError::Protocol(format!(
-                "it gives the commit {} instead",
-                commit.as_str()
-            )));
-        }
-        let names = info.siblings.into_iter().map(|file| file.rfilename);
-        Ok((commit, names.collect()))
+        let answer = Answer::parse(&json, &self.revision)?;
+        Ok((answer.commit, answer.files))
     }
 
     /// Downloads small files.

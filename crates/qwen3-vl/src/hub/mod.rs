@@ -8,6 +8,7 @@
 //! A hub, a mirror and the hosts that they redirect to are not trusted: only the cache is written,
 //! only the hub gets the token, and size, time and redirects are bounded (docs/security.md).
 
+mod answer;
 mod cache;
 mod checks;
 mod download;
@@ -36,6 +37,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::quote::{quoted, shortened};
+use answer::Answer;
 use cache::{Commit, Repo};
 pub(crate) use checks::CheckWeights;
 pub use checks::Checks;
@@ -96,6 +98,22 @@ pub(crate) fn fetch_gguf(
 ) -> Result<(PathBuf, PathBuf), LoadError> {
     let hub = Hub::from_variables(|name| std::env::var(name).ok())?;
     hub.bring_gguf(id, (file, mmproj), revision, check, progress, cancel)
+}
+
+/// The commit and the first files that would be fetched after this answer of a hub: of a checkpoint,
+/// or for that GGUF file. For fuzzing.
+///
+/// # Errors
+///
+/// Why nothing would be fetched.
+#[doc(hidden)]
+pub fn files_of_answer(json: &[u8], gguf: Option<&str>) -> Result<(String, Vec<String>), String> {
+    let answer = Answer::parse(json, DEFAULT_REVISION).map_err(|e| e.to_string())?;
+    let names = match gguf {
+        None => snapshot::first_files(&answer.files)?,
+        Some(file) => GgufNames::new(file, None)?.files(&answer.files)?,
+    };
+    Ok((answer.commit.as_str().into(), names))
 }
 
 /// What of a repository is fetched.

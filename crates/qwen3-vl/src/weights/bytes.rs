@@ -120,9 +120,14 @@ fn read_exact_at(file: &File, mut start: u64, mut out: &mut [u8]) -> io::Result<
 pub(super) fn cut_off(file: &str, error: &io::Error) -> WeightsError {
     WeightsError::Damaged {
         file: shortened(file),
-        reason: match error.kind() {
-            io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
-            _ => error.to_string(),
-        },
+        reason: why_cut_off(error),
+    }
+}
+
+/// Why bytes cannot be read that were there when the file was opened.
+pub(super) fn why_cut_off(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "it was cut off while it was read".into(),
+        _ => error.to_string(),
     }
 }

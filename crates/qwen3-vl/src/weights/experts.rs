@@ -16,8 +16,9 @@ use super::transposed::Transposed;
 use crate::config::MOST_EXPERTS;
 use crate::quote::quoted;
 
-/// Most matrices of experts in a file. The largest model has 36,096.
-const MOST_MATRICES: usize = 1 << 20;
+/// Most matrices of experts in a file. The largest model has 36,096, and scales of as many. A few
+/// bytes of a file may stand for each, which takes hundreds of bytes of memory.
+const MOST_MATRICES: usize = 1 << 17;
 
 /// A file whose stacks are presented as the experts' own matrices.
 #[derive(Debug)]

@@ -125,3 +125,28 @@ fn gguf() {
 fn tokenizer() {
     run("tokenizer", fuzz::tokenizer, 1_500);
 }
+
+#[test]
+fn weights() {
+    run("weights", fuzz::weights, 1_500);
+}
+
+#[test]
+fn quantization() {
+    run("quantization", fuzz::quantization, 20_000);
+}
+
+#[test]
+fn template() {
+    run("template", fuzz::template, 5_000);
+}
+
+#[test]
+fn reasoning() {
+    run("reasoning", fuzz::reasoning, 50_000);
+}
+
+#[test]
+fn hub() {
+    run("hub", fuzz::hub, 20_000);
+}

@@ -114,6 +114,7 @@ fn child() {
             true => QuantizeAtLoad::Q8_0,
             false => QuantizeAtLoad::None,
         },
+        compute: None,
         kv_memory: what.contains("huge").then_some(KvMemory::Bytes(1 << 60)),
     };
     let loaded = load(&options, &mut |_| (), &AtomicBool::new(false));

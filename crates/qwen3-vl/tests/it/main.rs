@@ -8,6 +8,7 @@ mod support;
 mod checkpoints;
 mod compute;
 mod configs;
+mod cut_off;
 mod engine;
 mod estimate;
 mod folders;

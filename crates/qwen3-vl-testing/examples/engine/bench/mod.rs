@@ -1,10 +1,11 @@
 //! Times the engine on a checkpoint. Prints one JSON object for each part.
 //!
 //! ```text
-//! engine write-random 2b|4b|8b|30b-a3b|30b-a3b-dense FOLDER [--layers N]
+//! engine write-random 2b|4b|8b|30b-a3b|30b-a3b-dense FOLDER [--layers N] [--format NAME]
 //!     random weights of a real model's dimensions, 4, 9, 18 or 62 GB, with N layers; the last one is
 //!     a dense model that reads as much for a token as 30b-a3b; needs Qwen's tokenizer
-//!     (QWEN_TOKENIZER)
+//!     (QWEN_TOKENIZER). With a format (awq, gptq, ct, fp8-block, fp8-moe-fused, gguf or another of
+//!     the test checkpoints) the language model's layers are stored in that
 //! engine bench FOLDER [options]
 //!     --part window|first-token|batch|streams|density    all but the last if none is named
 //!     --device cpu|cuda:N  --dtype auto|bf16|f16|f32  --quantization none|q8-0|q4-k
@@ -69,12 +70,23 @@ struct Options {
 pub fn write_random(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let size = args.value().context("a size, such as 2b")?.parse()?;
     let folder = PathBuf::from(args.value().context("a folder")?);
-    let layers = match args.next()? {
-        None => None,
-        Some(Long("layers")) => Some(args.value()?.parse()?),
-        Some(other) => return Err(other.unexpected().into()),
-    };
-    qwen3_vl_testing::write_real(&folder, size, layers)?;
+    let (mut layers, mut format) = (None, None);
+    while let Some(arg) = args.next()? {
+        match arg {
+            Long("layers") => layers = Some(args.value()?.parse()?),
+            Long("format") => format = Some(args.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match format {
+        None => qwen3_vl_testing::write_real(&folder, size, layers)?,
+        Some(format) => {
+            qwen3_vl_testing::write_real_format(&folder, size, layers, &format)?;
+            if format.starts_with("gguf") {
+                return Ok(());
+            }
+        }
+    }
     Ok(qwen3_vl_testing::write_tokenizer(&folder)?)
 }
 

@@ -1,11 +1,10 @@
 //! Metadata as llama.cpp's converter writes it, entry by entry.
 
-use std::{fs, io};
+use std::io;
 
 use super::blocks::Kind;
-use crate::checkpoint::{Dimensions, VOCABULARY};
+use crate::checkpoint::Dimensions;
 use crate::gguf::{GgufFile, Value, bools, f32s, i32s, set_tokenizer};
-use crate::tokenizer_dir;
 
 /// The chat template of the checkpoints.
 const TEMPLATE: &str = include_str!("../../../../../tools/reference/chat_template.jinja");
@@ -43,8 +42,8 @@ fn general(architecture: &str, kind: &str, d: &Dimensions) -> Entries {
         .collect()
 }
 
-/// Of the text.
-pub(super) fn text(d: &Dimensions) -> io::Result<Entries> {
+/// Of the text, with this `tokenizer.json`.
+pub(super) fn text(d: &Dimensions, json: &[u8]) -> io::Result<Entries> {
     let architecture = match d.experts {
         None => "qwen3vl",
         Some(_) => "qwen3vlmoe",
@@ -76,8 +75,7 @@ pub(super) fn text(d: &Dimensions) -> io::Result<Entries> {
     add("n_deepstack_layers", number(d.vision.taps.len()));
     all.push(("general.quantization_version".into(), number(2)));
     let mut tokenizer = GgufFile::default();
-    let json = fs::read(tokenizer_dir()?.join("tokenizer.json"))?;
-    set_tokenizer(&mut tokenizer, &json, VOCABULARY)?;
+    set_tokenizer(&mut tokenizer, json, d.vocabulary)?;
     let template = TEMPLATE.trim_end().to_owned() + "\n";
     tokenizer.set("tokenizer.chat_template", template.as_str());
     all.extend(tokenizer.keys);

@@ -4,9 +4,9 @@
 
 mod blocks;
 mod metadata;
+mod real;
 
-use std::path::Path;
-use std::{fs, io};
+use std::io;
 
 use safetensors::Dtype;
 
@@ -14,6 +14,7 @@ use crate::checkpoint::Dimensions;
 use crate::gguf::{GgufFile, TensorData, Value, names};
 use crate::weights::hash_fill;
 use blocks::{Kind, q8_0};
+pub(super) use real::write_real;
 
 use super::pack::encoded;
 
@@ -49,8 +50,16 @@ const EXPERTS: [(&str, Kind); 6] = [
 /// Tensors of a file of the model with experts.
 const SPLIT: usize = 16;
 
-/// Writes all files of a checkpoint.
-pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Result<()> {
+/// All files of a checkpoint, with this `tokenizer.json`, by their names.
+///
+/// # Errors
+///
+/// If the tokenizer has not the parts of Qwen's.
+pub(super) fn files(
+    dimensions: &Dimensions,
+    seed: u64,
+    tokenizer: &[u8],
+) -> io::Result<Vec<(String, GgufFile)>> {
     let experts = dimensions.experts.is_some();
     let (name, vision) = match experts {
         false => ("Qwen3-VL-Small-Instruct", Kind::F16),
@@ -67,15 +76,13 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
         .collect();
     let text: Vec<TensorData> = text
         .into_iter()
-        .flat_map(|(name, shape)| text_tensors(&name, &shape, experts, seed))
+        .flat_map(|(name, shape)| text_tensors(&name, &shape, listed(experts), seed))
         .collect();
-    let file = format!("mmproj-{name}-{}.gguf", vision.name());
-    save(
-        &dir.join(file),
-        metadata::vision(dimensions, vision),
-        &tower,
-    )?;
-    let metadata = metadata::text(dimensions)?;
+    let mut files = vec![(
+        format!("mmproj-{name}-{}.gguf", vision.name()),
+        file(metadata::vision(dimensions, vision), tower),
+    )];
+    let metadata = metadata::text(dimensions, tokenizer)?;
     let parts: Vec<&[TensorData]> = match experts {
         false => vec![&text],
         true => text.chunks(SPLIT).collect(),
@@ -89,20 +96,28 @@ pub(super) fn write(dir: &Path, dimensions: &Dimensions, seed: u64) -> io::Resul
             part_metadata.extend(metadata::split(number, parts.len(), text.len()));
             suffix = format!("-{:05}-of-{:05}", number + 1, parts.len());
         }
-        let file = format!("{name}-Q4_K_M{suffix}.gguf");
-        save(&dir.join(file), part_metadata, part)?;
+        let name = format!("{name}-Q4_K_M{suffix}.gguf");
+        files.push((name, file(part_metadata, part.to_vec())));
     }
-    Ok(())
+    Ok(files)
 }
 
-/// Writes a file, keys and tensors in this order.
-fn save(path: &Path, keys: Vec<(String, Value)>, tensors: &[TensorData]) -> io::Result<()> {
-    let file = GgufFile {
+/// A file of keys and tensors in this order.
+fn file(keys: Vec<(String, Value)>, tensors: Vec<TensorData>) -> GgufFile {
+    GgufFile {
         keys,
-        tensors: tensors.to_vec(),
+        tensors,
         ..GgufFile::default()
-    };
-    fs::write(path, file.bytes())
+    }
+}
+
+/// The types of the tables above; the others are Q4_K.
+fn listed(experts: bool) -> impl Fn(&str) -> Kind {
+    let table: &[(&str, Kind)] = if experts { &EXPERTS } else { &DENSE };
+    move |module| {
+        let listed = table.iter().find(|(of, _)| *of == module);
+        listed.map_or(Kind::Q4K, |(_, kind)| *kind)
+    }
 }
 
 /// What llama.cpp calls a tensor of the language model, or the two that gate and up of all experts
@@ -120,17 +135,19 @@ fn text_names(name: &str) -> Vec<String> {
     names::of(name, &[]).into_iter().collect()
 }
 
-/// What becomes of a tensor of the language model.
-fn text_tensors(name: &str, shape: &[usize], experts: bool, seed: u64) -> Vec<TensorData> {
+/// What becomes of a tensor of the language model, its matrices in the types that `choose` says.
+fn text_tensors(
+    name: &str,
+    shape: &[usize],
+    choose: impl Fn(&str) -> Kind,
+    seed: u64,
+) -> Vec<TensorData> {
     let names = text_names(name);
     let one = |found: String, shape: Vec<usize>| {
         let module = found.trim_end_matches(".weight");
-        let table: &[(&str, Kind)] = if experts { &EXPERTS } else { &DENSE };
-        let listed = table.iter().find(|(of, _)| *of == module);
-        let kind = match listed {
-            Some((_, kind)) => *kind,
-            None if shape.len() == 1 || module.ends_with("ffn_gate_inp") => Kind::F32,
-            None => Kind::Q4K,
+        let kind = match shape.len() == 1 || module.ends_with("ffn_gate_inp") {
+            true => Kind::F32,
+            false => choose(module),
         };
         let bytes = match kind {
             Kind::F32 | Kind::F16 | Kind::Bf16 => kind.numbers(stored(name, &shape, seed)),

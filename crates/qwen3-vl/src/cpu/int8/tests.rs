@@ -35,7 +35,7 @@ fn inputs(count: usize, seed: u64) -> Vec<f32> {
     let mut next = numbers(seed);
     let size = |i: usize| [1.0, 0.01, 30.0][i / 32 % 3];
     (0..count)
-        .map(|i| (next() % 2001) as f32 / 1000.0 - 1.0)
+        .map(|_| (next() % 2001) as f32 / 1000.0 - 1.0)
         .enumerate()
         .map(|(i, value)| value * size(i))
         .collect()

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::bytes::Source;
+use super::super::bytes::{Source, why_cut_off};
 
 /// Most bytes of what stands before the tensors, as for safetensors. Qwen's vocabulary and merges
 /// have 6 MB.
@@ -63,7 +63,7 @@ impl<'a> Cursor<'a> {
         room.map_err(|_| "there is no memory for its header".to_owned())?;
         self.bytes.resize(end as usize, 0);
         let piece = &mut self.bytes[have as usize..];
-        self.source.read(have, piece).map_err(|e| e.to_string())
+        self.source.read(have, piece).map_err(|e| why_cut_off(&e))
     }
 
     /// Some of the bytes that have been passed.

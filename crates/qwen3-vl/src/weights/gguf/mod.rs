@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::WeightsError;
-use super::bytes::{Source, WeightFile};
+use super::bytes::{Source, WeightFile, cut_off};
 use crate::file::is_lfs_pointer;
 use crate::quote::shortened;
 use cursor::Cursor;
@@ -86,7 +86,7 @@ impl Gguf {
         };
         let mut start = vec![0; length.min(100) as usize];
         let read = source.read(0, &mut start);
-        read.map_err(|e| damaged(e.to_string()))?;
+        read.map_err(|e| cut_off(file, &e))?;
         if is_lfs_pointer(&start) {
             return Err(WeightsError::Pointer(shortened(file)));
         }
