@@ -14,21 +14,22 @@
 constexpr unsigned MOST_EXPERTS = 1024;
 __device__ inline void choose_experts(const float *logits, unsigned *experts, float *weights, unsigned count, unsigned top) {
   __shared__ float probabilities[MOST_EXPERTS];
-  __shared__ unsigned char chosen[MOST_EXPERTS];
+  __shared__ unsigned chosen[MOST_EXPERTS];
   logits += (size_t)blockIdx.x * count;
   float largest = -3.4e38f, sum = 0;
   for (unsigned i = threadIdx.x; i < count; i += 32) largest = fmaxf(largest, logits[i]);
   for (int step = 16; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, step));
   for (unsigned i = threadIdx.x; i < count; i += 32) {
     probabilities[i] = expf(logits[i] - largest);
-    chosen[i] = 0;
     sum += probabilities[i];
   }
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffff, sum, step);
   for (unsigned i = threadIdx.x; i < count; i += 32) probabilities[i] /= sum;
   float of_chosen = 0;
+  unsigned long long last = ~0ull;
   for (unsigned round = 0; round < top; round++) {
-    // Grows with the probability; for equal ones, falls with the expert. Never 0.
+    // The largest key below the last one's. It grows with the probability; for equal ones, falls
+    // with the expert. Never 0.
     unsigned long long best = 0;
     for (unsigned i = threadIdx.x; i < count; i += 32) {
       union {
@@ -36,24 +37,22 @@ __device__ inline void choose_experts(const float *logits, unsigned *experts, fl
         unsigned bits;
       } of = {probabilities[i]};
       const unsigned long long key = (unsigned long long)(of.bits & 0x7fffffff) << 32 | (0xffffffffu - i);
-      if (!chosen[i] && key > best) best = key;
+      if (key < last && key > best) best = key;
     }
     for (int step = 16; step > 0; step /= 2) {
       const unsigned long long other = __shfl_xor_sync(0xffffffff, best, step);
       best = other > best ? other : best;
     }
-    const unsigned expert = 0xffffffffu - (unsigned)best;
     of_chosen += of_bits(best >> 32);
-    // Each thread looks at its own experts only.
-    if (expert % 32 == threadIdx.x) chosen[expert] = 1;
+    if (threadIdx.x == 0) chosen[round] = 0xffffffffu - (unsigned)best;
+    last = best;
   }
   __syncthreads();
-  if (threadIdx.x > 0) return;
-  unsigned slot = blockIdx.x * top;
-  for (unsigned i = 0; i < count; i++) {
-    if (!chosen[i]) continue;
-    experts[slot] = i;
-    weights[slot++] = probabilities[i] / of_chosen;
+  for (unsigned i = threadIdx.x; i < top; i += 32) {
+    unsigned slot = blockIdx.x * top;
+    for (unsigned other = 0; other < top; other++) slot += chosen[other] < chosen[i];
+    experts[slot] = chosen[i];
+    weights[slot] = probabilities[chosen[i]] / of_chosen;
   }
 }
 

@@ -15,6 +15,7 @@ pub mod patchify;
 pub mod pool;
 pub mod product;
 pub mod quantized;
+pub mod stored;
 pub mod transpose;
 pub mod vector;
 pub mod widen;

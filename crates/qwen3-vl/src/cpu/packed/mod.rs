@@ -9,6 +9,7 @@
 
 mod columns;
 mod scales;
+mod stored;
 mod widen;
 
 use std::ops::Range;
