@@ -7,6 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use super::product::{CpuMatrix, product, product_into};
 use crate::config::Quantization;
 use crate::cpu::fp8::{Fp8Matrix, are_numbers, blocks, is_scale};
+use crate::cpu::stored::StoredMatrix;
 use crate::weights::{StoredTensor, Weights, WeightsError, type_name};
 
 /// A weight `[out, in]` in FP8 (E4M3).
@@ -70,6 +71,11 @@ impl Fp8Weight {
     /// If the shapes do not fit.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         product_into(&*self.0, x, out)
+    }
+
+    /// It as a GPU reads it; none if it cannot.
+    pub(super) fn stored(&self) -> Option<StoredMatrix<'_>> {
+        self.0.stored()
     }
 
     /// Rows of the matrix.

@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
 use crate::cpu::packed::PackedMatrix;
+use crate::cpu::stored::StoredMatrix;
 use crate::weights::{Weights, WeightsError};
 use layout::Format;
 
@@ -79,6 +80,11 @@ impl PackedWeight {
     /// If the shapes do not fit.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         product_into(&*self.matrix, x, out)
+    }
+
+    /// It as a GPU reads it.
+    pub(super) fn stored(&self) -> StoredMatrix<'_> {
+        self.matrix.stored()
     }
 
     /// Rows of the matrix.
