@@ -1,10 +1,12 @@
 //! Recorded decode steps.
 
+use std::path::Path;
+
 use candle_core::Result;
 
 use super::{Options, floats, load_options};
 use crate::parity::{self, Error};
-use crate::{Check, Checkpoint};
+use crate::{Check, Checkpoint, Format};
 use qwen3_vl::cuda::sync;
 use qwen3_vl::device::DtypeChoice;
 use qwen3_vl::engine::runner::Runner;
@@ -25,16 +27,71 @@ pub fn check(
     dtype: DtypeChoice,
     say: &mut dyn FnMut(Check),
 ) -> std::result::Result<(), Error> {
+    let load = load_options(options.device, dtype);
+    let runner = in_folder(|folder| parity::load(Checkpoint::DenseTied, folder, load))?;
+    compare(&runner, "", &[1, 2, 3, 5], options, dtype, say)
+}
+
+/// Checkpoints in other formats, dense and with experts.
+const STORED: [&str; 7] = [
+    "fp8-block",
+    "fp8-moe-fused",
+    "awq-moe",
+    "gptq-desc-act",
+    "ct-8bit",
+    "gguf",
+    "gguf-moe",
+];
+
+/// Likewise of checkpoints with experts and in other formats.
+///
+/// # Errors
+///
+/// See [`check`].
+pub fn check_stored(
+    options: Options,
+    dtype: DtypeChoice,
+    say: &mut dyn FnMut(Check),
+) -> std::result::Result<(), Error> {
+    let load = load_options(options.device, dtype);
+    let runner = in_folder(|folder| parity::load(Checkpoint::Moe, folder, load))?;
+    // More rows than are multiplied by vectors, too.
+    compare(&runner, "moe: ", &[1, 9], options, dtype, say)?;
+    for name in STORED {
+        let Some(format) = Format::find(name) else {
+            return Err(format!("no format {name}").into());
+        };
+        let load = load_options(options.device, dtype);
+        let runner = in_folder(|folder| parity::load_format(format, folder, load))?;
+        compare(&runner, &format!("{name}: "), &[1, 9], options, dtype, say)?;
+    }
+    Ok(())
+}
+
+/// Loads from a new folder, which is removed again.
+fn in_folder(
+    load: impl FnOnce(&Path) -> std::result::Result<Runner, Error>,
+) -> std::result::Result<Runner, Error> {
     let folder = std::env::temp_dir().join(format!("qwen3-vl-recorded-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let load = load_options(options.device, dtype);
-    let loaded = parity::load(Checkpoint::DenseTied, &folder, load);
+    let loaded = load(&folder);
     std::fs::remove_dir_all(&folder)?;
-    let runner = loaded?;
-    for sequences in [1, 2, 3, 5] {
-        let (kernels, _) = decode(&runner, sequences, false)?;
-        let (recorded, refused) = decode(&runner, sequences, true)?;
-        let name = format!("recorded steps of {sequences} sequences, {dtype:?}");
+    loaded
+}
+
+/// Compares steps of these numbers of sequences.
+fn compare(
+    runner: &Runner,
+    model: &str,
+    all: &[u32],
+    options: Options,
+    dtype: DtypeChoice,
+    say: &mut dyn FnMut(Check),
+) -> std::result::Result<(), Error> {
+    for sequences in all.iter().copied() {
+        let (kernels, _) = decode(runner, sequences, false)?;
+        let (recorded, refused) = decode(runner, sequences, true)?;
+        let name = format!("{model}recorded steps of {sequences} sequences, {dtype:?}");
         let largest = kernels.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
         let limit = if options.exact {
             0.0
