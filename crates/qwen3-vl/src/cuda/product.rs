@@ -70,7 +70,7 @@ impl DeviceMatrix {
     fn multiply(&self, x: &Tensor, to: DType) -> Result<Tensor> {
         let (rows, columns) = x.dims2()?;
         let (outputs, inputs) = self.dims();
-        if columns != inputs {
+        if columns != inputs || rows == 0 {
             bail!("stored-matmul-t: [{rows}, {columns}] with [{outputs}, {inputs}]");
         }
         let (x, device) = (self.arranged(x)?, device_of(x)?);
@@ -104,7 +104,11 @@ impl DeviceMatrix {
         (choices, share): (usize, usize),
     ) -> Result<Tensor> {
         let (rows, columns) = x.dims2()?;
-        if columns != self.inputs || rows * share != choices || self.rows % outputs.max(1) != 0 {
+        if columns != self.inputs
+            || rows == 0
+            || rows * share != choices
+            || self.rows % outputs.max(1) != 0
+        {
             bail!("experts: [{rows}, {columns}] with {:?}", self.dims());
         }
         let (x, device) = (self.arranged(x)?, device_of(x)?);
