@@ -107,7 +107,7 @@ impl DeviceMatrix {
         if columns != self.inputs
             || rows == 0
             || rows * share != choices
-            || self.rows % outputs.max(1) != 0
+            || !self.rows.is_multiple_of(outputs.max(1))
         {
             bail!("experts: [{rows}, {columns}] with {:?}", self.dims());
         }
