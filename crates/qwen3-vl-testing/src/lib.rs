@@ -14,6 +14,7 @@ pub mod golden;
 #[cfg(feature = "cuda")]
 pub mod kernels;
 pub mod logits;
+pub mod matrices;
 pub mod parity;
 pub mod sequence;
 mod tokens;

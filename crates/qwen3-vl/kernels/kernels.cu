@@ -7,6 +7,8 @@
 #include "choice.cu"
 #include "decode_attention.cu"
 #include "embed.cu"
+#include "experts.cu"
+#include "gemv.cu"
 #include "patchify.cu"
 #include "rope.cu"
 #include "silu_mul.cu"

@@ -1,8 +1,8 @@
 //! The time and memory of a load.
 //!
 //! ```text
-//! engine load FOLDER|FILE.gguf [--kv-memory BYTES] [--device cpu|cuda:N] [--dtype auto|…]
-//!     [--quantization none|q8-0|q4-k]
+//! engine load FOLDER|FILE.gguf [--kv-memory 8G|50%] [--device cpu|cuda:N] [--dtype auto|…]
+//!     [--quantization none|q8-0|q4-k|fp8] [--compute exact|fast]
 //! ```
 //!
 //! Loads the model until its engine is ready, and prints one JSON object: seconds, the most memory
@@ -20,6 +20,7 @@ use lexopt::prelude::*;
 use qwen3_vl::device::{DeviceChoice, DtypeChoice};
 use qwen3_vl::load::{LoadOptions, ModelSource, load};
 use qwen3_vl::weights::QuantizeAtLoad;
+use qwen3_vl_core::KvMemory;
 use serde_json::json;
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
@@ -30,13 +31,15 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
         device: DeviceChoice::Cpu,
         dtype: DtypeChoice::Auto,
         quantization: QuantizeAtLoad::None,
-        kv_memory: Some(0),
+        compute: None,
+        kv_memory: Some(KvMemory::Bytes(0)),
     };
     while let Some(arg) = args.next()? {
         match arg {
             Long("kv-memory") => options.kv_memory = Some(args.value()?.parse()?),
             Long("device") => options.device = args.value()?.parse()?,
             Long("dtype") => options.dtype = args.value()?.parse()?,
+            Long("compute") => options.compute = Some(args.value()?.parse()?),
             Long("quantization") => options.quantization = args.value()?.parse()?,
             other => return Err(other.unexpected().into()),
         }

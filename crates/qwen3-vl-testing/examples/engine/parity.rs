@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! engine parity [--device cpu|cuda:N] [--dtype auto|bf16|f16|f32] [--tolerance 1e-4]
-//!     [--compute exact|fast] [--only dense-tied|dense-untied|FORMAT]
+//!     [--compute exact|fast] [--formats] [--only dense-tied|dense-untied|moe|FORMAT]
 //! ```
 //!
-//! FORMAT is a checkpoint in another weight format, for instance `ct`; these are checked only if
-//! named. Each checkpoint runs in a process of its own. `QWEN3_VL_TEST_DATA` names the folder of
-//! the reference values and `QWEN_TOKENIZER` the one of Qwen's tokenizer, where they are not where
-//! they were at build time. Fails if a check does.
+//! FORMAT is a checkpoint in another weight format, for instance `ct`. `--formats` checks all of
+//! these and `moe` instead of the dense ones in plain numbers. Each checkpoint runs in a process of
+//! its own. `QWEN3_VL_TEST_DATA` names the folder of the reference values and `QWEN_TOKENIZER` the
+//! one of Qwen's tokenizer, where they are not where they were at build time. Fails if a check
+//! does.
 
 use std::path::Path;
 
@@ -26,18 +27,23 @@ const CHECKPOINTS: [Checkpoint; 2] = [Checkpoint::DenseTied, Checkpoint::DenseUn
 
 pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (mut device, mut dtype, mut tolerance) = (DeviceChoice::Cpu, DtypeChoice::Auto, 1e-4);
-    let (mut compute, mut only) = (Compute::Exact, None);
+    let (mut compute, mut only, mut formats) = (Compute::Exact, None, false);
     while let Some(arg) = args.next()? {
         match arg {
             Long("device") => device = args.value()?.parse()?,
             Long("dtype") => dtype = args.value()?.parse()?,
             Long("compute") => compute = args.value()?.parse()?,
             Long("tolerance") => tolerance = args.value()?.parse()?,
+            Long("formats") => formats = true,
             Long("only") => only = Some(args.value()?.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
     let Some(name) = only else {
+        if formats {
+            let names = Format::ALL.iter().map(|format| format.name);
+            return each_alone(names.chain([Checkpoint::Moe.name()]));
+        }
         return each_alone(CHECKPOINTS.map(Checkpoint::name));
     };
     let folder = tempfile::tempdir()?;
@@ -53,7 +59,7 @@ pub fn run(mut args: lexopt::Parser) -> anyhow::Result<()> {
     let (runner, cases) = if let Some(format) = Format::find(&name) {
         let runner = parity::load_format(format, folder.path(), options);
         (runner, parity::format_cases(format).into())
-    } else if let Some(checkpoint) = CHECKPOINTS.into_iter().find(|c| c.name() == name) {
+    } else if let Some(checkpoint) = Checkpoint::ALL.into_iter().find(|c| c.name() == name) {
         let runner = parity::load(checkpoint, folder.path(), options);
         (runner, parity::cases(checkpoint))
     } else {

@@ -2,10 +2,13 @@
 //! the same steps kernel by kernel; streams that must not wait for each other.
 
 mod attention;
+mod experts;
+mod products;
 mod profile;
 mod recorded;
 mod rows;
 mod streams;
+mod work;
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -20,7 +23,7 @@ use qwen3_vl::weights::QuantizeAtLoad;
 pub use profile::{Row, Table, profile};
 
 /// The groups, in the order of use: a failed one may explain later ones.
-pub const GROUPS: [&str; 9] = [
+pub const GROUPS: [&str; 12] = [
     "rows",
     "rope-write",
     "attention",
@@ -28,7 +31,10 @@ pub const GROUPS: [&str; 9] = [
     "vision",
     "choice",
     "patches",
+    "products",
+    "experts",
     "recorded",
+    "recorded-stored",
     "streams",
 ];
 
@@ -85,6 +91,9 @@ pub fn check(
             "vision" => on.vision().map_err(Into::into),
             "choice" => on.choice().map_err(Into::into),
             "patches" => on.patches().map_err(Into::into),
+            "products" => on.products().map_err(Into::into),
+            "experts" => on.experts().map_err(Into::into),
+            "recorded-stored" => recorded::check_stored(options, choice, on.say),
             "recorded" => recorded::check(options, choice, on.say),
             "streams" => streams::check(options.device, choice, on.say),
             other => return Err(format!("no group {other}: {}", GROUPS.join(", ")).into()),

@@ -5,6 +5,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 use candle_core::{CudaDevice, Result};
 
+use super::work::{between, is_product, of_product};
 use qwen3_vl::cuda::launch::{Argument, device};
 use qwen3_vl::cuda::profile::{Timed, moment, record, seconds};
 use qwen3_vl::engine::runner::Runner;
@@ -238,7 +239,9 @@ impl Dimensions {
         let queries = self.heads * self.width;
         let keys = self.kv_heads * self.width;
         let is = |name: &str, kernel: &str| name.starts_with(kernel);
-        let (name, k, n) = if is(from, "add_rms_norm") && is(to, "rope_write") {
+        let (name, k, n) = if is_product(from) || is_product(to) {
+            return between(from, to);
+        } else if is(from, "add_rms_norm") && is(to, "rope_write") {
             (
                 "product: queries, keys, values",
                 self.hidden,
@@ -253,11 +256,7 @@ impl Dimensions {
         } else if to == "the end" {
             ("product: head", self.hidden, self.vocabulary)
         } else {
-            let kind = |name: &str| name.split("_bf16").next().unwrap_or(name).to_owned();
-            return (
-                format!("between {} and {}", kind(from), kind(to)),
-                (0.0, 0.0),
-            );
+            return between(from, to);
         };
         let bytes = self.bytes * (k * n + rows * (k + n));
         (name.into(), (bytes as f64, 2.0 * (rows * k * n) as f64))
@@ -265,6 +264,9 @@ impl Dimensions {
 
     /// Bytes and operations of a kernel. Those of norms, rotations and the like are not counted.
     fn kernel(&self, kernel: &Timed) -> (f64, f64) {
+        if let Some(work) = of_product(kernel, self.bytes) {
+            return work;
+        }
         let name = kernel.name.as_str();
         let is = |of: &str| name.starts_with(of);
         let cache = 2 * self.keys * self.kv_heads * self.width;

@@ -17,6 +17,7 @@ pub mod patchify;
 pub mod pool;
 pub mod product;
 pub mod quantized;
+pub mod stored;
 pub mod transpose;
 pub mod vector;
 pub mod widen;

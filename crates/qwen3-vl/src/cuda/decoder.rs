@@ -183,9 +183,12 @@ impl TextOps for TextKernels<'_, '_> {
         silu_mul(&gate, &up)
     }
 
-    /// One expert after the other, whose rows the host reads from the device: no kernel of ours
-    /// yet.
+    /// By kernels; where the weights do not lie in one piece, one expert after the other, whose rows
+    /// the host reads from the device.
     fn experts(&mut self, block: &SparseMoeBlock, x: &Tensor) -> Result<Tensor> {
+        if let Some(experts) = block.on_device() {
+            return experts.forward(x);
+        }
         let silu_mul = |gate: Tensor, up: &Tensor| silu_mul(&gate, up);
         block.forward(x, |expert, rows| expert.forward(rows, silu_mul))
     }

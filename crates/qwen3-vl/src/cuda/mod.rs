@@ -10,13 +10,16 @@ pub mod attention;
 pub mod choice;
 pub mod decoder;
 pub mod device;
+pub mod experts;
 mod functions;
 pub mod graph;
 pub mod handover;
 pub mod launch;
+mod matrix;
 pub mod pass;
 pub mod patches;
 mod platform;
+mod product;
 pub mod profile;
 pub mod rope;
 mod rows;
@@ -33,7 +36,10 @@ use crate::model::attention_metadata::AttentionMetadata;
 use crate::model::rope::TextRope;
 
 pub use device::open;
+pub use experts::Experts;
+pub use matrix::DeviceMatrix;
 pub(crate) use platform::platform;
+pub use product::few_rows;
 pub use rows::{add_layer_norm, add_rms_norm, bias_gelu, silu_mul};
 
 /// Whether there are kernels for values of this type.

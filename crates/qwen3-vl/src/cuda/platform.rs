@@ -24,12 +24,9 @@ pub(crate) fn platform(text: &TextModel, tower: &VisionTower) -> Option<Arc<dyn 
         true => Kernels::Ours,
         false => Kernels::Candle,
     };
-    // A step with quantized weights does not launch the same kernels every time, and a step with
-    // experts waits for the host, which chooses them: such steps cannot be recorded.
-    let repeats = !text.has_experts()
-        && text
-            .linears()
-            .all(|linear: &Linear| linear.format().is_none());
+    // A step with candle's quantized products does not launch the same kernels every time, and one
+    // whose experts the host chooses waits for it: such steps cannot be recorded.
+    let repeats = !text.waits() && text.linears().all(Linear::repeats);
     Some(Arc::new(Cuda {
         values: ours(is_supported(text.norm.dtype())),
         text: match decoder::supports(text) {

@@ -83,11 +83,7 @@ pub(super) fn ensure_fits(
             others.push(("a smaller kv-memory".into(), smallest, free));
         }
         let can_round = config.quantization.is_none() && files.can_be_rounded();
-        let on_cpu = weights.device().is_cpu();
-        let possible = |rounded: &QuantizeAtLoad| {
-            let other = can_round && *rounded != options.quantization;
-            other && (on_cpu || *rounded != QuantizeAtLoad::Fp8)
-        };
+        let possible = |rounded: &QuantizeAtLoad| can_round && *rounded != options.quantization;
         for rounded in QuantizeAtLoad::ALL.into_iter().filter(possible) {
             if let Ok(needs) = of(options.kv_memory, rounded) {
                 others.push((format!("quantization={}", rounded.as_str()), needs, free));

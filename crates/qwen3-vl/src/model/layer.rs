@@ -89,9 +89,12 @@ impl Layer {
         attention.chain(mlp).chain(sparse.into_iter().flatten())
     }
 
-    /// Whether it has experts.
-    pub(super) fn is_sparse(&self) -> bool {
-        matches!(self.mlp, Mlp::Experts(_))
+    /// Whether a pass waits for the host, which chooses experts.
+    pub(super) fn waits(&self) -> bool {
+        match &self.mlp {
+            Mlp::Dense(_) => false,
+            Mlp::Experts(block) => block.on_device().is_none(),
+        }
     }
 }
 
@@ -142,6 +145,27 @@ impl GatedMlp {
             gate_up: MergedLinear::load(weights, name, parts, outer)?,
             down: Linear::load_rounded(weights, &down, (outer, inner))?,
         })
+    }
+
+    /// The layers of all as two, whose outputs are those of one below those of the other: gates
+    /// with ups, and downs. Theirs become views. None if they are not stored alike.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn stack(all: &mut [Self]) -> Result<Option<[Linear; 2]>> {
+        let mut gate_ups: Vec<_> = all.iter_mut().map(|mlp| &mut mlp.gate_up).collect();
+        let Some(gate_up) = MergedLinear::stack(&mut gate_ups)? else {
+            return Ok(None);
+        };
+        let mut downs: Vec<Linear> = all.iter().map(|mlp| mlp.down.clone()).collect();
+        let Some(down) = Linear::join(&mut downs)? else {
+            return Ok(None);
+        };
+        for (mlp, down) in std::iter::zip(all, downs) {
+            mlp.down = down;
+        }
+        Ok(Some([gate_up, down]))
     }
 
     /// Its linear layers.

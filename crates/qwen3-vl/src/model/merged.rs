@@ -6,8 +6,8 @@ use super::linear::Linear;
 use crate::weights::{Weights, WeightsError, on_device};
 
 /// `N` linear layers of the same input. On a GPU their weights are stored as one matrix, because
-/// one large product is faster than several small ones; on the CPU, and if they are quantized, each
-/// by itself.
+/// one large product is faster than several small ones; on the CPU, and if they are not stored
+/// alike, each by itself.
 #[derive(Clone, Debug)]
 pub struct MergedLinear<const N: usize> {
     /// The layers; views of `joined` if there is one.
@@ -42,6 +42,30 @@ impl<const N: usize> MergedLinear<N> {
             Ok(parts) => Ok(Self { parts, joined }),
             Err(parts) => bail!("{} linear layers for {N}", parts.len()),
         }
+    }
+
+    /// One layer whose outputs are those of all `layers`, which become views of it. None if they
+    /// have no joined weights, or these are not joined.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub(super) fn stack(layers: &mut [&mut Self]) -> Result<Option<Linear>> {
+        let joined = layers.iter().map(|layer| layer.joined.clone());
+        let Some(mut joined) = joined.collect::<Option<Vec<Linear>>>() else {
+            return Ok(None);
+        };
+        let stack = Linear::join(&mut joined)?;
+        for (layer, joined) in std::iter::zip(layers, joined) {
+            let mut first = 0;
+            for part in &mut layer.parts {
+                let outputs = part.outputs()?;
+                *part = joined.narrow(first, outputs)?;
+                first += outputs;
+            }
+            layer.joined = Some(joined);
+        }
+        Ok(stack)
     }
 
     /// The layers.

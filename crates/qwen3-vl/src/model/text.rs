@@ -99,9 +99,9 @@ impl TextModel {
         self.layers.len()
     }
 
-    /// Whether a layer is a mixture of experts.
-    pub fn has_experts(&self) -> bool {
-        self.layers.iter().any(Layer::is_sparse)
+    /// Whether a pass waits for the host, which chooses experts.
+    pub fn waits(&self) -> bool {
+        self.layers.iter().any(Layer::waits)
     }
 
     /// The embedding table `[vocabulary, hidden]`.

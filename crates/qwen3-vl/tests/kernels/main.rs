@@ -6,5 +6,7 @@
 mod attention;
 mod choice;
 mod emulated;
+mod experts;
+mod products;
 mod rows;
 mod vision;

@@ -76,6 +76,11 @@ impl Fp8Matrix {
         (self.rows, self.columns)
     }
 
+    /// Its bytes, rows and columns of a block, and the scales.
+    pub(super) fn parts(&self) -> (&[u8], (usize, usize), &[f32]) {
+        (&self.bytes, self.block, &self.scales)
+    }
+
     /// Memory that the weights take.
     pub fn bytes(&self) -> usize {
         self.bytes.len() + size_of_val(self.scales.as_slice())

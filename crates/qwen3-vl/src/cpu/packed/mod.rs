@@ -10,6 +10,7 @@
 mod columns;
 mod int8;
 mod scales;
+mod stored;
 mod widen;
 
 use std::ops::Range;

@@ -13,7 +13,8 @@ use super::linear::{Linear, slice};
 use crate::config::TextConfig;
 use crate::cpu::experts::weighted_sums;
 use crate::cpu::matmul::FEW_ROWS;
-use crate::weights::{Weights, WeightsError, ensure_memory};
+use crate::cuda::Experts;
+use crate::weights::{Weights, WeightsError, ensure_memory, on_device};
 use routing::Routing;
 
 /// The MLP of a sparse layer (transformers: `Qwen3VLMoeTextSparseMoeBlock`).
@@ -25,6 +26,8 @@ pub(crate) struct SparseMoeBlock {
     experts: Vec<GatedMlp>,
     /// Experts of a token.
     top: usize,
+    /// The same weights for a GPU's kernels, which choose experts themselves.
+    on_device: Option<Experts>,
 }
 
 impl SparseMoeBlock {
@@ -51,14 +54,26 @@ impl SparseMoeBlock {
             _ => rest.map(expert).collect(),
         };
         let router = (c.num_experts, c.hidden_size);
+        let router = Linear::load_exact(weights, &format!("{name}.gate"), router)?;
+        // The error of the first expert that has one, in the order of the experts.
+        let experts = once(Ok(first)).chain(experts);
+        let mut experts = experts.collect::<std::result::Result<Vec<_>, _>>()?;
+        let top = c.num_experts_per_tok;
+        let on_device = match weights.device() {
+            Device::Cpu => None,
+            _ => on_device(name, stack(&router, &mut experts, top))?,
+        };
         Ok(Self {
-            router: Linear::load_exact(weights, &format!("{name}.gate"), router)?,
-            // The error of the first expert that has one, in the order of the experts.
-            experts: once(Ok(first))
-                .chain(experts)
-                .collect::<std::result::Result<_, _>>()?,
-            top: c.num_experts_per_tok,
+            router,
+            experts,
+            top,
+            on_device,
         })
+    }
+
+    /// What a GPU's kernels run; none if the host chooses experts.
+    pub(crate) fn on_device(&self) -> Option<&Experts> {
+        self.on_device.as_ref()
     }
 
     /// The experts' linear layers.
@@ -136,6 +151,21 @@ impl SparseMoeBlock {
             .sum(1)?
             .to_dtype(x.dtype())
     }
+}
+
+/// The experts' weights in one piece, of which each expert's become views; none if there are no
+/// kernels for them.
+fn stack(router: &Linear, experts: &mut [GatedMlp], top: usize) -> Result<Option<Experts>> {
+    let Some(router) = router.dense() else {
+        return Ok(None);
+    };
+    let matrices = GatedMlp::stack(experts)?.map(|linears| linears.map(|of| of.matrix()));
+    Ok(match matrices {
+        Some([Some(gate_up), Some(down)]) => {
+            Experts::new(router, gate_up, down, (experts.len(), top))
+        }
+        _ => None,
+    })
 }
 
 /// The rows of `x` with these indices, which rise.

@@ -4,9 +4,10 @@ use candle_core::{CpuStorage, CustomOp2, Device, InplaceOp3, Layout, Result, Sha
 
 use super::{slice, slice_mut};
 use crate::cpu::matmul::{matmul_t, matmul_t_into};
+use crate::cuda::few_rows;
 
-/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: by a kernel of [`crate::cpu`] on the CPU, by
-/// candle's product elsewhere.
+/// `x Wᵀ` for `x` `[rows, in]` and `W` `[out, in]`: by a kernel of [`crate::cpu`] on the CPU;
+/// elsewhere by our kernel for few rows or candle's product.
 ///
 /// # Errors
 ///
@@ -14,7 +15,10 @@ use crate::cpu::matmul::{matmul_t, matmul_t_into};
 pub(super) fn product(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     match x.device() {
         Device::Cpu => x.apply_op2_no_bwd(weight, &MatmulT),
-        _ => x.matmul(&weight.t()?),
+        _ => match few_rows(weight, x)? {
+            Some(product) => Ok(product),
+            None => x.matmul(&weight.t()?),
+        },
     }
 }
 

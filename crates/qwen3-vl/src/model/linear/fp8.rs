@@ -9,6 +9,7 @@ use super::rounded::by_rows;
 use crate::config::Quantization;
 use crate::cpu::bf16::{Bf16Isa, Widened, matmul_t};
 use crate::cpu::fp8::{Fp8Matrix, are_numbers, blocks, is_scale};
+use crate::cpu::stored::StoredMatrix;
 use crate::weights::{StoredTensor, Weights, WeightsError, type_name};
 
 /// A weight `[out, in]` in FP8 (E4M3), and what multiplies it in bf16, if that is wanted.
@@ -82,10 +83,6 @@ impl Fp8Weight {
         shape: (usize, usize),
         isa: Option<Bf16Isa>,
     ) -> std::result::Result<Self, WeightsError> {
-        if !weights.device().is_cpu() {
-            let (name, format) = (name.into(), "fp8".into());
-            return Err(WeightsError::CpuOnly { name, format });
-        }
         let (dims, bytes) = ([shape.0, shape.1], Fp8Matrix::bytes_of(shape));
         let stored = weights.stored(name, &dims, bytes)?;
         let matrix = by_rows(&*stored, shape, |rows| Fp8Matrix::quantize(shape, rows))?;
@@ -113,6 +110,11 @@ impl Fp8Weight {
     /// If the shapes do not fit.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         product_into(&*self.0, x, out)
+    }
+
+    /// It as a GPU reads it; none if it cannot.
+    pub(super) fn stored(&self) -> Option<StoredMatrix<'_>> {
+        self.0.matrix.stored()
     }
 
     /// Rows of the matrix.

@@ -7,9 +7,11 @@ use super::bf16::Bf16Weight;
 use super::dense;
 use super::fp8::{self, Fp8Weight};
 use super::ggml::GgmlWeight;
+use super::on_device::DeviceWeight;
 use super::packed::{self, PackedWeight};
 use crate::compute::Compute;
 use crate::cpu::bf16::{Bf16Isa, Bf16Panels};
+use crate::cuda::DeviceMatrix;
 use crate::weights::{Rounding, Weights, WeightsError, on_device, type_name};
 
 /// The matrix `[out, in]` of a linear layer, and its operations. Each format of weights is a
@@ -26,6 +28,8 @@ pub enum LinearMethod {
     Fp8(Fp8Weight),
     /// Integers in groups: AWQ, GPTQ, compressed-tensors.
     Packed(PackedWeight),
+    /// One of the last three on a GPU, for kernels of our own.
+    Device(DeviceWeight),
 }
 
 /// How a checkpoint stores a layer: its tensors tell.
@@ -67,22 +71,42 @@ impl LinearMethod {
                 return Ok(Self::Ggml(weight));
             }
             let matrix = weights.blocks(&tensor, shape)?;
+            if let Some(weight) =
+                on_device(&tensor, DeviceWeight::blocks(&matrix, weights.device()))?
+            {
+                return Ok(Self::Device(weight));
+            }
             let weight = GgmlWeight::stored(matrix.into(), weights.device());
             return on_device(&tensor, weight).map(Self::Ggml);
         }
         let loaded = match Stored::of(weights, name, shape)? {
             Stored::Plain => Self::plain(weights, &tensor, &[shape.0, shape.1], isa)?,
-            _ if !weights.device().is_cpu() => {
-                let format = quantised_as(weights);
-                let name = name.into();
-                return Err(WeightsError::CpuOnly { name, format });
-            }
             Stored::Fp8 => Self::Fp8(Fp8Weight::load(weights, name, shape, isa)?),
             Stored::Packed(tensor) => {
                 Self::Packed(PackedWeight::load(weights, name, tensor, shape, int8)?)
             }
         };
-        Ok(loaded)
+        loaded.moved(weights, name)
+    }
+
+    /// Copies a matrix that is quantised from the host to the device of `weights`, if that is
+    /// another.
+    fn moved(self, weights: &Weights, name: &str) -> std::result::Result<Self, WeightsError> {
+        let device = weights.device();
+        let stored = match &self {
+            _ if device.is_cpu() => return Ok(self),
+            Self::Fp8(weight) => weight.stored(),
+            Self::Packed(weight) => weight.stored(),
+            _ => return Ok(self),
+        };
+        let Some(stored) = stored else {
+            return Err(WeightsError::CpuOnly {
+                name: name.into(),
+                format: format!("{} in blocks of odd columns", quantised_as(weights)),
+            });
+        };
+        let label = self.quantised().unwrap_or_default();
+        on_device(name, DeviceWeight::quantised(stored, label, device)).map(Self::Device)
     }
 
     /// Loads the tensor `name`, plain numbers; the axes of `shape` behind the first are inputs.
@@ -119,12 +143,16 @@ impl LinearMethod {
             });
         }
         let tensor = format!("{name}.weight");
-        Ok(match rounding {
-            Rounding::Ggml(format) => {
-                Self::Ggml(GgmlWeight::round(weights, &tensor, shape, format)?)
+        match rounding {
+            Rounding::Ggml(format) => match DeviceWeight::round(weights, &tensor, shape, format)? {
+                Some(weight) => Ok(Self::Device(weight)),
+                None => GgmlWeight::round(weights, &tensor, shape, format).map(Self::Ggml),
+            },
+            Rounding::Fp8 => {
+                let weight = Fp8Weight::round(weights, &tensor, shape, weights.bf16())?;
+                Self::Fp8(weight).moved(weights, name)
             }
-            Rounding::Fp8 => Self::Fp8(Fp8Weight::round(weights, &tensor, shape, weights.bf16())?),
-        })
+        }
     }
 
     /// `x Wᵀ` for `x` `[rows, in]`, in the type of `x`.
@@ -139,6 +167,7 @@ impl LinearMethod {
             Self::Ggml(weight) => weight.product(x),
             Self::Fp8(weight) => weight.product(x),
             Self::Packed(weight) => weight.product(x),
+            Self::Device(weight) => weight.product(x),
         }
     }
 
@@ -154,6 +183,7 @@ impl LinearMethod {
             Self::Ggml(weight) => weight.product_into(x, out),
             Self::Fp8(weight) => weight.product_into(x, out),
             Self::Packed(weight) => weight.product_into(x, out),
+            Self::Device(_) => bail!("stored-matmul-t: not on the CPU"),
         }
     }
 
@@ -164,6 +194,14 @@ impl LinearMethod {
     ///
     /// If the device fails.
     pub(super) fn join(parts: &mut [&mut Self]) -> Result<Option<Self>> {
+        let stored = parts.iter_mut().map(|part| match part {
+            Self::Device(weight) => Some(weight),
+            _ => None,
+        });
+        if let Some(mut stored) = stored.collect::<Option<Vec<_>>>() {
+            let joined = DeviceWeight::join(&mut stored)?;
+            return Ok(joined.map(Self::Device));
+        }
         let weights: Option<Vec<Tensor>> = parts
             .iter()
             .map(|part| match part {
@@ -184,6 +222,28 @@ impl LinearMethod {
         Ok(Some(Self::Dense(all)))
     }
 
+    /// Some rows of the matrix, in the same memory.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer, or they have no view.
+    pub(super) fn narrow(&self, first: usize, rows: usize) -> Result<Self> {
+        match self {
+            Self::Dense(weight) => weight.narrow(0, first, rows).map(Self::Dense),
+            Self::Device(weight) => weight.narrow(first, rows).map(Self::Device),
+            _ => bail!("a matrix without views"),
+        }
+    }
+
+    /// It as kernels on a GPU read it; none if they cannot.
+    pub(super) fn matrix(&self) -> Option<DeviceMatrix> {
+        match self {
+            Self::Dense(weight) => DeviceMatrix::dense(weight),
+            Self::Device(weight) => Some(weight.matrix()).cloned(),
+            _ => None,
+        }
+    }
+
     /// Number of outputs.
     ///
     /// # Errors
@@ -199,6 +259,7 @@ impl LinearMethod {
             },
             Self::Fp8(weight) => Ok(weight.outputs()),
             Self::Packed(weight) => Ok(weight.outputs()),
+            Self::Device(weight) => Ok(weight.outputs()),
         }
     }
 
@@ -206,6 +267,7 @@ impl LinearMethod {
     pub fn format(&self) -> Option<GgmlDType> {
         match self {
             Self::Ggml(weight) => Some(weight.dtype()),
+            Self::Device(weight) => weight.format(),
             _ => None,
         }
     }
@@ -216,6 +278,7 @@ impl LinearMethod {
             Self::Dense(_) | Self::Bf16(_) | Self::Ggml(_) => None,
             Self::Fp8(_) => Some("fp8".into()),
             Self::Packed(weight) => Some(weight.label()),
+            Self::Device(weight) => weight.label().map(Into::into),
         }
     }
 
@@ -227,6 +290,7 @@ impl LinearMethod {
             Self::Ggml(weight) => weight.bytes(),
             Self::Fp8(weight) => weight.bytes(),
             Self::Packed(weight) => weight.bytes(),
+            Self::Device(weight) => weight.bytes(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod fp8;
 mod ggml;
 mod kept;
 mod method;
+mod on_device;
 mod packed;
 mod product;
 mod rounded;
@@ -17,12 +18,14 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 use super::activation::add;
 use crate::compute::Compute;
 use crate::cpu::fp8::Fp8Matrix;
+use crate::cuda::DeviceMatrix;
 use crate::weights::{Weights, WeightsError};
 pub use bf16::Bf16Weight;
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
 pub(crate) use kept::{kept_bytes, plain_bytes};
 pub use method::LinearMethod;
+pub use on_device::DeviceWeight;
 pub use packed::PackedWeight;
 pub(super) use packed::is_packed;
 pub(crate) use summary::summary;
@@ -213,6 +216,39 @@ impl Linear {
     /// If the weight is in blocks and not on the CPU.
     pub(super) fn outputs(&self) -> Result<usize> {
         self.weight.outputs()
+    }
+
+    /// Some of its outputs, in the same memory.
+    ///
+    /// # Errors
+    ///
+    /// If it has fewer, a bias, or no views.
+    pub(super) fn narrow(&self, first: usize, outputs: usize) -> Result<Self> {
+        match &self.bias {
+            Some(_) => bail!("a part of a layer with a bias"),
+            None => Ok(Self {
+                weight: self.weight.narrow(first, outputs)?,
+                bias: None,
+            }),
+        }
+    }
+
+    /// The matrix, if kernels of our own on a GPU can read it and there is no bias.
+    pub(super) fn matrix(&self) -> Option<DeviceMatrix> {
+        self.weight.matrix().filter(|_| self.bias.is_none())
+    }
+
+    /// The matrix, if it is dense.
+    pub(super) fn dense(&self) -> Option<&Tensor> {
+        match &self.weight {
+            LinearMethod::Dense(weight) => Some(weight),
+            _ => None,
+        }
+    }
+
+    /// Whether a product launches the same kernels each time on a GPU, so that it can be recorded.
+    pub fn repeats(&self) -> bool {
+        !matches!(self.weight, LinearMethod::Ggml(_))
     }
 
     /// The blocks that the weight is stored in, if it is.

@@ -14,7 +14,7 @@ struct Handle {
   emulate::Stream *stream = nullptr;
 };
 
-struct Matrix {
+struct BlasMatrix {
   char *at;
   Type type;
   size_t pitch;  // from column to column
@@ -43,7 +43,8 @@ float dot(const float *a, const float *b, size_t k) {
   return sum;
 }
 
-void multiply(size_t m, size_t n, size_t k, size_t batches, float alpha, float beta, Matrix a, Matrix b, Matrix c) {
+void multiply(size_t m, size_t n, size_t k, size_t batches, float alpha, float beta, BlasMatrix a, BlasMatrix b,
+              BlasMatrix c) {
   std::vector<float> row(k), columns(n * k);
   for (size_t batch = 0; batch < batches; batch++) {
     for (size_t j = 0; j < n; j++)
@@ -70,9 +71,9 @@ API int cublasGemmStridedBatchedEx(Handle *handle, int on_a, int on_b, int m, in
                                    int c_pitch, long long c_stride, int batches, int, int) {
   for (const Type type : {a_type, b_type, c_type})
     if (type != F32 && type != BF16) return 15;
-  const Matrix first = {a, a_type, (size_t)a_pitch, a_stride, on_a != 0};
-  const Matrix second = {b, b_type, (size_t)b_pitch, b_stride, on_b != 0};
-  const Matrix out = {c, c_type, (size_t)c_pitch, c_stride, false};
+  const BlasMatrix first = {a, a_type, (size_t)a_pitch, a_stride, on_a != 0};
+  const BlasMatrix second = {b, b_type, (size_t)b_pitch, b_stride, on_b != 0};
+  const BlasMatrix out = {c, c_type, (size_t)c_pitch, c_stride, false};
   const float by = *alpha, old = *beta;
   handle->stream->add([=] { multiply(m, n, k, batches, by, old, first, second, out); });
   return 0;

@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor};
 
 use super::product::{CpuMatrix, product, product_into};
 use crate::cpu::packed::{PackedInt8, PackedMatrix};
+use crate::cpu::stored::StoredMatrix;
 use crate::weights::{Weights, WeightsError};
 use layout::Format;
 
@@ -95,6 +96,14 @@ impl PackedWeight {
     /// If the shapes do not fit.
     pub(super) fn product_into(&self, x: &Tensor, out: &Tensor) -> Result<()> {
         product_into(&*self.matrix, x, out)
+    }
+
+    /// It as a GPU reads it; none if it was loaded for products of integers on the CPU.
+    pub(super) fn stored(&self) -> Option<StoredMatrix<'_>> {
+        match &*self.matrix {
+            Matrix::Exact(matrix) => Some(matrix.stored()),
+            Matrix::Fast(_) => None,
+        }
     }
 
     /// Rows of the matrix.
