@@ -10,6 +10,7 @@
 mod avx2;
 mod ggml;
 pub(super) mod input;
+mod isa;
 mod kernel;
 mod lanes;
 mod layout;
@@ -20,9 +21,9 @@ mod vnni;
 use rayon::prelude::*;
 
 pub use ggml::is_known;
-use input::{RUN, Row, Rows};
-use kernel::{Eight, Five, Four, Quants, Six, Stretch};
-use lanes::Lanes;
+use input::{RUN, Rows};
+use isa::{Isa, all_rows};
+use kernel::{Eight, Five, Four, Six, Stretch};
 pub(super) use layout::{Bits, PANEL};
 pub(super) use scales::Scales;
 use scales::{STRETCH, Widened};
@@ -38,42 +39,6 @@ pub struct Int8Matrix {
     /// In panels of rows, in whole runs of columns.
     quants: Vec<u8>,
     scales: Scales,
-}
-
-/// The instructions that multiply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Vnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Plain,
-}
-
-impl Isa {
-    /// The best ones of this CPU.
-    fn of_this_cpu() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if vnni::available() {
-                return Self::Vnni;
-            }
-            if avx2::available() {
-                return Self::Avx2;
-            }
-        }
-        Self::Plain
-    }
-
-    fn has_eight_rows(self) -> bool {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni => vnni::Vnni::EIGHT_ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::Avx2::EIGHT_ROWS,
-            Self::Plain => lanes::Plain::EIGHT_ROWS,
-        }
-    }
 }
 
 impl Int8Matrix {
@@ -244,55 +209,6 @@ impl Int8Matrix {
 fn together(panels: usize) -> usize {
     let tasks = rayon::current_num_threads() * 32;
     panels.div_ceil(tasks).clamp(1, 64)
-}
-
-/// Adds the products of a stretch with all rows of x, as many at a time as the registers hold.
-///
-/// # Safety
-///
-/// As for [`kernel::stretch`].
-unsafe fn all_rows<Q: Quants>(isa: Isa, w: &Stretch<'_>, x: &Rows, sums: &mut [[f32; PANEL]]) {
-    let mut i = 0;
-    while i < sums.len() {
-        // SAFETY: the caller guarantees it; x and the sums have these rows.
-        unsafe {
-            i += match sums.len() - i {
-                1 => some_rows::<Q, 1>(isa, w, x, i, sums),
-                8.. if isa.has_eight_rows() => some_rows::<Q, 8>(isa, w, x, i, sums),
-                4.. if Q::BITS != Bits::Eight || isa.has_eight_rows() => {
-                    some_rows::<Q, 4>(isa, w, x, i, sums)
-                }
-                _ => some_rows::<Q, 2>(isa, w, x, i, sums),
-            };
-        }
-    }
-}
-
-/// The same with `M` rows from `i` on. Returns `M`.
-///
-/// # Safety
-///
-/// As for [`kernel::stretch`]; x and the sums have these rows.
-unsafe fn some_rows<Q: Quants, const M: usize>(
-    isa: Isa,
-    w: &Stretch<'_>,
-    x: &Rows,
-    i: usize,
-    sums: &mut [[f32; PANEL]],
-) -> usize {
-    let x: [Row<'_>; M] = std::array::from_fn(|m| x.row(i + m));
-    let sums = sums[i..i + M].as_mut_ptr().cast();
-    // SAFETY: the caller guarantees it.
-    unsafe {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Vnni => vnni::run::<Q, M>(w, x, sums),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::run::<Q, M>(w, x, sums),
-            Isa::Plain => kernel::stretch::<lanes::Plain, Q, M>(w, x, sums),
-        }
-    }
-    M
 }
 
 impl std::fmt::Debug for Int8Matrix {
