@@ -14,7 +14,7 @@ use crate::config::{
 use crate::file::{self, LFS_ADVICE, is_lfs_pointer};
 use crate::folder;
 use crate::quote::shortened;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::gguf::GgufModel;
 use crate::weights::{self, QuantizeAtLoad, Target, Weights, WeightsError};
 
@@ -142,9 +142,12 @@ impl Files {
         let vocabulary = config.text_config.vocab_size;
         let beyond = |id: &&u32| **id as usize >= vocabulary;
         if let Some(id) = generation.eos_token_id.iter().find(beyond) {
+            let place = match self {
+                Self::Gguf(model) => format!("{}: tokenizer.ggml.", shortened(model.text().file())),
+                _ => "generation_config.json: ".into(),
+            };
             return Err(LoadError::Invalid(format!(
-                "generation_config.json: eos_token_id {id} is beyond the vocabulary \
-                 (vocab_size = {vocabulary})"
+                "{place}eos_token_id {id} is beyond the vocabulary (vocab_size = {vocabulary})"
             )));
         }
         Ok(Configs {
@@ -203,6 +206,14 @@ impl Files {
         match self {
             Self::Gguf(model) => Tokenizer::from_gguf(model).map_err(invalid),
             _ => Tokenizer::from_json(&self.read("tokenizer.json")?).map_err(invalid),
+        }
+    }
+
+    /// The error of its tokenizer.
+    pub(super) fn unfit(&self, error: TokenizerError) -> LoadError {
+        match self {
+            Self::Gguf(model) => invalid(error.of_gguf(model.text())),
+            _ => invalid(error),
         }
     }
 

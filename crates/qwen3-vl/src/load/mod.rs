@@ -155,10 +155,12 @@ pub fn load_runner(
     quantised::ensure_applies(&configs.config, options)?;
     let tokenizer = files.tokenizer()?;
     let tokenizer = match &configs.chat_template {
-        Some(template) => tokenizer.with_template(template).map_err(invalid)?,
-        None => tokenizer,
+        Some(template) => tokenizer.with_template(template),
+        None => Ok(tokenizer),
     };
-    tokenizer.check(&configs.config).map_err(invalid)?;
+    let tokenizer = tokenizer.map_err(|error| files.unfit(error))?;
+    let fits = tokenizer.check(&configs.config);
+    fits.map_err(|error| files.unfit(error))?;
     let others = &configs.generation.not_applied;
     if !others.is_empty() {
         progress(Progress {

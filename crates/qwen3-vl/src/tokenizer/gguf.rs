@@ -32,13 +32,20 @@ impl Tokenizer {
     /// [`GgufError`] says what is missing or not one of Qwen's.
     pub fn from_gguf(model: &GgufModel) -> Result<Self, GgufError> {
         let metadata = model.text();
-        let unfit = |reason: String| metadata.error(format!("its tokenizer: {reason}"));
-        let file = TokenizerFile::check(json(metadata)?).map_err(unfit)?;
-        Self::new(file).map_err(|error| match error {
-            TokenizerError::File(reason) => unfit(reason),
-            TokenizerError::Missing(token) => unfit(format!("it has no token {token}")),
-            TokenizerError::Use(reason) => unfit(reason),
-        })
+        let file = TokenizerFile::check(json(metadata)?).map_err(TokenizerError::File);
+        file.and_then(Self::new)
+            .map_err(|error| error.of_gguf(metadata))
+    }
+}
+
+impl TokenizerError {
+    /// The error of a tokenizer that is in that file.
+    pub(crate) fn of_gguf(self, metadata: &Metadata) -> GgufError {
+        let reason = match self {
+            Self::File(reason) | Self::Use(reason) => reason,
+            Self::Missing(token) => format!("it has no token {token}"),
+        };
+        metadata.error(format!("its tokenizer: {reason}"))
     }
 }
 

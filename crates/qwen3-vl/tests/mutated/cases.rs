@@ -43,7 +43,11 @@ pub struct Cases {
 
 impl Cases {
     /// `names` are those of tensors and keys in the files of `base`, which must work as it is.
-    pub fn new(base: Folder, names: Vec<String>, place: Place) -> Self {
+    pub fn new(base: Folder, mut names: Vec<String>, place: Place) -> Self {
+        names.extend(base.names().map(str::to_owned));
+        if place == Place::Program {
+            names.push("the embedded model".into());
+        }
         let mut cases = Self {
             base,
             names,

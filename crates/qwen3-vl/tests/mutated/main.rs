@@ -109,7 +109,10 @@ fn gguf_format(name: &str) {
 
 fn gguf_cases(files: &[(String, GgufFile)]) -> Cases {
     let mut base = Folder::default();
-    let mut names = Vec::new();
+    // Tensors have the names that they have in the model, and a folder without a model lacks this.
+    let parts = ["model.language_model.", "model.visual.", "lm_head.weight"];
+    let mut names: Vec<String> = parts.map(str::to_owned).into();
+    names.push("has no config.json".into());
     for (name, file) in files {
         base.put(name, file.bytes());
         names.extend(file.keys.iter().map(|(key, _)| key.clone()));
