@@ -24,6 +24,9 @@ use qwen3_vl_testing::weights::hash_fill;
 const LAYER: (usize, usize) = (6144, 2048);
 /// Tokens: 1 to 32 decoding windows, a frame pair of 320x256, a window of 8 frames.
 const TOKENS: [usize; 7] = [1, 4, 8, 16, 32, 91, 364];
+/// `x Wᵀ` of m rows of x, into the last argument.
+type Product<'a> = &'a dyn Fn(&[f32], usize, &mut [f32]);
+
 /// Tokens per KV block.
 const BLOCK: usize = 128;
 
@@ -93,7 +96,7 @@ fn int8_products(c: &mut Criterion) {
     let mut out = vec![0.0; 512 * n];
     let mut group = c.benchmark_group("int8");
     group.sample_size(10);
-    let mut time = |name: &str, run: &dyn Fn(&[f32], usize, &mut [f32])| {
+    let mut time = |name: &str, run: Product<'_>| {
         for m in [1, 4, 64, 512] {
             group.throughput(Throughput::Elements(m as u64));
             group.bench_function(BenchmarkId::new(name, m), |b| {
