@@ -92,7 +92,7 @@ fn format(name: &str) {
     base.remove("config.v5.json");
     let (mut cases, mut rng) = (safetensors(base, Place::Disk), random(name));
     change_weights(&mut cases, &mut rng);
-    json::change(&mut cases, &mut rng, "config.json", 16);
+    json::change(&mut cases, &mut rng, "config.json", 12);
     cases.end();
 }
 
@@ -204,7 +204,7 @@ fn embedded() {
     let mut cases = safetensors(formula(Checkpoint::DenseTied), Place::Program);
     let mut rng = random("embedded");
     change_weights(&mut cases, &mut rng);
-    json::change(&mut cases, &mut rng, "config.json", 16);
-    json::change(&mut cases, &mut rng, "tokenizer.json", 16);
+    json::change(&mut cases, &mut rng, "config.json", 12);
+    json::change(&mut cases, &mut rng, "tokenizer.json", 12);
     cases.end();
 }
