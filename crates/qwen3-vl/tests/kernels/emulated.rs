@@ -1,7 +1,9 @@
 //! Runs the emulated kernels.
 
 use std::ffi::{CString, c_char, c_void};
-use std::path::Path;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -11,26 +13,53 @@ use qwen3_vl_testing::weights::hash_fill;
 
 /// The kernels as a library of the CPU, one launch at a time.
 static KERNELS: LazyLock<Mutex<Library>> = LazyLock::new(|| {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("kernels.so");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let done = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror"])
-        .arg("-include")
-        .arg(root.join("tests/kernels/emulate.h"))
-        .arg("-I")
-        .arg(root.join("tests/kernels"))
-        .args(["-x", "c++"])
-        .arg(root.join("kernels/kernels.cu"))
-        .arg("-o")
-        .arg(&library)
-        .status()
-        .unwrap_or_else(|e| panic!("{compiler}: {e}"));
-    assert!(done.success(), "the kernels do not compile");
+    let library = library().unwrap();
     // SAFETY: the library's initialisers only fill the table of kernels.
     Mutex::new(unsafe { Library::new(library) }.unwrap())
 });
+
+/// The compiled library. Each test may be a process of its own: the first one compiles, for as long
+/// as the sources stay the same.
+fn library() -> std::io::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (kernels, emulator) = (root.join("kernels"), root.join("tests/kernels"));
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let mut hash = DefaultHasher::new();
+    compiler.hash(&mut hash);
+    for folder in [&kernels, &emulator] {
+        let mut files = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+        files.sort_by_key(std::fs::DirEntry::path);
+        for file in files.iter().map(std::fs::DirEntry::path) {
+            let extension = file.extension().and_then(|e| e.to_str());
+            if let Some("cu" | "cuh" | "h") = extension {
+                std::fs::read(file)?.hash(&mut hash);
+            }
+        }
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = folder.join(format!("kernels-{:016x}.so", hash.finish()));
+    let lock = File::create(folder.join("kernels.lock"))?;
+    lock.lock()?;
+    if library.exists() {
+        return Ok(library);
+    }
+    let unfinished = folder.join("kernels.so");
+    let done = Command::new(&compiler)
+        .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Werror"])
+        .arg("-include")
+        .arg(emulator.join("emulate.h"))
+        .arg("-I")
+        .arg(&emulator)
+        .args(["-x", "c++"])
+        .arg(kernels.join("kernels.cu"))
+        .arg("-o")
+        .arg(&unfinished)
+        .status()
+        .unwrap_or_else(|e| panic!("{compiler}: {e}"));
+    assert!(done.success(), "the kernels do not compile");
+    std::fs::rename(unfinished, &library)?;
+    Ok(library)
+}
 
 type Launch = unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, *mut *mut c_void) -> bool;
 
