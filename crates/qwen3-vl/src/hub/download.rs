@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
 
 use super::answer::Answer;
 use super::cache::{Commit, Etag, Repo};
@@ -14,12 +14,10 @@ use super::explain::explain;
 use super::http::Client;
 use super::part::{Announced, Part, first_byte};
 use super::progress::Shared;
-use super::remote::RemoteFile;
 use super::slot::Slot;
 use super::{CheckWeights, Checks, Hub, Wanted, snapshot, space, together};
 use crate::file::read_bounded;
 use crate::quote::quoted_bytes;
-use crate::weights::{Source, WeightFile};
 use qwen3_vl_core::load::LoadError;
 
 /// Bytes to come from which on headers are looked at first.
@@ -48,10 +46,10 @@ pub(super) struct Download {
 }
 
 /// A file of the model at the hub.
-struct Remote {
-    name: String,
-    etag: Etag,
-    size: u64,
+pub(super) struct Remote {
+    pub name: String,
+    pub etag: Etag,
+    pub size: u64,
 }
 
 impl Download {
@@ -206,50 +204,6 @@ impl Download {
         })
     }
 
-    /// Checks weights by their headers. If those cannot be read, the download goes on: it will fail
-    /// with a text of its own, or the load looks at what came.
-    fn look_at(
-        &self,
-        commit: &Commit,
-        names: &[String],
-        remotes: &[Remote],
-        check: &CheckWeights,
-    ) -> Result<(), LoadError> {
-        self.progress
-            .says(&format!("looking at the headers of {}", self.id));
-        let folder = self.repo.snapshot(commit);
-        let failed = Arc::new(AtomicBool::new(false));
-        let mut files = Vec::new();
-        for name in names {
-            let remote = remotes.iter().find(|remote| remote.name == *name);
-            files.push(match remote {
-                Some(remote) => WeightFile {
-                    name: name.clone(),
-                    length: remote.size,
-                    source: Source::Remote(Box::new(RemoteFile {
-                        client: self.client.clone(),
-                        path: self.path(commit, name),
-                        size: remote.size,
-                        stop: self.stop.clone(),
-                        failed: failed.clone(),
-                        piece: Mutex::default(),
-                    })),
-                },
-                None => match WeightFile::open(&folder.join(name)) {
-                    Ok(file) => file,
-                    // The load says why.
-                    Err(_) => return Ok(()),
-                },
-            });
-        }
-        let checked = check(&folder, files);
-        match (self.is_stopped(), failed.load(Ordering::Relaxed)) {
-            (true, _) => Err(LoadError::Cancelled),
-            (_, true) => Ok(()),
-            _ => checked,
-        }
-    }
-
     /// Bytes of a file that are missing from both the blob and its incomplete file.
     fn missing(&self, remote: &Remote) -> u64 {
         let length = |path: PathBuf| fs::metadata(path).map_or(0, |file| file.len());
@@ -295,7 +249,7 @@ impl Download {
         Ok(Remote { name, etag, size })
     }
 
-    fn path(&self, commit: &Commit, name: &str) -> String {
+    pub(super) fn path(&self, commit: &Commit, name: &str) -> String {
         format!("/{}/resolve/{}/{name}", self.id, commit.as_str())
     }
 
@@ -387,7 +341,7 @@ impl Download {
         }
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
