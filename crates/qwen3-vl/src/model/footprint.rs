@@ -94,13 +94,12 @@ impl Walk<'_> {
                 self.mlp(&mlp, (c.hidden_size, c.intermediate_size))?,
             ]));
         }
-        let router = (c.num_experts, c.hidden_size);
-        let mut all = sum([attention, self.linear(&format!("{mlp}.gate"), router)?]);
-        let dims = (c.hidden_size, c.moe_intermediate_size);
+        let (mut all, dims) = (attention, (c.hidden_size, c.moe_intermediate_size));
         for expert in 0..c.num_experts {
             all = sum([all, self.mlp(&format!("{mlp}.experts.{expert}"), dims)?]);
         }
-        Ok(all)
+        let router = (c.num_experts, c.hidden_size);
+        Ok(sum([all, self.linear(&format!("{mlp}.gate"), router)?]))
     }
 
     /// `GatedMlp::load`.

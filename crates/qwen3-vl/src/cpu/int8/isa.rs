@@ -3,7 +3,7 @@
 use super::input::{Row, Rows};
 use super::kernel::{Quants, Stretch, stretch};
 use super::lanes::{Lanes, Plain};
-use super::layout::{Bits, PANEL};
+use super::layout::PANEL;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, vnni};
 
@@ -56,9 +56,7 @@ pub unsafe fn all_rows<Q: Quants>(isa: Isa, w: &Stretch<'_>, x: &Rows, sums: &mu
             i += match sums.len() - i {
                 1 => some_rows::<Q, 1>(isa, w, x, i, sums),
                 8.. if isa.has_eight_rows() => some_rows::<Q, 8>(isa, w, x, i, sums),
-                4.. if Q::BITS != Bits::Eight || isa.has_eight_rows() => {
-                    some_rows::<Q, 4>(isa, w, x, i, sums)
-                }
+                4.. => some_rows::<Q, 4>(isa, w, x, i, sums),
                 _ => some_rows::<Q, 2>(isa, w, x, i, sums),
             };
         }
