@@ -16,6 +16,18 @@ T narrow(float value) {
 }
 using ::widen;
 
+struct Half {
+  uint16_t bits;
+};
+
+float widen(Half value) {
+  const int exponent = value.bits >> 10 & 31, fraction = value.bits & 1023;
+  const float size = exponent == 31  ? (fraction ? NAN : INFINITY)
+                     : exponent == 0 ? std::ldexp((float)fraction, -24)
+                                     : std::ldexp((float)(1024 + fraction), exponent - 25);
+  return value.bits >> 15 ? -size : size;
+}
+
 // Offset of element `i` in a tensor of these sizes and strides.
 size_t place(size_t i, size_t dims, const size_t *sizes, const size_t *strides) {
   size_t at = 0;
@@ -104,6 +116,8 @@ NAMED(ucopy_u8, copy<uint8_t>)
 NAMED(ucopy_f16, copy<uint16_t>)
 NAMED(cast_f32_bf16, cast<float, Bf16>)
 NAMED(cast_bf16_f32, cast<Bf16, float>)
+NAMED(cast_f16_f32, cast<Half, float>)
+NAMED(cast_f16_bf16, cast<Half, Bf16>)
 NAMED(cast_f32_f32, cast<float, float>)
 NAMED(cast_bf16_bf16, cast<Bf16, Bf16>)
 
