@@ -94,7 +94,7 @@ pub struct StoredMatrix<'a> {
 
 impl<'a> StoredMatrix<'a> {
     /// A matrix without scales beside its values, whose rows lie `pitch` bytes apart.
-    pub(super) fn new(
+    pub fn new(
         format: StoredFormat,
         (rows, inputs): (usize, usize),
         (values, pitch): (Cow<'a, [u8]>, usize),

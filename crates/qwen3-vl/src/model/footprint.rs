@@ -2,7 +2,7 @@
 //! files say. It goes through the tensors as [`Model::load`](super::Model::load) does.
 
 use super::ensure_depth;
-use super::linear::{is_packed, kept_bytes, plain_bytes};
+use super::linear::{blocks_bytes, is_packed, kept_bytes, plain_bytes};
 use crate::config::{Config, TextConfig, VisionConfig};
 use crate::weights::{QuantizeAtLoad, Weights, WeightsError};
 
@@ -57,8 +57,8 @@ impl Walk<'_> {
             None => self.rounded(own, table)?,
         };
         let embeddings = match tied {
-            Some(name) if plain => self.tied_table(name, table)?,
-            name => self.table(name.unwrap_or(&embed), table)?,
+            Some(name) if plain => self.tied(name, table)?,
+            name => self.exact(name.unwrap_or(&embed), table)?,
         };
         let norm = self.vector(&format!("{name}.norm.weight"), c.hidden_size)?;
         let mut all = sum([head, embeddings, norm]);
@@ -99,7 +99,7 @@ impl Walk<'_> {
             all = sum([all, self.mlp(&format!("{mlp}.experts.{expert}"), dims)?]);
         }
         let router = (c.num_experts, c.hidden_size);
-        Ok(sum([all, self.linear(&format!("{mlp}.gate"), router)?]))
+        Ok(sum([all, self.exact(&format!("{mlp}.gate"), router)?]))
     }
 
     /// `GatedMlp::load`.
@@ -168,8 +168,8 @@ impl Walk<'_> {
         Ok(sum([self.linear(name, shape)?, bias]))
     }
 
-    /// `Embedding::load`: on the CPU blocks stay blocks.
-    fn table(&self, name: &str, (rows, columns): (usize, usize)) -> Bytes {
+    /// `Embedding::load` and `Linear::load_exact`: on the CPU blocks stay blocks.
+    fn exact(&self, name: &str, (rows, columns): (usize, usize)) -> Bytes {
         let tensor = format!("{name}.weight");
         let header = self.weights.header_of(&tensor, &[rows, columns])?;
         if self.weights.device().is_cpu() && self.weights.has_blocks(&tensor) {
@@ -180,11 +180,12 @@ impl Walk<'_> {
     }
 
     /// `Embedding::load_tied`.
-    fn tied_table(&self, name: &str, (rows, columns): (usize, usize)) -> Bytes {
-        let tensor = format!("{name}.weight");
-        match self.weights.has_blocks(&tensor) {
-            true => self.table(name, (rows, columns)),
-            false => plain_bytes(self.weights, &tensor, &[rows, columns]),
+    fn tied(&self, name: &str, shape: (usize, usize)) -> Bytes {
+        let (weights, tensor) = (self.weights, format!("{name}.weight"));
+        match weights.has_blocks(&tensor) {
+            true if weights.int8() => blocks_bytes(weights, &tensor, shape, true),
+            true => self.exact(name, shape),
+            false => plain_bytes(weights, &tensor, &[shape.0, shape.1]),
         }
     }
 

@@ -10,8 +10,13 @@ use crate::cpu::int8::{self, Int8Matrix};
 impl Weights {
     /// Whether a tensor is stored in blocks.
     pub(crate) fn has_blocks(&self, name: &str) -> bool {
-        let place = self.locations.get(name);
-        place.is_some_and(|place| self.sources[place.source].blocks(&place.name).is_some())
+        self.block_dtype(name).is_some()
+    }
+
+    /// The type of the blocks that a tensor is stored in, if it is.
+    pub(crate) fn block_dtype(&self, name: &str) -> Option<GgmlDType> {
+        let place = self.locations.get(name)?;
+        self.sources[place.source].blocks(&place.name)
     }
 
     /// A matrix `[rows, columns]` that is stored in blocks, as it is stored.
@@ -46,6 +51,7 @@ impl Weights {
         })?;
         BlockMatrix::new(format, (rows, columns), blocks).ok_or_else(other)
     }
+
     /// The same for products of integers; none for types that have no such products.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use candle_core::{DType, Device};
+use qwen3_vl::compute::Compute;
 use qwen3_vl::config::{Config, Quantization};
 use qwen3_vl::model::Model;
 use qwen3_vl::model::footprint::weights_bytes;
@@ -50,6 +51,12 @@ fn open(folder: &Path, target: Target) -> (Config, Weights) {
     (config(folder), Weights::open(folder, target).unwrap())
 }
 
+/// Each of them with each arithmetic.
+fn both<T>(all: &[T]) -> impl Iterator<Item = (&T, Compute)> {
+    let each = |of| [(of, Compute::Exact), (of, Compute::Fast)];
+    all.iter().flat_map(each)
+}
+
 /// Threads and their queues are not the model's.
 fn warm_up() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
@@ -63,9 +70,14 @@ fn warm_up() {
 fn weights_take_what_was_estimated() {
     let _alone = ALONE.lock().unwrap();
     warm_up();
-    for format in &Format::ALL {
+    for (format, compute) in both(&Format::ALL) {
         let folder = tempfile::tempdir().unwrap();
         format.write(folder.path()).unwrap();
+        let what = format!("{}, {compute:?}", format.name);
+        let target = || Target {
+            compute: Some(compute),
+            ..Target::cpu()
+        };
         if format.is_gguf() {
             let entries = fs::read_dir(folder.path()).unwrap();
             let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -78,11 +90,11 @@ fn weights_take_what_was_estimated() {
             let first = text.next().unwrap();
             let model = GgufModel::new(first, text.collect(), vision).unwrap();
             let config = Config::from_gguf(&model).unwrap();
-            let weights = Weights::gguf(&model, Target::cpu()).unwrap();
-            assert_estimated(format.name, config, weights);
+            let weights = Weights::gguf(&model, target()).unwrap();
+            assert_estimated(&what, config, weights);
         } else {
-            let (config, weights) = open(folder.path(), Target::cpu());
-            assert_estimated(format.name, config, weights);
+            let (config, weights) = open(folder.path(), target());
+            assert_estimated(&what, config, weights);
         }
     }
 }
@@ -110,12 +122,15 @@ fn rounded_and_converted_weights_take_what_was_estimated() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path());
         for store in [None, Some(DType::BF16), Some(DType::F32)] {
-            for rounded in [QuantizeAtLoad::None]
-                .into_iter()
-                .chain(QuantizeAtLoad::ALL)
-            {
-                let (config, weights) = open(folder.path(), target(store, rounded));
-                assert_estimated(&format!("{name}, {store:?}, {rounded:?}"), config, weights);
+            let all = [&[QuantizeAtLoad::None][..], &QuantizeAtLoad::ALL].concat();
+            for (rounded, compute) in both(&all) {
+                let target = Target {
+                    compute: Some(compute),
+                    ..target(store, *rounded)
+                };
+                let (config, weights) = open(folder.path(), target);
+                let what = format!("{name}, {store:?}, {rounded:?}, {compute:?}");
+                assert_estimated(&what, config, weights);
             }
         }
     }

@@ -11,6 +11,7 @@ use qwen3_vl_testing::{Format, data_dir, write_tokenizer, write_wide, write_wide
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use crate::packed::fp8::e4m3;
 use crate::support::demo;
 
 const SIDE: usize = 128;
@@ -113,20 +114,6 @@ fn rounding_stored_weights_again_gives_their_bytes() {
                 "{name}: {got}, not {want}"
             );
         }
-    }
-}
-
-/// By the definition.
-fn e4m3(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7) / 8.0);
-    let magnitude = match exponent {
-        0 => mantissa * 2f32.powi(-6),
-        _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
-    };
-    if byte & 0x80 == 0 {
-        magnitude
-    } else {
-        -magnitude
     }
 }
 

@@ -182,21 +182,8 @@ fn dense<T: Value>((rows, inputs): (usize, usize), m: usize) {
 pub fn as_stored<T: Value>(w: &[T], (rows, inputs): (usize, usize)) -> StoredMatrix<'_> {
     // SAFETY: any bytes are bytes.
     let values = unsafe { std::slice::from_raw_parts(w.as_ptr().cast::<u8>(), size_of_val(w)) };
-    StoredMatrix {
-        format: StoredFormat::Dense,
-        rows,
-        inputs,
-        columns: inputs,
-        order: None,
-        pitch: inputs * size_of::<T>(),
-        values: values.into(),
-        scales: StoredScales::None,
-        zeros: None,
-        index: Vec::new(),
-        groups: 0,
-        block: 0,
-        zero: 0,
-    }
+    let rows_of_bytes = (values.into(), inputs * size_of::<T>());
+    StoredMatrix::new(StoredFormat::Dense, (rows, inputs), rows_of_bytes)
 }
 
 #[test]

@@ -101,6 +101,41 @@ fn integers(dtype: GgmlDType, block: &[u8], run: usize) -> [u8; RUN] {
     }
 }
 
+/// How many of each the [`Parts`] of a matrix are.
+struct Counts {
+    quants: usize,
+    scales: usize,
+    leasts: usize,
+    numbers: usize,
+    least_numbers: usize,
+}
+
+impl Counts {
+    /// None if there cannot be so many.
+    fn new(layout: &Layout, (rows, columns): (usize, usize)) -> Option<Self> {
+        let (panels, runs) = (rows.div_ceil(PANEL), columns / RUN);
+        let (blocks, numbers, least_numbers) = match layout.kind {
+            Kind::Zero(_) | Kind::Added => (runs, 0, 0),
+            Kind::SixBits => (runs / 8, runs, runs),
+            Kind::EightBits => (runs / 8, 2 * runs, 0),
+        };
+        let all = |of_row: usize| panels.checked_mul(PANEL)?.checked_mul(of_row);
+        Some(Self {
+            quants: panels.checked_mul(runs.checked_mul(layout.bits.of_run())?)?,
+            scales: all(blocks)?,
+            leasts: all(layout.least.map_or(0, |_| blocks))?,
+            numbers: all(numbers)?,
+            least_numbers: all(least_numbers)?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let halves = self.scales.saturating_add(self.leasts).saturating_mul(2);
+        let numbers = self.numbers.saturating_add(self.least_numbers);
+        self.quants.saturating_add(halves).saturating_add(numbers)
+    }
+}
+
 /// Parts of some panels.
 #[derive(Default)]
 struct Parts {
@@ -114,23 +149,14 @@ struct Parts {
 
 impl Parts {
     /// Room for all of a matrix; none if there is no memory.
-    fn with_room(layout: &Layout, panels: usize, runs: usize) -> Option<Self> {
-        let rows = panels.checked_mul(PANEL)?;
-        let (blocks, numbers, least_numbers) = match layout.kind {
-            Kind::Zero(_) | Kind::Added => (runs, 0, 0),
-            Kind::SixBits => (runs / 8, runs, runs),
-            Kind::EightBits => (runs / 8, 2 * runs, 0),
-        };
+    fn with_room(counts: &Counts) -> Option<Self> {
         let mut parts = Self::default();
-        let leasts = layout.least.map_or(0, |_| blocks);
-        let quants = panels.checked_mul(runs.checked_mul(layout.bits.of_run())?)?;
-        parts.quants.try_reserve_exact(quants).ok()?;
-        let room = |of_row: usize| rows.checked_mul(of_row);
-        parts.scales.try_reserve_exact(room(blocks)?).ok()?;
-        parts.leasts.try_reserve_exact(room(leasts)?).ok()?;
-        parts.numbers.try_reserve_exact(room(numbers)?).ok()?;
-        let room = room(least_numbers)?;
-        parts.least_numbers.try_reserve_exact(room).ok()?;
+        parts.quants.try_reserve_exact(counts.quants).ok()?;
+        parts.scales.try_reserve_exact(counts.scales).ok()?;
+        parts.leasts.try_reserve_exact(counts.leasts).ok()?;
+        parts.numbers.try_reserve_exact(counts.numbers).ok()?;
+        let least_numbers = counts.least_numbers;
+        parts.least_numbers.try_reserve_exact(least_numbers).ok()?;
         Some(parts)
     }
 
@@ -226,6 +252,12 @@ impl Parts {
 }
 
 impl Int8Matrix {
+    /// Memory that a matrix of blocks takes; none if the type is not [known](is_known).
+    pub fn size(dtype: GgmlDType, dims: (usize, usize)) -> Option<usize> {
+        let counts = Counts::new(&Layout::of(dtype)?, dims)?;
+        Some(counts.bytes())
+    }
+
     /// A matrix `[rows, columns]` of blocks of a type that [is known](is_known); `read` gives those
     /// of some rows, one behind the other. None if the type is not, its blocks do not divide a row,
     /// or there is no memory.
@@ -243,7 +275,8 @@ impl Int8Matrix {
             return Ok(None);
         };
         let (panels, runs) = (rows.div_ceil(PANEL), columns / RUN);
-        let Some(mut all) = Parts::with_room(&layout, panels, runs) else {
+        let counts = Counts::new(&layout, (rows, columns));
+        let Some(mut all) = counts.and_then(|counts| Parts::with_room(&counts)) else {
             return Ok(None);
         };
         let of_row = columns / dtype.block_size() * dtype.type_size();

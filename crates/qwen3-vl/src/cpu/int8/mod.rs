@@ -42,9 +42,9 @@ pub struct Int8Matrix {
 }
 
 impl Int8Matrix {
-    /// Lays out a matrix `[rows, columns]`. `fill` writes the integers of a run of 32 columns of a
-    /// panel of [`PANEL`] rows, for any of which the matrix may be too small; by default they are
-    /// zero. None if there is no memory.
+    /// Lays out a matrix `[rows, columns]`. `fill` is called for each panel of [`PANEL`] rows, and
+    /// gives the integers of its runs of 32 columns, zeros where the matrix has none. Runs that it
+    /// does not give are zeros. None if there is no memory.
     pub(super) fn new(
         (rows, columns): (usize, usize),
         bits: Bits,

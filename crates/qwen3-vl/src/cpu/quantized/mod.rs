@@ -82,6 +82,16 @@ impl QuantizedMatrix {
         })
     }
 
+    /// Memory that such a matrix takes.
+    pub(crate) fn size(format: Format, dims: (usize, usize)) -> usize {
+        let as_blocks = format.bytes(dims.0.saturating_mul(dims.1));
+        #[cfg(target_arch = "x86_64")]
+        if vnni::available() {
+            return as_blocks;
+        }
+        Int8Matrix::size(format.dtype(), dims).unwrap_or(as_blocks)
+    }
+
     /// Rows and columns.
     pub fn dims(&self) -> (usize, usize) {
         (self.rows, self.columns)

@@ -3,7 +3,9 @@
 use super::fp8;
 use super::method::{Stored, quantised_as};
 use crate::cpu::bf16::Bf16Matrix;
-use crate::weights::{QuantizeAtLoad, Weights, WeightsError};
+use crate::cpu::int8::Int8Matrix;
+use crate::cpu::quantized::QuantizedMatrix;
+use crate::weights::{QuantizeAtLoad, Rounding, Weights, WeightsError};
 
 /// How a matrix is stored, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +43,13 @@ pub(crate) fn kept_bytes(
     let values = shape.0.saturating_mul(shape.1) as u64;
     let tensor = format!("{name}.weight");
     if weights.has_blocks(&tensor) {
-        let header = weights.header_of(&tensor, &[shape.0, shape.1])?;
-        return Ok(Storage::AsStored(header.bytes as u64).bytes(values));
+        return blocks_bytes(weights, &tensor, shape, weights.int8());
     }
     let stored = Stored::of(weights, name, shape)?;
     let storage = match (&stored, rounded.rounding(shape.1)) {
+        (Stored::Plain, Some(Rounding::Ggml(format))) if weights.int8() => {
+            Storage::AsStored(QuantizedMatrix::size(format, shape) as u64)
+        }
         (Stored::Plain, Some(rounding)) => Storage::AsStored(rounding.bytes(shape) as u64),
         (_, Some(_)) => {
             return Err(WeightsError::Quantised {
@@ -60,6 +64,24 @@ pub(crate) fn kept_bytes(
         (Stored::Packed(integers), None) => Storage::AsStored(packed(weights, name, integers)?),
     };
     Ok(storage.bytes(values))
+}
+
+/// Bytes of a matrix in ggml's blocks, if they are multiplied as `int8` says.
+///
+/// # Errors
+///
+/// Those of loading it, as far as headers tell.
+pub(crate) fn blocks_bytes(
+    weights: &Weights,
+    name: &str,
+    shape: (usize, usize),
+    int8: bool,
+) -> Result<u64, WeightsError> {
+    let dims = [shape.0, shape.1];
+    let stored = weights.header_of(name, &dims)?.bytes;
+    let dtype = weights.block_dtype(name).filter(|_| int8);
+    let taken_apart = dtype.and_then(|dtype| Int8Matrix::size(dtype, shape));
+    Ok(taken_apart.unwrap_or(stored) as u64)
 }
 
 /// Bytes of a matrix in plain numbers; the axes of `shape` behind the first are inputs.

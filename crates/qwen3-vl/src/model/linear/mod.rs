@@ -23,7 +23,7 @@ use crate::weights::{Weights, WeightsError};
 pub use bf16::Bf16Weight;
 pub use fp8::Fp8Weight;
 pub use ggml::GgmlWeight;
-pub(crate) use kept::{kept_bytes, plain_bytes};
+pub(crate) use kept::{blocks_bytes, kept_bytes, plain_bytes};
 pub use method::LinearMethod;
 pub use on_device::DeviceWeight;
 pub use packed::PackedWeight;

@@ -80,7 +80,7 @@ impl Fp8 {
 }
 
 /// OCP 8-bit floating point, E4M3: bias 7, no infinities.
-fn e4m3(byte: u8) -> f32 {
+pub fn e4m3(byte: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7) / 8.0);
     let magnitude = match exponent {
         0 => mantissa * 2f32.powi(-6),

@@ -3,7 +3,7 @@
 
 mod awq;
 mod compressed;
-mod fp8;
+pub mod fp8;
 mod gptq;
 mod malformed;
 mod model;
